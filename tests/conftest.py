@@ -1,0 +1,79 @@
+"""Fixtures: a tiny random Llama with a byte tokenizer, adapters whose B is never zero."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from prag_core.adapter import DTYPES, Adapter, AdapterSpec
+from prag_core.models import BaseModel, freeze
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}<e>{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Tokenizer with one token a byte, and <pad>, <s>, <e>, <u>, <a> beside them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<pad>", "<s>", "<e>", "<u>", "<a>"]
+    vocabulary = {token: i for i, token in enumerate(special + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="<e>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def tiny_model(seed: int = 0) -> BaseModel:
+    """Two-layer random Llama in float32: H=32, I=64."""
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.2,  # large enough that greedy text depends on the prompt
+    )
+    torch.manual_seed(seed)
+    return freeze("tiny", LlamaForCausalLM(config), tokenizer)
+
+
+def random_adapter(spec: AdapterSpec, base: BaseModel, seed: int = 0, rank: int | None = None):
+    """Adapter with random A and B (never zero) for the given spec."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for path in spec.paths():
+        inputs, outputs = base.module_shape(path.rsplit(".", 1)[1])
+        r = rank or spec.rank
+        a = torch.randn(r, inputs, generator=generator) * 0.1
+        b = torch.randn(outputs, r, generator=generator) * 0.1
+        tensors[path] = (a.to(DTYPES[spec.dtype]), b.to(DTYPES[spec.dtype]))
+    return Adapter(spec, tensors, {"document_id": f"doc{seed}"})
+
+
+@pytest.fixture(scope="session")
+def tiny_base() -> BaseModel:
+    """The tiny model; tests must not change its weights."""
+    return tiny_model()
+
+
+@pytest.fixture
+def tiny_spec(tiny_base) -> AdapterSpec:
+    """Rank 2, alpha 32, all FFN modules and layers of the tiny model."""
+    return AdapterSpec(tiny_base.fingerprint, rank=2, alpha=32, layers=(0, 1))
