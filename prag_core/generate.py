@@ -1,0 +1,256 @@
+"""Attach and generate: adapters and prompts go in, texts come out; the model is left as it was.
+
+`attached` takes one adapter a batch row, so one batch answers questions over different documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from prag_core.adapter import Adapter
+from prag_core.models import BaseModel, ffn_linears
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How answers are decoded.
+
+    Attributes:
+        max_new_tokens: longest answer in tokens.
+        temperature: 0 is greedy; above it, sampling.
+        top_p: nucleus of the distribution that sampling draws from.
+        stop: strings that end an answer (they are cut off).
+        seed: of the sampling.
+        batch_size: rows decoded together.
+    """
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ("\n",)
+    seed: int = 0
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values out of range."""
+        if self.max_new_tokens < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"got max_new_tokens {self.max_new_tokens} and batch_size {self.batch_size}, "
+                "expected 1 or more of both"
+            )
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"got temperature {self.temperature} and top_p {self.top_p}, expected "
+                "temperature >= 0 and 0 < top_p <= 1"
+            )
+
+
+@contextmanager
+def attached(base: BaseModel, adapters: Adapter | Sequence[Adapter | None] | None):
+    """Add the adapters' updates to the model's outputs inside the `with` block.
+
+    The weights are never written: forward hooks add scale * B A x, and are removed at the end,
+    also after an exception, so that logits before and after are bit-equal.
+
+    Args:
+        base: the base model.
+        adapters: one adapter for all rows, or one a batch row (None: no adapter in that row).
+            Ranks may differ from row to row; they are padded with zeros.
+
+    Raises:
+        ValueError: an adapter of another base model, or a batch of another number of rows.
+    """
+    handles = []
+    try:
+        for path, (a, b) in _stack(base, adapters).items():
+            module = base.model.get_submodule(path)
+            handles.append(module.register_forward_hook(_lora_hook(a, b)))
+        yield base.model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _stack(base: BaseModel, adapters) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return {path: (A' (I, R), B' (R, O))}, with a leading N for one adapter a row."""
+    single = isinstance(adapters, Adapter)
+    rows = [adapters] if single else list(adapters or ())
+    for adapter in filter(None, rows):
+        adapter.spec.require_base(base.fingerprint)
+    layers = {layer for adapter in filter(None, rows) for layer in adapter.spec.layers}
+    ffn_linears(base.model, layers=sorted(layers))  # raises for a layer the model does not have
+    stacked = {}
+    paths = {path: None for adapter in filter(None, rows) for path in adapter.tensors}
+    for path in paths:
+        inputs, outputs = base.module_shape(path.rsplit(".", 1)[1])
+        pairs = [adapter and adapter.tensors.get(path) for adapter in rows]
+        rank = max(pair[0].shape[0] for pair in pairs if pair)
+        a = torch.zeros(len(rows), inputs, rank, dtype=base.dtype, device=base.device)
+        b = torch.zeros(len(rows), rank, outputs, dtype=base.dtype, device=base.device)
+        for row, (adapter, pair) in enumerate(zip(rows, pairs, strict=True)):
+            if pair:
+                r = pair[0].shape[0]
+                a[row, :, :r] = pair[0].T
+                b[row, :r] = pair[1].T * adapter.spec.scale
+        stacked[path] = (a[0], b[0]) if single else (a, b)
+    return stacked
+
+
+def _lora_hook(a: Tensor, b: Tensor):
+    def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        x = inputs[0]  # (N, T, I)
+        if a.ndim == 3 and a.shape[0] != x.shape[0]:
+            raise ValueError(
+                f"got a batch of {x.shape[0]} rows, expected {a.shape[0]}: one adapter a row"
+            )
+        return output + (x @ a) @ b  # (N, T, O)
+
+    return hook
+
+
+def generate(
+    base: BaseModel,
+    prompts: Sequence[str],
+    adapters: Sequence[Adapter | None] | Adapter | None = None,
+    options: GenerationOptions | None = None,
+) -> list[str]:
+    """Answer each prompt; rows of similar length are decoded together.
+
+    Args:
+        base: the base model.
+        prompts: full prompts (see `prompts`), special tokens included.
+        adapters: one for all prompts, one a prompt (None: none), or None.
+        options: decoding options.
+
+    Returns:
+        One text a prompt, in order, without stop strings and surrounding space.
+    """
+    options = options or GenerationOptions()
+    shared = adapters is None or isinstance(adapters, Adapter)
+    if not shared and len(adapters) != len(prompts):
+        raise ValueError(f"got {len(adapters)} adapters, expected {len(prompts)}: one a prompt")
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), options.batch_size):
+        rows = order[start : start + options.batch_size]
+        batch = adapters if shared else [adapters[i] for i in rows]
+        for row, piece in stream(base, [prompts[i] for i in rows], batch, options):
+            answers[rows[row]] += piece
+    return [answer.strip() for answer in answers]
+
+
+@torch.no_grad()
+def stream(
+    base: BaseModel,
+    prompts: Sequence[str],
+    adapters: Sequence[Adapter | None] | Adapter | None = None,
+    options: GenerationOptions | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Decode one batch and yield (row, new text) as soon as the text is final.
+
+    Raises:
+        ValueError: a prompt that leaves no room for an answer in the context.
+    """
+    options = options or GenerationOptions()
+    encoded = base.tokenizer(
+        list(prompts), return_tensors="pt", padding=True, add_special_tokens=False
+    ).to(base.device)
+    length = encoded.input_ids.shape[1]
+    if length + options.max_new_tokens > base.context_length:
+        raise ValueError(
+            f"got a prompt of {length} tokens, expected at most "
+            f"{base.context_length - options.max_new_tokens} (context {base.context_length} less "
+            f"max_new_tokens {options.max_new_tokens}): use fewer or shorter passages"
+        )
+    rows = [_Row(base.tokenizer, options.stop) for _ in prompts]
+    with attached(base, adapters):
+        for tokens in _decode(base, encoded.input_ids, encoded.attention_mask, options):
+            for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+                if piece := row.push(token):
+                    yield index, piece
+            if all(row.done for row in rows):
+                break
+    for index, row in enumerate(rows):
+        if piece := row.flush():
+            yield index, piece
+
+
+def _decode(base: BaseModel, ids: Tensor, mask: Tensor, options) -> Iterator[list[int]]:
+    """Yield the next token of every row, up to max_new_tokens times; ids, mask (N, T)."""
+    cache = DynamicCache(config=base.model.config)
+    generator = torch.Generator(base.device).manual_seed(options.seed)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
+    for _ in range(options.max_new_tokens):
+        logits = base.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]  # (N, V)
+        ids = _choose(logits, options, generator)[:, None]  # (N, 1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        positions = positions[:, -1:] + 1
+        yield ids[:, 0].tolist()
+
+
+def _choose(logits: Tensor, options: GenerationOptions, generator: torch.Generator) -> Tensor:
+    """Pick one token a row: greedy, or nucleus sampling (Holtzman et al., 2020); (N, V) -> (N,)."""
+    if options.temperature == 0:
+        return logits.argmax(-1)
+    probabilities = torch.softmax(logits.float() / options.temperature, -1)
+    ordered, index = probabilities.sort(descending=True)
+    outside = ordered.cumsum(-1) - ordered >= options.top_p
+    ordered = ordered.masked_fill(outside, 0.0)
+    choice = torch.multinomial(ordered, 1, generator=generator)  # (N, 1)
+    return index.gather(-1, choice)[:, 0]
+
+
+class _Row:
+    """Text of one row while it is decoded; holds back what a stop string might still cut."""
+
+    def __init__(self, tokenizer, stop: tuple[str, ...]) -> None:
+        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
+        self.tokens: list[int] = []
+        self.sent, self.done = 0, False
+        ends = getattr(tokenizer, "eos_token_id", None)
+        self.ends = {ends, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+
+    def push(self, token: int) -> str:
+        """Take a token, return the text that became final."""
+        if self.done:
+            return ""
+        if token in self.ends:
+            return self.flush()
+        self.tokens.append(token)
+        text = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
+        cuts = [text.find(s, len(text) - len(text.lstrip())) for s in self.stop]
+        if found := [cut for cut in cuts if cut >= 0]:
+            return self._send(text[: min(found)], last=True)
+        held = max((_overlap(text, s) for s in self.stop), default=0)
+        if text.endswith("\ufffd"):  # an unfinished UTF-8 sequence
+            held = max(held, 1)
+        return self._send(text[: len(text) - held])
+
+    def flush(self) -> str:
+        """End the row and return what was held back."""
+        if self.done:
+            return ""
+        return self._send(self.tokenizer.decode(self.tokens, skip_special_tokens=True), last=True)
+
+    def _send(self, text: str, last: bool = False) -> str:
+        piece, self.sent = text[self.sent :], max(self.sent, len(text))
+        self.done = last
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n])), 0)
