@@ -1,0 +1,116 @@
+"""Assignment: questions go in, the documents that each is answered from come out.
+
+The control `shuffled` gets documents of other questions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from prag_core.results import SHUFFLED
+
+if TYPE_CHECKING:
+    from prag_core.datasets import Question, QuestionSet
+    from prag_core.evaluate import AnsweringPipeline, EvaluationOptions
+
+WITHOUT_DOCUMENTS = ("closed_book", "sft")
+
+
+def assign_documents(
+    rag: AnsweringPipeline,
+    question_set: QuestionSet,
+    questions: Sequence[Question],
+    mode: str,
+    options: EvaluationOptions,
+) -> list[list[str]] | None:
+    """Return the document ids of each question, or None to leave them to the pipeline."""
+    if mode in WITHOUT_DOCUMENTS or (mode != SHUFFLED and options.retrieval == "retriever"):
+        return None
+    # Question sets name documents by the id of their own corpus.
+    known = {d.source_id: d.id for d in question_set.documents if d.source_id}
+    corpus = [document.id for document in question_set.documents]
+    known.update(zip(corpus, corpus, strict=True))
+    gold = [
+        list(dict.fromkeys(known[i] for i in question.gold_ids if i in known))
+        for question in questions
+    ]
+    if options.retrieval == "retriever":
+        hits = rag.retrieve([question.question for question in questions], options.k)
+        used = [[hit.document_id for hit in row] for row in hits]
+    else:
+        _require_gold(questions, known)
+        used = [row[: options.k] for row in gold]
+    if mode != SHUFFLED:
+        return used
+    own = [{*row, *golden} for row, golden in zip(used, gold, strict=True)]
+    return other_documents(used, own, corpus, options.seed)
+
+
+def _require_gold(questions: Sequence[Question], known: Mapping[str, str]) -> None:
+    without = [question.id for question in questions if not question.gold_ids]
+    if without:
+        raise ValueError(
+            f"got {len(without)} questions without gold ids ({name_some(without)}), expected one "
+            "or more each: set retrieval to retriever, or leave these questions out"
+        )
+    missing = [i for question in questions for i in question.gold_ids if i not in known]
+    if missing:
+        raise ValueError(
+            f"got {len(missing)} gold ids that no document has ({name_some(missing)}), expected "
+            "documents for all: load the corpus that belongs to these questions"
+        )
+
+
+def other_documents(
+    used: Sequence[Sequence[str]],
+    own: Sequence[Collection[str]],
+    corpus: Sequence[str],
+    seed: int,
+) -> list[list[str]]:
+    """Give every question documents of other questions, as many as it uses.
+
+    The documents in use are put on a seeded random circle and each is replaced by the next one
+    that is not the question's own: with one document a question, a derangement, so that every
+    document stands in equally often.
+
+    Args:
+        used: document ids that each question is answered from.
+        own: document ids that each question must not get.
+        corpus: all document ids, drawn on where the documents in use do not suffice.
+        seed: of the circle.
+
+    Raises:
+        ValueError: too few other documents.
+    """
+    circle = list(dict.fromkeys(chain.from_iterable(used)))
+    draw = random.Random(seed)
+    draw.shuffle(circle)
+    position = {identifier: index for index, identifier in enumerate(circle)}
+    rest = [identifier for identifier in dict.fromkeys(corpus) if identifier not in position]
+    draw.shuffle(rest)
+    others = []
+    for row, forbidden in zip(used, own, strict=True):
+        taken = set(forbidden)
+        chosen = []
+        for start in (position[identifier] + 1 for identifier in row):
+            following = (circle[(start + step) % len(circle)] for step in range(len(circle)))
+            other = next((i for i in chain(following, rest) if i not in taken), None)
+            if other is None:
+                raise ValueError(
+                    f"got {len(circle) + len(rest)} documents, {len(row)} of them used by one "
+                    f"question, expected {len(row)} others for mode {SHUFFLED}: add documents, "
+                    f"lower k, or leave {SHUFFLED} out of `modes`"
+                )
+            taken.add(other)
+            chosen.append(other)
+        others.append(chosen)
+    return others
+
+
+def name_some(identifiers: Iterable[str], count: int = 3) -> str:
+    """Name the first few identifiers, for an error message."""
+    listed = list(dict.fromkeys(identifiers))
+    return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")

@@ -1,0 +1,357 @@
+"""Evaluation with a stub pipeline: resuming, refusals, the shuffled control, the report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+
+import pytest
+
+from prag_core.assignment import other_documents
+from prag_core.documents import Document
+from prag_core.evaluate import EvaluationOptions, evaluate
+from prag_core.metrics import Scores, paired_bootstrap, score_answer
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    question: str
+    golden_answers: tuple[str, ...]
+    gold_ids: tuple[str, ...] = ()
+    metadata: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    name: str
+    documents: tuple[Document, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Hit:
+    document_id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    question: str
+    text: str
+    mode: str
+    documents: tuple[Hit, ...]
+
+
+def town_set(count: int = 12) -> QuestionSet:
+    """One document and one question a town; gold ids are the corpus's own ids."""
+    documents = tuple(
+        Document(f"The mayor of town{i} is Mayor{i}.", source_id=f"s{i}") for i in range(count)
+    )
+    questions = tuple(
+        Question(f"q{i}", f"Who is mayor of town{i} ?", (f"Mayor{i}",), (f"s{i}",))
+        for i in range(count)
+    )
+    return QuestionSet("towns", documents, questions)
+
+
+class StubRag:
+    """Answers with the last word of its first document; knows nothing without one."""
+
+    def __init__(self, question_set: QuestionSet, fail_after: int | None = None) -> None:
+        self.documents = {d.id: d for d in question_set.documents}
+        self.asked: list[tuple[str, str]] = []
+        self.calls = 0
+        self.fail_after = fail_after
+
+    def retrieve(self, questions, k):
+        """Rank documents by common words."""
+        rows = []
+        for question in questions:
+            common = {i: len({*question.split()} & {*d.text.split()}) for i, d in self._items()}
+            best = sorted(common, key=lambda i: -common[i])[:k]
+            rows.append([Hit(i, float(common[i])) for i in best])
+        return rows
+
+    def _items(self):
+        return self.documents.items()
+
+    def answer(self, questions, mode, k, document_ids=None):
+        """Answer, or raise as a killed process would."""
+        assert mode in ("closed_book", "in_context", "da_rag", "parametric", "combine", "sft")
+        if self.calls == self.fail_after:
+            raise KeyboardInterrupt
+        self.calls += 1
+        self.asked += [(mode, question) for question in questions]
+        if mode in ("closed_book", "sft"):
+            return [Answer(q, "nobody", mode, ()) for q in questions]
+        rows = self.retrieve(questions, k)
+        if document_ids is not None:
+            assert len(document_ids) == len(questions)
+            rows = [[Hit(i, 1.0) for i in ids] for ids in document_ids]
+        texts = [self.documents[row[0].document_id].text.split()[-1] for row in rows]
+        return [
+            Answer(q, t, mode, tuple(r)) for q, t, r in zip(questions, texts, rows, strict=True)
+        ]
+
+
+def options(*modes: str, **changes) -> EvaluationOptions:
+    settings = {"modes": modes or ("parametric",), "k": 1, "retrieval": "gold", "chunk": 5}
+    return EvaluationOptions(**(settings | changes))
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_mode_is_scored_and_written(tmp_path):
+    towns = town_set()
+    modes = ("closed_book", "in_context", "parametric", "shuffled", "sft")
+    report = evaluate(StubRag(towns), towns, options(*modes), tmp_path)
+    assert {m: r.metrics["exact_match"].mean for m, r in report.modes.items()} == {
+        "closed_book": 0,
+        "in_context": 1,
+        "parametric": 1,
+        "shuffled": 0,
+        "sft": 0,
+    }
+    first = lines(tmp_path / "parametric.jsonl")[0]
+    assert first.pop("seconds") >= 0
+    assert first == {
+        "id": "q0",
+        "question": "Who is mayor of town0 ?",
+        "golden_answers": ["Mayor0"],
+        "prediction": "Mayor0.",
+        "documents": [{"id": towns.documents[0].id, "score": 1.0}],
+        "scores": asdict(score_answer("Mayor0.", ["Mayor0"])),
+    }
+    assert report.ratios["specificity"]["f1"] == 1
+    assert report.ratios["parametric / in_context"]["f1"] == 1
+    assert report.differences["parametric - closed_book"]["f1"].low == 1
+    assert json.loads((tmp_path / "results.json").read_text()) == asdict(report)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [*(f"{m}.jsonl" for m in modes), "config.json", "results.json"]
+    )
+
+
+def test_retriever_finds_the_documents(tmp_path):
+    towns = town_set(6)
+    modes = ("parametric", "shuffled")
+    report = evaluate(StubRag(towns), towns, options(*modes, retrieval="retriever"), tmp_path)
+    assert report.modes["parametric"].metrics["f1"].mean == 1
+    assert report.modes["shuffled"].metrics["f1"].mean == 0
+
+
+def test_interrupted_run_resumes_by_id_to_the_same_results(tmp_path):
+    towns = town_set()
+    chosen = options("parametric", "shuffled")
+    evaluate(StubRag(towns), towns, chosen, tmp_path / "whole")
+    broken = StubRag(towns, fail_after=4)  # the second chunk of shuffled
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(broken, towns, chosen, tmp_path / "parts")
+    assert len(lines(tmp_path / "parts" / "shuffled.jsonl")) == 5
+    second = StubRag(towns)
+    evaluate(second, towns, replace(chosen, chunk=3), tmp_path / "parts")
+    assert len(second.asked) == 7
+    assert not {*second.asked} & {*broken.asked[12:]}  # none of shuffled's first five again
+    for name in ("parametric.jsonl", "shuffled.jsonl"):
+        whole, parts = lines(tmp_path / "whole" / name), lines(tmp_path / "parts" / name)
+        assert [w | {"seconds": 0} for w in whole] == [p | {"seconds": 0} for p in parts]
+    third = StubRag(towns)
+    evaluate(third, towns, chosen, tmp_path / "parts")
+    assert not third.asked
+
+
+def test_every_torn_tail_is_dropped_and_redone(tmp_path):
+    towns = town_set(5)
+    evaluate(StubRag(towns), towns, options(), tmp_path)
+    path = tmp_path / "parametric.jsonl"
+    content = path.read_bytes()
+    last = len(content.splitlines(keepends=True)[-1])
+    for cut in (1, 2, last // 2, last - 1, last):  # without newline ... nothing of the line
+        path.write_bytes(content[:-cut])
+        rag = StubRag(towns)
+        report = evaluate(rag, towns, options(), tmp_path)
+        assert [question for _, question in rag.asked] == [towns.questions[4].question]
+        assert [line["id"] for line in lines(path)] == [f"q{i}" for i in range(5)]
+        assert report.modes["parametric"].metrics["f1"].mean == 1
+
+
+def test_modes_can_be_added_to_a_folder(tmp_path):
+    towns = town_set()
+    evaluate(StubRag(towns), towns, options("parametric"), tmp_path)
+    rag = StubRag(towns)
+    report = evaluate(rag, towns, options("in_context"), tmp_path)
+    assert {mode for mode, _ in rag.asked} == {"in_context"}
+    assert list(report.modes) == ["in_context", "parametric"]
+
+
+def test_folder_of_another_config_is_refused_and_kept(tmp_path):
+    towns = town_set()
+    config = {"base": {"name": "tiny"}, "layers": (0, 1)}
+    evaluate(StubRag(towns), towns, options(), tmp_path, config)
+    before = (tmp_path / "parametric.jsonl").read_bytes()
+    evaluate(StubRag(towns), towns, options(), tmp_path, config)  # the same: fine
+    with pytest.raises(ValueError, match=r"evaluation\.k 2, not 1: expected .* another folder"):
+        evaluate(StubRag(towns), towns, options(k=2), tmp_path, config)
+    with pytest.raises(ValueError, match=r"run\.base\.name 'other', not 'tiny'"):
+        evaluate(StubRag(towns), towns, options(), tmp_path, config | {"base": {"name": "other"}})
+    with pytest.raises(ValueError, match=r"question_set\.documents"):
+        evaluate(StubRag(town_set(13)), town_set(13), options(), tmp_path, config)
+    assert (tmp_path / "parametric.jsonl").read_bytes() == before
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json that is no JSON"):
+        evaluate(StubRag(towns), towns, options(), tmp_path, config)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"answers of parametric but no config\.json"):
+        evaluate(StubRag(towns), towns, options(), tmp_path, config)
+
+
+def test_config_without_answers_claims_nothing(tmp_path):
+    towns = town_set()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(StubRag(towns, fail_after=0), towns, options(), tmp_path)
+    report = evaluate(StubRag(towns), towns, options(k=2), tmp_path)
+    assert report.modes["parametric"].n == 12
+
+
+def test_malformed_line_is_named(tmp_path):
+    towns = town_set(5)
+    evaluate(StubRag(towns), towns, options(), tmp_path)
+    path = tmp_path / "parametric.jsonl"
+    good = path.read_text().splitlines(keepends=True)
+    for bad in ("{\n", "3\n", "\n", '{"id": "q1"}\n'):
+        path.write_text("".join([good[0], bad, *good[2:]]))
+        with pytest.raises(ValueError, match=r"parametric\.jsonl, line 2, .*delete the line"):
+            evaluate(StubRag(towns), towns, options(), tmp_path)
+
+
+def test_limit_is_a_seeded_sample_in_order(tmp_path):
+    towns = town_set(40)
+    ids = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        evaluate(StubRag(towns), towns, options(limit=9, seed=seed), tmp_path / name)
+        ids.append([line["id"] for line in lines(tmp_path / name / "parametric.jsonl")])
+    assert ids[0] == ids[1] != ids[2]
+    assert len(ids[0]) == 9 and ids[0] == sorted(ids[0], key=lambda i: int(i[1:]))
+
+
+def test_few_questions_have_means_without_intervals(tmp_path):
+    towns = town_set(3)
+    report = evaluate(StubRag(towns), towns, options("parametric", "shuffled"), tmp_path)
+    estimate = report.modes["parametric"].metrics["f1"]
+    assert (estimate.mean, estimate.low, estimate.high) == (1, None, None)
+    assert report.differences["parametric - shuffled"]["f1"].mean == 1
+
+
+def test_intervals_and_differences_are_over_paired_questions(tmp_path):
+    towns = town_set(20)
+    half = tuple(
+        replace(q, golden_answers=("unknown",)) if i % 2 else q
+        for i, q in enumerate(towns.questions)
+    )
+    towns = replace(towns, questions=half)
+    report = evaluate(StubRag(towns), towns, options("parametric", "closed_book"), tmp_path)
+    f1 = report.modes["parametric"].metrics["f1"]
+    assert f1.low < f1.mean == 0.5 < f1.high
+    difference = report.differences["parametric - closed_book"]["f1"]
+    expected = paired_bootstrap([1.0, 0.0] * 10, [0.0] * 20)
+    assert (difference.mean, difference.low, difference.high) == expected
+    assert list(f1.__dataclass_fields__) == ["mean", "low", "high"]
+    assert set(report.modes["parametric"].metrics) == set(Scores.__dataclass_fields__)
+
+
+def test_other_documents_are_a_seeded_derangement():
+    corpus = [f"d{i}" for i in range(50)]
+    used = [[d] for d in corpus]
+    others = other_documents(used, [set(row) for row in used], corpus, seed=3)
+    assert all(a != b for a, b in zip(used, others, strict=True))
+    assert Counter(d for row in others for d in row) == Counter(corpus)
+    assert others == other_documents(used, [set(row) for row in used], corpus, seed=3)
+    assert others != other_documents(used, [set(row) for row in used], corpus, seed=4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_other_documents_are_never_the_questions_own(seed):
+    corpus = [f"d{i}" for i in range(9)]
+    used = [["d0", "d1", "d2"], ["d1", "d3"], ["d4", "d0", "d5"], ["d2"]]
+    own = [{*row, "d8"} for row in used]
+    others = other_documents(used, own, corpus, seed)
+    for row, forbidden, other in zip(used, own, others, strict=True):
+        assert len(set(other)) == len(row) and not forbidden & set(other)
+
+
+def test_documents_beside_those_in_use_stand_in_where_needed():
+    assert other_documents([["d0"]], [{"d0", "d1"}], ["d0", "d1", "d2"], seed=0) == [["d2"]]
+
+
+def test_two_documents_are_exchanged(tmp_path):
+    towns = town_set(2)
+    report = evaluate(StubRag(towns), towns, options("shuffled"), tmp_path)
+    assert report.modes["shuffled"].metrics["f1"].mean == 0
+
+
+@pytest.mark.parametrize("retrieval", ["gold", "retriever"])
+def test_shuffled_refuses_a_corpus_of_one(tmp_path, retrieval):
+    one = town_set(1)
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"got 1 documents.* expected 1 others for mode shuffled"):
+        evaluate(StubRag(one), one, options("shuffled", retrieval=retrieval), folder)
+    assert not folder.exists()
+
+
+def changed_question(**changes) -> QuestionSet:
+    towns = town_set(4)
+    return replace(towns, questions=(*towns.questions[:3], replace(towns.questions[3], **changes)))
+
+
+@pytest.mark.parametrize(
+    ("question_set", "message"),
+    [
+        (replace(town_set(2), questions=()), "got no questions"),
+        (changed_question(golden_answers=()), r"1 questions without golden answers \(q3\)"),
+        (changed_question(gold_ids=()), r"1 questions without gold ids \(q3\).*retriever"),
+        (changed_question(gold_ids=("s1", "zz")), r"1 gold ids that no document has \(zz\)"),
+        (changed_question(id="q0"), "4 questions with 3 different ids"),
+    ],
+)
+def test_bad_question_sets_are_refused_before_anything_is_written(tmp_path, question_set, message):
+    rag, folder = StubRag(question_set), tmp_path / "run"
+    with pytest.raises(ValueError, match=message):
+        evaluate(rag, question_set, options(), folder)
+    assert not rag.asked and not folder.exists()
+
+
+def test_gold_ids_are_not_needed_without_gold_retrieval(tmp_path):
+    question_set = changed_question(gold_ids=())
+    evaluate(StubRag(question_set), question_set, options("closed_book"), tmp_path / "a")
+    retrieved = options("parametric", "shuffled", retrieval="retriever")
+    evaluate(StubRag(question_set), question_set, retrieved, tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modes": ()}, r"got modes \[\], expected different ones of closed_book"),
+        ({"modes": ("closed",)}, r"got modes \['closed'\]"),
+        ({"modes": ("sft", "sft")}, r"got modes \['sft', 'sft'\]"),
+        ({"k": 0}, "got k 0"),
+        ({"chunk": 0}, "chunk 0"),
+        ({"limit": 0}, "limit 0"),
+        ({"retrieval": "best"}, "got retrieval 'best', expected gold or retriever"),
+    ],
+)
+def test_options_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationOptions(**changes)
+
+
+def test_options_are_a_command_line():
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_class_arguments(EvaluationOptions, "evaluation")
+    arguments = ["--evaluation.modes", "[parametric, sft]", "--evaluation.limit", "7"]
+    parsed = parser.instantiate_classes(parser.parse_args(arguments)).evaluation
+    assert parsed == EvaluationOptions(modes=("parametric", "sft"), limit=7)
