@@ -6,7 +6,7 @@ The control `shuffled` gets documents of other questions.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -29,33 +29,27 @@ def assign_documents(
     """Return the document ids of each question, or None to leave them to the pipeline."""
     if mode in WITHOUT_DOCUMENTS or (mode != SHUFFLED and options.retrieval == "retriever"):
         return None
-    # Question sets name documents by the id of their own corpus.
-    known = {d.source_id: d.id for d in question_set.documents if d.source_id}
     corpus = [document.id for document in question_set.documents]
-    known.update(zip(corpus, corpus, strict=True))
-    gold = [
-        list(dict.fromkeys(known[i] for i in question.gold_ids if i in known))
-        for question in questions
-    ]
     if options.retrieval == "retriever":
         hits = rag.retrieve([question.question for question in questions], options.k)
         used = [[hit.document_id for hit in row] for row in hits]
     else:
-        _require_gold(questions, known)
-        used = [row[: options.k] for row in gold]
+        _require_gold(questions, corpus)
+        used = [list(question.gold_ids[: options.k]) for question in questions]
     if mode != SHUFFLED:
         return used
-    own = [{*row, *golden} for row, golden in zip(used, gold, strict=True)]
+    own = [{*row, *question.gold_ids} for row, question in zip(used, questions, strict=True)]
     return other_documents(used, own, corpus, options.seed)
 
 
-def _require_gold(questions: Sequence[Question], known: Mapping[str, str]) -> None:
+def _require_gold(questions: Sequence[Question], corpus: Collection[str]) -> None:
     without = [question.id for question in questions if not question.gold_ids]
     if without:
         raise ValueError(
             f"got {len(without)} questions without gold ids ({name_some(without)}), expected one "
             "or more each: set retrieval to retriever, or leave these questions out"
         )
+    known = set(corpus)
     missing = [i for question in questions for i in question.gold_ids if i not in known]
     if missing:
         raise ValueError(
@@ -100,9 +94,9 @@ def other_documents(
             other = next((i for i in chain(following, rest) if i not in taken), None)
             if other is None:
                 raise ValueError(
-                    f"got {len(circle) + len(rest)} documents, {len(row)} of them used by one "
-                    f"question, expected {len(row)} others for mode {SHUFFLED}: add documents, "
-                    f"lower k, or leave {SHUFFLED} out of `modes`"
+                    f"got {len(circle) + len(rest)} documents, {len(forbidden)} of them one "
+                    f"question's own, expected {len(row)} other for mode {SHUFFLED}: add "
+                    f"documents, lower k, or leave {SHUFFLED} out of `modes`"
                 )
             taken.add(other)
             chosen.append(other)

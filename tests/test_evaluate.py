@@ -45,13 +45,11 @@ class Answer:
 
 
 def town_set(count: int = 12) -> QuestionSet:
-    """One document and one question a town; gold ids are the corpus's own ids."""
-    documents = tuple(
-        Document(f"The mayor of town{i} is Mayor{i}.", source_id=f"s{i}") for i in range(count)
-    )
+    """One document and one question a town."""
+    documents = tuple(Document(f"The mayor of town{i} is Mayor{i}.") for i in range(count))
     questions = tuple(
-        Question(f"q{i}", f"Who is mayor of town{i} ?", (f"Mayor{i}",), (f"s{i}",))
-        for i in range(count)
+        Question(f"q{i}", f"Who is mayor of town{i} ?", (f"Mayor{i}",), (document.id,))
+        for i, document in enumerate(documents)
     )
     return QuestionSet("towns", documents, questions)
 
@@ -296,9 +294,19 @@ def test_two_documents_are_exchanged(tmp_path):
 def test_shuffled_refuses_a_corpus_of_one(tmp_path, retrieval):
     one = town_set(1)
     folder = tmp_path / "run"
-    with pytest.raises(ValueError, match=r"got 1 documents.* expected 1 others for mode shuffled"):
+    with pytest.raises(
+        ValueError, match=r"got 1 documents, 1 .* expected 1 other for mode shuffled"
+    ):
         evaluate(StubRag(one), one, options("shuffled", retrieval=retrieval), folder)
     assert not folder.exists()
+
+
+def test_shuffled_avoids_gold_documents_beyond_k(tmp_path):
+    towns = town_set(2)
+    both = tuple(document.id for document in towns.documents)
+    towns = replace(towns, questions=(replace(towns.questions[0], gold_ids=both),))
+    with pytest.raises(ValueError, match=r"got 2 documents, 2 of them .* expected 1 other"):
+        evaluate(StubRag(towns), towns, options("shuffled"), tmp_path)
 
 
 def changed_question(**changes) -> QuestionSet:
@@ -312,7 +320,10 @@ def changed_question(**changes) -> QuestionSet:
         (replace(town_set(2), questions=()), "got no questions"),
         (changed_question(golden_answers=()), r"1 questions without golden answers \(q3\)"),
         (changed_question(gold_ids=()), r"1 questions without gold ids \(q3\).*retriever"),
-        (changed_question(gold_ids=("s1", "zz")), r"1 gold ids that no document has \(zz\)"),
+        (
+            changed_question(gold_ids=(town_set(1).documents[0].id, "zz")),
+            r"1 gold ids that no document has \(zz\)",
+        ),
         (changed_question(id="q0"), "4 questions with 3 different ids"),
     ],
 )
