@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 
 from prag_core.assignment import other_documents
+from prag_core.datasets import Question, QuestionSet
 from prag_core.documents import Document
 from prag_core.evaluate import EvaluationOptions, evaluate
 from prag_core.metrics import Scores, paired_bootstrap, score_answer
-
-
-@dataclass(frozen=True)
-class Question:
-    id: str
-    question: str
-    golden_answers: tuple[str, ...]
-    gold_ids: tuple[str, ...] = ()
-    metadata: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class QuestionSet:
-    name: str
-    documents: tuple[Document, ...]
-    questions: tuple[Question, ...]
-
-
-@dataclass(frozen=True)
-class Hit:
-    document_id: str
-    score: float
+from prag_core.pipeline import MODES
+from prag_core.results import EVALUATED_MODES, SHUFFLED
+from prag_core.retrieval import Hit
 
 
 @dataclass(frozen=True)
@@ -101,6 +83,10 @@ def options(*modes: str, **changes) -> EvaluationOptions:
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_modes_are_the_pipelines_and_the_control():
+    assert {*EVALUATED_MODES} == {*MODES, SHUFFLED}
 
 
 def test_every_mode_is_scored_and_written(tmp_path):
