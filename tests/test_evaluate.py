@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 
 import pytest
 
-from prag_core.assignment import other_documents
 from prag_core.datasets import Question, QuestionSet
 from prag_core.documents import Document
 from prag_core.evaluate import EvaluationOptions, evaluate
@@ -244,30 +242,6 @@ def test_intervals_and_differences_are_over_paired_questions(tmp_path):
     assert (difference.mean, difference.low, difference.high) == expected
     assert list(f1.__dataclass_fields__) == ["mean", "low", "high"]
     assert set(report.modes["parametric"].metrics) == set(Scores.__dataclass_fields__)
-
-
-def test_other_documents_are_a_seeded_derangement():
-    corpus = [f"d{i}" for i in range(50)]
-    used = [[d] for d in corpus]
-    others = other_documents(used, [set(row) for row in used], corpus, seed=3)
-    assert all(a != b for a, b in zip(used, others, strict=True))
-    assert Counter(d for row in others for d in row) == Counter(corpus)
-    assert others == other_documents(used, [set(row) for row in used], corpus, seed=3)
-    assert others != other_documents(used, [set(row) for row in used], corpus, seed=4)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_other_documents_are_never_the_questions_own(seed):
-    corpus = [f"d{i}" for i in range(9)]
-    used = [["d0", "d1", "d2"], ["d1", "d3"], ["d4", "d0", "d5"], ["d2"]]
-    own = [{*row, "d8"} for row in used]
-    others = other_documents(used, own, corpus, seed)
-    for row, forbidden, other in zip(used, own, others, strict=True):
-        assert len(set(other)) == len(row) and not forbidden & set(other)
-
-
-def test_documents_beside_those_in_use_stand_in_where_needed():
-    assert other_documents([["d0"]], [{"d0", "d1"}], ["d0", "d1", "d2"], seed=0) == [["d2"]]
 
 
 def test_two_documents_are_exchanged(tmp_path):
