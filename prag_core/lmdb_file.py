@@ -185,7 +185,7 @@ class LmdbFile:
 
     def _open_environment(self) -> lmdb.Environment:
         settings = {"map_size": self._map_size, "max_dbs": len(self._names),
-                    "max_readers": MAX_READERS, "readahead": False}  # fmt: skip
+                    "max_readers": MAX_READERS}  # fmt: skip
         if not self.readonly:
             self._allocate_lock_file()
             env = lmdb.open(str(self.folder), **settings)
