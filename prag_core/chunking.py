@@ -122,7 +122,11 @@ def _hard_cut(
         if tokens > max_tokens and last - first > 1:
             middle = (first + last) // 2
             words += reversed(list(_spans(text, first, last, [middle], tokenizer)))
-        elif pieces and pieces[-1].tokens + tokens <= max_tokens:
+        elif (
+            pieces
+            and pieces[-1].tokens + tokens <= max_tokens
+            and _count(text[pieces[-1].start : last].strip(), tokenizer) <= max_tokens
+        ):
             pieces[-1] = replace(pieces[-1], end=last, tokens=pieces[-1].tokens + tokens)
         else:
             pieces.append(_Piece(first, last, tokens, opens_sentence=not pieces))
@@ -141,9 +145,14 @@ def _spans(
     spans = list(itertools.pairwise(borders))
     if not spans:
         return
-    encoded = tokenizer([text[a:b] for a, b in spans], add_special_tokens=False, verbose=False)
-    for (a, b), token_ids in zip(spans, encoded["input_ids"], strict=True):
-        yield a, b, len(token_ids)
+    parts = [text[a:b] for a, b in spans]
+    # At the start of a chunk the space goes, and the first word may take more tokens.
+    parts += [part.strip() for part in parts]
+    encoded = tokenizer(parts, add_special_tokens=False, verbose=False)["input_ids"]
+    for (a, b), within, first in zip(
+        spans, encoded[: len(spans)], encoded[len(spans) :], strict=True
+    ):
+        yield a, b, max(len(within), len(first))
 
 
 def _count(text: str, tokenizer: PreTrainedTokenizerBase) -> int:

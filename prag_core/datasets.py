@@ -106,7 +106,11 @@ def load_question_set(
             f"got {source}, which does not exist, expected a folder, a file, or a hub name "
             "such as rajpurkar/squad: check the path"
         )
-    name = hub["name"].rsplit("/")[-1] if hub and not path.exists() else path.name.split(".")[0]
+    name = (
+        hub["name"].rsplit("/")[-1]
+        if hub and not path.exists()
+        else path.resolve().name.split(".")[0]
+    )
     if not questions:
         raise ValueError(
             f"got no questions in {source}, expected at least one: check the path; "

@@ -82,3 +82,22 @@ def test_many_documents(tokenizer):
 def test_wrong_sizes(tokenizer, max_tokens, overlap):
     with pytest.raises(ValueError, match=rf"got max_tokens {max_tokens} and overlap {overlap}"):
         chunk_document(Document(TEXT), tokenizer, max_tokens, overlap)
+
+
+class WordTokenizer:
+    """One token a word, and one more for a word without a space before it, as byte-level BPE."""
+
+    def __call__(self, texts, **_):
+        one = isinstance(texts, str)
+        rows = [
+            [0] * (len(text.split()) + bool(text.strip() and not text[0].isspace()))
+            for text in ([texts] if one else texts)
+        ]
+        return {"input_ids": rows[0] if one else rows}
+
+
+@pytest.mark.parametrize("text", ["w " * 30, "A b c d. " * 10])
+def test_first_word_that_takes_more_tokens_still_fits(text):
+    chunks = chunk_document(Document(text.strip()), WordTokenizer(), 5)
+    assert all(len(WordTokenizer()(chunk.text)["input_ids"]) <= 5 for chunk in chunks)
+    assert " ".join(chunk.text for chunk in chunks) == text.strip()
