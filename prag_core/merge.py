@@ -1,6 +1,9 @@
-"""Merge: adapters of several documents go in, one adapter with the exact sum comes out.
+"""Merge: adapters of several documents go in, one adapter comes out.
 
-Pure functions of adapters: no model is needed and nothing is approximated.
+Pure functions of adapters, no model is needed. The default is the exact sum (concatenation of
+ranks). Adapters that carry what a ridge memory was solved from (`Adapter.extra`: gram, whitening,
+ridge, shared_rows) are solved again over all their keys, so that one document's tokens do not
+answer for another's; rows that they share are counted once.
 """
 
 from __future__ import annotations
@@ -9,9 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from prag_core.adapter import Adapter
+from prag_core.ridge import recover_keys, solve_rows
 
+Tensors = dict[str, tuple[Tensor, Tensor]]
+METHODS = ("auto", "concatenate")
 WEIGHTINGS = ("ones", "mean", "score")
 
 
@@ -39,21 +46,27 @@ def merge_weights(weighting: str, scores: Sequence[float]) -> list[float]:
     raise ValueError(f"got merge weighting {weighting!r}, expected one of {list(WEIGHTINGS)}")
 
 
-def merge(adapters: Sequence[Adapter], weights: Sequence[float] | None = None) -> Adapter:
-    """Sum adapters exactly by rank concatenation: dW = sum_j w_j * scale_j * B_j A_j.
+def merge(
+    adapters: Sequence[Adapter], weights: Sequence[float] | None = None, method: str = "auto"
+) -> Adapter:
+    """Merge adapters into one of scale 1 (alpha = rank); weight and scale are folded into B.
 
-    Scale and weight are folded into B; the merged adapter has scale 1 (alpha = rank).
+    `concatenate` is the exact sum, dW = sum_j w_j * scale_j * B_j A_j. `auto` is the same for
+    adapters without extra tensors; those of ridge memories are solved again together.
 
     Args:
         adapters: adapters of one base model, modules and layers; ranks and alphas may differ.
         weights: one weight an adapter; all 1 when omitted.
+        method: `auto` or `concatenate`.
 
     Raises:
-        ValueError: nothing to merge, another base model, modules or layers, or a wrong count of
-            weights.
+        ValueError: nothing to merge, another base model, modules or layers, a wrong count of
+            weights, an unknown method, or ridge memories of different networks.
     """
     if not adapters:
         raise ValueError("got no adapters, expected at least one to merge: retrieve k >= 1")
+    if method not in METHODS:
+        raise ValueError(f"got merge method {method!r}, expected one of {list(METHODS)}")
     weights = [1.0] * len(adapters) if weights is None else list(weights)
     if len(weights) != len(adapters):
         raise ValueError(f"got {len(weights)} weights, expected {len(adapters)}, one an adapter")
@@ -66,14 +79,98 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[float] | None = None) -
                 f"{adapter.spec.layers}, expected {first.modules} in {first.layers}: "
                 "merge adapters of one parametrizer"
             )
-    tensors = {}
-    for path in first.paths():
-        pairs = [adapter.tensors[path] for adapter in adapters]
-        a = torch.cat([a for a, _ in pairs])  # (sum R, I)
-        factors = [w * adapter.spec.scale for w, adapter in zip(weights, adapters, strict=True)]
-        b = torch.cat([b * f for (_, b), f in zip(pairs, factors, strict=True)], 1)  # (O, sum R)
-        tensors[path] = (a, b)
+    factors = [w * adapter.spec.scale for w, adapter in zip(weights, adapters, strict=True)]
+    if method == "auto" and any("shared_rows" in adapter.extra for adapter in adapters):
+        tensors, extra = _solve_again(adapters, factors)
+    else:
+        tensors, extra = _concatenate(adapters, factors), {}
     rank = max(a.shape[0] for a, _ in tensors.values())
     spec = replace(first, rank=rank, alpha=rank)
     identifiers = [adapter.metadata.get("document_id", "") for adapter in adapters]
-    return Adapter(spec, tensors, {"document_id": "+".join(identifiers)})
+    return Adapter(spec, tensors, {"document_id": "+".join(identifiers)}, extra)
+
+
+def _concatenate(adapters: Sequence[Adapter], factors: Sequence[float]) -> Tensors:
+    tensors = {}
+    for path in adapters[0].spec.paths():
+        pairs = [adapter.tensors[path] for adapter in adapters]
+        a = torch.cat([a for a, _ in pairs])  # (sum R, I)
+        b = torch.cat([b * f for (_, b), f in zip(pairs, factors, strict=True)], 1)  # (O, sum R)
+        tensors[path] = (a, b)
+    return tensors
+
+
+def _solve_again(
+    adapters: Sequence[Adapter], factors: Sequence[float]
+) -> tuple[Tensors, dict[str, Tensor]]:
+    """Solve the ridge memories jointly; other rows are concatenated, shared rows come once.
+
+    More rows than outputs O are written as the O rows of their exact product; such an adapter
+    cannot be solved again.
+    """
+    solvable = [adapter for adapter in adapters if "gram" in adapter.extra]
+    for adapter in solvable[1:]:
+        for name in ("whitening", "ridge"):
+            if not torch.equal(adapter.extra[name], solvable[0].extra[name]):
+                raise ValueError(
+                    f"got adapters that differ in {name}, expected adapters of one network: "
+                    "parametrize all documents with one checkpoint"
+                )
+    tensors, grams = {}, []
+    for index, path in enumerate(adapters[0].spec.paths()):
+        shared = next(_split(adapter, path)[1] for adapter in adapters if _shared(adapter))
+        rows = [_split(adapter, path)[0] for adapter in adapters]
+        b = torch.cat([b * f for (_, b), f in zip(rows, factors, strict=True)], 1)  # (O, sum R)
+        a, gram = _joint_rows(adapters, [a for a, _ in rows], index)
+        if gram is None or a.shape[0] > b.shape[0]:
+            if a.shape[0] > b.shape[0]:
+                product = b.float() @ a.float()  # (O, I)
+                a = product.to(a.dtype)
+                b = torch.eye(len(product), dtype=b.dtype, device=b.device)
+            gram = None
+        grams.append(gram)
+        tensors[path] = (torch.cat([a, shared[0]]), torch.cat([b, shared[1]], 1))
+    extra = {"shared_rows": torch.tensor([shared[0].shape[0]])}
+    if all(gram is not None for gram in grams):
+        extra["gram"] = torch.stack(grams).half()
+        extra |= {name: solvable[0].extra[name] for name in ("whitening", "ridge")}
+    return tensors, extra
+
+
+def _joint_rows(
+    adapters: Sequence[Adapter], rows: Sequence[Tensor], index: int
+) -> tuple[Tensor, Tensor | None]:
+    """Return A over all documents' keys in the module of this index, and the keys' Gram matrix.
+
+    The Gram matrix is None where an adapter has none: its rows stay as they are.
+    """
+    keys, places = [], []
+    for place, (adapter, a) in enumerate(zip(adapters, rows, strict=True)):
+        if "gram" in adapter.extra:
+            scale = adapter.extra["whitening"][index].float() / a.shape[1] ** 0.5  # (I,)
+            strength = adapter.extra["ridge"][index].float()
+            gram = adapter.extra["gram"][index].float()
+            keys.append(recover_keys(a.float() / scale, gram, strength))
+            places.append(place)
+    solved = list(rows)
+    if not keys:
+        return torch.cat(solved), None
+    stacked = torch.cat(keys)  # (sum R, I)
+    if len(keys) > 1:
+        joint = (solve_rows(stacked, strength)[0] * scale).to(rows[0].dtype)
+        pieces = joint.split([len(k) for k in keys])
+        for place, piece in zip(places, pieces, strict=True):
+            solved[place] = piece
+    gram = stacked @ stacked.mT if len(places) == len(adapters) else None
+    return torch.cat(solved), gram
+
+
+def _shared(adapter: Adapter) -> int:
+    return int(adapter.extra["shared_rows"]) if "shared_rows" in adapter.extra else 0
+
+
+def _split(adapter: Adapter, path: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Part a module's rows into the document's own and the shared ones (the last)."""
+    a, b = adapter.tensors[path]
+    own = a.shape[0] - _shared(adapter)
+    return (a[:own], b[:, :own]), (a[own:], b[:, own:] * adapter.spec.scale)

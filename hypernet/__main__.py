@@ -1,0 +1,5 @@
+"""`python -m hypernet`."""
+
+from hypernet.cli import main
+
+main()

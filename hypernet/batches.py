@@ -1,0 +1,284 @@
+"""Training batches: documents with questions go in, padded tensors of one step come out.
+
+A batch is a function of (seed, step, rank) alone, so that a resumed run sees what it would have
+seen. Documents come in groups of M, which share one adapter; all of a group's questions are asked
+with it, so that every document is the others' distractor.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hypernet.encoder import pad, start_token
+from hypernet.relations import ask
+from prag_core.documents import Document
+from prag_core.prompts import question_prompt
+from prag_core.training_sequences import encode
+
+ANSWER, COMPLETION = 0, 1
+LENGTH_CLASSES = (96, 128, 160, 192, 224, 256, 320, 384, 512)
+Batch = dict[str, Tensor | int]
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """What a training step holds.
+
+    Attributes:
+        documents: N, documents a step.
+        groups: sizes M of the groups, one drawn a step; each must divide `documents`.
+        questions: question rows a document.
+        completions: completion rows a document (text goes on from a few of its words).
+        unrelated: rows a document that it does not answer (KL to the base model).
+        near_share: share of groups filled with documents of the same article (hard distractors).
+        no_title_share: share of documents encoded without their title.
+        completion_tokens: longest completion.
+        passages: add prompts with the passage (for the teacher that reads it).
+    """
+
+    documents: int = 8
+    groups: tuple[int, ...] = (1, 1, 2, 4)
+    questions: int = 3
+    completions: int = 1
+    unrelated: int = 1
+    near_share: float = 0.5
+    no_title_share: float = 0.15
+    completion_tokens: int = 24
+    passages: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for sizes that do not fit each other."""
+        if not self.groups or any(m < 1 or self.documents % m for m in self.groups):
+            raise ValueError(
+                f"got groups {list(self.groups)} and {self.documents} documents, expected group "
+                "sizes that divide the number of documents"
+            )
+        if self.questions + self.completions < 1:
+            raise ValueError("got no questions and no completions, expected at least one row")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One tokenised document with what can be asked about it.
+
+    `pairs` are (question, answer); `facts` are patterns' (ways to ask, answer).
+    """
+
+    document: Document
+    title_ids: tuple[int, ...]
+    text_ids: tuple[int, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+    facts: tuple[tuple[tuple[str, ...], str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.title_ids) + len(self.text_ids) + 2
+
+
+def make_items(
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Document],
+    pairs: Sequence[tuple],
+    facts: Sequence[tuple],
+) -> list[Item]:
+    """Tokenise documents: `title: text`, without special tokens."""
+    titles = [f"{d.title}: " if d.title else "" for d in documents]
+    title_ids = tokenizer(titles, add_special_tokens=False).input_ids
+    text_ids = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
+    return [
+        Item(d, tuple(t), tuple(x), tuple(p), tuple(f))
+        for d, t, x, p, f in zip(documents, title_ids, text_ids, pairs, facts, strict=True)
+    ]
+
+
+class BatchBuilder:
+    """Draws documents and rows of a step and pads them."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        pools: Sequence[Sequence[Item]],
+        weights: Sequence[float],
+        config: BatchConfig,
+        seed: int = 0,
+    ) -> None:
+        """Sort the items of every pool into classes of similar length.
+
+        Args:
+            tokenizer: of the base model.
+            pools: items by source (question sets, corpora).
+            weights: share of the groups that each pool gives.
+            config: what a step holds.
+            seed: of all draws.
+
+        Raises:
+            ValueError: nothing to draw from.
+        """
+        if not any(pools):
+            raise ValueError("got no documents to train on, expected some: check the folders")
+        self.tokenizer, self.config = tokenizer, config
+        self.start, self.end = start_token(tokenizer), tokenizer.eos_token_id
+        self.seed, self.pools, self.weights = seed, pools, weights
+        self.classes: dict[int, list[list[Item]]] = {}
+        self.articles: dict[tuple[str, int], list[Item]] = defaultdict(list)
+        for number, pool in enumerate(pools):
+            for item in pool:
+                bound = next((c for c in LENGTH_CLASSES if len(item) <= c), None)
+                if bound is None:
+                    continue
+                self.classes.setdefault(bound, [[] for _ in pools])[number].append(item)
+                self.articles[item.document.title, bound].append(item)
+
+    def build(self, step: int, rank: int = 0) -> Batch:
+        """Return the batch of one step and process."""
+        draw = random.Random(f"{self.seed}-{step}-{rank}")
+        group = draw.choice(self.config.groups)
+        items = self._documents(group, draw)
+        rows = _Rows()
+        for index, item in enumerate(items):
+            for _ in range(self.config.questions):
+                self._question(rows, item, draw)
+            for _ in range(self.config.completions):
+                rows.add(*self._completion(item, draw), COMPLETION)
+            first = index - index % group
+            titles = {member.document.title for member in items[first : first + group]}
+            for _ in range(self.config.unrelated):
+                self._unrelated(rows, self._stranger(titles, draw), draw)
+        ids = [self._document_ids(item, draw) for item in items]
+        documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)
+        batch = rows.tensors(self.tokenizer.pad_token_id)
+        return batch | {"documents": documents, "lengths": lengths, "group": group}
+
+    def _stranger(self, titles: set[str], draw: random.Random) -> Item:
+        """Draw a document of other articles (after 20 tries, of any)."""
+        pools = [pool for pool in self.pools if pool]
+        for _ in range(20):
+            item = draw.choice(draw.choice(pools))
+            if item.document.title not in titles:
+                break
+        return item
+
+    def _documents(self, group: int, draw: random.Random) -> list[Item]:
+        """Draw N documents of one length class, group by group."""
+        sizes = {bound: sum(map(len, pools)) for bound, pools in self.classes.items()}
+        bound = draw.choices(list(sizes), list(sizes.values()))[0]
+        pools = self.classes[bound]
+        weights = [w if pool else 0 for w, pool in zip(self.weights, pools, strict=True)]
+        weights = weights if any(weights) else [float(bool(pool)) for pool in pools]
+        items: list[Item] = []
+        while len(items) < self.config.documents:
+            pool = draw.choices(pools, weights)[0]
+            first = draw.choice(pool)
+            near = self.articles[first.document.title, bound]
+            if group > 1 and draw.random() < self.config.near_share:
+                others = [item for item in near if item is not first]
+                others = draw.sample(others, min(len(others), group - 1))
+            else:
+                others = []
+            fill = [
+                draw.choice(draw.choices(pools, weights)[0]) for _ in range(group - 1 - len(others))
+            ]
+            items += [first, *others, *fill]
+        return items
+
+    def _document_ids(self, item: Item, draw: random.Random) -> list[int]:
+        titled = draw.random() >= self.config.no_title_share
+        title = item.title_ids if titled else ()
+        return [self.start, *title, *item.text_ids, self.end]
+
+    def _pair(self, item: Item, draw: random.Random) -> tuple[str, str] | None:
+        if item.pairs:
+            return draw.choice(item.pairs)
+        return ask(item.facts, draw) if item.facts else None
+
+    def _question(self, rows: _Rows, item: Item, draw: random.Random) -> None:
+        pair = self._pair(item, draw)
+        if pair is None:
+            rows.add(*self._completion(item, draw), COMPLETION)
+            return
+        ids, start = self._encode(question_prompt(self.tokenizer, pair[0]), pair[1])
+        row = rows.add(ids, start, ANSWER)
+        if self.config.passages:
+            prompt = question_prompt(self.tokenizer, pair[0], [item.document])
+            rows.add_teacher(*self._encode(prompt, pair[1]), row)
+
+    def _unrelated(self, rows: _Rows, stranger: Item, draw: random.Random) -> None:
+        pair = self._pair(stranger, draw)
+        if pair is not None and draw.random() < 0.5:
+            rows.add_unrelated(*self._encode(question_prompt(self.tokenizer, pair[0]), pair[1]))
+            return
+        begin = draw.randrange(max(1, len(stranger.text_ids) - 32))
+        rows.add_unrelated([self.start, *stranger.text_ids[begin : begin + 48]], 2)
+
+    def _completion(self, item: Item, draw: random.Random) -> tuple[list[int], int]:
+        """Return a few words of the text and how it goes on."""
+        text = item.text_ids
+        cut = draw.randrange(min(4, len(text) - 1), max(5, len(text) - 8)) if len(text) > 1 else 0
+        begin = max(0, cut - draw.randint(4, 32))
+        end = cut + self.config.completion_tokens
+        return [self.start, *text[begin:end]], 1 + cut - begin
+
+    def _encode(self, prompt: str, answer: str) -> tuple[list[int], int]:
+        sequence = encode(self.tokenizer, prompt, answer)
+        return list(sequence.ids), sequence.answer_start
+
+
+class _Rows:
+    """Collects rows and the positions that predict their targets."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+        self.targets: list[tuple[int, int, int, int]] = []  # row, position, token, kind
+        self.unrelated: list[tuple[int, int]] = []  # row, position
+        self.plain: list[int] = []  # rows that the base model reads alone
+        self.teacher: list[list[int]] = []
+        self.teacher_positions: list[tuple[int, int, int]] = []  # row, position, target index
+
+    def add(self, ids: list[int], start: int, kind: int) -> int:
+        first = len(self.targets)
+        row = len(self.rows)
+        self.targets += [(row, p - 1, ids[p], kind) for p in range(start, len(ids))]
+        self.rows.append(ids)
+        return first
+
+    def add_teacher(self, ids: list[int], start: int, first: int) -> None:
+        row = len(self.teacher)
+        self.teacher_positions += [(row, p - 1, first + p - start) for p in range(start, len(ids))]
+        self.teacher.append(ids)
+
+    def add_unrelated(self, ids: list[int], start: int) -> None:
+        row = len(self.rows)
+        self.unrelated += [(row, p - 1) for p in range(start, len(ids))]
+        self.plain.append(row)
+        self.rows.append(ids)
+
+    def tensors(self, padding: int) -> Batch:
+        """Return the rows and the flat positions (row * S + position) that losses look at."""
+        ids, _ = pad(self.rows, padding, 8)  # (rows, S)
+        width = ids.shape[1]
+        place = {row: index for index, row in enumerate(self.plain)}
+        batch: Batch = {
+            "rows": ids,
+            "positions": torch.tensor([r * width + p for r, p, _, _ in self.targets]),
+            "targets": torch.tensor([token for _, _, token, _ in self.targets]),
+            "kinds": torch.tensor([kind for _, _, _, kind in self.targets]),
+        }
+        if self.plain:
+            batch["plain_rows"] = torch.tensor(self.plain)
+            batch["unrelated"] = torch.tensor([r * width + p for r, p in self.unrelated])
+            batch["plain"] = torch.tensor([place[r] * width + p for r, p in self.unrelated])
+        if self.teacher:
+            teacher, _ = pad(self.teacher, padding, 8)
+            wide = teacher.shape[1]
+            batch["teacher"] = teacher
+            batch["teacher_positions"] = torch.tensor(
+                [r * wide + p for r, p, _ in self.teacher_positions]
+            )
+            batch["taught"] = torch.tensor([t for _, _, t in self.teacher_positions])
+        return batch

@@ -1,0 +1,157 @@
+"""Checkpoints of a trained network: a folder with config.json and model.safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hypernet.network import NetworkConfig, build_head
+from prag_core.models import BaseModel
+
+VERSION = 1
+SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network on its base model.
+
+    Attributes:
+        network: the head, with its weights, in evaluation mode.
+        config: its size.
+        hash: identifies weights and config (16 hex digits).
+        training: settings it was trained with (informative).
+    """
+
+    network: nn.Module
+    config: NetworkConfig
+    hash: str
+    training: Mapping[str, object]
+
+
+def save_checkpoint(
+    folder: str | Path,
+    network: nn.Module,
+    config: NetworkConfig,
+    base: BaseModel,
+    training: Mapping[str, object] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Path:
+    """Write config.json and model.safetensors; scalars per layer stay in float32."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        key: (value.to(dtype) if value.ndim > 1 else value.float()).detach().cpu().contiguous()
+        for key, value in network.state_dict().items()
+    }
+    record = {
+        "version": VERSION,
+        "base_model": base.name,
+        "base_fingerprint": base.fingerprint,
+        "network": asdict(config),
+        "training": dict(training or {}),
+    }
+    scratch = folder / f".{WEIGHTS}.{os.getpid()}"
+    save_file(tensors, scratch, metadata={"format": "pt"})
+    scratch.replace(folder / WEIGHTS)
+    scratch = folder / f".{CONFIG}.{os.getpid()}"
+    scratch.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    scratch.replace(folder / CONFIG)
+    return folder
+
+
+def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
+    """Load a network for a base model.
+
+    Args:
+        name: a name in the shipped `checkpoints/`, a local folder, or a hub name.
+        base: the base model it must have been trained on.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: another base model, version or head, or missing or foreign tensors.
+    """
+    folder = find_checkpoint(name)
+    record = _read_config(folder)
+    if record["base_fingerprint"] != base.fingerprint:
+        raise ValueError(
+            f"got a checkpoint for base model {record['base_model']!r} "
+            f"({record['base_fingerprint']}), expected one for {base.name!r} "
+            f"({base.fingerprint}): load its base model, or train a checkpoint with "
+            "`python -m hypernet fit --model.base_model ...`"
+        )
+    fields = record["network"]
+    config = NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})
+    inputs, hidden = base.module_shape("down_proj")
+    network = build_head(config, inputs, hidden)
+    tensors = load_file(folder / WEIGHTS)
+    _check_tensors(folder, tensors, network.state_dict())
+    network.load_state_dict({key: value.float() for key, value in tensors.items()})
+    network.requires_grad_(False).eval().to(base.device)
+    return Checkpoint(network, config, _hash(folder), record.get("training", {}))
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Return the folder of a checkpoint; fetch it from the hub where it is not local.
+
+    Raises:
+        FileNotFoundError: neither shipped, nor a folder, nor on the hub.
+    """
+    for folder in (Path(name), SHIPPED / str(name).removeprefix("checkpoints/")):
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    if str(name).count("/") == 1 and not Path(name).exists():
+        from huggingface_hub import snapshot_download  # deferred: needs the network
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = f" (hub: {str(error).splitlines()[0]})"
+    else:
+        reason = ""
+    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
+    raise FileNotFoundError(
+        f"got no checkpoint at {name}{reason}, expected a folder with {CONFIG} and {WEIGHTS}, a "
+        f"hub name, or one of {shipped}"
+    )
+
+
+def _read_config(folder: Path) -> dict:
+    try:
+        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"got a damaged {folder / CONFIG} ({error}), expected JSON") from error
+    if record.get("version") != VERSION:
+        raise ValueError(
+            f"got version {record.get('version')} in {folder / CONFIG}, expected {VERSION}: "
+            "export the checkpoint again with this program"
+        )
+    return record
+
+
+def _check_tensors(folder: Path, found: Mapping, expected: Mapping) -> None:
+    wrong = sorted(set(found) ^ set(expected))
+    wrong += [k for k in expected if k in found and found[k].shape != expected[k].shape]
+    if wrong:
+        raise ValueError(
+            f"got missing, foreign or misshapen tensors {wrong[:3]} in {folder / WEIGHTS}, "
+            f"expected the {len(expected)} tensors of {folder / CONFIG}: the two files do not "
+            "belong together; export the checkpoint again"
+        )
+
+
+def _hash(folder: Path) -> str:
+    import hashlib
+
+    digest = hashlib.blake2b((folder / WEIGHTS).read_bytes(), digest_size=8)
+    digest.update((folder / CONFIG).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,178 @@
+"""Data module: folders of documents and questions go in, batches of a step come out."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import lightning
+from torch.utils.data import DataLoader, Dataset
+
+from hypernet.batches import Batch, BatchBuilder, BatchConfig, Item, make_items
+from hypernet.relations import find_facts
+from prag_core.datasets import load_question_set
+from prag_core.documents import Document, iter_documents
+from prag_core.models import BaseModel
+
+DEFAULT_BATCH = BatchConfig()
+ENDLESS = 10_000_000  # steps; `trainer.max_steps` ends a run
+
+
+class Steps(Dataset):
+    """Map step -> batch, from `first` on."""
+
+    def __init__(self, builder: BatchBuilder, count: int, first: int = 0, rank: int = 0) -> None:
+        """Cover steps first .. first + count - 1."""
+        self.builder, self.count, self.first, self.rank = builder, count, first, rank
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Batch:
+        if index >= self.count:
+            raise IndexError(index)
+        return self.builder.build(self.first + index, self.rank)
+
+
+class HypernetDataModule(lightning.LightningDataModule):
+    """Question sets and corpora, split by article."""
+
+    def __init__(
+        self,
+        question_sets: Sequence[str] = (),
+        corpora: Sequence[str] = (),
+        corpus_share: float = 0.25,
+        corpus_limit: int | None = None,
+        batch: BatchConfig = DEFAULT_BATCH,
+        validation_articles: int = 40,
+        validation_steps: int = 4,
+        max_document_tokens: int = 256,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Describe the data.
+
+        Args:
+            question_sets: folders with corpus.jsonl(.gz) and questions.jsonl(.gz).
+            corpora: folders with corpus.jsonl(.gz): completions, and questions from patterns.
+            corpus_share: share of the groups that come from the corpora.
+            corpus_limit: documents taken of each corpus; all when omitted.
+            batch: what a step holds.
+            validation_articles: articles (titles) of the question sets held out.
+            validation_steps: batches a validation.
+            max_document_tokens: longer documents are left out of training.
+            workers: processes that build batches.
+            seed: of the split and of all draws.
+        """
+        super().__init__()
+        self.question_sets, self.corpora = tuple(question_sets), tuple(corpora)
+        self.corpus_share, self.corpus_limit = corpus_share, corpus_limit
+        self.batch = batch
+        self.validation_articles, self.validation_steps = validation_articles, validation_steps
+        self.max_document_tokens, self.workers, self.seed = max_document_tokens, workers, seed
+        self.training: list[list[Item]] = []
+        self.validation: list[Item] = []
+
+    def load(self, base: BaseModel) -> None:
+        """Read and tokenise everything once; called with the module's base model.
+
+        Raises:
+            ValueError: no documents, or no questions in a question set.
+            FileNotFoundError: a folder or file is missing.
+        """
+        self.base = base
+        asked, held_out = self._question_items()
+        texts: list[Item] = []
+        for folder in self.corpora:
+            documents = list(islice(iter_documents(corpus_file(folder)), self.corpus_limit))
+            facts = [find_facts(document) for document in documents]
+            texts += make_items(base.tokenizer, documents, [()] * len(documents), facts)
+        self.training = [self._fitting(asked), self._fitting(texts)]
+        self.validation = self._fitting(held_out)
+
+    def calibration_ids(self, count: int) -> list[list[int]]:
+        """Return documents that a new network is calibrated on."""
+        items = [item for pool in self.training for item in pool]
+        chosen = random.Random(self.seed).sample(items, min(count, len(items)))
+        return [[*item.title_ids, *item.text_ids] for item in chosen]
+
+    def train_dataloader(self) -> DataLoader:
+        """Return batches from the trainer's step on (after a resume: where it stopped)."""
+        trainer = self.trainer
+        first = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
+        rank = trainer.global_rank if trainer else 0
+        weights = [1 - self.corpus_share, self.corpus_share]
+        builder = self._builder(self.training, weights, self.batch)
+        return self._loader(Steps(builder, ENDLESS, first, rank))
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Return held-out articles one document at a time, and in groups of the largest size."""
+        loaders = []
+        for group in sorted({1, max(self.batch.groups)}):
+            config = replace(self.batch, groups=(group,), no_title_share=0.0, passages=False)
+            builder = self._builder([self.validation], [1.0], config)
+            loaders.append(self._loader(Steps(builder, self.validation_steps)))
+        return loaders
+
+    test_dataloader = val_dataloader
+
+    def _builder(self, pools, weights, config: BatchConfig) -> BatchBuilder:
+        return BatchBuilder(self.base.tokenizer, pools, weights, config, self.seed)
+
+    def _loader(self, steps: Steps) -> DataLoader:
+        return DataLoader(
+            steps, batch_size=None, num_workers=self.workers, pin_memory=self.workers > 0
+        )
+
+    def _fitting(self, items: list[Item]) -> list[Item]:
+        return [item for item in items if 4 < len(item) <= self.max_document_tokens]
+
+    def _question_items(self) -> tuple[list[Item], list[Item]]:
+        documents: list[Document] = []
+        pairs: list[tuple] = []
+        for folder in self.question_sets:
+            found, questions = read_question_set(folder)
+            documents += found
+            pairs += questions
+        items = make_items(self.base.tokenizer, documents, pairs, [()] * len(documents))
+        held_out = held_out_titles(documents, self.validation_articles, self.seed)
+        return (
+            [item for item in items if item.document.title not in held_out],
+            [item for item in items if item.document.title in held_out],
+        )
+
+
+def held_out_titles(documents: Sequence[Document], count: int, seed: int) -> set[str]:
+    """Draw the titles of the validation articles."""
+    titles = sorted({document.title for document in documents})
+    return set(random.Random(seed).sample(titles, min(count, max(0, len(titles) - 1))))
+
+
+def corpus_file(source: str) -> Path:
+    """Return corpus.jsonl(.gz) of a folder, or the file itself."""
+    names = ("corpus.jsonl.gz", "corpus.jsonl")
+    return next((Path(source) / n for n in names if (Path(source) / n).is_file()), Path(source))
+
+
+def read_question_set(source: str) -> tuple[list[Document], list[tuple[tuple[str, str], ...]]]:
+    """Return the documents that questions are asked about, and their (question, answer) pairs.
+
+    Raises:
+        ValueError: no question refers to a document.
+    """
+    questions = load_question_set(source)
+    by_document: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for question in questions.questions:
+        for identifier in question.gold_ids:
+            by_document[identifier].append((question.question, question.golden_answers[0]))
+    documents = [d for d in questions.documents if d.id in by_document]
+    if not documents:
+        raise ValueError(
+            f"got no questions about the documents of {source}, expected gold_ids that name "
+            "documents of its corpus: correct them, or list the folder under `corpora`"
+        )
+    return documents, [tuple(by_document[d.id]) for d in documents]

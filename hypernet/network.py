@@ -1,0 +1,254 @@
+"""Network: an encoding goes in, LoRA rows come out; the trained part of the generated path.
+
+Three heads behind one interface, `forward(encoding, group) -> Rows`: `ridge` (here), and in
+`baseline_heads` `perceiver` (Doc-to-LoRA's shape) and `last_token_mlp` (DyPRAG's).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hypernet.encoder import Encoding
+from prag_core.ridge import solve_rows
+
+HEADS = ("ridge", "perceiver", "last_token_mlp")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Size of the network.
+
+    Attributes:
+        head: `ridge`, `perceiver` or `last_token_mlp`.
+        layers: adapted decoder layers (their down_proj).
+        width: D, width of the reader.
+        blocks: transformer blocks of the reader.
+        attention_heads: of each block.
+        shared_rows: rows learned beside the document's, the same for all (the answer's format).
+        ridge: lambda at the start.
+        rows: rank of the `perceiver` and `last_token_mlp` heads.
+    """
+
+    head: str = "ridge"
+    layers: tuple[int, ...] = (6, 10, 14, 18, 22, 26)
+    width: int = 384
+    blocks: int = 4
+    attention_heads: int = 6
+    shared_rows: int = 8
+    ridge: float = 0.1
+    rows: int = 8
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown head or a size out of range."""
+        object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+        if self.head not in HEADS:
+            raise ValueError(f"got head {self.head!r}, expected one of {list(HEADS)}")
+        if self.width % self.attention_heads or self.width % 2:
+            raise ValueError(
+                f"got width {self.width} and {self.attention_heads} attention heads, expected an "
+                "even width that the number of heads divides"
+            )
+        if min(self.blocks, self.shared_rows) < 0 or self.ridge <= 0 or self.rows < 1:
+            raise ValueError(
+                f"got blocks {self.blocks}, shared_rows {self.shared_rows}, ridge {self.ridge}, "
+                f"rows {self.rows}, expected blocks and shared_rows >= 0, ridge > 0, rows >= 1"
+            )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """LoRA rows of G groups: a (G, L, R, I) and b (G, L, R, H); the update is b' a.
+
+    The last `shared` rows do not depend on the documents.
+    """
+
+    a: Tensor
+    b: Tensor
+    shared: int = 0
+
+
+Exported = tuple[Tensor, Tensor, dict[str, Tensor]]  # a (L, R, I), b (L, R, H), Adapter.extra
+
+
+class Block(nn.Module):
+    """Pre-norm bidirectional transformer block (attention written out: see the facts on SDPA)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        """Build the block for inputs (N, T, D)."""
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Map x (N, T, D); bias (N, 1, 1, T) is -inf at padding."""
+        parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = parts.permute(2, 0, 3, 1, 4)  # (N, heads, T, D / heads) each
+        scores = q @ k.mT / math.sqrt(q.shape[-1]) + bias  # (N, heads, T, T)
+        mixed = (torch.softmax(scores, -1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+        x = x + self.out(mixed)
+        return x + self.down(functional.gelu(self.up(self.ffn_norm(x))))
+
+
+class Reader(nn.Module):
+    """Small transformer over a document's tokens: what a token means within its document."""
+
+    def __init__(self, config: NetworkConfig, hidden: int) -> None:
+        """Build it for a base model of the given hidden size H."""
+        super().__init__()
+        self.project = nn.Linear(4 * hidden, config.width)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.attention_heads) for _ in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, encoding: Encoding) -> Tensor:
+        """Return u (N, T, D)."""
+        parts = [*encoding.hidden.unbind(1), encoding.embeddings, encoding.following]
+        x = self.project(torch.cat([normalise(part) for part in parts], -1))  # (N, T, D)
+        x = x + positions(x.shape[1], x.shape[2], x.device)
+        bias = torch.zeros(encoding.mask.shape, device=x.device)
+        bias = bias.masked_fill(~encoding.mask, -1e9)[:, None, None]  # (N, 1, 1, T)
+        for block in self.blocks:
+            x = block(x, bias)
+        return self.norm(x)
+
+
+class RidgeHead(nn.Module):
+    """Ridge memory: A addresses the document's tokens in closed form, B holds learned values.
+
+        V_t = g_t s_l ( LN(e_{t+1}) W_n + LN(h_t) W_h + u_t W_u )
+
+    e_{t+1} is the next token's embedding, h_t the hidden state before the last adapted layer, u_t
+    the reader's output, g_t = 2 sigmoid(.) a gate and s_l a scale learned per layer.
+    """
+
+    def __init__(self, config: NetworkConfig, inputs: int, hidden: int) -> None:
+        """Build it for a base model with down_proj I -> H."""
+        super().__init__()
+        layers, shared = len(config.layers), config.shared_rows
+        self.reader = Reader(config, hidden)
+        self.next_weight = nn.Parameter(torch.eye(hidden).repeat(layers, 1, 1))  # (L, H, H)
+        self.hidden_weight = nn.Parameter(torch.zeros(layers, hidden, hidden))
+        self.reader_weight = nn.Parameter(torch.zeros(layers, config.width, hidden))
+        self.gate = nn.Linear(config.width, layers)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+        self.log_scale = nn.Parameter(torch.zeros(layers))
+        self.log_ridge = nn.Parameter(torch.full((layers,), math.log(config.ridge)))
+        self.shared_a = nn.Parameter(torch.randn(layers, shared, inputs))
+        self.shared_b = nn.Parameter(torch.zeros(layers, shared, hidden))
+        self.register_buffer("whitening", torch.ones(layers, inputs))
+
+    def calibrate(self, whitening: Tensor, output_scale: Tensor) -> None:
+        """Set what the frozen model determines (see `Encoder.statistics`)."""
+        self.whitening.copy_(whitening)
+        self.log_scale.data.copy_((0.3 * output_scale).log())
+
+    def fast_parameters(self) -> list[nn.Parameter]:
+        """Scalars per layer, which want a larger learning rate."""
+        return [self.log_scale, self.log_ridge]
+
+    def values(self, encoding: Encoding) -> Tensor:
+        """Return V (N, L, T, H), zero at tokens that are no rows."""
+        u = self.reader(encoding)  # (N, T, D)
+        parts = [
+            torch.einsum("nth,lhk->nltk", normalise(encoding.following), self.next_weight),
+            torch.einsum("nth,lhk->nltk", normalise(encoding.hidden[:, 1]), self.hidden_weight),
+            torch.einsum("ntd,ldk->nltk", u, self.reader_weight),
+        ]
+        gate = 2 * torch.sigmoid(self.gate(u)).transpose(1, 2)[..., None]  # (N, L, T, 1)
+        gate = gate * self.log_scale.exp()[:, None, None] * encoding.mask[:, None, :, None]
+        return gate * (parts[0] + parts[1] + parts[2])
+
+    def shared(self) -> tuple[Tensor, Tensor]:
+        """Return the shared rows: A (L, shared, I) and B (L, shared, H)."""
+        a = self.shared_a * self.whitening[:, None] / self.whitening.shape[1]
+        return a, self.shared_b * self.log_scale.exp()[:, None, None]
+
+    def addresses(self, keys: Tensor) -> Tensor:
+        """Solve for A (G, L, R, I) of keys of the same shape (see `prag_core.ridge`).
+
+        The keys are constants of the frozen model; lambda gets its exact gradient,
+        dA / dlambda = -(G + lambda)^-1 A, without backpropagation through the factorisation.
+        """
+        with torch.autocast(keys.device.type, enabled=False):
+            strength = self.log_ridge.exp()[:, None, None]  # (L, 1, 1)
+            scale = self._key_scale()
+            with torch.no_grad():
+                rows, slope = solve_rows(keys.float() * scale, strength, slope=True)
+            return (rows - (strength - strength.detach()) * slope) * scale
+
+    def _key_scale(self) -> Tensor:
+        return self.whitening[:, None] / self.whitening.shape[1] ** 0.5  # (L, 1, I)
+
+    def forward(self, encoding: Encoding, group: int = 1) -> Rows:
+        """Return rows of groups of `group` documents, solved together; R = group * T + shared."""
+        keys = encoding.keys * encoding.mask[:, None, :, None]  # (N, L, T, I)
+        keys, values = stack(keys, group), stack(self.values(encoding), group)  # (G, L, M T, ..)
+        a = self.addresses(keys)
+        shared_a, shared_b = self.shared()
+        count = (len(a), -1, -1, -1)
+        return Rows(
+            torch.cat([a, shared_a[None].expand(count)], 2),
+            torch.cat([values.to(a.dtype), shared_b[None].expand(count)], 2),
+            shared_a.shape[1],
+        )
+
+    @torch.no_grad()
+    def export(self, encoding: Encoding, most_rows: int | None) -> Iterator[Exported]:
+        """Yield every document's rows without padding, and what a merge needs to solve again.
+
+        Args:
+            encoding: of N documents.
+            most_rows: rows of a document to keep in each layer, those with the largest values
+                (they are solved for by themselves); all when None.
+        """
+        values = self.values(encoding).float()
+        shared_a, shared_b = self.shared()
+        strength, scale = self.log_ridge.exp()[:, None, None], self._key_scale()
+        for keys, value, mask in zip(encoding.keys, values, encoding.mask, strict=True):
+            keys, value = keys[:, mask].float() * scale, value[:, mask]  # (L, T, I), (L, T, H)
+            if most_rows is not None and keys.shape[1] > most_rows:
+                kept = value.norm(dim=-1).topk(most_rows).indices.sort().values  # (L, most_rows)
+                keys = keys.gather(1, kept[..., None].expand(-1, -1, keys.shape[2]))
+                value = value.gather(1, kept[..., None].expand(-1, -1, value.shape[2]))
+            rows, _ = solve_rows(keys, strength)
+            extra = {
+                "gram": (keys @ keys.mT).half(),
+                "whitening": self.whitening.clone(),
+                "ridge": self.log_ridge.exp(),
+                "shared_rows": torch.tensor([shared_a.shape[1]]),
+            }
+            yield torch.cat([rows * scale, shared_a], 1), torch.cat([value, shared_b], 1), extra
+
+
+def build_head(config: NetworkConfig, inputs: int, hidden: int) -> nn.Module:
+    """Return the chosen head for a base model with down_proj I -> H."""
+    return RidgeHead(config, inputs, hidden)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Layer norm without weights, in float32."""
+    return functional.layer_norm(x.float(), x.shape[-1:])
+
+
+def stack(x: Tensor, group: int) -> Tensor:
+    """Join the rows of each group's documents: (N, L, T, ..) -> (G, L, M T, ..)."""
+    return x.unflatten(0, (-1, group)).transpose(1, 2).flatten(2, 3)
+
+
+def positions(length: int, width: int, device: torch.device) -> Tensor:
+    """Sinusoidal positions (Vaswani et al., 2017, section 3.5), (length, width)."""
+    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
+    angle = torch.arange(length, device=device)[:, None] * rate
+    return torch.cat([angle.sin(), angle.cos()], 1)
