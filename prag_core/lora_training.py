@@ -101,6 +101,7 @@ class LoraTrainer:
         """
         self.base, self.augmenter = base, augmenter
         self.options = options or LoraTrainingOptions()
+        self.batch_size = self.options.documents_per_batch
         layers = self.options.layers or tuple(range(base.num_layers))
         if max(layers) >= base.num_layers:
             raise ValueError(

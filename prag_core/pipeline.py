@@ -95,6 +95,7 @@ class ParametricRAG:
         self,
         documents: Iterable[Document | str],
         progress: Callable[[int], None] = lambda done: None,
+        parametrize: bool = True,
     ) -> ParametricRAG:
         """Index the documents and make the adapters that the store does not have yet.
 
@@ -104,6 +105,7 @@ class ParametricRAG:
         Args:
             documents: documents, or plain texts; one that is there already is not made again.
             progress: called with the number of documents done after each batch.
+            parametrize: make adapters now; else index only (`ensure_adapters` makes them).
 
         Raises:
             ValueError: no documents.
@@ -114,11 +116,33 @@ class ParametricRAG:
         unique = {document.id: document for document in documents}
         self._index(unique.values())
         if self.store is not None:
-            for document in unique.values():
-                self.store.put_record("document", document.id, _record(document))
-        if self.parametrizer is not None:
-            self._parametrize(list(unique.values()), progress)
+            self.store.put_records("document", {d.id: _record(d) for d in unique.values()})
+        if parametrize and self.parametrizer is not None:
+            self.ensure_adapters(unique, progress)
         return self
+
+    def ensure_adapters(
+        self, document_ids: Iterable[str], progress: Callable[[int], None] = lambda done: None
+    ) -> None:
+        """Make and store the adapters that these documents do not have yet, batch by batch.
+
+        Raises:
+            ValueError: an unknown document, or no parametrizer or store.
+        """
+        document_ids = list(dict.fromkeys(document_ids))
+        self._require(document_ids)
+        store, parametrizer = self._adapter_parts()
+        missing = [self.documents[i] for i in document_ids if not store.has(self._key(i))]
+        missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
+        done = len(document_ids) - len(missing)
+        progress(done)
+        size = getattr(parametrizer, "batch_size", 16)
+        for start in range(0, len(missing), size):
+            batch = missing[start : start + size]
+            adapters = parametrizer.parametrize(batch)
+            store.put_many([(self._key(d.id), a) for d, a in zip(batch, adapters, strict=True)])
+            done += len(batch)
+            progress(done)
 
     def remove_documents(self, document_ids: Iterable[str]) -> None:
         """Forget documents: index entry, stored record and adapters.
@@ -149,8 +173,8 @@ class ParametricRAG:
             ValueError: no parametrizer or store, an unknown document, or one without adapter.
         """
         self._require([document_id])
-        store, parametrizer = self._adapter_parts()
-        key = adapter_key(document_id, parametrizer.spec, parametrizer.fingerprint)
+        store, _ = self._adapter_parts()
+        key = self._key(document_id)
         if not store.has(key):
             raise ValueError(
                 f"got no adapter for document {document_id}, expected one under {key}: "
@@ -195,8 +219,7 @@ class ParametricRAG:
         store, parametrizer = self._adapter_parts()
         if not hasattr(parametrizer, "train_global"):
             raise ValueError("got a parametrizer that cannot train, expected the trained path")
-        corpus = fingerprint(sorted(self.documents))
-        key = adapter_key("sft-" + corpus, parametrizer.spec, parametrizer.fingerprint)
+        key = self._key("sft-" + fingerprint(sorted(self.documents)))
         if not store.has(key):
             augmented = parametrizer.augmenter.augment(list(self.documents.values()))
             store.put(key, parametrizer.train_global(augmented))
@@ -217,6 +240,9 @@ class ParametricRAG:
                 f"{len(self.documents)} documents added: add the documents first"
             )
 
+    def _key(self, document_id: str) -> str:
+        return adapter_key(document_id, self.parametrizer.spec, self.parametrizer.fingerprint)
+
     def _adapter_parts(self) -> tuple[AdapterStore, Parametrizer]:
         if self.parametrizer is None or self.store is None:
             raise ValueError(
@@ -224,24 +250,6 @@ class ParametricRAG:
                 "pass parametrizer= and store= to ParametricRAG"
             )
         return self.store, self.parametrizer
-
-    def _parametrize(self, documents: list[Document], progress: Callable[[int], None]) -> None:
-        store, parametrizer = self._adapter_parts()
-        keys = {
-            document.id: adapter_key(document.id, parametrizer.spec, parametrizer.fingerprint)
-            for document in documents
-        }
-        missing = [document for document in documents if not store.has(keys[document.id])]
-        missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
-        done = len(documents) - len(missing)
-        progress(done)
-        size = getattr(parametrizer, "batch_size", 16)
-        for start in range(0, len(missing), size):
-            batch = missing[start : start + size]
-            adapters = parametrizer.parametrize(batch)
-            store.put_many([(keys[d.id], a) for d, a in zip(batch, adapters, strict=True)])
-            done += len(batch)
-            progress(done)
 
     def _hits(self, questions, mode: str, k: int, document_ids) -> list[list[Hit]]:
         if mode in ("closed_book", "sft"):
