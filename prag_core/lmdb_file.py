@@ -10,24 +10,26 @@ import errno
 import fcntl
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary, finalize
 
 import lmdb
 
+from prag_core.lock_file import allocate_lock_file
+
 FORMAT_KEY = b"format"
 MAX_READERS = 1024
-LOCK_BYTES = 64 * (MAX_READERS + 4)  # LMDB takes 64 bytes a reader, and a header
 SCAN_ROWS = 1024  # rows read in one transaction, as a long one would keep freed pages alive
 EMPTY_FILE_PATIENCE = 2.0  # seconds that another process may take to write its first pages
 DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)  # EIO: LMDB's short write
 Result = TypeVar("Result")
+_OPEN: WeakValueDictionary = WeakValueDictionary()  # (process, device, inode of folder) -> file
 
 
 class LmdbFile:
@@ -60,7 +62,9 @@ class LmdbFile:
         self._lock = threading.RLock()
         self._env: lmdb.Environment | None = None
         self._folder_handle = self._open_folder()
+        self._close_folder = finalize(self, os.close, self._folder_handle)
         try:
+            self._refuse_second_opening()
             fcntl.flock(self._folder_handle, fcntl.LOCK_SH)  # waits while another one compacts
             self._open()
         except BaseException:
@@ -141,9 +145,7 @@ class LmdbFile:
             if self._env is not None:
                 self._env.close()
                 self._env = None
-            if self._folder_handle is not None:
-                os.close(self._folder_handle)
-                self._folder_handle = None
+            self._close_folder()
 
     def _replace(self, other: Path) -> None:
         self._environment().close()
@@ -169,6 +171,17 @@ class LmdbFile:
                 "written: choose another path for the store or change its permissions",
             ) from error
 
+    def _refuse_second_opening(self) -> None:
+        """Closing one of two LMDB environments would drop the locks of both in this process."""
+        status = os.fstat(self._folder_handle)
+        first = _OPEN.setdefault((os.getpid(), status.st_dev, status.st_ino), self)
+        if first is not self and first._close_folder.alive:
+            raise ValueError(
+                f"got {self.folder}, which is already open in this process, expected one opening: "
+                "share the open store, or close it first"
+            )
+        _OPEN[os.getpid(), status.st_dev, status.st_ino] = self
+
     def _open(self) -> None:
         deadline = time.monotonic() + EMPTY_FILE_PATIENCE
         while self.path.is_file() and not self.path.stat().st_size:
@@ -187,7 +200,7 @@ class LmdbFile:
         settings = {"map_size": self._map_size, "max_dbs": len(self._names),
                     "max_readers": MAX_READERS}  # fmt: skip
         if not self.readonly:
-            self._allocate_lock_file()
+            self._allocate_lock()
             env = lmdb.open(str(self.folder), **settings)
             env.reader_check()  # frees the slots of readers that were killed
             return env
@@ -196,24 +209,11 @@ class LmdbFile:
         except (lmdb.ReadonlyError, lmdb.LockError):  # no right to make lock.mdb: no one writes
             return lmdb.open(str(self.folder), readonly=True, lock=False, **settings)
 
-    def _allocate_lock_file(self) -> None:
-        """Make lock.mdb with all its bytes: LMDB's own is sparse, and a full disk then kills us."""
-        if (self.folder / "lock.mdb").exists() or not hasattr(os, "posix_fallocate"):
-            return
+    def _allocate_lock(self) -> None:
         try:
-            handle, scratch = tempfile.mkstemp(prefix=".lock-", dir=self.folder)
-        except OSError:
-            return  # not writable: LMDB says it better
-        try:
-            os.posix_fallocate(handle, 0, LOCK_BYTES)
-            os.fchmod(handle, 0o644)
-            with suppress(FileExistsError, PermissionError):  # another process was first; no links
-                os.link(scratch, self.folder / "lock.mdb")
+            allocate_lock_file(self.folder, MAX_READERS)
         except OSError as error:
             raise self._no_room(error.errno, error) from error
-        finally:
-            os.close(handle)
-            os.unlink(scratch)
 
     def _no_room(self, number: int, error: Exception) -> OSError:
         return OSError(
@@ -289,9 +289,8 @@ class LmdbFile:
                     "that can: change its permissions, or open the store with readonly=True",
                 ) from error
             raise ValueError(
-                f"got {self.path} that LMDB cannot use ({error}), expected an adapter store that "
-                "this process has not opened yet: restore the file from a backup, or delete it "
-                "to start a new store"
+                f"got {self.path} that LMDB cannot use ({error}), expected an adapter store: "
+                "restore the file from a backup, or delete it to start a new store"
             ) from error
 
 

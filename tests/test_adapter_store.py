@@ -421,10 +421,22 @@ def test_closed_store_and_second_opening_say_so(folder):
     store = AdapterStore(folder)
     with pytest.raises(ValueError, match="already open in this process"):
         AdapterStore(folder)
+    assert len(store) == 0  # the refused opening left the first one intact
     store.close()
     store.close()
+    with AdapterStore(folder):
+        pass
     with pytest.raises(ValueError, match="got a closed store"):
         len(store)
+
+
+def test_a_store_that_was_dropped_unclosed_can_be_opened_and_compacted(folder, adapter):
+    store = AdapterStore(folder)
+    store.put("a", adapter)
+    del store
+    with AdapterStore(folder) as store:
+        store.compact()
+        assert_same(store.get("a"), adapter)
 
 
 def test_bench_reports_size_and_times(tmp_path):
