@@ -1,0 +1,153 @@
+"""Build: settings go in, the pipeline they describe comes out.
+
+`Setup` is the part of the command line and of the YAML files that all commands share.
+`build_parametrizer` is the one place that chooses between the trained and the generated path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from prag_core.adapter import Parametrizer
+from prag_core.adapter_store import AdapterStore
+from prag_core.augmentation import Augmenter, CachedAugmenter, FileAugmenter
+from prag_core.documents import Document
+from prag_core.export import from_peft
+from prag_core.generate import GenerationOptions
+from prag_core.lora_training import LoraTrainer, LoraTrainingOptions
+from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
+from prag_core.pipeline import AnswerOptions, ParametricRAG
+from prag_core.retrieval import make_retriever
+from prag_core.self_augmentation import SelfAugmenter
+from prag_core.span_augmentation import SpanAugmenter
+
+PATHS = ("trained", "generated")
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """How a document gets rewrites and question-answer pairs.
+
+    Attributes:
+        strategy: `span` (answer spans first; for small models), `self` (asks for JSON, as the
+            paper does) or `file` (ready-made pairs).
+        rewrites: rewrites a document.
+        qa_pairs: question-answer pairs a document.
+        model: another model that writes them; the base model when empty.
+        file: JSON lines {"document", "question", "answer"}, for strategy `file`.
+    """
+
+    strategy: Literal["span", "self", "file"] = "span"
+    rewrites: int = 1
+    qa_pairs: int = 3
+    model: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every command builds its pipeline from.
+
+    Attributes:
+        base_model: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
+        dtype: `auto` (bfloat16), `bfloat16` or `float32`.
+        device: `auto`, `cpu` or `cuda`.
+        path: who makes the adapters: `trained` (one small training a document) or `generated`
+            (one forward pass of a hypernetwork).
+        hypernet: checkpoint of the generated path: folder or hub name.
+        retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
+        augmentation: rewrites and question-answer pairs.
+        training: the trained path.
+        generation: decoding.
+        answering: prompt style and merge weights.
+    """
+
+    base_model: str = EMBEDDED_NAME
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    device: str = "auto"
+    path: Literal["trained", "generated"] = "trained"
+    hypernet: str = "checkpoints/smollm2-135m-ridge"
+    retriever: Literal["auto", "bm25", "bm25s"] = "auto"
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    training: LoraTrainingOptions = field(default_factory=LoraTrainingOptions)
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    answering: AnswerOptions = field(default_factory=AnswerOptions)
+
+    def answer_config(self) -> dict:
+        """Return the settings that answers depend on, to be kept beside results."""
+        config = asdict(self)
+        config["generation"].pop("batch_size")
+        config["training"].pop("documents_per_batch")
+        for name in ("device", "hypernet" if self.path == "trained" else "training"):
+            config.pop(name)
+        return config
+
+
+def build_augmenter(
+    base: BaseModel,
+    options: AugmentationOptions,
+    store: AdapterStore,
+    documents: Sequence[Document] = (),
+) -> Augmenter:
+    """Build the chosen augmenter; what a model writes is cached in the store.
+
+    Raises:
+        ValueError: strategy `file` without a file, or a file that does not fit the documents.
+    """
+    if options.strategy == "file":
+        if not options.file:
+            raise ValueError(
+                "got augmentation strategy 'file' without a file, expected JSON lines of "
+                "question-answer pairs: set --augmentation.file"
+            )
+        return FileAugmenter(options.file, documents)
+    writer = load_base_model(options.model) if options.model else base
+    kind = SpanAugmenter if options.strategy == "span" else SelfAugmenter
+    return CachedAugmenter(kind(writer, options.rewrites, options.qa_pairs), store)
+
+
+def build_parametrizer(
+    base: BaseModel, setup: Setup, store: AdapterStore, documents: Sequence[Document] = ()
+) -> Parametrizer:
+    """Build the parametrizer of the chosen path.
+
+    Raises:
+        ValueError: settings that do not fit the base model.
+        FileNotFoundError: no such hypernetwork checkpoint or initial adapter.
+    """
+    if setup.path == "generated":
+        from hypernet.parametrizer import HypernetParametrizer  # not needed by the trained path
+
+        return HypernetParametrizer.from_pretrained(setup.hypernet, base)
+    augmenter = build_augmenter(base, setup.augmentation, store, documents)
+    init = from_peft(setup.training.init, base) if setup.training.init else None
+    return LoraTrainer(base, augmenter, setup.training, init)
+
+
+def build_pipeline(
+    setup: Setup,
+    store: str | Path,
+    documents: Sequence[Document] = (),
+    readonly: bool = False,
+) -> ParametricRAG:
+    """Load the base model, open the store and put the pipeline together.
+
+    Args:
+        setup: settings.
+        store: folder of the adapter store.
+        documents: the corpus, if it is to be resolved in an augmentation file.
+        readonly: answer only; the store is not written.
+    """
+    base = load_base_model(setup.base_model, setup.dtype, setup.device)
+    opened = AdapterStore(store, readonly=readonly)
+    return ParametricRAG(
+        base,
+        make_retriever(setup.retriever),
+        build_parametrizer(base, setup, opened, documents),
+        opened,
+        generation=setup.generation,
+        options=setup.answering,
+    )
