@@ -1,0 +1,160 @@
+"""Self-augmentation: a model is asked for rewrites, and for question-answer pairs as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from prag_core.adapter import fingerprint
+from prag_core.augmentation import AugmentedDocument, QAPair, merge_pairs
+from prag_core.augmentation_prompts import QA_PAIRS, REWRITE, titled
+from prag_core.documents import Document
+from prag_core.generate import GenerationOptions, generate
+from prag_core.models import BaseModel
+from prag_core.prompts import chat
+
+
+def require_counts(rewrites: int, qa_pairs: int) -> None:
+    """Raise ValueError unless both counts are sensible."""
+    if rewrites < 0 or qa_pairs < 0:
+        raise ValueError(
+            f"got {rewrites} rewrites and {qa_pairs} question-answer pairs, expected 0 or more"
+        )
+
+
+class SelfAugmenter:
+    """Ask a model for rewrites and for question-answer pairs as JSON (Su et al., 2025, 3.2.1).
+
+    What does not parse is asked again with sampling, hotter each time. A document that never
+    parses keeps the pairs that came, and says so in `error`.
+
+    Args:
+        base: the model that writes; it need not be the one that the adapters are for.
+        rewrites: n, rewrites a document.
+        qa_pairs: m, question-answer pairs a document.
+        retries: how often a document is asked again.
+        batch_size: documents asked together.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        rewrites: int = 1,
+        qa_pairs: int = 3,
+        retries: int = 3,
+        batch_size: int = 16,
+    ) -> None:
+        require_counts(rewrites, qa_pairs)
+        self.base, self.rewrites, self.qa_pairs = base, rewrites, qa_pairs
+        self.retries, self.batch_size = retries, batch_size
+        self.fingerprint = fingerprint(
+            ["self", base.fingerprint, rewrites, qa_pairs, retries, REWRITE, QA_PAIRS]
+        )
+
+    def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
+        """Augment each document; see the class for what happens to one that fails."""
+        rewrites = ask_rewrites(self.base, documents, self.rewrites, self.batch_size)
+        pairs: list[tuple[QAPair, ...]] = [()] * len(documents)
+        pending = list(range(len(documents))) if self.qa_pairs else []
+        for attempt in range(self.retries + 1):
+            if not pending:
+                break
+            options = GenerationOptions(
+                max_new_tokens=64 * self.qa_pairs,
+                temperature=0.4 * attempt,
+                top_p=0.95,
+                stop=("```\n", "]\n"),
+                seed=attempt,
+                batch_size=self.batch_size,
+            )
+            passages = [titled(documents[i].title, documents[i].text) for i in pending]
+            prompts = [
+                chat(self.base.tokenizer, QA_PAIRS.format(count=self.qa_pairs, passage=passage))
+                for passage in passages
+            ]
+            for i, text in zip(pending, generate_fitting(self.base, prompts, options), strict=True):
+                pairs[i] = merge_pairs(pairs[i], parse_qa_pairs(text or ""))[: self.qa_pairs]
+            pending = [i for i in pending if len(pairs[i]) < self.qa_pairs]
+        return [
+            AugmentedDocument(
+                document,
+                tuple(text for text in rewritten if text),
+                found,
+                self._error(rewritten, found),
+            )
+            for document, rewritten, found in zip(documents, rewrites, pairs, strict=True)
+        ]
+
+    def _error(self, rewrites: Sequence[str], pairs: Sequence[QAPair]) -> str:
+        missing = []
+        if len(pairs) < self.qa_pairs:
+            missing.append(
+                f"got {len(pairs)} question-answer pairs in {self.retries + 1} attempts, "
+                f"expected {self.qa_pairs}"
+            )
+        if not all(rewrites):
+            missing.append("the model wrote no rewrite, or the document exceeds its context")
+        return "; ".join(missing)
+
+
+def generate_fitting(
+    base: BaseModel, prompts: Sequence[str], options: GenerationOptions
+) -> list[str | None]:
+    """Generate for the prompts that fit the model's context; None for the others."""
+    room = base.context_length - options.max_new_tokens
+    lengths = [len(base.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
+    fitting = [i for i, length in enumerate(lengths) if length <= room]
+    texts: list[str | None] = [None] * len(prompts)
+    for i, text in zip(
+        fitting, generate(base, [prompts[i] for i in fitting], options=options), strict=True
+    ):
+        texts[i] = text
+    return texts
+
+
+def ask_rewrites(
+    base: BaseModel, documents: Sequence[Document], count: int, batch_size: int = 16
+) -> list[list[str]]:
+    """Ask for `count` rewrites of each document: the first greedy, the others sampled.
+
+    Returns:
+        `count` texts a document, "" where the model wrote none or the document does not fit.
+    """
+    rewrites: list[list[str]] = [[] for _ in documents]
+    texts = [titled(document.title, document.text) for document in documents]
+    longest = max((len(base.tokenizer(text).input_ids) for text in texts), default=0)
+    prompts = [chat(base.tokenizer, REWRITE.format(passage=text)) for text in texts]
+    for number in range(count):
+        options = GenerationOptions(
+            max_new_tokens=min(max(32, longest * 5 // 4), max(1, base.context_length // 2)),
+            temperature=0.7 if number else 0.0,
+            top_p=0.95,
+            stop=(),
+            seed=number,
+            batch_size=batch_size,
+        )
+        for row, text in zip(rewrites, generate_fitting(base, prompts, options), strict=True):
+            row.append(" ".join((text or "").split()))
+    return rewrites
+
+
+def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
+    """Read question-answer pairs out of a model's JSON, also where the list is cut off or wrapped.
+
+    Every `{...}` that is an object with a question and an answer counts; anything else is passed
+    over.
+    """
+    pairs: tuple[QAPair, ...] = ()
+    decoder = json.JSONDecoder()
+    start = text.find("{")
+    while start >= 0:
+        try:
+            found, end = decoder.raw_decode(text, start)
+        except json.JSONDecodeError:
+            found, end = None, start + 1
+        if isinstance(found, dict):
+            question, answer = (str(found.get(key) or "") for key in ("question", "answer"))
+            if question.strip() and answer.strip():
+                pairs = merge_pairs(pairs, [QAPair(question.strip(), answer.strip())])
+        start = text.find("{", end)
+    return pairs
