@@ -143,7 +143,7 @@ def _candidates(sentence: str, text: str) -> Iterator[tuple[str, int, int]]:
                     r" \w+[^s]s$", sentence[start:end]
                 ):  # "the flesh tastes": more often a verb than a plural
                     end = start
-            if end > start:
+            if end > start and sentence[end - 1] != ".":
                 yield kind, start, end
 
 

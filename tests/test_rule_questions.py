@@ -1,0 +1,45 @@
+"""Questions by rule."""
+
+from __future__ import annotations
+
+import pytest
+
+from prag_core.answer_spans import choose_spans
+from prag_core.documents import Document
+from prag_core.rule_questions import question_words, rule_question
+
+LIGHT = Document(
+    "Brannock Light is a lighthouse on the skerry of Ulvaset. It was designed by the engineer "
+    "Ottoline Varga and first lit on 9 March 1867. The tower is built of green serpentine and "
+    "rises 41 metres above the rock. The last keeper, Josiah Trewin, left the rock in 1988.",
+    "Brannock Light",
+    "light",
+)
+DYE = Document(
+    "Pelagine is a violet dye. One gram requires the shells of 5,200 snails.", "Pelagine", "dye"
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "question"),
+    [
+        (
+            "Ottoline Varga",
+            "By which engineer was Brannock Light designed and first lit on 9 March 1867?",
+        ),
+        ("9 March 1867", "first lit when?"),
+        ("41 metres", "rises how many metres above the rock?"),
+        ("Josiah Trewin", "About Brannock Light: who is the last keeper?"),
+        ("Ulvaset", "Brannock Light is a lighthouse on which skerry?"),
+    ],
+)
+def test_rule_questions(answer, question):
+    span = next(s for s in choose_spans(LIGHT, 50) if s.text == answer)
+    assert rule_question(span, LIGHT.title).endswith(question)
+
+
+def test_rule_questions_move_to_the_front():
+    document = Document("The treaty of the islands was signed in 1723.", "Islands")
+    question = rule_question(choose_spans(document, 1)[0], document.title)
+    assert question == "In what year was the treaty of the islands signed?"
+    assert question_words("About X: it lies near which town?") == "Near which town"
