@@ -146,8 +146,10 @@ class Adapter:
         pairs = [tensor for pair in self.tensors.values() for tensor in pair]
         return sum(t.numel() * t.element_size() for t in [*pairs, *self.extra.values()])
 
-    def to(self, dtype: torch.dtype | None = None, device: str | torch.device | None = None):
-        """Return the adapter with A and B cast and moved; `extra` is moved, not cast."""
+    def to(
+        self, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    ) -> Adapter:
+        """Return the adapter with A and B cast and moved; the spec and `extra` keep their dtype."""
         tensors = {
             path: (a.to(device=device, dtype=dtype), b.to(device=device, dtype=dtype))
             for path, (a, b) in self.tensors.items()
@@ -174,19 +176,20 @@ class Adapter:
             header = json.loads(data[8 : 8 + size])["__metadata__"]
             tensors = load(data)
             fields = json.loads(header["spec"])
+            fields |= {name: tuple(fields[name]) for name in ("modules", "layers")}
+            spec, metadata = AdapterSpec(**fields), json.loads(header["metadata"])
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"got {len(data)} bytes that are not an adapter ({error}), expected safetensors "
                 "written by to_bytes: delete the entry and parametrize the document again"
             ) from error
-        spec = AdapterSpec(
-            **{**fields, "modules": tuple(fields["modules"]), "layers": tuple(fields["layers"])}
-        )
         extra = {
-            name[len(EXTRA_PREFIX) :]: t for name, t in tensors.items() if name[:6] == EXTRA_PREFIX
+            name.removeprefix(EXTRA_PREFIX): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(EXTRA_PREFIX)
         }
         pairs = {path: _pair(tensors, path) for path in spec.paths()}
-        return cls(spec, pairs, json.loads(header["metadata"]), extra)
+        return cls(spec, pairs, metadata, extra)
 
 
 def peft_state_dict(adapter: Adapter) -> dict[str, Tensor]:
@@ -205,7 +208,10 @@ def _pair(tensors: Mapping[str, Tensor], path: str) -> tuple[Tensor, Tensor]:
             tensors[f"{PEFT_PREFIX}{path}.lora_B.weight"],
         )
     except KeyError as error:
-        raise ValueError(f"got no tensor {error}, expected A and B for {path}") from error
+        raise ValueError(
+            f"got no tensor {error}, expected A and B for {path}: delete the entry and "
+            "parametrize the document again"
+        ) from error
 
 
 class Parametrizer(Protocol):
@@ -213,6 +219,7 @@ class Parametrizer(Protocol):
 
     spec: AdapterSpec
     fingerprint: str  # identifies the method, its settings and its weights (16 hex digits)
+    batch_size: int  # documents that the pipeline passes, and stores, at one time
 
     def parametrize(self, documents: Sequence[Document]) -> list[Adapter]:
         """Return one adapter a document, in the same order."""
