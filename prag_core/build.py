@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -127,27 +128,29 @@ def build_parametrizer(
     return LoraTrainer(base, augmenter, setup.training, init)
 
 
+@contextmanager
 def build_pipeline(
     setup: Setup,
     store: str | Path,
     documents: Sequence[Document] = (),
     readonly: bool = False,
-) -> ParametricRAG:
-    """Load the base model, open the store and put the pipeline together.
+) -> Iterator[ParametricRAG]:
+    """Load the base model, open the store and put the pipeline together; closes the store.
 
     Args:
         setup: settings.
         store: folder of the adapter store.
-        documents: the corpus, if it is to be resolved in an augmentation file.
+        documents: the corpus that an augmentation file names; the store's own when omitted.
         readonly: answer only; the store is not written.
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    opened = AdapterStore(store, readonly=readonly)
-    return ParametricRAG(
-        base,
-        make_retriever(setup.retriever),
-        build_parametrizer(base, setup, opened, documents),
-        opened,
-        generation=setup.generation,
-        options=setup.answering,
-    )
+    with AdapterStore(store, readonly=readonly) as opened:
+        corpus = documents or [Document(**record) for _, record in opened.records("document")]
+        yield ParametricRAG(
+            base,
+            make_retriever(setup.retriever),
+            build_parametrizer(base, setup, opened, corpus),
+            opened,
+            generation=setup.generation,
+            options=setup.answering,
+        )

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 
+import docstring_parser
 import transformers
 from jsonargparse import ArgumentParser
 
@@ -36,26 +38,36 @@ def build_parser() -> ArgumentParser:
     for name, function in COMMANDS.items():
         subparser = ArgumentParser(description=inspect.getdoc(function).split("\n")[0])
         subparser.add_argument("--config", action="config", help="YAML file with any of these")
-        subparser.add_function_arguments(function, skip={"setup"}, as_positional=True)
+        switches = _switches(function)
+        skip = {"setup", *switches}
+        subparser.add_function_arguments(function, skip=skip, as_positional=True)
+        for switch, text in switches.items():
+            subparser.add_argument(f"--{switch}", action="store_true", help=text)
         if "setup" in inspect.signature(function).parameters:
             subparser.add_class_arguments(Setup)
         subcommands.add_subcommand(name, subparser)
     return parser
 
 
+def _switches(function: Callable) -> dict[str, str]:
+    """Return {name: help} of the boolean parameters, which become flags without a value."""
+    parameters = docstring_parser.parse(inspect.getdoc(function)).params
+    return {p.arg_name: p.description for p in parameters if _is_switch(function, p.arg_name)}
+
+
+def _is_switch(function: Callable, name: str) -> bool:
+    return inspect.signature(function).parameters[name].annotation in (bool, "bool")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for bad input, 130 for Ctrl-C)."""
     parser = build_parser()
-    parsed = parser.instantiate_classes(parser.parse_args(arguments))
-    function = COMMANDS[parsed.command]
-    options = dict(vars(parsed[parsed.command]))
-    options.pop("config", None)
-    if "setup" in (names := inspect.signature(function).parameters):
-        setup = Setup(**{key: value for key, value in options.items() if key not in names})
-        options = {key: value for key, value in options.items() if key in names} | {"setup": setup}
+    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = [_underscored(argument) for argument in arguments]
+    parsed = parser.parse_args(arguments)
     transformers.logging.disable_progress_bar()
     try:
-        function(**options)
+        _call(COMMANDS[parsed.command], vars(parser.instantiate(parsed)[parsed.command]))
     except (ValueError, OSError, KeyError) as error:
         print(f"prag {parsed.command}: {error}", file=sys.stderr)
         return 2
@@ -63,6 +75,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def _call(function: Callable, options: dict) -> None:
+    """Call a command's function; options that are not its own are the shared `Setup`."""
+    own = inspect.signature(function).parameters
+    arguments = {name: value for name, value in options.items() if name in own}
+    if "setup" in own:
+        names = {field.name for field in fields(Setup)}
+        arguments["setup"] = Setup(**{name: options[name] for name in names})
+    function(**arguments)
+
+
+def _underscored(argument: str) -> str:
+    """Let options be written with dashes too: --skip-bad is --skip_bad."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 if __name__ == "__main__":

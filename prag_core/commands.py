@@ -57,12 +57,12 @@ def parametrize(
     """
     counts: Counter[str] = Counter()
     documents = read_documents(corpus, skip_bad, counts)
-    rag = build_pipeline(setup, store, documents)
-    if chunk_tokens:
-        documents = chunk_documents(documents, rag.base.tokenizer, chunk_tokens, chunk_overlap)
-    with progress_bar("documents", len(documents)) as advance:
-        rag.add_documents(documents, advance)
-    stats = rag.store.stats()
+    with build_pipeline(setup, store, documents) as rag:
+        if chunk_tokens:
+            documents = chunk_documents(documents, rag.base.tokenizer, chunk_tokens, chunk_overlap)
+        with progress_bar("documents", len(documents)) as advance:
+            rag.add_documents(documents, advance)
+        stats = rag.store.stats()
     print(
         f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "
         f"records left out; {store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
@@ -93,8 +93,8 @@ def answer(
     questions = [line for line in questions if line]
     if not questions:
         raise ValueError("got no question, expected one: give it as an argument or one a line")
-    rag = build_pipeline(setup, _existing(store))
-    answers = rag.answer(questions, mode, k)
+    with build_pipeline(setup, _existing(store)) as rag:
+        answers = rag.answer(questions, mode, k)
     for found in answers:
         print(found.text)
         for hit in found.documents:
@@ -129,8 +129,8 @@ def evaluate(
     chosen = load_question_set(question_set, split, skip_bad=skip_bad)
     if documents:
         chosen = chosen.sample(documents, evaluation.seed)
-    rag = build_pipeline(setup, store or Path(output) / "store", chosen.documents)
-    report = evaluate_pipeline(rag, chosen, evaluation, Path(output), setup)
+    with build_pipeline(setup, store or Path(output) / "store", chosen.documents) as rag:
+        report = evaluate_pipeline(rag, chosen, evaluation, Path(output), setup)
     Console().print(format_table(report))
 
 
@@ -179,32 +179,26 @@ def store(
         format: PEFT folder or GGUF LoRA file.
         base_model: the model that the adapters belong to.
     """
-    opened = AdapterStore(path if action == "import" else _existing(path))
-    if action == "list":
-        for name in opened:
-            print(name, opened.get(name).metadata.get("title", ""), sep="\t")
-        print(json.dumps(opened.stats()))
-    elif action == "verify":
-        bad = opened.verify()
-        print("\n".join(bad) or f"{len(opened)} adapters, all sound")
-        if bad:
-            raise ValueError(
-                f"got {len(bad)} damaged entries in {path} (above), expected none: delete them "
-                "(`prag store delete --key KEY`) and parametrize their documents again"
-            )
-    elif action == "compact":
-        before = opened.stats()["file_bytes"]
-        opened.compact()
-        print(f"{before:,} -> {opened.stats()['file_bytes']:,} bytes")
-    elif action == "delete":
-        opened.delete(_whole_key(opened, key))
-    elif action == "export":
-        _export(opened, _whole_key(opened, key), to, format, base_model)
-    else:
-        read = from_peft if format == "peft" else from_gguf
-        if not key or not source:
-            raise ValueError("got no key or no source, expected both: set --key and --source")
-        opened.put(key, read(source, load_base_model(base_model)))
+    with AdapterStore(path if action == "import" else _existing(path)) as opened:
+        if action == "list":
+            for name, adapter in opened.items():
+                print(name, adapter.metadata.get("title", ""), sep="\t")
+            print(json.dumps(opened.stats()))
+        elif action == "verify":
+            _verify(opened)
+        elif action == "compact":
+            before = opened.stats()["file_bytes"]
+            opened.compact()
+            print(f"{before:,} -> {opened.stats()['file_bytes']:,} bytes")
+        elif action == "delete":
+            opened.delete(_whole_key(opened, key))
+        elif action == "export":
+            _export(opened, _whole_key(opened, key), to, format, base_model)
+        else:
+            read = from_peft if format == "peft" else from_gguf
+            if not key or not source:
+                raise ValueError("got no key or no source, expected both: set --key and --source")
+            opened.put(key, read(source, load_base_model(base_model)))
 
 
 def models(fetch: bool = False) -> None:
@@ -243,6 +237,16 @@ def _existing(path: str) -> str:
             f"got no adapter store at {path}, expected one: make it with `prag parametrize`"
         )
     return path
+
+
+def _verify(opened: AdapterStore) -> None:
+    bad = opened.verify()
+    print("\n".join(bad) or f"{len(opened)} adapters, all sound")
+    if bad:
+        raise ValueError(
+            f"got {len(bad)} damaged entries in {opened.path} (above), expected none: delete them "
+            "(`prag store delete --key KEY`) and parametrize their documents again"
+        )
 
 
 def _whole_key(opened: AdapterStore, key: str) -> str:

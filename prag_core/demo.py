@@ -37,9 +37,9 @@ def demo(setup: Setup, output: str = "runs/demo", k: int = 1) -> None:
     )
     folder = Path(output) / setup.path
     began = time.perf_counter()
-    rag = build_pipeline(setup, folder / "store", question_set.documents)
     options = EvaluationOptions(modes=MODES, k=k)
-    report = evaluate_pipeline(rag, question_set, options, folder, setup)
+    with build_pipeline(setup, folder / "store", question_set.documents) as rag:
+        report = evaluate_pipeline(rag, question_set, options, folder, setup)
     examples = _examples(question_set, folder)
     console.print(format_table(report))
     for example in examples:
