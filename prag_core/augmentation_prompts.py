@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# Both after Su et al. (2025), appendix, in our words.
+QA_EXAMPLE = "What is the capital of France?"
+# Both after Su et al. (2025), in our words.
 REWRITE = (
     "Rewrite the passage below in different words and with different sentences. Keep every name, "
     "number, date and fact. Write only the new passage.\n\n{passage}"
@@ -10,7 +11,7 @@ REWRITE = (
 QA_PAIRS = (
     "Write {count} different questions that the passage below answers, each with its answer. "
     "Answers are short phrases copied from the passage. Write only a JSON list in this form:\n"
-    '[{{"question": "What is the capital of France?", "answer": "Paris"}}]\n\n'
+    f'[{{{{"question": "{QA_EXAMPLE}", "answer": "Paris"}}}}]\n\n'
     "Passage:\n{passage}"
 )
 # Few-shot: the question made by rule, the same in natural word order.

@@ -96,7 +96,8 @@ def question_words(question: str) -> str:
 def _finish(question: str, title: str) -> str:
     """Add capital, question mark and, where it says nothing of the title, the title."""
     question = re.sub(r"\s+", " ", question).strip(" ,;:-")
-    if len(question.split()) > LONG or len(content_words(question)) < 2:
+    unclosed = question.count("(") != question.count(")")
+    if unclosed or len(question.split()) > LONG or len(content_words(question)) < 2:
         return ""
     if title and not content_words(title) & content_words(question):
         return f"About {title}: {_lower_first(question)}?"

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 
 from prag_core.adapter import fingerprint
+from prag_core.answer_spans import find_details
 from prag_core.augmentation import AugmentedDocument, QAPair, merge_pairs
-from prag_core.augmentation_prompts import QA_PAIRS, REWRITE, titled
+from prag_core.augmentation_prompts import QA_EXAMPLE, QA_PAIRS, REWRITE, titled
 from prag_core.documents import Document
 from prag_core.generate import GenerationOptions, generate
 from prag_core.models import BaseModel
@@ -22,8 +23,12 @@ def require_counts(rewrites: int, qa_pairs: int) -> None:
         )
 
 
+VERSION = 2  # of the checks below
+MIN_KEPT = 0.7  # share of names, dates and numbers that a rewrite must keep
+
+
 class SelfAugmenter:
-    """Ask a model for rewrites and for question-answer pairs as JSON (Su et al., 2025, 3.2.1).
+    """Ask a model for rewrites and for question-answer pairs as JSON (Su et al., 2025).
 
     What does not parse is asked again with sampling, hotter each time. A document that never
     parses keeps the pairs that came, and says so in `error`.
@@ -48,7 +53,7 @@ class SelfAugmenter:
         self.base, self.rewrites, self.qa_pairs = base, rewrites, qa_pairs
         self.retries, self.batch_size = retries, batch_size
         self.fingerprint = fingerprint(
-            ["self", base.fingerprint, rewrites, qa_pairs, retries, REWRITE, QA_PAIRS]
+            ["self", VERSION, base.fingerprint, rewrites, qa_pairs, retries, REWRITE, QA_PAIRS]
         )
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
@@ -93,7 +98,7 @@ class SelfAugmenter:
                 f"expected {self.qa_pairs}"
             )
         if not all(rewrites):
-            missing.append("the model wrote no rewrite, or the document exceeds its context")
+            missing.append("got no rewrite that keeps the facts (or it exceeds the context)")
         return "; ".join(missing)
 
 
@@ -118,7 +123,7 @@ def ask_rewrites(
     """Ask for `count` rewrites of each document: the first greedy, the others sampled.
 
     Returns:
-        `count` texts a document, "" where the model wrote none or the document does not fit.
+        `count` texts a document, "" where the model wrote none that `keeps_details`.
     """
     rewrites: list[list[str]] = [[] for _ in documents]
     texts = [titled(document.title, document.text) for document in documents]
@@ -133,16 +138,18 @@ def ask_rewrites(
             seed=number,
             batch_size=batch_size,
         )
-        for row, text in zip(rewrites, generate_fitting(base, prompts, options), strict=True):
-            row.append(" ".join((text or "").split()))
+        written = generate_fitting(base, prompts, options)
+        for row, document, text in zip(rewrites, documents, written, strict=True):
+            text = " ".join((text or "").split())
+            row.append(text if keeps_details(document.text, text) else "")
     return rewrites
 
 
 def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
     """Read question-answer pairs out of a model's JSON, also where the list is cut off or wrapped.
 
-    Every `{...}` that is an object with a question and an answer counts; anything else is passed
-    over.
+    Every `{...}` that is an object with a question and an answer counts, but no repetition of the
+    prompt's example; anything else is passed over.
     """
     pairs: tuple[QAPair, ...] = ()
     decoder = json.JSONDecoder()
@@ -154,7 +161,21 @@ def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
             found, end = None, start + 1
         if isinstance(found, dict):
             question, answer = (str(found.get(key) or "") for key in ("question", "answer"))
-            if question.strip() and answer.strip():
+            if question.strip() and answer.strip() and question != QA_EXAMPLE:
                 pairs = merge_pairs(pairs, [QAPair(question.strip(), answer.strip())])
         start = text.find("{", end)
     return pairs
+
+
+def keeps_details(text: str, rewrite: str) -> bool:
+    """Say whether a rewrite is long enough, keeps names and numbers, and invents no numbers."""
+    length = len(rewrite.split()) / max(1, len(text.split()))
+    details = find_details(text)
+    kept = sum(detail in rewrite.lower() for detail in details)
+    numbers = {d for d in find_details(rewrite) if any(map(str.isdigit, d))}
+    return (
+        0.6 <= length <= 1.5
+        and kept >= MIN_KEPT * len(details)
+        and all(number in text.lower() for number in numbers)
+        and rewrite.strip() != text.strip()
+    )

@@ -6,8 +6,9 @@ import pytest
 
 from prag_core import self_augmentation
 from prag_core.augmentation import QAPair
+from prag_core.augmentation_prompts import QA_PAIRS
 from prag_core.documents import Document
-from prag_core.self_augmentation import SelfAugmenter, parse_qa_pairs
+from prag_core.self_augmentation import SelfAugmenter, keeps_details, parse_qa_pairs
 from prag_core.span_augmentation import SpanAugmenter
 
 LIGHT = Document(
@@ -76,7 +77,7 @@ def test_self_reports_a_document_beyond_the_context(tiny_base):
     augmenter = SelfAugmenter(tiny_base, rewrites=1, qa_pairs=1, retries=0)
     augmented = augmenter.augment([Document("word " * 500)])[0]
     assert augmented.rewrites == () and augmented.qa_pairs == ()
-    assert "exceeds its context" in augmented.error and "0 question-answer" in augmented.error
+    assert "exceeds the context" in augmented.error and "0 question-answer" in augmented.error
 
 
 def test_self_runs_on_a_real_model(tiny_base):
@@ -91,3 +92,24 @@ def test_fingerprint_follows_the_settings_and_counts_are_checked(kind, tiny_base
     assert kind(tiny_base).fingerprint == prints[0].fingerprint
     with pytest.raises(ValueError, match=r"got -1 rewrites and 3 .* expected 0 or more"):
         kind(tiny_base, rewrites=-1)
+
+
+def test_keeps_details():
+    reworded = LIGHT.text.replace("is a lighthouse", "stands as a lighthouse")
+    assert keeps_details(LIGHT.text, reworded)
+    assert not keeps_details(LIGHT.text, LIGHT.text)
+    assert not keeps_details(LIGHT.text, reworded[:80])
+    assert not keeps_details(LIGHT.text, reworded.replace("41", "77"))
+
+
+def test_a_rewrite_that_repeats_itself_is_refused(monkeypatch, tiny_base):
+    good = LIGHT.text.replace("is a lighthouse", "stands as a lighthouse")
+    for text, kept in ((good, (good,)), ("Brannock Light: " * 30, ())):
+        scripted(monkeypatch, text)
+        augmented = SelfAugmenter(tiny_base, rewrites=1, qa_pairs=0).augment([LIGHT])[0]
+        assert augmented.rewrites == kept
+        assert ("got no rewrite that keeps the facts" in augmented.error) is (not kept)
+
+
+def test_the_example_of_the_prompt_is_no_pair():
+    assert parse_qa_pairs(QA_PAIRS.format(count=3, passage="x")) == ()
