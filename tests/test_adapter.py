@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import random_adapter
 from safetensors.torch import load, save
 
-from conftest import random_adapter
 from prag_core.adapter import Adapter, AdapterSpec, adapter_key, fingerprint
 
 
@@ -88,7 +88,9 @@ def test_bytes_round_trip(tiny_base, tiny_spec, dtype):
             assert ours.dtype == theirs.dtype
             assert torch.equal(ours, theirs)
     assert read.to_bytes() == made.to_bytes()
-    assert read.nbytes == made.nbytes == sum(t.nbytes for p in made.tensors.values() for t in p) + 36
+    assert (
+        read.nbytes == made.nbytes == sum(t.nbytes for p in made.tensors.values() for t in p) + 36
+    )
 
 
 def test_every_truncation_is_refused(tiny_base, tiny_spec):
