@@ -161,8 +161,8 @@ class Adapter:
         """Serialise to safetensors bytes, under stock PEFT tensor names."""
         tensors = peft_state_dict(self)
         tensors |= {EXTRA_PREFIX + name: t.contiguous() for name, t in self.extra.items()}
-        header = {"spec": json.dumps(asdict(self.spec)), "metadata": json.dumps(self.metadata)}
-        return save(tensors, metadata=header)
+        note = {"spec": asdict(self.spec), "metadata": dict(self.metadata)}
+        return save(tensors, metadata={"adapter": json.dumps(note)})  # one key: stable bytes
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Adapter:
@@ -173,11 +173,11 @@ class Adapter:
         """
         try:
             size = int.from_bytes(data[:8], "little")
-            header = json.loads(data[8 : 8 + size])["__metadata__"]
+            note = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["adapter"])
             tensors = load(data)
-            fields = json.loads(header["spec"])
+            fields, metadata = note["spec"], note["metadata"]
             fields |= {name: tuple(fields[name]) for name in ("modules", "layers")}
-            spec, metadata = AdapterSpec(**fields), json.loads(header["metadata"])
+            spec = AdapterSpec(**fields)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"got {len(data)} bytes that are not an adapter ({error}), expected safetensors "

@@ -1,4 +1,4 @@
-"""Command line: `prag parametrize | answer | evaluate | store | models | demo | bench`.
+"""Command line: `prag parametrize | answer | evaluate | demo | ...`, see COMMANDS.
 
 Every option is a parameter of the command's function (commands.py) or a field of `Setup`
 (build.py), and may stand in a YAML file given with --config.
@@ -20,6 +20,7 @@ from prag_core.build import Setup
 
 COMMANDS = {
     "parametrize": commands.parametrize,
+    "warmup": commands.warmup,
     "answer": commands.answer,
     "evaluate": commands.evaluate,
     "store": commands.store,

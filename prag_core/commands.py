@@ -16,6 +16,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from prag_core.adapter_store import AdapterStore
 from prag_core.assignment import assign_documents
+from prag_core.augmentation import QAPair
 from prag_core.build import Setup, build_pipeline
 from prag_core.chunking import chunk_documents
 from prag_core.datasets import QuestionSet, load_question_set
@@ -24,6 +25,7 @@ from prag_core.evaluate import EvaluationOptions
 from prag_core.evaluate import evaluate as run_evaluation
 from prag_core.export import from_peft, to_peft
 from prag_core.gguf_lora import from_gguf, to_gguf
+from prag_core.lora_training import LoraTrainer
 from prag_core.models import (
     EMBEDDED_NAME,
     SUPPORTED,
@@ -33,6 +35,7 @@ from prag_core.models import (
 )
 from prag_core.pipeline import ParametricRAG
 from prag_core.results import SHUFFLED, Report, format_table
+from prag_core.span_augmentation import SpanAugmenter
 
 STORE = "runs/store"
 
@@ -67,6 +70,22 @@ def parametrize(
         f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "
         f"records left out; {store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
     )
+
+
+def warmup(question_set: str, to: str, setup: Setup, limit: int | None = None) -> None:
+    """Train the warm-up initialisation on question-answer pairs; use it with --training.init.
+
+    Args:
+        question_set: questions with golden answers, of other documents than those to come.
+        to: PEFT folder to write.
+        setup: shared settings.
+        limit: take the first questions only.
+    """
+    questions = load_question_set(question_set, limit=limit, skip_bad=True).questions
+    pairs = [QAPair(q.question, q.golden_answers[0]) for q in questions if q.golden_answers]
+    base = load_base_model(setup.base_model, setup.dtype, setup.device)
+    trainer = LoraTrainer(base, SpanAugmenter(base), setup.training)
+    print(to_peft(trainer.train_warmup(pairs), to, setup.base_model))
 
 
 def answer(

@@ -17,7 +17,7 @@ from prag_core.datasets import QuestionSet, load_question_set
 from prag_core.evaluate import EvaluationOptions
 from prag_core.results import Report, answers_path, format_table, read_answers, write_json
 
-MODES = ("closed_book", "in_context", "parametric", "combine", "shuffled", "sft")
+MODES = ("closed_book", "in_context", "da_rag", "parametric", "combine", "shuffled", "sft")
 SHOWN = 3  # questions printed with every mode's answer
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prag_core.adapter import DTYPES, FFN_MODULES, Adapter, AdapterSpec, fingerprint
-from prag_core.augmentation import AugmentedDocument, Augmenter
+from prag_core.augmentation import AugmentedDocument, Augmenter, QAPair
 from prag_core.documents import Document
 from prag_core.models import BaseModel
 from prag_core.token_loss import IGNORE, next_token_loss
@@ -115,16 +115,19 @@ class LoraTrainer:
             layers=layers,
             dtype=self.options.dtype,
         )
+        if init and replace(init.spec, dtype=self.spec.dtype) != self.spec:
+            raise ValueError(
+                f"got an initial adapter of {init.spec}, expected {self.spec}: "
+                "train it with the same base model, rank, alpha, modules and layers"
+            )
         self.init = init.tensors if init else _initial_tensors(base, self.spec, self.options.seed)
-        if init and init.spec.paths() != self.spec.paths():
-            raise ValueError("got an initial adapter of another spec, expected the trainer's own")
         quality = {
             key: value
             for key, value in asdict(self.options).items()
             if key not in ("documents_per_batch", "dtype")
         }
-        start = "random" if init is None else fingerprint(init.to_bytes().hex())
-        self.fingerprint = fingerprint(["lora", quality, augmenter.fingerprint, start])
+        quality["init"] = fingerprint(init.to_bytes().hex()) if init else "random"
+        self.fingerprint = fingerprint(["lora", quality, augmenter.fingerprint])
 
     def parametrize(self, documents: Sequence[Document]) -> list[Adapter]:
         """Augment the documents and train one adapter each."""
@@ -152,6 +155,14 @@ class LoraTrainer:
         per_step = max(self.options.sequences_per_step, 8)
         self._fit(stack, [[sequences[i] for i in order.tolist()]], per_step)
         return self._adapter(stack, 0, [document.document for document in augmented])
+
+    def train_warmup(self, pairs: Sequence[QAPair]) -> Adapter:
+        """Train one adapter on question-answer pairs alone: the warm-up initialisation.
+
+        It teaches the answer's form (Su et al., 2025, section 4.1); `init` starts documents there.
+        """
+        nothing = Document("", "warm-up")
+        return self.train_global([AugmentedDocument(nothing, (), (pair,)) for pair in pairs])
 
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
         return build_sequences(

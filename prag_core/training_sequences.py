@@ -33,7 +33,7 @@ def build_sequences(
     as a recitation. A document without pairs is trained on its text.
     """
     document = augmented.document
-    texts = [document.text, *augmented.rewrites]
+    texts = [text for text in (document.text, *augmented.rewrites) if text]
     pairs = augmented.qa_pairs
     built = []
     if scheme == "paper":

@@ -84,6 +84,20 @@ def test_parametrize_answer_and_store(corpus, options, tmp_path, capsys):
     assert len(AdapterStore(store)) == 6
 
 
+def test_warmup_trains_an_initial_adapter(corpus, options, tmp_path, capsys):
+    start = tmp_path / "warm"
+    shared = [option for option in options if "augmentation" not in option]
+    assert run("warmup", corpus, start, *shared) == 0
+    assert (start / "adapter_config.json").exists()
+    store = tmp_path / "s"
+    assert run("parametrize", corpus, "--store", store, f"--training.init={start}", *options) == 0
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    assert "holds 12 adapters" in capsys.readouterr().out  # other start, other adapters
+    wrong = [f"--training.init={start}", "--training.rank=3"]
+    assert run("parametrize", corpus, "--store", store, *wrong, *options) == 2
+    assert "initial adapter" in capsys.readouterr().err
+
+
 def test_evaluate_writes_results_and_resolved_config(corpus, options, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = ["evaluate", corpus, "--output", output, "--evaluation.k", 1, *options]
