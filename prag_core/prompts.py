@@ -48,7 +48,12 @@ def chat(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
     """
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": user}]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # read by Qwen3's template alone: short answers, no monologue
+        )
     return f"{tokenizer.bos_token or ''}{user}\nAnswer:"
 
 

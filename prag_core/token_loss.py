@@ -19,7 +19,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, target: Tensor, cap: float | None) -> Tensor:
-        losses, gradient = [], torch.empty_like(hidden)
+        losses = torch.empty(len(hidden), device=hidden.device)
+        gradient = torch.empty_like(hidden)
         for start in range(0, len(hidden), CHUNK):
             rows = slice(start, start + CHUNK)
             logits = (hidden[rows] @ weight.mT).float()  # (chunk, V)
@@ -27,14 +28,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits = cap * torch.tanh(logits / cap)
             normaliser = logits.logsumexp(-1, keepdim=True)
             picked = target[rows, None]
-            losses.append((normaliser - logits.gather(-1, picked))[:, 0])
+            losses[rows] = (normaliser - logits.gather(-1, picked))[:, 0]
             slope = 1 - (logits / cap) ** 2 if cap else None
             delta = logits.sub_(normaliser).exp_()
             delta.scatter_add_(-1, picked, torch.full_like(picked, -1, dtype=delta.dtype))
             delta = delta * slope if cap else delta
             gradient[rows] = delta.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
-        return torch.cat(losses)
+        return losses
 
     @staticmethod
     def backward(ctx, upstream: Tensor):
@@ -57,7 +58,7 @@ def next_token_loss(
         count: number of documents N.
 
     Returns:
-        (N,) in float32.
+        (N,) in float32; 0 for a document without a labelled token.
     """
     ids, labels, owner = (tensor.to(base.device) for tensor in (ids, labels, owner))
     hidden = base.model.model(input_ids=ids, use_cache=False).last_hidden_state  # (rows, T, H)
