@@ -66,18 +66,26 @@ def attached(base: BaseModel, adapters: Adapter | Sequence[Adapter | None] | Non
     Raises:
         ValueError: an adapter of another base model, or a batch of another number of rows.
     """
+    with _hooked(base, _stack(base, adapters)):
+        yield base.model
+
+
+@contextmanager
+def _hooked(base: BaseModel, stacked: dict[str, tuple[Tensor, Tensor]]):
     handles = []
     try:
-        for path, (a, b) in _stack(base, adapters).items():
+        for path, (a, b) in stacked.items():
             module = base.model.get_submodule(path)
             handles.append(module.register_forward_hook(_lora_hook(a, b)))
-        yield base.model
+        yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _stack(base: BaseModel, adapters) -> dict[str, tuple[Tensor, Tensor]]:
+def _stack(
+    base: BaseModel, adapters: Adapter | Sequence[Adapter | None] | None
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Return {path: (A' (I, R), B' (R, O))}, with a leading N for one adapter a row."""
     single = isinstance(adapters, Adapter)
     rows = [adapters] if single else list(adapters or ())
@@ -97,7 +105,7 @@ def _stack(base: BaseModel, adapters) -> dict[str, tuple[Tensor, Tensor]]:
             if pair:
                 r = pair[0].shape[0]
                 a[row, :, :r] = pair[0].T
-                b[row, :r] = pair[1].T * adapter.spec.scale
+                b[row, :r] = pair[1].T.float() * adapter.spec.scale  # rounded once
         stacked[path] = (a[0], b[0]) if single else (a, b)
     return stacked
 
@@ -130,6 +138,9 @@ def generate(
 
     Returns:
         One text a prompt, in order, without stop strings and surrounding space.
+
+    Raises:
+        ValueError: not one adapter a prompt, or a prompt that is empty or too long.
     """
     options = options or GenerationOptions()
     shared = adapters is None or isinstance(adapters, Adapter)
@@ -154,10 +165,15 @@ def stream(
 ) -> Iterator[tuple[int, str]]:
     """Decode one batch and yield (row, new text) as soon as the text is final.
 
+    The adapters are attached during each forward pass only, so that whoever takes the pieces
+    meets the unchanged model between them, and may stop taking them at any time.
+
     Raises:
-        ValueError: a prompt that leaves no room for an answer in the context.
+        ValueError: an empty prompt, or one that leaves no room for an answer in the context.
     """
     options = options or GenerationOptions()
+    if not all(prompts):
+        raise ValueError("got an empty prompt, expected text: leave it out")
     encoded = base.tokenizer(
         list(prompts), return_tensors="pt", padding=True, add_special_tokens=False
     ).to(base.device)
@@ -168,33 +184,36 @@ def stream(
             f"{base.context_length - options.max_new_tokens} (context {base.context_length} less "
             f"max_new_tokens {options.max_new_tokens}): use fewer or shorter passages"
         )
-    rows = [_Row(base.tokenizer, options.stop) for _ in prompts]
-    with attached(base, adapters):
-        for tokens in _decode(base, encoded.input_ids, encoded.attention_mask, options):
-            for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-                if piece := row.push(token):
-                    yield index, piece
-            if all(row.done for row in rows):
-                break
+    rows = [_Row(base, options.stop) for _ in prompts]
+    stacked = _stack(base, adapters)
+    for tokens in _decode(base, stacked, encoded.input_ids, encoded.attention_mask, options):
+        for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            if piece := row.push(token):
+                yield index, piece
+        if all(row.done for row in rows):
+            break
     for index, row in enumerate(rows):
         if piece := row.flush():
             yield index, piece
 
 
-def _decode(base: BaseModel, ids: Tensor, mask: Tensor, options) -> Iterator[list[int]]:
+def _decode(
+    base: BaseModel, stacked: dict, ids: Tensor, mask: Tensor, options: GenerationOptions
+) -> Iterator[list[int]]:
     """Yield the next token of every row, up to max_new_tokens times; ids, mask (N, T)."""
     cache = DynamicCache(config=base.model.config)
     generator = torch.Generator(base.device).manual_seed(options.seed)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
     for _ in range(options.max_new_tokens):
-        logits = base.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # (N, V)
+        with _hooked(base, stacked):
+            logits = base.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]  # (N, V)
         ids = _choose(logits, options, generator)[:, None]  # (N, 1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         positions = positions[:, -1:] + 1
@@ -216,12 +235,11 @@ def _choose(logits: Tensor, options: GenerationOptions, generator: torch.Generat
 class _Row:
     """Text of one row while it is decoded; holds back what a stop string might still cut."""
 
-    def __init__(self, tokenizer, stop: tuple[str, ...]) -> None:
-        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
+    def __init__(self, base: BaseModel, stop: tuple[str, ...]) -> None:
+        self.tokenizer, self.stop = base.tokenizer, [s for s in stop if s]
         self.tokens: list[int] = []
         self.sent, self.done = 0, False
-        ends = getattr(tokenizer, "eos_token_id", None)
-        self.ends = {ends, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+        self.ends = end_tokens(base)
 
     def push(self, token: int) -> str:
         """Take a token, return the text that became final."""
@@ -230,25 +248,38 @@ class _Row:
         if token in self.ends:
             return self.flush()
         self.tokens.append(token)
-        text = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
-        cuts = [text.find(s, len(text) - len(text.lstrip())) for s in self.stop]
+        text = self._text()
+        begin = len(text) - len(text.lstrip())  # a line break before the answer ends nothing
+        cuts = [text.find(s, begin if s.isspace() else 0) for s in self.stop]
         if found := [cut for cut in cuts if cut >= 0]:
             return self._send(text[: min(found)], last=True)
         held = max((_overlap(text, s) for s in self.stop), default=0)
-        if text.endswith("\ufffd"):  # an unfinished UTF-8 sequence
-            held = max(held, 1)
-        return self._send(text[: len(text) - held])
+        unfinished = len(text) - len(text.rstrip("\ufffd"))  # bytes of a UTF-8 sequence
+        return self._send(text[: len(text) - max(held, unfinished)])
 
     def flush(self) -> str:
         """End the row and return what was held back."""
         if self.done:
             return ""
-        return self._send(self.tokenizer.decode(self.tokens, skip_special_tokens=True), last=True)
+        return self._send(self._text(), last=True)
+
+    def _text(self) -> str:
+        # Cleaning up spaces would change text that was sent already.
+        return self.tokenizer.decode(
+            self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
     def _send(self, text: str, last: bool = False) -> str:
         piece, self.sent = text[self.sent :], max(self.sent, len(text))
         self.done = last
         return piece
+
+
+def end_tokens(base: BaseModel) -> set[int]:
+    """Return the ids that end a text: the tokenizer's and those of the generation config."""
+    configured = base.model.generation_config.eos_token_id  # None, a number or a list
+    ends = configured if isinstance(configured, list) else [configured]
+    return {token for token in (base.tokenizer.eos_token_id, *ends) if token is not None}
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -16,6 +16,8 @@ from transformers import (
 from prag_core.adapter import DTYPES, Adapter, AdapterSpec
 from prag_core.models import SUPPORTED, BaseModel, freeze
 
+torch.set_num_threads(1)  # waiting for a second thread takes longer than these small products
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}<e>{% endfor %}"
     "{% if add_generation_prompt %}<a>{% endif %}"
