@@ -1,4 +1,4 @@
-"""Attach and generate: equal to dense weights, to PEFT and to transformers; nothing stays behind."""
+"""Attach and generate: equal to dense weights, PEFT and transformers; nothing stays behind."""
 
 from __future__ import annotations
 
