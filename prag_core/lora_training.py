@@ -24,7 +24,7 @@ from prag_core.training_sequences import SCHEMES, TrainingSequence, build_sequen
 
 @dataclass(frozen=True)
 class LoraTrainingOptions:
-    """Settings of the trained path; the defaults are tuned for the embedded model.
+    """Settings of the trained path; the defaults are the paper's.
 
     Attributes:
         rank: LoRA rank r.
@@ -38,7 +38,8 @@ class LoraTrainingOptions:
             answer, 5 a document) or `recall` (questions without the passage, and its text).
         loss: tokens that carry loss: `all` (paper) or `answer`.
         sequences_per_step: sequences of one document in one optimiser step.
-        max_tokens: longer sequences are cut at the front of the passage.
+        max_tokens: longer sequences are cut at the front of the passage (2 or more; never more
+            than the base model's context).
         documents_per_batch: documents trained together; changes speed and memory only.
         dtype: of the stored adapter.
         seed: of the initialisation and the order of sequences, the same for every document.
@@ -67,14 +68,21 @@ class LoraTrainingOptions:
             raise ValueError(f"got scheme {self.scheme!r}, expected one of {list(SCHEMES)}")
         if self.loss not in ("all", "answer"):
             raise ValueError(f"got loss {self.loss!r}, expected 'all' or 'answer'")
-        for name in ("epochs", "sequences_per_step", "documents_per_batch", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name} {getattr(self, name)}, expected 1 or more")
+        least = {"epochs": 1, "sequences_per_step": 1, "documents_per_batch": 1, "max_tokens": 2}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"got {name} {getattr(self, name)}, expected {minimum} or more")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"got learning_rate {self.learning_rate}, expected a positive number")
 
 
 PAPER = LoraTrainingOptions()  # Su et al., 2025, section 4.1 and its code
+GLOBAL_STEP = 8  # least sequences in a step of `train_global`: one adapter has many documents
+
+
+def paper_options(**changes) -> LoraTrainingOptions:
+    """Return the settings of Su et al. (2025), with the named changes."""
+    return replace(PAPER, **changes)
 
 
 class LoraTrainer:
@@ -115,6 +123,11 @@ class LoraTrainer:
             layers=layers,
             dtype=self.options.dtype,
         )
+        if self.options.init and init is None:
+            raise ValueError(
+                f"got the option init {self.options.init!r} alone, expected its adapter too: pass "
+                "init=from_peft(options.init, base)"
+            )
         if init and replace(init.spec, dtype=self.spec.dtype) != self.spec:
             raise ValueError(
                 f"got an initial adapter of {init.spec}, expected {self.spec}: "
@@ -152,7 +165,7 @@ class LoraTrainer:
             len(sequences), generator=torch.Generator().manual_seed(self.options.seed)
         )
         stack = _Stack(self.base, self.spec, self.init, 1)
-        per_step = max(self.options.sequences_per_step, 8)
+        per_step = max(self.options.sequences_per_step, GLOBAL_STEP)
         self._fit(stack, [[sequences[i] for i in order.tolist()]], per_step)
         return self._adapter(stack, 0, [document.document for document in augmented])
 
@@ -165,9 +178,8 @@ class LoraTrainer:
         return self.train_global([AugmentedDocument(nothing, (), (pair,)) for pair in pairs])
 
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
-        return build_sequences(
-            self.base.tokenizer, document, self.options.scheme, self.options.max_tokens
-        )
+        longest = min(self.options.max_tokens, self.base.context_length)
+        return build_sequences(self.base.tokenizer, document, self.options.scheme, longest)
 
     def _groups(self, sequences: list[list[TrainingSequence]]) -> Iterator[list[int]]:
         """Group documents of equal step count and similar length (less padding)."""
@@ -279,8 +291,3 @@ class _Stack:
             return output + update.view_as(output)
 
         return hook
-
-
-def paper_options(**changes) -> LoraTrainingOptions:
-    """Return the settings of Su et al. (2025), with the named changes."""
-    return replace(PAPER, **changes)

@@ -27,28 +27,31 @@ def build_sequences(
 ) -> list[TrainingSequence]:
     """Write the sequences that one document is trained on.
 
-    `paper` (Su et al., 2025, and its code): every question-answer pair but the last with the
-    passage and with each rewrite, the last one without passage; with 1 rewrite and 3 pairs these
-    are 5. `recall`: every pair without passage, as it will be asked, and the text and its rewrites
-    as a recitation. A document without pairs is trained on its text.
+    `paper` (Su et al., 2025, and its code): the first half of the question-answer pairs (rounded
+    up) with the passage and with each rewrite, the others without passage; with 1 rewrite and 3
+    pairs these are 5. `recall`: every pair without passage, as it will be asked, and the text and
+    its rewrites as a recitation. A document without pairs is trained on its text; one without
+    text, on its pairs without passage.
+
+    Raises:
+        ValueError: neither text nor pairs.
     """
-    document = augmented.document
-    texts = [text for text in (document.text, *augmented.rewrites) if text]
-    pairs = augmented.qa_pairs
+    document, pairs = augmented.document, augmented.qa_pairs
+    texts = [text for text in (document.text, *augmented.rewrites) if text.strip()]
+    if not texts and not pairs:
+        raise ValueError(
+            f"got a document without text and question-answer pairs ({document.id}), expected "
+            "one of both: leave it out of the corpus"
+        )
+    with_passage = pairs[: (len(pairs) + 1) // 2] if scheme == "paper" and texts else ()
     built = []
-    if scheme == "paper":
-        for pair in pairs[:-1]:
-            passages = [Document(text, document.title) for text in texts]
-            built += [
-                encode(tokenizer, question_prompt(tokenizer, pair.question, [p]), pair.answer)
-                for p in passages
-            ]
-        asked = pairs[-1:]
-    else:
-        asked = pairs
-    built += [
-        encode(tokenizer, question_prompt(tokenizer, pair.question), pair.answer) for pair in asked
-    ]
+    for pair in with_passage:
+        for text in texts:
+            passage = Document(text, document.title)
+            prompt = question_prompt(tokenizer, pair.question, [passage])
+            built.append(encode(tokenizer, prompt, pair.answer))
+    for pair in pairs[len(with_passage) :]:
+        built.append(encode(tokenizer, question_prompt(tokenizer, pair.question), pair.answer))
     if scheme == "recall" or not pairs:
         prompt = chat(tokenizer, RECITE.format(title=document.title or "the document"))
         built += [encode(tokenizer, prompt, text) for text in texts]
@@ -64,9 +67,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Trai
 
 
 def cut(sequence: TrainingSequence, max_tokens: int) -> TrainingSequence:
-    """Drop tokens before the answer's question until at most `max_tokens` are left."""
-    excess = len(sequence.ids) - max_tokens
-    if excess <= 0:
-        return sequence
-    start = max(sequence.answer_start - excess, 1)
-    return TrainingSequence(sequence.ids[-max_tokens:], min(start, max_tokens - 1))
+    """Keep the last `max_tokens` (2 or more): what goes first is the front of the passage.
+
+    Of an answer that is longer itself, all tokens but the first are still predicted.
+    """
+    excess = max(len(sequence.ids) - max_tokens, 0)
+    return TrainingSequence(sequence.ids[excess:], max(sequence.answer_start - excess, 1))
