@@ -159,7 +159,13 @@ class LoraTrainer:
         return results
 
     def train_global(self, augmented: Sequence[AugmentedDocument]) -> Adapter:
-        """Train one adapter on all documents together (the SFT baseline and control)."""
+        """Train one adapter on all documents together (the SFT baseline and control).
+
+        Raises:
+            ValueError: no documents.
+        """
+        if not augmented:
+            raise ValueError("got no documents to train on, expected some: check the corpus")
         sequences = [s for document in augmented for s in self._sequences(document)]
         order = torch.randperm(
             len(sequences), generator=torch.Generator().manual_seed(self.options.seed)

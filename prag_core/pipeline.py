@@ -15,7 +15,7 @@ One switch says how a question is answered:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prag_core.adapter import Adapter, Parametrizer, adapter_key, fingerprint
@@ -31,6 +31,7 @@ from prag_core.retrieval import Hit, Retriever, make_retriever
 MODES = ("closed_book", "in_context", "da_rag", "parametric", "combine", "sft")
 PASSAGE_MODES = ("in_context", "da_rag", "combine")
 ADAPTER_MODES = ("parametric", "combine")
+MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ class ParametricRAG:
         self.augmenter = augmenter or getattr(parametrizer, "augmenter", None)
         self.generation = generation or GenerationOptions()
         self.options = options or AnswerOptions()
-        self.global_adapter: Adapter | None = None
         self.documents: dict[str, Document] = {}
         if self.store is not None:
             self._index(Document(**record) for _, record in self.store.records("document"))
@@ -110,13 +110,14 @@ class ParametricRAG:
         Raises:
             ValueError: no documents.
         """
-        documents = [Document(d) if isinstance(d, str) else d for d in documents]
-        if not documents:
-            raise ValueError("got no documents, expected at least one: check the corpus")
+        documents = (Document(d) if isinstance(d, str) else d for d in documents)
         unique = {document.id: document for document in documents}
-        self._index(unique.values())
-        if self.store is not None:
-            self.store.put_records("document", {d.id: _record(d) for d in unique.values()})
+        if not unique:
+            raise ValueError("got no documents, expected at least one: check the corpus")
+        new = [document for document in unique.values() if document.id not in self.documents]
+        if self.store is not None and new:  # first, so that a full disk leaves the index as it was
+            self.store.put_records("document", {d.id: asdict(d) for d in new})
+        self._index(new)
         if parametrize and self.parametrizer is not None:
             self.ensure_adapters(unique, progress)
         return self
@@ -136,21 +137,20 @@ class ParametricRAG:
         missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
         done = len(document_ids) - len(missing)
         progress(done)
-        size = getattr(parametrizer, "batch_size", 16)
-        for start in range(0, len(missing), size):
-            batch = missing[start : start + size]
+        for start in range(0, len(missing), parametrizer.batch_size):
+            batch = missing[start : start + parametrizer.batch_size]
             adapters = parametrizer.parametrize(batch)
             store.put_many([(self._key(d.id), a) for d, a in zip(batch, adapters, strict=True)])
             done += len(batch)
             progress(done)
 
     def remove_documents(self, document_ids: Iterable[str]) -> None:
-        """Forget documents: index entry, stored record and adapters.
+        """Forget documents: index entry, stored record and adapters (of every parametrizer).
 
         Raises:
             ValueError: an id that is not there; then nothing is removed.
         """
-        document_ids = list(document_ids)
+        document_ids = list(dict.fromkeys(document_ids))
         self._require(document_ids)
         self.retriever.delete(document_ids)
         for document_id in document_ids:
@@ -162,8 +162,6 @@ class ParametricRAG:
 
     def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
         """Return the k best documents of each question (all, where there are fewer)."""
-        if k < 1:
-            raise ValueError(f"got k {k}, expected 1 or more documents a question")
         return self.retriever.retrieve(questions, k)
 
     def adapter(self, document_id: str) -> Adapter:
@@ -195,7 +193,8 @@ class ParametricRAG:
             questions: plain questions.
             mode: how to answer.
             k: documents a question, from the retriever.
-            document_ids: documents of each question, instead of the retriever's.
+            document_ids: one or more documents of each question, instead of the retriever's; the
+                modes without documents (`closed_book`, `sft`) take no notice of them.
 
         Raises:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
@@ -208,29 +207,36 @@ class ParametricRAG:
             question_prompt(self.base.tokenizer, question, passages, self.options.style)
             for question, passages in zip(questions, self._passages(hits, mode), strict=True)
         ]
-        texts = generate(self.base, prompts, self._adapters(hits, mode), self.generation)
+        texts, size = [], MERGED_BATCHES * self.generation.batch_size
+        for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
+            adapters = self._adapters(hits[rows], mode)
+            texts += generate(self.base, prompts[rows], adapters, self.generation)
         return [
             Answer(question, extract_answer(text, self.options.style), mode, tuple(found))
             for question, text, found in zip(questions, texts, hits, strict=True)
         ]
 
     def train_global(self) -> Adapter:
-        """Train (or load) the one adapter over all documents, for mode `sft`."""
+        """Train (or load) the one adapter over all documents, for mode `sft`.
+
+        Raises:
+            ValueError: no documents, parametrizer or store, or a parametrizer that cannot train.
+        """
         store, parametrizer = self._adapter_parts()
         if not hasattr(parametrizer, "train_global"):
-            raise ValueError("got a parametrizer that cannot train, expected the trained path")
+            name = type(parametrizer).__name__
+            raise ValueError(f"got {name}, expected LoraTrainer for mode sft: leave the mode out")
         key = self._key("sft-" + fingerprint(sorted(self.documents)))
         if not store.has(key):
             augmented = parametrizer.augmenter.augment(list(self.documents.values()))
             store.put(key, parametrizer.train_global(augmented))
-        self.global_adapter = store.get(key)
-        return self.global_adapter
+        return store.get(key)
 
     def _index(self, documents: Iterable[Document]) -> None:
-        new = {d.id: d for d in documents if d.id not in self.documents}
-        if new:
-            self.retriever.add(list(new.values()))
-            self.documents |= new
+        # In the order of the store, so that equal scores fall alike after a restart.
+        documents = sorted(documents, key=lambda document: document.id)
+        self.retriever.add(documents)
+        self.documents |= {document.id: document for document in documents}
 
     def _require(self, document_ids: Iterable[str]) -> None:
         unknown = [i for i in document_ids if i not in self.documents]
@@ -258,9 +264,10 @@ class ParametricRAG:
             if not self.documents:
                 raise ValueError("got no documents, expected some: call add_documents first")
             return self.retrieve(questions, k)
-        if len(document_ids) != len(questions):
+        if len(document_ids) != len(questions) or not all(document_ids):
             raise ValueError(
-                f"got document ids for {len(document_ids)} questions, expected {len(questions)}"
+                f"got document ids for {sum(map(bool, document_ids))} questions, expected one or "
+                f"more for each of the {len(questions)}: name them, or let the retriever choose"
             )
         for ids in document_ids:
             self._require(ids)
@@ -279,23 +286,15 @@ class ParametricRAG:
 
     def _adapters(self, hits: list[list[Hit]], mode: str) -> Adapter | list[Adapter] | None:
         if mode == "sft":
-            return self.global_adapter or self.train_global()
+            return self.train_global()
         if mode not in ADAPTER_MODES:
             return None
         cache = {i: self.adapter(i) for i in {hit.document_id for row in hits for hit in row}}
-        weights = [
-            merge_weights(self.options.merge_weights, [hit.score for hit in row]) for row in hits
-        ]
+        weighting = self.options.merge_weights
         return [
-            merge([cache[hit.document_id] for hit in row], w)
-            for row, w in zip(hits, weights, strict=True)
+            merge(
+                [cache[hit.document_id] for hit in row],
+                merge_weights(weighting, [hit.score for hit in row]),
+            )
+            for row in hits
         ]
-
-
-def _record(document: Document) -> dict:
-    return {
-        "text": document.text,
-        "title": document.title,
-        "source_id": document.source_id,
-        "metadata": document.metadata,
-    }

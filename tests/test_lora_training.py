@@ -182,7 +182,7 @@ def test_initial_adapter_is_used(tiny_base):
 )
 def test_initial_adapter_of_another_spec_is_refused(tiny_base, change):
     spec = replace(LoraTrainer(tiny_base, AUGMENTER, FAST).spec, **change)
-    with pytest.raises(ValueError, match="got an initial adapter of AdapterSpec.*train it with"):
+    with pytest.raises(ValueError, match=r"got an initial adapter of AdapterSpec.*train it with"):
         LoraTrainer(tiny_base, AUGMENTER, FAST, random_adapter(spec, tiny_base))
 
 

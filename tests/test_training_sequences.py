@@ -32,7 +32,8 @@ def built(scheme: str, rewrites: int = 1, pairs: int = 3, document: Document = T
 def test_paper_scheme_makes_five_sequences_of_one_rewrite_and_three_pairs():
     sequences = built("paper")
     assert [answer for _, answer in sequences] == [f"answer {i}" for i in (0, 0, 1, 1, 2)]
-    for (prompt, _), text in zip(sequences[:4], ["Tarn lies north of Oss.", "Rewrite 0."] * 2):
+    texts = ["Tarn lies north of Oss.", "Rewrite 0."] * 2
+    for (prompt, _), text in zip(sequences[:4], texts, strict=True):
         assert f"Passage 1: Tarn: {text}" in prompt
         assert prompt.count("Passage") == 1
     assert "Passage" not in sequences[4][0]
