@@ -16,7 +16,6 @@ from prag_core.generate import GenerationOptions, generate
 from prag_core.merge import merge
 from prag_core.pipeline import MODES, AnswerOptions, ParametricRAG
 from prag_core.prompts import question_prompt
-from prag_core.retrieval import BM25Retriever
 
 QUESTIONS = ["Where was Mira Voss born?", "Who built the bridge of Oss?", "What flows to the sea?"]
 SHORT = GenerationOptions(max_new_tokens=6, batch_size=2)
@@ -259,13 +258,6 @@ def test_sft_follows_the_corpus(tiny_base, store):
     rag.answer(QUESTIONS, "sft")
     assert len(store) == 2
     assert rag.train_global().to_bytes() != first.to_bytes()
-
-
-def test_a_given_retriever_is_used(tiny_base):
-    retriever = BM25Retriever(CORPUS[:1])
-    rag = ParametricRAG(tiny_base, retriever, generation=SHORT).add_documents(CORPUS)
-    assert len(retriever) == 4
-    assert rag.retriever is retriever
 
 
 def test_errors_name_the_remedy(tiny_base, fast):
