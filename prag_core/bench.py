@@ -1,3 +1,132 @@
-"""stand-in, replaced below"""
-def bench(output: str = "runs/bench") -> None:
-    """Measure."""
+"""Benchmark: how fast each path is beside stock PEFT, as one table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from prag_core.bench_answering import bench_generate, bench_latency, bench_merge
+from prag_core.bench_measure import Measurement, PeftProcess, limited
+from prag_core.bench_store import bench_store
+from prag_core.bench_training import bench_training
+from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
+from prag_core.results import write_json
+
+PARTS = ("train", "merge", "generate", "latency", "store")
+PACKAGES = ("torch", "transformers", "peft", "lmdb")
+STORE_LIMITS = (
+    ("open", "open_ms", "ms", 50),
+    ("get one at random", "get_ms", "ms", 1),
+    ("size over raw", "overhead_percent", "%", 3),
+)
+
+
+def bench(
+    output: str = "runs/bench",
+    parts: tuple[Literal["train", "merge", "generate", "latency", "store"], ...] = PARTS,
+    quick: bool = False,
+    base_model: str = EMBEDDED_NAME,
+    adapters: int = 100_000,
+) -> None:
+    """Measure speed beside stock PEFT in one run; parts measured earlier stay in the file.
+
+    Args:
+        output: folder for bench.json and for the adapters that are measured with.
+        parts: what to measure.
+        quick: one or two of everything, to see that all parts run; its figures mean nothing.
+        base_model: `smollm2-135m` (embedded) or a local folder.
+        adapters: adapters in the store of part `store`.
+    """
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "bench.json"
+    report = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for part, rows in _measure(parts, folder, quick, base_model, adapters):
+        report[part] = {
+            "base_model": base_model,
+            "quick": quick,
+            "measured": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "machine": machine(),
+            "rows": [row.as_row() for row in rows],
+        }
+        write_json(path, report)
+    Console().print(bench_table(report))
+
+
+def bench_table(report: dict) -> Table:
+    """Format the report of all parts that were measured."""
+    table = Table(title="Speed", title_justify="left")
+    for name in ("part", "ours", "baseline", "ratio", "target", "met"):
+        numeric = name in ("ours", "baseline", "ratio")
+        table.add_column(name, justify="right" if numeric else "left")
+    for part in (part for part in PARTS if part in report):
+        for row in report[part]["rows"]:
+            values = [row[name] for name in ("ours", "baseline")]
+            shown = ["" if v is None else f"{v:.4g} {row['unit']}" for v in values]
+            ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}x"
+            met = {None: "", True: "yes", False: "no"}[row["met"]]
+            note = f"\n({row['note']})" if row["note"] else ""
+            name = f"{part}: {row['name']}{note}"
+            table.add_row(name, *shown, ratio, row["target"], met)
+        table.add_section()
+    return table
+
+
+def machine() -> dict:
+    """Describe the processor and the versions that the figures belong to."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line]
+        model = next((v.strip() for k, v in lines if k.strip() == "model name"), model)
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _measure(parts, folder: Path, quick: bool, base_model: str, adapters: int):
+    """Yield (part, its measurements), one part after the other."""
+    with_model = [part for part in PARTS[:4] if part in parts]
+    if with_model:
+        base = load_base_model(base_model, device="cpu")
+        with PeftProcess(base) as peft:
+            for part in with_model:
+                yield part, _measure_part(part, base, peft, str(folder / "adapters"), quick)
+    if "store" in parts:
+        yield "store", _measure_store(folder, adapters)
+
+
+def _measure_part(
+    part: str, base: BaseModel, peft: PeftProcess, store: str, quick: bool
+) -> list[Measurement]:
+    if part == "train":
+        return bench_training(base, peft, quick)
+    if part == "merge":
+        return bench_merge(base, peft, store, quick)
+    if part == "generate":
+        return bench_generate(base, peft, store, quick)
+    return bench_latency(base, store, quick)
+
+
+def _measure_store(folder: Path, adapters: int) -> list[Measurement]:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        found = bench_store(scratch, adapters)
+    note = f"{found['count']} adapters, rank 2"
+    return [
+        limited("store", name, found[key], unit, limit, note)
+        for name, key, unit, limit in STORE_LIMITS
+    ]
