@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ def _hooked(base: BaseModel, stacked: dict[str, tuple[Tensor, Tensor]]):
     handles = []
     try:
         for path, (a, b) in stacked.items():
-            module = base.model.get_submodule(path)
+            module = attrgetter(path)(base.model)  # get_submodule takes thrice the time
             handles.append(module.register_forward_hook(_lora_hook(a, b)))
         yield
     finally:
@@ -92,22 +93,34 @@ def _stack(
     for adapter in filter(None, rows):
         adapter.spec.require_base(base.fingerprint)
     layers = {layer for adapter in filter(None, rows) for layer in adapter.spec.layers}
-    ffn_linears(base.model, layers=sorted(layers))  # raises for a layer the model does not have
+    ffn_linears(base.model, (), sorted(layers))  # raises for a layer the model does not have
+    dtype, device = base.dtype, base.device  # each searches the model
+    if single:
+        return {path: _transposed(adapters, path, dtype, device) for path in adapters.tensors}
     stacked = {}
     paths = {path: None for adapter in filter(None, rows) for path in adapter.tensors}
     for path in paths:
         inputs, outputs = base.module_shape(path.rsplit(".", 1)[1])
         pairs = [adapter and adapter.tensors.get(path) for adapter in rows]
         rank = max(pair[0].shape[0] for pair in pairs if pair)
-        a = torch.zeros(len(rows), inputs, rank, dtype=base.dtype, device=base.device)
-        b = torch.zeros(len(rows), rank, outputs, dtype=base.dtype, device=base.device)
+        a = torch.zeros(len(rows), inputs, rank, dtype=dtype, device=device)
+        b = torch.zeros(len(rows), rank, outputs, dtype=dtype, device=device)
         for row, (adapter, pair) in enumerate(zip(rows, pairs, strict=True)):
             if pair:
                 r = pair[0].shape[0]
-                a[row, :, :r] = pair[0].T
-                b[row, :r] = pair[1].T.float() * adapter.spec.scale  # rounded once
-        stacked[path] = (a[0], b[0]) if single else (a, b)
+                a[row, :, :r], b[row, :r] = _transposed(adapter, path, dtype, device)
+        stacked[path] = (a, b)
     return stacked
+
+
+def _transposed(
+    adapter: Adapter, path: str, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return A' (I, R) and scale B' (R, O) of one module."""
+    a, b = adapter.tensors[path]
+    if adapter.spec.scale != 1:
+        b = b.float() * adapter.spec.scale  # rounded once
+    return a.T.to(device, dtype), b.T.to(device, dtype)
 
 
 def _lora_hook(a: Tensor, b: Tensor):

@@ -73,7 +73,7 @@ def merge(
     first = adapters[0].spec
     for adapter in adapters[1:]:
         adapter.spec.require_base(first.base_model)
-        if adapter.spec.paths() != first.paths():
+        if (adapter.spec.modules, adapter.spec.layers) != (first.modules, first.layers):
             raise ValueError(
                 f"got an adapter of modules {adapter.spec.modules} in layers "
                 f"{adapter.spec.layers}, expected {first.modules} in {first.layers}: "
@@ -91,13 +91,16 @@ def merge(
 
 
 def _concatenate(adapters: Sequence[Adapter], factors: Sequence[float]) -> Tensors:
-    tensors = {}
-    for path in adapters[0].spec.paths():
-        pairs = [adapter.tensors[path] for adapter in adapters]
-        a = torch.cat([a for a, _ in pairs])  # (sum R, I)
-        b = torch.cat([b * f for (_, b), f in zip(pairs, factors, strict=True)], 1)  # (O, sum R)
-        tensors[path] = (a, b)
-    return tensors
+    paths = adapters[0].spec.paths()
+    columns = [[adapter.tensors[path][1] for path in paths] for adapter in adapters]
+    equal = len(set(factors)) == 1
+    if not equal:
+        columns = [torch._foreach_mul(*pair) for pair in zip(columns, factors, strict=True)]
+    b = [torch.cat(row, 1) for row in zip(*columns, strict=True)]  # each (O, sum R)
+    if equal:  # scaled together: one multiplication a module, not one a module and adapter
+        b = torch._foreach_mul(b, factors[0])
+    a = [torch.cat([adapter.tensors[path][0] for adapter in adapters]) for path in paths]
+    return dict(zip(paths, zip(a, b, strict=True), strict=True))  # a (sum R, I)
 
 
 def _solve_again(
