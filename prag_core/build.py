@@ -18,7 +18,7 @@ from prag_core.augmentation import Augmenter, CachedAugmenter, FileAugmenter
 from prag_core.documents import Document
 from prag_core.export import from_peft
 from prag_core.generate import GenerationOptions
-from prag_core.lora_training import LoraTrainer, LoraTrainingOptions
+from prag_core.lora_training import SPEED_OPTIONS, LoraTrainer, LoraTrainingOptions
 from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.pipeline import AnswerOptions, ParametricRAG
 from prag_core.retrieval import make_retriever
@@ -81,7 +81,8 @@ class Setup:
         """Return the settings that answers depend on, to be kept beside results."""
         config = asdict(self)
         config["generation"].pop("batch_size")
-        config["training"].pop("documents_per_batch")
+        for name in SPEED_OPTIONS:
+            config["training"].pop(name)
         for name in ("device", "hypernet" if self.path == "trained" else "training"):
             config.pop(name)
         return config

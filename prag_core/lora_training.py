@@ -21,6 +21,8 @@ from prag_core.models import BaseModel
 from prag_core.token_loss import IGNORE, next_token_loss
 from prag_core.training_sequences import SCHEMES, TrainingSequence, build_sequences
 
+SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the adapters as they are
+
 
 @dataclass(frozen=True)
 class LoraTrainingOptions:
@@ -40,7 +42,9 @@ class LoraTrainingOptions:
         sequences_per_step: sequences of one document in one optimiser step.
         max_tokens: longer sequences are cut at the front of the passage (2 or more; never more
             than the base model's context).
-        documents_per_batch: documents trained together; changes speed and memory only.
+        documents_per_batch: documents trained together, at most; changes speed and memory only.
+        tokens_per_batch: tokens of one step of all of them, at most (about 1.5 MB each for the
+            embedded model); changes speed and memory only.
         dtype: of the stored adapter.
         seed: of the initialisation and the order of sequences, the same for every document.
         init: folder of a PEFT adapter to start from (warm-up initialisation), or empty.
@@ -58,6 +62,7 @@ class LoraTrainingOptions:
     sequences_per_step: int = 1
     max_tokens: int = 3000
     documents_per_batch: int = 16
+    tokens_per_batch: int = 4096
     dtype: str = "bfloat16"
     seed: int = 0
     init: str = ""
@@ -68,7 +73,8 @@ class LoraTrainingOptions:
             raise ValueError(f"got scheme {self.scheme!r}, expected one of {list(SCHEMES)}")
         if self.loss not in ("all", "answer"):
             raise ValueError(f"got loss {self.loss!r}, expected 'all' or 'answer'")
-        least = {"epochs": 1, "sequences_per_step": 1, "documents_per_batch": 1, "max_tokens": 2}
+        least = dict.fromkeys(("epochs", "sequences_per_step", *SPEED_OPTIONS), 1)
+        least["max_tokens"] = 2
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected {minimum} or more")
@@ -137,7 +143,7 @@ class LoraTrainer:
         quality = {
             key: value
             for key, value in asdict(self.options).items()
-            if key not in ("documents_per_batch", "dtype")
+            if key not in (*SPEED_OPTIONS, "dtype")
         }
         quality["init"] = fingerprint(init.to_bytes().hex()) if init else "random"
         self.fingerprint = fingerprint(["lora", quality, augmenter.fingerprint])
@@ -193,10 +199,13 @@ class LoraTrainer:
         def cost(index: int) -> tuple[int, int]:
             return len(sequences[index]), max(len(s.ids) for s in sequences[index])
 
+        options = self.options
         order = sorted(range(len(sequences)), key=cost)
         group: list[int] = []
         for index in order:
-            full = len(group) == self.options.documents_per_batch
+            count, longest = cost(index)
+            tokens = (len(group) + 1) * min(count, options.sequences_per_step) * longest
+            full = len(group) == options.documents_per_batch or tokens > options.tokens_per_batch
             if group and (full or len(sequences[group[0]]) != len(sequences[index])):
                 yield group
                 group = []

@@ -76,8 +76,8 @@ def test_trained_together_equals_one_by_one(tiny_base, change):
 
 def test_documents_per_batch_changes_nothing(tiny_base):
     expected = LoraTrainer(tiny_base, AUGMENTER, FAST).train(UNEVEN)
-    for size in (1, 2, 5):
-        options = replace(FAST, documents_per_batch=size)
+    for change in ({"documents_per_batch": 1}, {"documents_per_batch": 5}, {"tokens_per_batch": 1}):
+        options = replace(FAST, **change)
         trainer = LoraTrainer(tiny_base, AUGMENTER, options)
         assert trainer.fingerprint == LoraTrainer(tiny_base, AUGMENTER, FAST).fingerprint
         for (ours, _), (theirs, _) in zip(trainer.train(UNEVEN), expected, strict=True):
