@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prag_core.adapter import DTYPES, FFN_MODULES, Adapter, AdapterSpec, fingerprint
 from prag_core.augmentation import AugmentedDocument, Augmenter, QAPair
 from prag_core.documents import Document
 from prag_core.models import BaseModel
+from prag_core.stacked_lora import StackedLora, initial_tensors
 from prag_core.token_loss import IGNORE, next_token_loss
 from prag_core.training_sequences import SCHEMES, TrainingSequence, build_sequences
 
@@ -139,7 +140,7 @@ class LoraTrainer:
                 f"got an initial adapter of {init.spec}, expected {self.spec}: "
                 "train it with the same base model, rank, alpha, modules and layers"
             )
-        self.init = init.tensors if init else _initial_tensors(base, self.spec, self.options.seed)
+        self.init = init.tensors if init else initial_tensors(base, self.spec, self.options.seed)
         quality = {
             key: value
             for key, value in asdict(self.options).items()
@@ -157,7 +158,7 @@ class LoraTrainer:
         sequences = [self._sequences(document) for document in augmented]
         results: list = [None] * len(augmented)
         for group in self._groups(sequences):
-            stack = _Stack(self.base, self.spec, self.init, len(group))
+            stack = StackedLora(self.base, self.spec, self.init, len(group))
             losses = self._fit(stack, [sequences[i] for i in group])
             for row, index in enumerate(group):
                 adapter = self._adapter(stack, row, [augmented[index].document])
@@ -176,7 +177,7 @@ class LoraTrainer:
         order = torch.randperm(
             len(sequences), generator=torch.Generator().manual_seed(self.options.seed)
         )
-        stack = _Stack(self.base, self.spec, self.init, 1)
+        stack = StackedLora(self.base, self.spec, self.init, 1)
         per_step = max(self.options.sequences_per_step, GLOBAL_STEP)
         self._fit(stack, [[sequences[i] for i in order.tolist()]], per_step)
         return self._adapter(stack, 0, [document.document for document in augmented])
@@ -213,7 +214,7 @@ class LoraTrainer:
         if group:
             yield group
 
-    def _fit(self, stack: _Stack, documents: list, per_step: int | None = None) -> list[float]:
+    def _fit(self, stack: StackedLora, documents: list, per_step: int | None = None) -> list[float]:
         """Run all optimiser steps; returns each document's loss in its last step."""
         options, losses = self.options, torch.zeros(len(documents))
         per_step = per_step or options.sequences_per_step
@@ -248,61 +249,7 @@ class LoraTrainer:
         owner = torch.arange(len(rows)).repeat_interleave(len(rows[0]))
         return next_token_loss(self.base, ids, labels, owner, len(rows))
 
-    def _adapter(self, stack: _Stack, row: int, documents: list[Document]) -> Adapter:
+    def _adapter(self, stack: StackedLora, row: int, documents: list[Document]) -> Adapter:
         identifier = "+".join(document.id for document in documents[:3])
         metadata = {"document_id": identifier, "title": documents[0].title, "path": "trained"}
         return Adapter(self.spec, stack.tensors(row, DTYPES[self.spec.dtype]), metadata)
-
-
-def _initial_tensors(base: BaseModel, spec: AdapterSpec, seed: int) -> dict:
-    """A uniform in +-1/sqrt(I) (PEFT's Kaiming initialisation), B zero."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for path in spec.paths():
-        inputs, outputs = base.module_shape(path.rsplit(".", 1)[1])
-        a = torch.rand(spec.rank, inputs, generator=generator) * 2 - 1
-        tensors[path] = (a / math.sqrt(inputs), torch.zeros(outputs, spec.rank))
-    return tensors
-
-
-class _Stack:
-    """Stacked trainable A (N, R, I) and B (N, O, R) of N documents, hooked into the base model."""
-
-    def __init__(self, base: BaseModel, spec: AdapterSpec, init: dict, count: int) -> None:
-        self.base, self.spec, self.count = base, spec, count
-        self.pairs = {}
-        for path, pair in init.items():
-            self.pairs[path] = tuple(
-                t.float().to(base.device).repeat(count, 1, 1).requires_grad_() for t in pair
-            )
-
-    def parameters(self) -> list[Tensor]:
-        return [tensor for pair in self.pairs.values() for tensor in pair]
-
-    def tensors(self, row: int, dtype: torch.dtype) -> dict:
-        """A (R, I) and B (O, R) of one document."""
-        return {
-            path: tuple(t[row].detach().to(dtype).cpu().clone() for t in pair)
-            for path, pair in self.pairs.items()
-        }
-
-    def __enter__(self) -> _Stack:
-        self.handles = [
-            self.base.model.get_submodule(path).register_forward_hook(self._hook(*pair))
-            for path, pair in self.pairs.items()
-        ]
-        return self
-
-    def __exit__(self, *_) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _hook(self, a: Tensor, b: Tensor):
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            x = inputs[0]  # (N * rows, T, I)
-            x = x.reshape(self.count, -1, x.shape[-1])  # (N, rows * T, I)
-            low = x @ a.to(x.dtype).mT  # (N, rows * T, R)
-            update = low @ (b * self.spec.scale).to(x.dtype).mT  # (N, rows * T, O)
-            return output + update.view_as(output)
-
-        return hook
