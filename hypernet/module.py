@@ -87,7 +87,8 @@ class HypernetModule(lightning.LightningModule):
 
     def generate_rows(self, batch: Batch, group: int) -> Rows:
         """Encode the batch's documents and return rows of groups of `group`."""
-        return self.network(self.encoder(batch["documents"], batch["lengths"]), group)
+        encoding = self.encoder(batch["documents"], batch["lengths"])
+        return self.network(encoding, group, batch["most_rows"] or None)
 
     def hidden_states(self, ids: Tensor, rows: Rows | None) -> Tensor:
         """Return the last hidden states (rows * S, H), with or without generated rows."""

@@ -191,10 +191,19 @@ class RidgeHead(nn.Module):
     def _key_scale(self) -> Tensor:
         return self.whitening[:, None] / self.whitening.shape[1] ** 0.5  # (L, 1, I)
 
-    def forward(self, encoding: Encoding, group: int = 1) -> Rows:
-        """Return rows of groups of `group` documents, solved together; R = group * T + shared."""
-        keys = encoding.keys * encoding.mask[:, None, :, None]  # (N, L, T, I)
-        keys, values = stack(keys, group), stack(self.values(encoding), group)  # (G, L, M T, ..)
+    def forward(self, encoding: Encoding, group: int = 1, most_rows: int | None = None) -> Rows:
+        """Return rows of groups of `group` documents, solved together; R = group * T + shared.
+
+        With `most_rows`, only the rows with the largest values of every document and layer take
+        part; the others are zero.
+        """
+        values = self.values(encoding)  # (N, L, T, H)
+        kept = encoding.mask[:, None, :, None]  # (N, 1, T, 1)
+        if most_rows is not None and most_rows < values.shape[2]:
+            size = values.detach().float().norm(dim=-1, keepdim=True)  # (N, L, T, 1)
+            kept = kept & (size >= size.topk(most_rows, dim=2).values[:, :, -1:])
+            values = values * kept
+        keys, values = stack(encoding.keys * kept, group), stack(values, group)  # (G, L, M T, ..)
         a = self.addresses(keys)
         shared_a, shared_b = self.shared()
         count = (len(a), -1, -1, -1)
