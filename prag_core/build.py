@@ -35,15 +35,15 @@ class AugmentationOptions:
     Attributes:
         strategy: `span` (answer spans first; for small models), `self` (asks for JSON, as the
             paper does) or `file` (ready-made pairs).
-        rewrites: rewrites a document.
-        qa_pairs: question-answer pairs a document.
+        rewrites: rewrites a document (paper: 1).
+        qa_pairs: question-answer pairs a document, at most (paper: 3).
         model: another model that writes them; the base model when empty.
         file: JSON lines {"document", "question", "answer"}, for strategy `file`.
     """
 
     strategy: Literal["span", "self", "file"] = "span"
-    rewrites: int = 1
-    qa_pairs: int = 3
+    rewrites: int = 0
+    qa_pairs: int = 8
     model: str = ""
     file: str = ""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -15,38 +15,53 @@ from prag_core.build import Setup, build_pipeline
 from prag_core.commands import evaluate_pipeline
 from prag_core.datasets import QuestionSet, load_question_set
 from prag_core.evaluate import EvaluationOptions
-from prag_core.results import Report, answers_path, format_table, read_answers, write_json
+from prag_core.results import RESULTS_NAME, format_table, read_answers, write_json
 
+ADAPTER_MODES = ("parametric", "combine", "shuffled")
+NEED_TRAINING = ("da_rag", "sft")
 MODES = ("closed_book", "in_context", "da_rag", "parametric", "combine", "shuffled", "sft")
 SHOWN = 3  # questions printed with every mode's answer
 
 
-def demo(setup: Setup, output: str = "runs/demo", k: int = 1) -> None:
+def demo(
+    setup: Setup,
+    output: str = "runs/demo",
+    paths: tuple[Literal["trained", "generated"], ...] = ("trained", "generated"),
+    k: int = 1,
+) -> None:
     """Turn 12 invented documents into adapters and answer questions from them in every mode.
 
     Args:
-        setup: shared settings.
+        setup: shared settings; `path` is not read.
         output: folder for adapters, answers and results.json.
+        paths: who makes the adapters, one table each.
         k: documents a question, found by the retriever.
     """
     console = Console()
     question_set = demo_question_set()
-    console.print(
-        f"{len(question_set.documents)} documents on invented people and places, "
-        f"{len(question_set.questions)} questions; path: {setup.path}"
-    )
-    folder = Path(output) / setup.path
-    began = time.perf_counter()
-    options = EvaluationOptions(modes=MODES, k=k)
-    with build_pipeline(setup, folder / "store", question_set.documents) as rag:
-        report = evaluate_pipeline(rag, question_set, options, folder, setup)
-    examples = _examples(question_set, folder)
-    console.print(format_table(report))
+    results = {}
+    for path in paths:
+        began = time.perf_counter()
+        console.print(
+            f"\n{path}: {len(question_set.documents)} documents on invented people and places, "
+            f"{len(question_set.questions)} questions"
+        )
+        # What does not depend on the path is asked once, with the first.
+        modes = MODES if path == paths[0] else ADAPTER_MODES
+        modes = modes if path == "trained" else tuple(m for m in modes if m not in NEED_TRAINING)
+        folder, chosen = Path(output) / path, replace(setup, path=path)
+        with build_pipeline(chosen, folder / "store", question_set.documents) as rag:
+            options = EvaluationOptions(modes=modes, k=k)
+            report = evaluate_pipeline(rag, question_set, options, folder, chosen)
+        console.print(format_table(report))
+        seconds = round(time.perf_counter() - began)
+        console.print(f"{seconds} s")
+        results[path] = {"report": asdict(report), "seconds": seconds}
+    examples = _examples(question_set, Path(output))
     for example in examples:
         console.print(_example_table(example))
-    seconds = time.perf_counter() - began
-    console.print(f"{seconds:.0f} s; results in {Path(output) / 'results.json'}")
-    _write_results(Path(output) / "results.json", setup.path, report, examples, seconds)
+    write_json(Path(output) / RESULTS_NAME, {"paths": results, "examples": examples})
+    console.print(f"results in {Path(output) / RESULTS_NAME}")
 
 
 def demo_question_set() -> QuestionSet:
@@ -55,14 +70,22 @@ def demo_question_set() -> QuestionSet:
         return load_question_set(folder)
 
 
-def _examples(question_set: QuestionSet, folder: Path) -> list[dict]:
-    answers = {mode: read_answers(answers_path(folder, mode)) for mode in MODES}
+def _examples(question_set: QuestionSet, output: Path) -> list[dict]:
+    """Pick questions spread over the set, with the answer of every mode and path."""
+    answers = {}
+    for file in sorted(output.glob("*/*.jsonl"), key=lambda file: file.parent.name != "trained"):
+        name = file.stem if file.stem not in ADAPTER_MODES else f"{file.stem} ({file.parent.name})"
+        answers[name] = read_answers(file)
     step = max(len(question_set.questions) // SHOWN, 1)
     return [
         {
             "question": question.question,
             "golden_answers": list(question.golden_answers),
-            "answers": {mode: answers[mode][question.id]["prediction"] for mode in MODES},
+            "answers": {
+                mode: found[question.id]["prediction"]
+                for mode, found in answers.items()
+                if question.id in found
+            },
         }
         for question in question_set.questions[::step][:SHOWN]
     ]
@@ -77,12 +100,3 @@ def _example_table(example: dict) -> Table:
     for mode, text in example["answers"].items():
         table.add_row(mode, text)
     return table
-
-
-def _write_results(
-    path: Path, path_name: str, report: Report, examples: list[dict], seconds: float
-) -> None:
-    """Write this path's results beside those of the other path, if there are any."""
-    results = json.loads(path.read_text()) if path.exists() else {}
-    results[path_name] = {"report": asdict(report), "examples": examples, "seconds": seconds}
-    write_json(path, results)

@@ -27,7 +27,7 @@ SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the ad
 
 @dataclass(frozen=True)
 class LoraTrainingOptions:
-    """Settings of the trained path; the defaults are the paper's.
+    """Settings of the trained path; the defaults are for the embedded model, `PAPER` has the paper's.
 
     Attributes:
         rank: LoRA rank r.
@@ -51,16 +51,16 @@ class LoraTrainingOptions:
         init: folder of a PEFT adapter to start from (warm-up initialisation), or empty.
     """
 
-    rank: int = 2
+    rank: int = 8
     alpha: float = 32
     modules: tuple[str, ...] = FFN_MODULES
     layers: tuple[int, ...] = ()
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-3
     weight_decay: float = 0.0
-    epochs: int = 1
-    scheme: str = "paper"
-    loss: str = "all"
-    sequences_per_step: int = 1
+    epochs: int = 5
+    scheme: str = "recall"
+    loss: str = "answer"
+    sequences_per_step: int = 3
     max_tokens: int = 3000
     documents_per_batch: int = 16
     tokens_per_batch: int = 4096
@@ -83,7 +83,10 @@ class LoraTrainingOptions:
             raise ValueError(f"got learning_rate {self.learning_rate}, expected a positive number")
 
 
-PAPER = LoraTrainingOptions()  # Su et al., 2025, section 4.1 and its code
+# Su et al., 2025, section 4.1 and its code.
+PAPER = LoraTrainingOptions(
+    rank=2, learning_rate=3e-4, epochs=1, scheme="paper", loss="all", sequences_per_step=1
+)
 GLOBAL_STEP = 8  # least sequences in a step of `train_global`: one adapter has many documents
 
 

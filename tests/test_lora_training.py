@@ -21,7 +21,7 @@ from prag_core.lora_training import PAPER, LoraTrainer, LoraTrainingOptions, pap
 from prag_core.training_sequences import build_sequences
 
 AUGMENTER = SimpleNamespace(fingerprint="fixed")
-FAST = LoraTrainingOptions(learning_rate=3e-3, dtype="float32")
+FAST = paper_options(learning_rate=3e-3, dtype="float32")
 
 
 def augmented(number: int, pairs: int = 3, rewrites: int = 1, words: int = 4):
