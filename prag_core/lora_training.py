@@ -27,7 +27,7 @@ SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the ad
 
 @dataclass(frozen=True)
 class LoraTrainingOptions:
-    """Settings of the trained path; the defaults are for the embedded model, `PAPER` has the paper's.
+    """Settings of the trained path, tuned for the embedded model; `PAPER` has the paper's.
 
     Attributes:
         rank: LoRA rank r.

@@ -17,7 +17,7 @@ from prag_core.augmentation import AugmentedDocument, QAPair
 from prag_core.documents import Document
 from prag_core.export import to_peft
 from prag_core.generate import attached
-from prag_core.lora_training import PAPER, LoraTrainer, LoraTrainingOptions, paper_options
+from prag_core.lora_training import PAPER, LoraTrainer, paper_options
 from prag_core.training_sequences import build_sequences
 
 AUGMENTER = SimpleNamespace(fingerprint="fixed")
