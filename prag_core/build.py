@@ -14,13 +14,14 @@ from typing import Literal
 
 from prag_core.adapter import Parametrizer
 from prag_core.adapter_store import AdapterStore
+from prag_core.answers import AnswerOptions
 from prag_core.augmentation import Augmenter, CachedAugmenter, FileAugmenter
 from prag_core.documents import Document
 from prag_core.export import from_peft
 from prag_core.generate import GenerationOptions
 from prag_core.lora_training import SPEED_OPTIONS, LoraTrainer, LoraTrainingOptions
 from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
-from prag_core.pipeline import AnswerOptions, ParametricRAG
+from prag_core.pipeline import ParametricRAG
 from prag_core.retrieval import make_retriever
 from prag_core.self_augmentation import SelfAugmenter
 from prag_core.span_augmentation import SpanAugmenter
@@ -129,29 +130,32 @@ def build_parametrizer(
     return LoraTrainer(base, augmenter, setup.training, init)
 
 
-@contextmanager
-def build_pipeline(
-    setup: Setup,
-    store: str | Path,
-    documents: Sequence[Document] = (),
-    readonly: bool = False,
-) -> Iterator[ParametricRAG]:
-    """Load the base model, open the store and put the pipeline together; closes the store.
+def assemble(
+    setup: Setup, store: AdapterStore, documents: Sequence[Document] = ()
+) -> ParametricRAG:
+    """Load the base model and put the pipeline together over an open store.
 
     Args:
         setup: settings.
-        store: folder of the adapter store.
+        store: where adapters and documents are kept.
         documents: the corpus that an augmentation file names; the store's own when omitted.
-        readonly: answer only; the store is not written.
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    with AdapterStore(store, readonly=readonly) as opened:
-        corpus = documents or [Document(**record) for _, record in opened.records("document")]
-        yield ParametricRAG(
-            base,
-            make_retriever(setup.retriever),
-            build_parametrizer(base, setup, opened, corpus),
-            opened,
-            generation=setup.generation,
-            options=setup.answering,
-        )
+    corpus = documents or [Document(**record) for _, record in store.records("document")]
+    return ParametricRAG(
+        base,
+        make_retriever(setup.retriever),
+        build_parametrizer(base, setup, store, corpus),
+        store,
+        generation=setup.generation,
+        options=setup.answering,
+    )
+
+
+@contextmanager
+def build_pipeline(
+    setup: Setup, store: str | Path, documents: Sequence[Document] = ()
+) -> Iterator[ParametricRAG]:
+    """Open the store and assemble the pipeline over it; closes the store at the end."""
+    with AdapterStore(store) as opened:
+        yield assemble(setup, opened, documents)

@@ -14,12 +14,14 @@ One switch says how a question is answered:
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from prag_core.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapter_store import AdapterStore
+from prag_core.answers import ADAPTER_MODES, MODES, PASSAGE_MODES, Answer, AnswerOptions
 from prag_core.augmentation import Augmenter
 from prag_core.documents import Document
 from prag_core.generate import GenerationOptions, generate
@@ -28,33 +30,7 @@ from prag_core.models import BaseModel
 from prag_core.prompts import augmented_passage, extract_answer, question_prompt
 from prag_core.retrieval import Hit, Retriever, make_retriever
 
-MODES = ("closed_book", "in_context", "da_rag", "parametric", "combine", "sft")
-PASSAGE_MODES = ("in_context", "da_rag", "combine")
-ADAPTER_MODES = ("parametric", "combine")
 MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answered question and the documents it was answered from."""
-
-    question: str
-    text: str
-    mode: str
-    documents: tuple[Hit, ...] = ()
-
-
-@dataclass(frozen=True)
-class AnswerOptions:
-    """How questions become prompts and adapters are merged.
-
-    Attributes:
-        style: `direct` (a short answer) or `cot` (few-shot chain of thought).
-        merge_weights: `ones` (paper), `mean` or `score`.
-    """
-
-    style: str = "direct"
-    merge_weights: str = "ones"
 
 
 class ParametricRAG:
@@ -90,6 +66,20 @@ class ParametricRAG:
         self.documents: dict[str, Document] = {}
         if self.store is not None:
             self._index(Document(**record) for _, record in self.store.records("document"))
+
+    @classmethod
+    def from_pretrained(
+        cls, base_model: str = "smollm2-135m", store: str | Path | None = None, **settings
+    ) -> ParametricRAG:
+        """Load a base model with all parts around it; `settings` are the fields of `build.Setup`.
+
+        Adapters are generated unless `path="trained"`, and kept in `store`, a temporary folder
+        when omitted.
+        """
+        from prag_core.build import Setup, assemble  # build imports this module
+
+        setup = Setup(**{"base_model": base_model, "path": "generated", **settings})
+        return assemble(setup, AdapterStore(store or tempfile.mkdtemp(prefix="prag-")))
 
     def add_documents(
         self,
