@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -88,8 +89,7 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
             f"({base.fingerprint}): load its base model, or train a checkpoint with "
             "`python -m hypernet fit --model.base_model ...`"
         )
-    fields = record["network"]
-    config = NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})
+    config = _network_config(folder, record["network"])
     inputs, hidden = base.module_shape("down_proj")
     network = build_head(config, inputs, hidden)
     tensors = load_file(folder / WEIGHTS)
@@ -138,6 +138,16 @@ def _read_config(folder: Path) -> dict:
     return record
 
 
+def _network_config(folder: Path, fields: Mapping) -> NetworkConfig:
+    unknown = sorted(set(fields) - set(NetworkConfig.__dataclass_fields__))
+    if unknown:
+        raise ValueError(
+            f"got settings {unknown} in {folder / CONFIG}, expected a choice of "
+            f"{list(NetworkConfig.__dataclass_fields__)}: use the program that wrote it"
+        )
+    return NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})
+
+
 def _check_tensors(folder: Path, found: Mapping, expected: Mapping) -> None:
     wrong = sorted(set(found) ^ set(expected))
     wrong += [k for k in expected if k in found and found[k].shape != expected[k].shape]
@@ -150,8 +160,6 @@ def _check_tensors(folder: Path, found: Mapping, expected: Mapping) -> None:
 
 
 def _hash(folder: Path) -> str:
-    import hashlib
-
     digest = hashlib.blake2b((folder / WEIGHTS).read_bytes(), digest_size=8)
     digest.update((folder / CONFIG).read_bytes())
     return digest.hexdigest()

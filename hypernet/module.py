@@ -72,7 +72,7 @@ class HypernetModule(lightning.LightningModule):
         inputs, hidden = self.base.module_shape("down_proj")
         self.network = build_head(self.network_config, inputs, hidden)
 
-    def on_fit_start(self) -> None:
+    def on_train_start(self) -> None:
         """Calibrate a new network on training documents."""
         if self.trainer.global_step == 0:
             self.calibrate(self.trainer.datamodule.calibration_ids(CALIBRATION_DOCUMENTS))

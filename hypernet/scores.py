@@ -1,13 +1,13 @@
 """Scores of a checkpoint: a question set goes in, answers in every condition come out.
 
-    closed_book     nothing but the question
-    in_context      the document in the prompt
-    in_context_rows the document in the prompt, and the rows that all documents share
-    gold            the document's adapter, no text
-    shuffled        another document's adapter
-    combine         the document's adapter, and the document in the prompt
-    gold+K          the document's adapter merged with those of K others, half of them BM25
-                    neighbours of the document; gold+K:concatenate by the plain sum
+closed_book     nothing but the question
+in_context      the document in the prompt
+in_context_rows the document in the prompt, and the rows that all documents share
+gold            the document's adapter, no text
+shuffled        another document's adapter
+combine         the document's adapter, and the document in the prompt
+gold+K          the document's adapter merged with those of K others, half of them BM25
+                neighbours of the document; gold+K:concatenate by the plain sum
 """
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+"""Checkpoints: round trip and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import tiny_model
+from hypernet_fixtures import CONFIG, network
+from safetensors.torch import load_file, save_file
+
+from hypernet.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def folder(tiny_base, tmp_path):
+    return save_checkpoint(tmp_path / "net", network(tiny_base), CONFIG, tiny_base)
+
+
+def test_round_trip(tiny_base, tmp_path):
+    head = network(tiny_base)
+    folder = save_checkpoint(tmp_path, head, CONFIG, tiny_base, dtype=torch.float32)
+    loaded = load_checkpoint(folder, tiny_base)
+    assert loaded.config == CONFIG
+    for key, value in head.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[key], value)
+    assert loaded.hash == load_checkpoint(folder, tiny_base).hash
+
+
+def test_another_base_model_is_refused(folder):
+    with pytest.raises(ValueError, match="got a checkpoint for base model 'tiny'"):
+        load_checkpoint(folder, tiny_model(seed=1))
+
+
+def test_missing_and_foreign_tensors_are_refused(folder, tiny_base):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["extra_weight"] = tensors.pop("gate.bias")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="missing, foreign or misshapen tensors"):
+        load_checkpoint(folder, tiny_base)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"version": 99}, "got version 99"),
+        ({"network": {"head": "unknown", "layers": [0]}}, "got head 'unknown'"),
+        ({"network": {"layers": [0, 1], "widht": 16}}, "got settings"),
+    ],
+)
+def test_other_versions_and_heads_are_refused(folder, tiny_base, change, text):
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | change))
+    with pytest.raises(ValueError, match=text):
+        load_checkpoint(folder, tiny_base)
+
+
+def test_missing_checkpoint_names_the_shipped_ones():
+    with pytest.raises(FileNotFoundError, match="smollm2-135m-ridge"):
+        find_checkpoint("no-such-checkpoint")

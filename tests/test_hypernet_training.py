@@ -1,0 +1,121 @@
+"""Training: a tiny model memorises, a resumed run equals an uninterrupted one, data are split."""
+
+from __future__ import annotations
+
+import lightning
+import pytest
+import torch
+from hypernet_fixtures import CONFIG, write_question_set
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hypernet.batches import BatchBuilder, BatchConfig
+from hypernet.datamodule import HypernetDataModule, held_out_titles
+from hypernet.module import HypernetModule
+from prag_core.documents import Document
+
+BATCH = BatchConfig(documents=4, groups=(1, 2), questions=1, completions=1, unrelated=1)
+
+
+def parts(base, folder, **options):
+    """Module and data module on the tiny model, data loaded."""
+    torch.manual_seed(0)
+    module = HypernetModule(network=CONFIG, learning_rate=2e-2, warmup_steps=2, **options)
+    module.base = base
+    module.configure_model()
+    data = HypernetDataModule([str(write_question_set(folder))], validation_articles=1, batch=BATCH)
+    data.load(base)
+    return module, data
+
+
+def fit(module, data, folder, steps, resume=None):
+    checkpoint = ModelCheckpoint(folder, save_top_k=-1, every_n_train_steps=3)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, callbacks=[checkpoint],
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        default_root_dir=folder, gradient_clip_val=1.0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data, ckpt_path=resume)
+
+
+def nll(module, batch, rows) -> float:
+    states = module.hidden_states(batch["rows"], rows)
+    logits = module.logits(states, batch["positions"])
+    return torch.nn.functional.cross_entropy(logits, batch["targets"]).item()
+
+
+def test_tiny_model_memorises(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path, unrelated_weight=0.0)
+    module.calibrate(data.calibration_ids(6))
+    builder = data._builder(data.training, [1.0, 0.0], BatchConfig(4, (1,), 1, 0, 0))
+    optimizer = torch.optim.Adam(module.network.parameters(), 1e-2)
+    module.log_dict = module.log = lambda *args, **kwargs: None
+    for step in range(60):
+        optimizer.zero_grad()
+        module.training_step(builder.build(step), step).backward()
+        optimizer.step()
+    items = data.training[0]
+    chosen = BatchBuilder(tiny_base.tokenizer, [items[:1]], [1.0], BatchConfig(1, (1,), 1, 0, 0))
+    other = BatchBuilder(tiny_base.tokenizer, [items[1:2]], [1.0], BatchConfig(1, (1,), 1, 0, 0))
+    batch = chosen.build(0)
+    with torch.no_grad():
+        gold = nll(module, batch, module.generate_rows(batch, 1))
+        shuffled = nll(module, batch, module.generate_rows(other.build(0), 1))
+    assert gold < shuffled - 0.1
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tiny_base, tmp_path):
+    whole, data = parts(tiny_base, tmp_path / "data")
+    fit(whole, data, tmp_path / "whole", 6)
+    again, data = parts(tiny_base, tmp_path / "data")
+    last = tmp_path / "whole" / "epoch=0-step=3.ckpt"
+    fit(again, data, tmp_path / "again", 6, resume=last)
+    for (key, value), other in zip(
+        whole.state_dict().items(), again.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(other, value)
+
+
+def test_checkpoint_of_other_settings_is_refused(tiny_base, tmp_path):
+    module, _ = parts(tiny_base, tmp_path)
+    with pytest.raises(ValueError, match="got a checkpoint with network_config"):
+        module.on_load_checkpoint({"network_config": {"width": 1}})
+
+
+def test_only_the_network_is_saved(tiny_base, tmp_path):
+    module, _ = parts(tiny_base, tmp_path)
+    assert all(key.startswith("network.") for key in module.state_dict())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_batches_depend_on_seed_and_step_alone(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    first, second = (data._builder(data.training, [1.0, 0.0], BATCH) for _ in range(2))
+    first.build(0)
+    for key, value in first.build(5).items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.build(5)[key]))
+    assert not torch.equal(first.build(5)["targets"], first.build(6)["targets"][:1])
+
+
+def test_targets_are_the_answers(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    config = BatchConfig(documents=2, groups=(1,), questions=1, completions=0, unrelated=0)
+    batch = data._builder(data.training, [1.0, 0.0], config).build(0)
+    tokens = batch["rows"].flatten()[batch["positions"] + 1]
+    assert torch.equal(tokens, batch["targets"])
+    text = tiny_base.tokenizer.decode(batch["targets"])
+    answers = text.split("<e>")[:2]
+    assert set(answers) <= {pair[1] for item in data.training[0] for pair in item.pairs}
+
+
+def test_articles_are_split(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    kept = {item.document.title for item in data.training[0]}
+    held = {item.document.title for item in data.validation}
+    assert len(held) == 1 and not kept & held
+    documents = [Document("x", title) for title in "abcdef"]
+    assert held_out_titles(documents, 2, 0) == held_out_titles(documents[::-1], 2, 0)
+
+
+def test_group_sizes_must_divide():
+    with pytest.raises(ValueError, match="expected group sizes that divide"):
+        BatchConfig(documents=8, groups=(3,))
