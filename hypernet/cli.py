@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import lightning
 import torch
+from jsonargparse import auto_cli
 from lightning.pytorch.cli import LightningCLI
 
 from hypernet.checkpoint import save_checkpoint
 from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
+from hypernet.network import NetworkConfig, build_head
+from prag_core.models import EMBEDDED_NAME, load_base_model
 
 
 class ExportNetwork(lightning.Callback):
@@ -55,8 +59,39 @@ class HypernetCLI(LightningCLI):
         self.datamodule.load(self.model.base)
 
 
+def export(checkpoint: str, folder: str, base_model: str = EMBEDDED_NAME) -> None:
+    """Write config.json and model.safetensors from a training checkpoint.
+
+    Args:
+        checkpoint: .ckpt file of `fit`.
+        folder: where to write.
+        base_model: the base model it was trained on.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"got no file at {checkpoint}, expected a .ckpt file of `fit`")
+    record = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    fields = record["network_config"]
+    config = NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})
+    base = load_base_model(base_model, device="cpu")
+    if base.fingerprint != record["base_fingerprint"]:
+        raise ValueError(
+            f"got base model {base_model} ({base.fingerprint}), expected the one that "
+            f"{checkpoint} was trained on ({record['base_fingerprint']}): name it in --base_model"
+        )
+    head = build_head(config, *base.module_shape("down_proj"))
+    head.load_state_dict(
+        {key.removeprefix("network."): value for key, value in record["state_dict"].items()}
+    )
+    save_checkpoint(folder, head, config, base, {"steps": record["global_step"]})
+    print(f"wrote {folder}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["export"]:
+        auto_cli(export, args=arguments[1:])
+        return
     HypernetCLI(
         HypernetModule,
         HypernetDataModule,

@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 
 import lightning
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hypernet.batches import Batch, BatchBuilder, BatchConfig, Item, make_items
 from hypernet.relations import find_facts
+from hypernet.scores import Sample
 from prag_core.datasets import load_question_set
 from prag_core.documents import Document, iter_documents
 from prag_core.models import BaseModel
@@ -38,6 +39,17 @@ class Steps(Dataset):
         return self.builder.build(self.first + index, self.rank)
 
 
+class DocumentStream(IterableDataset):
+    """Documents of a file, read as they are needed."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file."""
+        self.path = path
+
+    def __iter__(self):
+        return iter_documents(self.path)
+
+
 class HypernetDataModule(lightning.LightningDataModule):
     """Question sets and corpora, split by article."""
 
@@ -52,6 +64,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         validation_steps: int = 4,
         max_document_tokens: int = 256,
         workers: int = 0,
+        predict_corpus: str | None = None,
         seed: int = 0,
     ) -> None:
         """Describe the data.
@@ -66,6 +79,7 @@ class HypernetDataModule(lightning.LightningDataModule):
             validation_steps: batches a validation.
             max_document_tokens: longer documents are left out of training.
             workers: processes that build batches.
+            predict_corpus: folder or file of documents that `predict` parametrizes.
             seed: of the split and of all draws.
         """
         super().__init__()
@@ -74,6 +88,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         self.batch = batch
         self.validation_articles, self.validation_steps = validation_articles, validation_steps
         self.max_document_tokens, self.workers, self.seed = max_document_tokens, workers, seed
+        self.predict_corpus = predict_corpus
         self.training: list[list[Item]] = []
         self.validation: list[Item] = []
 
@@ -121,6 +136,25 @@ class HypernetDataModule(lightning.LightningDataModule):
         return loaders
 
     test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> DataLoader:
+        """Stream the documents of `predict_corpus` in lists of 32."""
+        if self.predict_corpus is None:
+            raise ValueError("got no documents to predict for, expected --data.predict_corpus")
+        documents = DocumentStream(corpus_file(self.predict_corpus))
+        return DataLoader(documents, batch_size=32, collate_fn=list)
+
+    def sample(self, documents: int) -> Sample:
+        """Return held-out documents and all their questions."""
+        items = random.Random(self.seed).sample(
+            self.validation, min(documents, len(self.validation))
+        )
+        rows = [
+            (question, (answer,), index)
+            for index, item in enumerate(items)
+            for question, answer in item.pairs
+        ]
+        return Sample(tuple(item.document for item in items), tuple(rows))
 
     def _builder(self, pools, weights, config: BatchConfig) -> BatchBuilder:
         return BatchBuilder(self.base.tokenizer, pools, weights, config, self.seed)

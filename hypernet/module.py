@@ -12,9 +12,15 @@ from torch import Tensor
 
 from hypernet.attach_rows import attached_rows
 from hypernet.batches import ANSWER, COMPLETION, Batch
+from hypernet.checkpoint import Checkpoint, load_checkpoint
 from hypernet.encoder import Encoder, pad
 from hypernet.losses import kl_to_teacher, mean_by_kind, token_nll
 from hypernet.network import NetworkConfig, Rows, build_head
+from hypernet.parametrizer import HypernetParametrizer
+from hypernet.scores import Scorer, table
+from prag_core.adapter import adapter_key
+from prag_core.adapter_store import AdapterStore
+from prag_core.documents import Document
 from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
 
 CALIBRATION_DOCUMENTS = 64
@@ -37,6 +43,9 @@ class HypernetModule(lightning.LightningModule):
         unrelated_weight: float = 0.3,
         teacher_weight: float = 0.0,
         dtype: str = "auto",
+        weights: str | None = None,
+        store: str = "runs/hypernet/store",
+        score_documents: int = 50,
     ) -> None:
         """Describe the training.
 
@@ -51,13 +60,18 @@ class HypernetModule(lightning.LightningModule):
             teacher_weight: weight of the KL to the model that reads the passage (needs
                 `batch.passages`).
             dtype: of the base model.
+            weights: exported checkpoint to start from, to validate or to predict with.
+            store: folder that `predict` puts adapters into.
+            score_documents: held-out documents whose questions `validate` and `test` answer; 0:
+                none.
         """
         super().__init__()
         self.base_model, self.network_config = base_model, network
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.weight_decay, self.dtype_name = weight_decay, dtype
         self.completion_weight, self.unrelated_weight = completion_weight, unrelated_weight
-        self.teacher_weight = teacher_weight
+        self.teacher_weight, self.weights = teacher_weight, weights
+        self.store, self.score_documents = store, score_documents
         self.base: BaseModel | None = None  # no nn.Module: neither trained nor saved
         self.network: torch.nn.Module | None = None
 
@@ -69,12 +83,21 @@ class HypernetModule(lightning.LightningModule):
             device = "cuda" if torch.cuda.is_available() else "cpu"
             self.base = load_base_model(self.base_model, self.dtype_name, device)
         self.encoder = Encoder(self.base, self.network_config.layers)
-        inputs, hidden = self.base.module_shape("down_proj")
-        self.network = build_head(self.network_config, inputs, hidden)
+        if self.weights is None:
+            inputs, hidden = self.base.module_shape("down_proj")
+            self.network = build_head(self.network_config, inputs, hidden)
+            return
+        self.checkpoint = load_checkpoint(self.weights, self.base)
+        if self.checkpoint.config != self.network_config:
+            raise ValueError(
+                f"got network settings {self.network_config}, expected those of {self.weights}, "
+                f"{self.checkpoint.config}: correct model.network, or leave out model.weights"
+            )
+        self.network = self.checkpoint.network.requires_grad_(True)
 
     def on_train_start(self) -> None:
         """Calibrate a new network on training documents."""
-        if self.trainer.global_step == 0:
+        if self.trainer.global_step == 0 and self.weights is None:
             self.calibrate(self.trainer.datamodule.calibration_ids(CALIBRATION_DOCUMENTS))
 
     def calibrate(self, rows: list[list[int]]) -> None:
@@ -142,6 +165,51 @@ class HypernetModule(lightning.LightningModule):
         self._log_nll("closed_book", batch, None)
 
     test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Outside of training, also answer the held-out questions: containment by condition."""
+        if self.trainer.training or not self.score_documents:
+            return
+        scorer = Scorer(self.base, self.parametrizer())
+        sample = self.trainer.datamodule.sample(self.score_documents)
+        conditions = ("closed_book", "in_context", "gold", "shuffled")
+        scores = table(sample, scorer.answers(sample, conditions))
+        values = {f"val/{name}_containment": row["containment"][0] for name, row in scores.items()}
+        self.log_dict(values)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def parametrizer(self) -> HypernetParametrizer:
+        """Return a parametrizer of the network as it is."""
+        checkpoint = Checkpoint(self.network, self.network_config, self._weights_hash(), {})
+        return HypernetParametrizer(self.base, checkpoint)
+
+    def _weights_hash(self) -> str:
+        return self.checkpoint.hash if self.weights is not None else "training"
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
+        """Move tensors; documents (in `predict`) stay as they are."""
+        if isinstance(batch, list):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def predict_step(self, batch: list[Document], index: int) -> int:
+        """Put the documents' adapters into the store; those that are there are not made again.
+
+        Raises:
+            ValueError: no exported weights (a store is keyed by them).
+        """
+        if self.weights is None:
+            raise ValueError(
+                "got no weights to predict with, expected an exported checkpoint: set "
+                "--model.weights, e.g. checkpoints/smollm2-135m-ridge"
+            )
+        made, store = self.parametrizer(), AdapterStore(self.store)
+        keys = {d.id: adapter_key(d.id, made.spec, made.fingerprint) for d in batch}
+        missing = [d for d in {d.id: d for d in batch}.values() if not store.has(keys[d.id])]
+        adapters = made.parametrize(missing) if missing else []
+        store.put_many([(keys[d.id], a) for d, a in zip(missing, adapters, strict=True)])
+        return len(missing)
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:
         states = self.hidden_states(batch["rows"], rows)

@@ -12,6 +12,7 @@ gold+K          the document's adapter merged with those of K others, half of th
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from prag_core.datasets import QuestionSet
 from prag_core.documents import Document
 from prag_core.generate import GenerationOptions, attached, generate
 from prag_core.merge import merge
-from prag_core.metrics import bootstrap_interval, score_answer
+from prag_core.metrics import SMALLEST_SAMPLE, bootstrap_interval, score_answer
 from prag_core.models import BaseModel
 from prag_core.prompts import question_prompt
 from prag_core.retrieval import make_retriever
@@ -148,7 +149,7 @@ def neighbours(documents: Sequence[Document], count: int, seed: int) -> list[lis
 
 
 def table(sample: Sample, answers: dict[str, list[str]]) -> dict[str, dict]:
-    """Return mean and 95 % interval of containment, exact match and F1 by condition."""
+    """Return [mean, low, high] of containment, exact match and F1 by condition (95 %)."""
     result = {}
     for condition, texts in answers.items():
         scores = [
@@ -158,7 +159,8 @@ def table(sample: Sample, answers: dict[str, list[str]]) -> dict[str, dict]:
         row = {}
         for metric in ("containment", "exact_match", "f1"):
             values = [getattr(score, metric) for score in scores]
-            low, high = bootstrap_interval(values)
+            enough = len(values) >= SMALLEST_SAMPLE
+            low, high = bootstrap_interval(values) if enough else (math.nan, math.nan)
             row[metric] = [round(v, 4) for v in (sum(values) / len(values), low, high)]
         result[condition] = row
     return result
