@@ -289,10 +289,15 @@ class _Row:
 
 
 def end_tokens(base: BaseModel) -> set[int]:
-    """Return the ids that end a text: the tokenizer's and those of the generation config."""
+    """Return the ids that end a text: the tokenizer's and those of the generation config.
+
+    The token that begins a text (in some chat formats: a turn) ends the one before it as well.
+    """
     configured = base.model.generation_config.eos_token_id  # None, a number or a list
     ends = configured if isinstance(configured, list) else [configured]
-    return {token for token in (base.tokenizer.eos_token_id, *ends) if token is not None}
+    tokenizer = base.tokenizer
+    every = (tokenizer.eos_token_id, tokenizer.bos_token_id, *ends)
+    return {token for token in every if token is not None}
 
 
 def _overlap(text: str, stop: str) -> int:
