@@ -275,7 +275,7 @@ def test_every_end_token_of_tokenizer_and_model_ends_a_row():
     letter = base.tokenizer("Z").input_ids[0]
     for configured, expected in [(None, {2}), (2, {2}), (7, {2, 7}), ([letter, 9], {2, 9, letter})]:
         base.model.generation_config.eos_token_id = configured
-        assert end_tokens(base) == expected
+        assert end_tokens(base) == expected | {1}  # 1 begins a text
     assert "".join(pushed(base, "TarnZOss", ())) == "Tarn"
 
 
