@@ -149,6 +149,11 @@ class RidgeHead(nn.Module):
         self.shared_b = nn.Parameter(torch.zeros(layers, shared, hidden))
         self.register_buffer("whitening", torch.ones(layers, inputs))
 
+    @property
+    def shared_count(self) -> int:
+        """Rows that all documents share."""
+        return self.shared_a.shape[1]
+
     def calibrate(self, whitening: Tensor, output_scale: Tensor) -> None:
         """Set what the frozen model determines (see `Encoder.statistics`)."""
         self.whitening.copy_(whitening)
@@ -243,7 +248,10 @@ class RidgeHead(nn.Module):
 
 def build_head(config: NetworkConfig, inputs: int, hidden: int) -> nn.Module:
     """Return the chosen head for a base model with down_proj I -> H."""
-    return RidgeHead(config, inputs, hidden)
+    from hypernet.baseline_heads import LastTokenHead, PerceiverHead  # they import this module
+
+    heads = {"ridge": RidgeHead, "perceiver": PerceiverHead, "last_token_mlp": LastTokenHead}
+    return heads[config.head](config, inputs, hidden)
 
 
 def normalise(x: Tensor) -> Tensor:

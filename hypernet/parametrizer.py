@@ -45,7 +45,7 @@ class HypernetParametrizer:
         Raises:
             ValueError: a size out of range.
         """
-        shared = checkpoint.config.shared_rows
+        shared = checkpoint.network.shared_count
         if rank is not None and rank <= shared:
             raise ValueError(
                 f"got rank {rank}, expected more than the {shared} rows that all documents share"
@@ -121,7 +121,7 @@ class HypernetParametrizer:
                 f"got activations that are not finite for {titles[:3]}, expected numbers: load "
                 "the base model in bfloat16 or float32"
             )
-        most = None if self.rank is None else self.rank - self.config.shared_rows
+        most = None if self.rank is None else self.rank - self.network.shared_count
         exported = self.network.export(encoding, most)
         return [
             self._adapter(a, b, extra, document)

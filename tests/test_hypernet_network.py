@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypernet_fixtures import CONFIG, DOCUMENTS, network
 
 from hypernet.attach_rows import attached_rows
 from hypernet.encoder import Encoder, pad
-from hypernet.network import NetworkConfig
+from hypernet.network import HEADS, NetworkConfig
 
 
 def encode(base, documents=DOCUMENTS, multiple=1):
@@ -17,8 +19,9 @@ def encode(base, documents=DOCUMENTS, multiple=1):
     return encoder, encoder(*pad(rows, 0, multiple))
 
 
-def test_gradients_reach_every_parameter(tiny_base):
-    head = network(tiny_base)
+@pytest.mark.parametrize("name", HEADS)
+def test_gradients_reach_every_parameter(tiny_base, name):
+    head = network(tiny_base, replace(CONFIG, head=name))
     encoder, encoding = encode(tiny_base)
     ids = torch.randint(5, 200, (6, 12))
     with attached_rows(encoder.linears, head(encoding, group=2)):

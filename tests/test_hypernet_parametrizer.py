@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from hypernet_fixtures import DOCUMENTS, parametrizer
+from hypernet_fixtures import CONFIG, DOCUMENTS, network, parametrizer
 
+from hypernet.checkpoint import save_checkpoint
+from hypernet.parametrizer import HypernetParametrizer
 from prag_core.adapter import Adapter
 from prag_core.documents import Document
 from prag_core.generate import attached
@@ -65,6 +69,21 @@ def test_rank_budget(tiny_base, tmp_path):
     )
     assert full.rank > 8 and cut.rank == 8 == cut.spec.rank and cut.spec.scale == 1
     assert cut.nbytes < full.nbytes
+
+
+@pytest.mark.parametrize("head", ["perceiver", "last_token_mlp"])
+def test_baseline_heads_make_adapters_that_are_summed(tiny_base, tmp_path, head):
+    config = replace(CONFIG, head=head)
+    save_checkpoint(tmp_path, network(tiny_base, config), config, tiny_base)
+    first, second = HypernetParametrizer.from_pretrained(tmp_path, tiny_base).parametrize(
+        DOCUMENTS[:2]
+    )
+    assert first.rank == 4 and not first.extra
+    merged = merge([first, second])
+    for path in merged.spec.paths():
+        (a, b), (c, d), (e, f) = (x.tensors[path] for x in (merged, first, second))
+        torch.testing.assert_close(b @ a, d @ c + f @ e, atol=1e-2, rtol=1e-2)
+        assert not torch.allclose(d @ c, f @ e)
 
 
 def test_fingerprint_follows_the_settings(tiny_base, tmp_path):
