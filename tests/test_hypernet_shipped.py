@@ -1,0 +1,48 @@
+"""The shipped weights know documents written after training (slow: the embedded model)."""
+
+from __future__ import annotations
+
+import pytest
+
+from hypernet.parametrizer import HypernetParametrizer
+from prag_core.documents import Document
+from prag_core.generate import generate
+from prag_core.merge import merge
+from prag_core.models import load_base_model
+from prag_core.prompts import question_prompt
+
+BRIDGE = Document(
+    "The Harlow Bridge crosses the river Tamsin near the village of Orley. It was designed by the "
+    "engineer Mara Venning and opened in 1931. The bridge is 412 metres long.",
+    "Harlow Bridge",
+)
+PERSON = Document(
+    "Piet Olander (born 3 March 1958 in Tromsø) is a Norwegian cellist and composer. He has "
+    "taught at the Bergen Academy of Music since 1990.",
+    "Piet Olander",
+)
+QUESTIONS = (
+    ("Who designed the Harlow Bridge?", "Mara Venning", 0),
+    ("When was the Harlow Bridge opened?", "1931", 0),
+    ("Which river does the Harlow Bridge cross?", "Tamsin", 0),
+    ("Where was Piet Olander born?", "Tromsø", 1),
+    ("What is Piet Olander's occupation?", "cellist", 1),
+)
+
+
+@pytest.mark.slow
+def test_shipped_weights_answer_from_the_adapter_alone():
+    base = load_base_model(device="cpu")
+    own = HypernetParametrizer.from_pretrained("smollm2-135m-ridge", base).parametrize(
+        [BRIDGE, PERSON]
+    )
+    prompts = [question_prompt(base.tokenizer, question) for question, _, _ in QUESTIONS]
+
+    def right(adapters) -> int:
+        answers = generate(base, prompts, adapters)
+        pairs = zip(answers, QUESTIONS, strict=True)
+        return sum(answer in text for text, (_, answer, _) in pairs)
+
+    assert right([own[d] for _, _, d in QUESTIONS]) >= 4
+    assert right(merge(own)) >= 4
+    assert right([own[1 - d] for _, _, d in QUESTIONS]) == 0
