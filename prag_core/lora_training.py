@@ -18,7 +18,7 @@ from prag_core.adapter import DTYPES, FFN_MODULES, Adapter, AdapterSpec, fingerp
 from prag_core.augmentation import AugmentedDocument, Augmenter, QAPair
 from prag_core.documents import Document
 from prag_core.models import BaseModel
-from prag_core.stacked_lora import StackedLora, initial_tensors
+from prag_core.stacked_lora import StackedLora, initial_tensors, short_attention
 from prag_core.token_loss import IGNORE, next_token_loss
 from prag_core.training_sequences import SCHEMES, TrainingSequence, build_sequences
 
@@ -60,7 +60,7 @@ class LoraTrainingOptions:
     epochs: int = 5
     scheme: str = "recall"
     loss: str = "answer"
-    sequences_per_step: int = 3
+    sequences_per_step: int = 1
     max_tokens: int = 3000
     documents_per_batch: int = 16
     tokens_per_batch: int = 4096
@@ -226,7 +226,8 @@ class LoraTrainer:
         )
         count = len(documents[0])
         shuffle = torch.Generator().manual_seed(options.seed)
-        with stack:
+        longest = max(len(sequence.ids) for document in documents for sequence in document)
+        with stack, short_attention(self.base, longest):
             for epoch in range(options.epochs):
                 order = torch.randperm(count, generator=shuffle).tolist()
                 order = order if epoch else list(range(count))

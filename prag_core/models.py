@@ -247,6 +247,8 @@ def _convert_gguf(path: Path, target: Path) -> Path:
         path.parent, gguf_file=path.name, dtype=torch.float32
     )
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    if isinstance(end := loaded.config.eos_token_id, int):  # some releases name another token
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     config = type(loaded.config)(**{
         key: value for key, value in loaded.config.to_dict().items()
         if key not in ("quantization_config", "_name_or_path", "dtype")
