@@ -73,9 +73,10 @@ def demo_question_set() -> QuestionSet:
 def _examples(question_set: QuestionSet, output: Path) -> list[dict]:
     """Pick questions spread over the set, with the answer of every mode and path."""
     answers = {}
-    for file in sorted(output.glob("*/*.jsonl"), key=lambda file: file.parent.name != "trained"):
-        name = file.stem if file.stem not in ADAPTER_MODES else f"{file.stem} ({file.parent.name})"
-        answers[name] = read_answers(file)
+    for mode in MODES:
+        for file in sorted(output.glob(f"*/{mode}.jsonl"), reverse=True):
+            name = f"{mode} ({file.parent.name})" if mode in ADAPTER_MODES else mode
+            answers[name] = read_answers(file)
     step = max(len(question_set.questions) // SHOWN, 1)
     return [
         {
