@@ -32,7 +32,7 @@ def demo(
     """Turn 12 invented documents into adapters and answer questions from them in every mode.
 
     Args:
-        setup: shared settings; `path` is not read.
+        setup: shared settings; `paths` stands in for its `path`.
         output: folder for adapters, answers and results.json.
         paths: who makes the adapters, one table each.
         k: documents a question, found by the retriever.

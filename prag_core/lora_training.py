@@ -27,7 +27,7 @@ SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the ad
 
 @dataclass(frozen=True)
 class LoraTrainingOptions:
-    """Settings of the trained path, tuned for the embedded model; `PAPER` has the paper's.
+    """Settings of the trained path, chosen for the embedded model; `PAPER` has the paper's.
 
     Attributes:
         rank: LoRA rank r.
@@ -44,8 +44,8 @@ class LoraTrainingOptions:
         max_tokens: longer sequences are cut at the front of the passage (2 or more; never more
             than the base model's context).
         documents_per_batch: documents trained together, at most; changes speed and memory only.
-        tokens_per_batch: tokens of one step of all of them, at most (about 1.5 MB each for the
-            embedded model); changes speed and memory only.
+        tokens_per_batch: tokens of one step of all of them, at most (one document may have more);
+            changes speed and memory only.
         dtype: of the stored adapter.
         seed: of the initialisation and the order of sequences, the same for every document.
         init: folder of a PEFT adapter to start from (warm-up initialisation), or empty.
