@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from prag_core.answer_spans import choose_spans, split_sentences
-from prag_core.documents import Document
+from invented_documents import LIGHT
 
-LIGHT = Document(
-    "Brannock Light is a lighthouse on the skerry of Ulvaset. It was designed by the engineer "
-    "Ottoline Varga and first lit on 9 March 1867. The tower is built of green serpentine and "
-    "rises 41 metres above the rock. The last keeper, Josiah Trewin, left the rock in 1988.",
-    "Brannock Light",
-    "light",
-)
-DYE = Document(
-    "Pelagine is a violet dye. One gram requires the shells of 5,200 snails.", "Pelagine", "dye"
-)
+from prag_core.answer_spans import choose_spans, split_sentences
 
 
 def test_spans_are_short_distinct_and_spread():

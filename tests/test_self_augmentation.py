@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from invented_documents import DYE, LIGHT
 
 from prag_core import self_augmentation
 from prag_core.augmentation import QAPair
@@ -11,16 +12,6 @@ from prag_core.documents import Document
 from prag_core.self_augmentation import SelfAugmenter, keeps_details, parse_qa_pairs
 from prag_core.span_augmentation import SpanAugmenter
 
-LIGHT = Document(
-    "Brannock Light is a lighthouse on the skerry of Ulvaset. It was designed by the engineer "
-    "Ottoline Varga and first lit on 9 March 1867. The tower is built of green serpentine and "
-    "rises 41 metres above the rock. The last keeper, Josiah Trewin, left the rock in 1988.",
-    "Brannock Light",
-    "light",
-)
-DYE = Document(
-    "Pelagine is a violet dye. One gram requires the shells of 5,200 snails.", "Pelagine", "dye"
-)
 PAIRS = (
     '[{"question": "Who built it?", "answer": "Varga"}, {"question": "When?", "answer": "1867"}]'
 )

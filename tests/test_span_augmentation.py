@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from invented_documents import DYE, LIGHT
 
 from prag_core import span_augmentation
 from prag_core.answer_spans import find_details
@@ -13,17 +14,6 @@ from prag_core.span_augmentation import (
     choose_pairs,
     is_plausible,
     rule_rewrite,
-)
-
-LIGHT = Document(
-    "Brannock Light is a lighthouse on the skerry of Ulvaset. It was designed by the engineer "
-    "Ottoline Varga and first lit on 9 March 1867. The tower is built of green serpentine and "
-    "rises 41 metres above the rock. The last keeper, Josiah Trewin, left the rock in 1988.",
-    "Brannock Light",
-    "light",
-)
-DYE = Document(
-    "Pelagine is a violet dye. One gram requires the shells of 5,200 snails.", "Pelagine", "dye"
 )
 
 
