@@ -210,11 +210,11 @@ class AdapterStore:
         name, database = _record_bytes(kind, key), self._file.databases["records"]
         return self._file.write(lambda t: t.delete(name, db=database), frees=True)
 
-    def records(self, kind: str) -> Iterator[tuple[str, dict]]:
-        """Iterate over (key, record) of one kind in order of keys."""
-        prefix = f"{kind}\0".encode()
-        for name, value in self._file.scan("records", prefix):
-            yield name[len(prefix) :].decode(), _read_record(name, value)
+    def records(self, kind: str, prefix: str = "") -> Iterator[tuple[str, dict]]:
+        """Iterate over (key, record) of one kind in order of keys, those that begin with prefix."""
+        start = len(kind.encode()) + 1
+        for name, value in self._file.scan("records", f"{kind}\0{prefix}".encode()):
+            yield name[start:].decode(), _read_record(name, value)
 
     def close(self) -> None:
         """Close the store; a second call does nothing."""

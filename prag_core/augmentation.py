@@ -16,7 +16,7 @@ from typing import Protocol
 from prag_core.adapter import fingerprint
 from prag_core.documents import Document
 
-RECORD_KIND = "augmentation"
+AUGMENTATION = "augmentation"
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class CachedAugmenter:
         found: dict[str, AugmentedDocument] = {}
         missing: dict[str, Document] = {}
         for document in documents:
-            record = self.store.get_record(RECORD_KIND, self._key(document))
+            record = self.store.get_record(AUGMENTATION, self._key(document))
             if record is None:
                 missing[document.id] = document
             else:
@@ -170,7 +170,7 @@ class CachedAugmenter:
         pending = list(missing.values())
         for start in range(0, len(pending), self.batch_size):
             for done in self.augmenter.augment(pending[start : start + self.batch_size]):
-                self.store.put_record(RECORD_KIND, self._key(done.document), to_record(done))
+                self.store.put_record(AUGMENTATION, self._key(done.document), to_record(done))
                 found[done.document.id] = done
         return [found[document.id] for document in documents]
 

@@ -14,8 +14,9 @@ from prag_core.adapter_store import AdapterStore
 from prag_core.augmentation import AugmentedDocument, QAPair
 from prag_core.demo import demo_question_set
 from prag_core.documents import Document
-from prag_core.lora_training import LoraTrainer, LoraTrainingOptions, paper_options
+from prag_core.lora_training import LoraTrainer, paper_options
 from prag_core.models import BaseModel
+from prag_core.training_loop import LoraTrainingOptions
 
 PAIRS = 3  # question-answer pairs a document, as in Su et al. (2025)
 

@@ -19,14 +19,13 @@ from prag_core.augmentation import Augmenter, CachedAugmenter, FileAugmenter
 from prag_core.documents import Document
 from prag_core.export import from_peft
 from prag_core.generate import GenerationOptions
-from prag_core.lora_training import SPEED_OPTIONS, LoraTrainer, LoraTrainingOptions
+from prag_core.lora_training import LoraTrainer
 from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.pipeline import ParametricRAG
 from prag_core.retrieval import make_retriever
 from prag_core.self_augmentation import SelfAugmenter
 from prag_core.span_augmentation import SpanAugmenter
-
-PATHS = ("trained", "generated")
+from prag_core.training_loop import SPEED_OPTIONS, LoraTrainingOptions, RefineOptions
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,13 @@ class Setup:
         base_model: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
         dtype: `auto` (bfloat16), `bfloat16` or `float32`.
         device: `auto`, `cpu` or `cuda`.
-        path: who makes the adapters: `trained` (one small training a document) or `generated`
-            (one forward pass of a hypernetwork).
-        hypernet: checkpoint of the generated path: folder or hub name.
+        path: who makes the adapters: `trained` (one small training a document), `generated`
+            (one forward pass of a hypernetwork) or `refined` (generated, then a few steps).
+        hypernet: checkpoint of the generated and the refined path: folder or hub name.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
         augmentation: rewrites and question-answer pairs.
         training: the trained path.
+        refining: the refined path.
         generation: decoding.
         answering: prompt style and merge weights.
     """
@@ -70,11 +70,12 @@ class Setup:
     base_model: str = EMBEDDED_NAME
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
-    path: Literal["trained", "generated"] = "trained"
+    path: Literal["trained", "generated", "refined"] = "trained"
     hypernet: str = "checkpoints/smollm2-135m-ridge"
     retriever: Literal["auto", "bm25", "bm25s"] = "auto"
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     training: LoraTrainingOptions = field(default_factory=LoraTrainingOptions)
+    refining: RefineOptions = field(default_factory=RefineOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     answering: AnswerOptions = field(default_factory=AnswerOptions)
 
@@ -84,7 +85,13 @@ class Setup:
         config["generation"].pop("batch_size")
         for name in SPEED_OPTIONS:
             config["training"].pop(name)
-        for name in ("device", "hypernet" if self.path == "trained" else "training"):
+            config["refining"].pop(name)
+        used = {
+            "trained": ("training",),
+            "generated": ("hypernet",),
+            "refined": ("hypernet", "refining"),
+        }[self.path]
+        for name in {"device", "training", "hypernet", "refining"}.difference(used):
             config.pop(name)
         return config
 
@@ -121,11 +128,17 @@ def build_parametrizer(
         ValueError: settings that do not fit the base model.
         FileNotFoundError: no such hypernetwork checkpoint or initial adapter.
     """
-    if setup.path == "generated":
+    if setup.path != "trained":
         from hypernet.parametrizer import HypernetParametrizer  # not needed by the trained path
 
-        return HypernetParametrizer.from_pretrained(setup.hypernet, base)
+        generated = HypernetParametrizer.from_pretrained(setup.hypernet, base)
+        if setup.path == "generated":
+            return generated
     augmenter = build_augmenter(base, setup.augmentation, store, documents)
+    if setup.path == "refined":
+        from hypernet.refine import RefinedParametrizer
+
+        return RefinedParametrizer(generated, augmenter, setup.refining)
     init = from_peft(setup.training.init, base) if setup.training.init else None
     return LoraTrainer(base, augmenter, setup.training, init)
 

@@ -44,8 +44,10 @@ def build_parser() -> ArgumentParser:
         subparser.add_function_arguments(function, skip=skip, as_positional=True)
         for switch, text in switches.items():
             subparser.add_argument(f"--{switch}", action="store_true", help=text)
-        if "setup" in inspect.signature(function).parameters:
-            subparser.add_class_arguments(Setup)
+        parameters = inspect.signature(function).parameters
+        if "setup" in parameters:
+            skip = {"path"} if "paths" in parameters else set()  # several stand in for the one
+            subparser.add_class_arguments(Setup, skip=skip)
         subcommands.add_subcommand(name, subparser)
     return parser
 
@@ -83,7 +85,7 @@ def _call(function: Callable, options: dict) -> None:
     own = inspect.signature(function).parameters
     arguments = {name: value for name, value in options.items() if name in own}
     if "setup" in own:
-        names = {field.name for field in fields(Setup)}
+        names = {field.name for field in fields(Setup)} & options.keys()
         arguments["setup"] = Setup(**{name: options[name] for name in names})
     function(**arguments)
 

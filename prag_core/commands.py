@@ -34,7 +34,7 @@ from prag_core.models import (
     load_base_model,
 )
 from prag_core.pipeline import ParametricRAG
-from prag_core.results import SHUFFLED, Report, format_table
+from prag_core.results import SHUFFLED, Report, format_table, write_json
 from prag_core.span_augmentation import SpanAugmenter
 
 STORE = "runs/store"
@@ -49,6 +49,8 @@ def parametrize(
     chunk_overlap: int = 0,
 ) -> None:
     """Turn documents into adapters; what the store has already is skipped.
+
+    The resolved settings are written to config.json beside the store.
 
     Args:
         corpus: file (jsonl, json, tsv, txt, md; also .gz), folder, or "-" for standard input.
@@ -66,6 +68,7 @@ def parametrize(
         with progress_bar("documents", len(documents)) as advance:
             rag.add_documents(documents, advance)
         stats = rag.store.stats()
+    write_json(Path(store) / "config.json", asdict(setup))
     print(
         f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "
         f"records left out; {store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
@@ -293,4 +296,4 @@ def _write_with_config(path: Path, rows: list[dict], setup: Setup) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text(lines, "utf-8")
-    path.with_suffix(".config.json").write_text(json.dumps(asdict(setup), indent=2) + "\n")
+    write_json(path.with_suffix(".config.json"), asdict(setup))

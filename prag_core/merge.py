@@ -38,7 +38,7 @@ def merge_weights(weighting: str, scores: Sequence[float]) -> list[float]:
     if weighting == "ones":
         return [1.0] * count
     if weighting == "mean":
-        return [1.0 / count] * count
+        return [1.0 / max(count, 1)] * count
     if weighting == "score":
         positive = [max(score, 0.0) for score in scores]
         total = sum(positive)

@@ -22,7 +22,7 @@ from pathlib import Path
 from prag_core.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapter_store import AdapterStore
 from prag_core.answers import ADAPTER_MODES, MODES, PASSAGE_MODES, Answer, AnswerOptions
-from prag_core.augmentation import Augmenter
+from prag_core.augmentation import AUGMENTATION, Augmenter
 from prag_core.documents import Document
 from prag_core.generate import GenerationOptions, generate
 from prag_core.merge import merge, merge_weights
@@ -30,6 +30,7 @@ from prag_core.models import BaseModel
 from prag_core.prompts import augmented_passage, extract_answer, question_prompt
 from prag_core.retrieval import Hit, Retriever, make_retriever
 
+GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
 MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
 
 
@@ -135,7 +136,9 @@ class ParametricRAG:
             progress(done)
 
     def remove_documents(self, document_ids: Iterable[str]) -> None:
-        """Forget documents: index entry, stored record and adapters (of every parametrizer).
+        """Forget documents: index entry, stored records and adapters (of every parametrizer).
+
+        Adapters of the whole corpus (mode `sft`) go too: they hold what is to be forgotten.
 
         Raises:
             ValueError: an id that is not there; then nothing is removed.
@@ -145,10 +148,15 @@ class ParametricRAG:
         self.retriever.delete(document_ids)
         for document_id in document_ids:
             del self.documents[document_id]
-            if self.store is not None:
-                self.store.delete_record("document", document_id)
-                for key in self.store.keys(prefix=document_id):
-                    self.store.delete(key)
+        if self.store is None:
+            return
+        for document_id in document_ids:
+            for kind in ("document", AUGMENTATION):
+                for key, _ in list(self.store.records(kind, document_id)):
+                    self.store.delete_record(kind, key)
+        for prefix in (*document_ids, GLOBAL):
+            for key in list(self.store.keys(prefix)):
+                self.store.delete(key)
 
     def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
         """Return the k best documents of each question (all, where there are fewer)."""
@@ -216,7 +224,7 @@ class ParametricRAG:
         if not hasattr(parametrizer, "train_global"):
             name = type(parametrizer).__name__
             raise ValueError(f"got {name}, expected LoraTrainer for mode sft: leave the mode out")
-        key = self._key("sft-" + fingerprint(sorted(self.documents)))
+        key = self._key(GLOBAL + fingerprint(sorted(self.documents)))
         if not store.has(key):
             augmented = parametrizer.augmenter.augment(list(self.documents.values()))
             store.put(key, parametrizer.train_global(augmented))

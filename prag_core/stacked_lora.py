@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from prag_core.adapter import AdapterSpec
 from prag_core.models import BaseModel
@@ -46,25 +47,57 @@ def short_attention(base: BaseModel, length: int) -> Iterator[None]:
 class StackedLora:
     """Stacked trainable A (N, R, I) and B (N, O, R) of N documents, hooked into the base model."""
 
-    def __init__(self, base: BaseModel, spec: AdapterSpec, init: dict, count: int) -> None:
-        """Start every document from the same {path: (A (R, I), B (O, R))}."""
-        self.base, self.spec, self.count = base, spec, count
-        self.pairs = {}
-        for path, pair in init.items():
-            self.pairs[path] = tuple(
-                t.float().to(base.device).repeat(count, 1, 1).requires_grad_() for t in pair
-            )
+    def __init__(
+        self,
+        base: BaseModel,
+        spec: AdapterSpec,
+        starts: Sequence[dict],
+        fixed_rows: int | None = None,
+    ) -> None:
+        """Start every document from its own {path: (A (r, I), B (O, r))}.
+
+        Smaller ranks are padded with zero rows, which get no gradient and stay zero.
+
+        Args:
+            base: frozen base model.
+            spec: modules, layers and scale.
+            starts: one a document.
+            fixed_rows: when given, A stays as it is, and so do the last `fixed_rows` columns of
+                every B: the ridge memory's addresses and the rows that all documents share.
+        """
+        self.base, self.spec, self.count = base, spec, len(starts)
+        self.ranks = [{path: a.shape[0] for path, (a, _) in start.items()} for start in starts]
+        self.pairs, self.trained = {}, []
+        for path in starts[0]:
+            rows = [a.float() for a, _ in (start[path] for start in starts)]
+            columns = [b.float().mT for _, b in (start[path] for start in starts)]
+            a = pad_sequence(rows, batch_first=True).to(base.device)  # (N, R, I)
+            b = pad_sequence(columns, batch_first=True).mT.contiguous().to(base.device)
+            self.trained.append(b.requires_grad_())
+            if fixed_rows is None:
+                self.trained.append(a.requires_grad_())
+            else:
+                free = torch.zeros(self.count, 1, a.shape[1], device=base.device)
+                for row, own in enumerate(rows):
+                    free[row, :, : len(own) - fixed_rows] = 1
+                b.register_hook(lambda gradient, free=free: gradient * free)
+            self.pairs[path] = (a, b)
 
     def parameters(self) -> list[Tensor]:
-        """Return all trainable tensors."""
-        return [tensor for pair in self.pairs.values() for tensor in pair]
+        """Return the trainable tensors."""
+        return self.trained
 
     def tensors(self, row: int, dtype: torch.dtype) -> dict:
-        """Return copies of A (R, I) and B (O, R) of one document."""
-        return {
-            path: tuple(t[row].detach().to(dtype).cpu().clone() for t in pair)
-            for path, pair in self.pairs.items()
-        }
+        """Return copies of A (r, I) and B (O, r) of one document."""
+        copies = {}
+        for path, (a, b) in self.pairs.items():
+            rank = self.ranks[row][path]
+            pair = a[row, :rank], b[row, :, :rank]
+            copies[path] = tuple(
+                t.detach().to(dtype).cpu().clone(memory_format=torch.contiguous_format)
+                for t in pair
+            )
+        return copies
 
     def __enter__(self) -> StackedLora:
         """Add scale * B A x to the model's outputs; rows of one document stand together."""

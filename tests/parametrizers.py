@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from conftest import random_adapter
+from hypernet_fixtures import CONFIG, network
 
+from hypernet.checkpoint import Checkpoint
+from hypernet.parametrizer import HypernetParametrizer
+from hypernet.refine import RefinedParametrizer
 from prag_core.adapter import AdapterSpec
 from prag_core.augmentation import AugmentedDocument, QAPair
 from prag_core.documents import Document
-from prag_core.lora_training import LoraTrainer, LoraTrainingOptions
+from prag_core.lora_training import LoraTrainer
+from prag_core.training_loop import LoraTrainingOptions, RefineOptions
 
 CORPUS = [
     Document("Mira Voss was born in Tarn.", "Mira Voss", "source1", {"year": 1901}),
@@ -57,5 +62,11 @@ def make_parametrizer(name: str, base):
     """Build one of the parametrizers that the shared tests run over."""
     if name == "random":
         return RandomParametrizer(base)
-    options = LoraTrainingOptions(learning_rate=1e-2, scheme="recall", documents_per_batch=2)
-    return LoraTrainer(base, OnePairAugmenter(), options)
+    if name == "trained":
+        options = LoraTrainingOptions(learning_rate=1e-2, scheme="recall", documents_per_batch=2)
+        return LoraTrainer(base, OnePairAugmenter(), options)
+    checkpoint = Checkpoint(network(base), CONFIG, "random", {})
+    generated = HypernetParametrizer(base, checkpoint, dtype="float32", batch_size=2)
+    if name == "generated":
+        return generated
+    return RefinedParametrizer(generated, OnePairAugmenter(), RefineOptions(documents_per_batch=2))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import yaml
@@ -66,7 +70,8 @@ def test_parametrize_answer_and_store(corpus, options, tmp_path, capsys):
     assert run("answer", "Where is Bo?", "--store", store, "--output", answers, *options) == 0
     assert capsys.readouterr().out.count("\n") == 4  # the answer and three documents
     assert json.loads(answers.read_text())["mode"] == "parametric"
-    assert json.loads(answers.with_suffix(".config.json").read_text())["dtype"] == "float32"
+    for config in (answers.with_suffix(".config.json"), store / "config.json"):
+        assert json.loads(config.read_text())["dtype"] == "float32"
     assert run("store", "verify", "--path", store) == 0
     assert run("store", "list", "--path", store) == 0
     key = capsys.readouterr().out.splitlines()[1].split("\t")[0]
@@ -154,6 +159,41 @@ def test_bad_options_say_what_is_wrong(corpus, options, tmp_path, capsys, change
 def test_answer_without_store_names_the_command_that_makes_one(options, tmp_path, capsys):
     assert run("answer", "Who?", "--store", tmp_path / "none", *options) == 2
     assert "prag parametrize" in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on_where_it_stopped(corpus, options, tmp_path):
+    """A real process, killed without warning after its first adapters."""
+    store = tmp_path / "store"
+    arguments = [
+        "parametrize", str(corpus / "corpus.jsonl"), f"--store={store}", *options,
+        "--training.documents_per_batch=1", "--training.epochs=100",
+    ]  # fmt: skip
+
+    def count() -> int:
+        if not (store / "data.mdb").exists():
+            return 0
+        with AdapterStore(store, readonly=True) as opened:
+            return len(opened)
+
+    with subprocess.Popen([sys.executable, "-m", "prag_core.cli", *arguments]) as process:
+        while process.poll() is None and not count():
+            time.sleep(0.05)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    with AdapterStore(store) as opened:
+        assert opened.verify() == []
+        made = {key: adapter.to_bytes() for key, adapter in opened.items()}
+    assert 0 < len(made) < 6
+    assert run(*arguments) == 0
+    with AdapterStore(store) as opened:
+        assert opened.verify() == []
+        assert len(opened) == 6
+        assert all(opened.get(key).to_bytes() == value for key, value in made.items())
+
+
+def test_a_path_that_the_demo_would_not_read_is_refused():
+    with pytest.raises(SystemExit):
+        run("demo", "--path=generated")
 
 
 def test_models_and_help(capsys):

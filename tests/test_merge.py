@@ -83,6 +83,7 @@ def test_inputs_are_not_changed(three):
     [
         ("ones", [3.0, 1.0], [1, 1]),
         ("mean", [3.0, 1.0, 0.0, 0.0], [0.25] * 4),
+        ("mean", [], []),
         ("score", [3.0, 1.0], [1.5, 0.5]),
         ("score", [3.0, -1.0], [2, 0]),
         ("score", [0.0, -2.0], [1, 1]),  # BM25 over one or two documents

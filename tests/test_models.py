@@ -21,8 +21,9 @@ from prag_core.adapter import FFN_MODULES, AdapterSpec
 from prag_core.augmentation import AugmentedDocument, QAPair
 from prag_core.documents import Document
 from prag_core.generate import GenerationOptions, generate
-from prag_core.lora_training import LoraTrainer, LoraTrainingOptions
+from prag_core.lora_training import LoraTrainer
 from prag_core.models import BaseModel, ffn_linears, freeze, load_base_model, model_fingerprint
+from prag_core.training_loop import LoraTrainingOptions
 
 
 def save(base: BaseModel, folder: Path) -> str:

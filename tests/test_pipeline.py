@@ -11,8 +11,10 @@ import pytest
 from parametrizers import CORPUS, OnePairAugmenter, RandomParametrizer, make_parametrizer
 
 from prag_core.adapter_store import AdapterStore
+from prag_core.augmentation import CachedAugmenter
 from prag_core.documents import Document
 from prag_core.generate import GenerationOptions, generate
+from prag_core.lora_training import LoraTrainer
 from prag_core.merge import merge
 from prag_core.pipeline import MODES, AnswerOptions, ParametricRAG
 from prag_core.prompts import question_prompt
@@ -21,7 +23,7 @@ QUESTIONS = ["Where was Mira Voss born?", "Who built the bridge of Oss?", "What 
 SHORT = GenerationOptions(max_new_tokens=6, batch_size=2)
 
 
-@pytest.fixture(params=["random", "trained"])
+@pytest.fixture(params=["random", "trained", "generated", "refined"])
 def parametrizer(request, tiny_base):
     return make_parametrizer(request.param, tiny_base)
 
@@ -97,6 +99,17 @@ def test_removed_documents_are_gone(rag, store):
         rag.adapter(first)
     rag.add_documents([CORPUS[0]])
     assert rag.adapter(first).metadata["document_id"] == first
+
+
+def test_removal_forgets_augmentations_and_adapters_of_the_whole_corpus(tiny_base, store):
+    augmenter = CachedAugmenter(OnePairAugmenter(), store)
+    rag = ParametricRAG(tiny_base, parametrizer=LoraTrainer(tiny_base, augmenter), store=store)
+    rag.add_documents(CORPUS[:2])
+    rag.train_global()
+    rag.remove_documents([CORPUS[0].id])
+    kept = [key for key, _ in store.records("augmentation")]
+    assert [key.split("-")[0] for key in kept] == [CORPUS[1].id]
+    assert [key.split("-")[0] for key in store.keys("")] == [CORPUS[1].id]
 
 
 # Whatever the parametrizer, with the fast one.
