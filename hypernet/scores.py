@@ -21,9 +21,11 @@ import torch
 
 from hypernet.parametrizer import HypernetParametrizer
 from prag_core.adapter import Adapter
+from prag_core.attach import attached
 from prag_core.datasets import QuestionSet
+from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
-from prag_core.generate import GenerationOptions, attached, generate
+from prag_core.generate import generate
 from prag_core.merge import merge
 from prag_core.metrics import SMALLEST_SAMPLE, bootstrap_interval, score_answer
 from prag_core.models import BaseModel

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from prag_core.adapter import Adapter
+from prag_core.attach import attached
 from prag_core.bench_corpus import (
     BenchAdapters,
     BenchQuestion,
@@ -17,8 +18,9 @@ from prag_core.bench_corpus import (
     bench_questions,
 )
 from prag_core.bench_measure import Measurement, PeftProcess, compared, limited, seconds
+from prag_core.decoding_rows import GenerationOptions, end_tokens
 from prag_core.export import to_peft
-from prag_core.generate import GenerationOptions, attached, end_tokens, generate, stream
+from prag_core.generate import generate, stream
 from prag_core.merge import merge
 from prag_core.models import BaseModel, load_base_model
 from prag_core.prompts import question_prompt

@@ -16,9 +16,9 @@ from prag_core.adapter import Parametrizer
 from prag_core.adapter_store import AdapterStore
 from prag_core.answers import AnswerOptions
 from prag_core.augmentation import Augmenter, CachedAugmenter, FileAugmenter
+from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
 from prag_core.export import from_peft
-from prag_core.generate import GenerationOptions
 from prag_core.lora_training import LoraTrainer
 from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.pipeline import ParametricRAG

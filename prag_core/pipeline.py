@@ -23,8 +23,9 @@ from prag_core.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapter_store import AdapterStore
 from prag_core.answers import ADAPTER_MODES, MODES, PASSAGE_MODES, Answer, AnswerOptions
 from prag_core.augmentation import AUGMENTATION, Augmenter
+from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
-from prag_core.generate import GenerationOptions, generate
+from prag_core.generate import generate
 from prag_core.merge import merge, merge_weights
 from prag_core.models import BaseModel
 from prag_core.prompts import augmented_passage, extract_answer, question_prompt

@@ -9,8 +9,9 @@ from prag_core.adapter import fingerprint
 from prag_core.answer_spans import find_details
 from prag_core.augmentation import AugmentedDocument, QAPair, merge_pairs
 from prag_core.augmentation_prompts import QA_EXAMPLE, QA_PAIRS, REWRITE, titled
+from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
-from prag_core.generate import GenerationOptions, generate
+from prag_core.generate import generate
 from prag_core.models import BaseModel
 from prag_core.prompts import chat
 

@@ -27,8 +27,8 @@ from prag_core.augmentation_prompts import (
     REWRITE,
     titled,
 )
+from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
-from prag_core.generate import GenerationOptions
 from prag_core.metrics import score_answer
 from prag_core.models import BaseModel
 from prag_core.prompts import question_prompt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -113,3 +115,15 @@ def tiny_spec(tiny_base) -> AdapterSpec:
 def family_base(request) -> BaseModel:
     """One tiny model of each supported family; tests must not change its weights."""
     return family_model(request.param)
+
+
+@pytest.fixture
+def adapters(tiny_base, tiny_spec):
+    """Rank 2, none, rank 5, and down_proj of layer 1 only."""
+    narrow = AdapterSpec(tiny_base.fingerprint, 3, 6, ("down_proj",), (1,))
+    return [
+        random_adapter(tiny_spec, tiny_base, seed=1),
+        None,
+        random_adapter(replace(tiny_spec, rank=5, alpha=10), tiny_base, seed=2),
+        random_adapter(narrow, tiny_base, seed=3),
+    ]

@@ -11,8 +11,8 @@ from hypernet_fixtures import CONFIG, DOCUMENTS, network, parametrizer
 from hypernet.checkpoint import save_checkpoint
 from hypernet.parametrizer import HypernetParametrizer
 from prag_core.adapter import Adapter
+from prag_core.attach import attached
 from prag_core.documents import Document
-from prag_core.generate import attached
 from prag_core.merge import merge
 
 

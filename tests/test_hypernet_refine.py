@@ -10,9 +10,9 @@ from hypernet_fixtures import DOCUMENTS, parametrizer
 from torch.nn.functional import cross_entropy
 
 from hypernet.refine import RefinedParametrizer
+from prag_core.attach import attached
 from prag_core.augmentation import AugmentedDocument, QAPair
 from prag_core.documents import Document
-from prag_core.generate import attached
 from prag_core.merge import merge
 from prag_core.training_loop import RefineOptions
 from prag_core.training_sequences import build_sequences

@@ -9,7 +9,7 @@ from hypernet_fixtures import DOCUMENTS, FACTS, parametrizer
 from hypernet.losses import kl_to_teacher, mean_by_kind, token_nll, weight_regression
 from hypernet.scores import Sample, Scorer, draw_sample, neighbours, shared_rows, table
 from prag_core.datasets import Question, QuestionSet
-from prag_core.generate import GenerationOptions
+from prag_core.decoding_rows import GenerationOptions
 
 SAMPLE = Sample(
     tuple(DOCUMENTS),

@@ -13,10 +13,10 @@ from conftest import random_adapter
 from torch.nn.functional import cross_entropy
 
 from prag_core.adapter import AdapterSpec
+from prag_core.attach import attached
 from prag_core.augmentation import AugmentedDocument, QAPair
 from prag_core.documents import Document
 from prag_core.export import to_peft
-from prag_core.generate import attached
 from prag_core.lora_training import PAPER, LoraTrainer, paper_options
 from prag_core.training_sequences import build_sequences
 

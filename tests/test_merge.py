@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import random_adapter
 
-from prag_core.generate import attached
+from prag_core.attach import attached
 from prag_core.merge import merge, merge_weights
 
 

@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from prag_core import models
 from prag_core.adapter import FFN_MODULES, AdapterSpec
 from prag_core.augmentation import AugmentedDocument, QAPair
+from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
-from prag_core.generate import GenerationOptions, generate
+from prag_core.generate import generate
 from prag_core.lora_training import LoraTrainer
 from prag_core.models import BaseModel, ffn_linears, freeze, load_base_model, model_fingerprint
 from prag_core.training_loop import LoraTrainingOptions

@@ -12,8 +12,9 @@ from parametrizers import CORPUS, OnePairAugmenter, RandomParametrizer, make_par
 
 from prag_core.adapter_store import AdapterStore
 from prag_core.augmentation import CachedAugmenter
+from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
-from prag_core.generate import GenerationOptions, generate
+from prag_core.generate import generate
 from prag_core.lora_training import LoraTrainer
 from prag_core.merge import merge
 from prag_core.pipeline import MODES, AnswerOptions, ParametricRAG

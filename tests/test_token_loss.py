@@ -8,7 +8,7 @@ from conftest import random_adapter
 from torch.nn.functional import cross_entropy
 
 from prag_core.adapter import AdapterSpec
-from prag_core.generate import attached
+from prag_core.attach import attached
 from prag_core.token_loss import CHUNK, IGNORE, _LinearCrossEntropy, next_token_loss
 
 
