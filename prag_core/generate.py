@@ -59,6 +59,8 @@ def stream(
         ValueError: an empty prompt, or one that leaves no room for an answer in the context.
     """
     shared = adapters if isinstance(adapters, Adapter) else None
+    if not shared and adapters and all(adapter is adapters[0] for adapter in adapters):
+        shared = adapters[0]
     own = [None] * len(prompts) if shared or adapters is None else adapters
     rows = [Row(base, p, adapter, options) for p, adapter in zip(prompts, own, strict=True)]
     index = {id(row): place for place, row in enumerate(rows)}

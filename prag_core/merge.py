@@ -80,6 +80,9 @@ def merge(
                 "merge adapters of one parametrizer"
             )
     factors = [w * adapter.spec.scale for w, adapter in zip(weights, adapters, strict=True)]
+    if factors == [1.0]:
+        rank = adapters[0].rank
+        return replace(adapters[0], spec=replace(first, rank=rank, alpha=rank))
     if method == "auto" and any("shared_rows" in adapter.extra for adapter in adapters):
         tensors, extra = _solve_again(adapters, factors)
     else:

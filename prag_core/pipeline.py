@@ -21,14 +21,14 @@ from pathlib import Path
 
 from prag_core.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapter_store import AdapterStore
-from prag_core.answers import ADAPTER_MODES, MODES, PASSAGE_MODES, Answer, AnswerOptions
+from prag_core.answers import Answer, AnswerOptions
 from prag_core.augmentation import AUGMENTATION, Augmenter
 from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
 from prag_core.generate import generate
-from prag_core.merge import merge, merge_weights
 from prag_core.models import BaseModel
-from prag_core.prompts import augmented_passage, extract_answer, question_prompt
+from prag_core.preparation import find_hits, prepare
+from prag_core.prompts import extract_answer
 from prag_core.retrieval import Hit, Retriever, make_retriever
 
 GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
@@ -123,7 +123,7 @@ class ParametricRAG:
             ValueError: an unknown document, or no parametrizer or store.
         """
         document_ids = list(dict.fromkeys(document_ids))
-        self._require(document_ids)
+        self.require(document_ids)
         store, parametrizer = self._adapter_parts()
         missing = [self.documents[i] for i in document_ids if not store.has(self._key(i))]
         missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
@@ -145,7 +145,7 @@ class ParametricRAG:
             ValueError: an id that is not there; then nothing is removed.
         """
         document_ids = list(dict.fromkeys(document_ids))
-        self._require(document_ids)
+        self.require(document_ids)
         self.retriever.delete(document_ids)
         for document_id in document_ids:
             del self.documents[document_id]
@@ -169,7 +169,7 @@ class ParametricRAG:
         Raises:
             ValueError: no parametrizer or store, an unknown document, or one without adapter.
         """
-        self._require([document_id])
+        self.require([document_id])
         store, _ = self._adapter_parts()
         key = self._key(document_id)
         if not store.has(key):
@@ -198,22 +198,18 @@ class ParametricRAG:
         Raises:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
         """
-        if mode not in MODES:
-            raise ValueError(f"got mode {mode!r}, expected one of {', '.join(MODES)}")
         questions = [questions] if isinstance(questions, str) else list(questions)
-        hits = self._hits(questions, mode, k, document_ids)
-        prompts = [
-            question_prompt(self.base.tokenizer, question, passages, self.options.style)
-            for question, passages in zip(questions, self._passages(hits, mode), strict=True)
-        ]
-        texts, size = [], MERGED_BATCHES * self.generation.batch_size
+        hits = find_hits(self, questions, mode, k, document_ids)
+        answers, size = [], MERGED_BATCHES * self.generation.batch_size
         for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
-            adapters = self._adapters(hits[rows], mode)
-            texts += generate(self.base, prompts[rows], adapters, self.generation)
-        return [
-            Answer(question, extract_answer(text, self.options.style), mode, tuple(found))
-            for question, text, found in zip(questions, texts, hits, strict=True)
-        ]
+            prepared = prepare(self, questions[rows], hits[rows], mode)
+            prompts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
+            texts = generate(self.base, prompts, adapters, self.generation)
+            answers += [
+                Answer(p.question, extract_answer(text, self.options.style), mode, p.documents)
+                for p, text in zip(prepared, texts, strict=True)
+            ]
+        return answers
 
     def train_global(self) -> Adapter:
         """Train (or load) the one adapter over all documents, for mode `sft`.
@@ -237,7 +233,8 @@ class ParametricRAG:
         self.retriever.add(documents)
         self.documents |= {document.id: document for document in documents}
 
-    def _require(self, document_ids: Iterable[str]) -> None:
+    def require(self, document_ids: Iterable[str]) -> None:
+        """Raise ValueError for ids of documents that are not there."""
         unknown = [i for i in document_ids if i not in self.documents]
         if unknown:
             raise ValueError(
@@ -255,45 +252,3 @@ class ParametricRAG:
                 "pass parametrizer= and store= to ParametricRAG"
             )
         return self.store, self.parametrizer
-
-    def _hits(self, questions, mode: str, k: int, document_ids) -> list[list[Hit]]:
-        if mode in ("closed_book", "sft"):
-            return [[] for _ in questions]
-        if document_ids is None:
-            if not self.documents:
-                raise ValueError("got no documents, expected some: call add_documents first")
-            return self.retrieve(questions, k)
-        if len(document_ids) != len(questions) or not all(document_ids):
-            raise ValueError(
-                f"got document ids for {sum(map(bool, document_ids))} questions, expected one or "
-                f"more for each of the {len(questions)}: name them, or let the retriever choose"
-            )
-        for ids in document_ids:
-            self._require(ids)
-        return [[Hit(i, 1.0) for i in ids] for ids in document_ids]
-
-    def _passages(self, hits: list[list[Hit]], mode: str) -> list[list[Document]]:
-        if mode not in PASSAGE_MODES:
-            return [[] for _ in hits]
-        passages = {hit.document_id: self.documents[hit.document_id] for row in hits for hit in row}
-        if mode == "da_rag":
-            if self.augmenter is None:
-                raise ValueError("got no augmenter, expected one for mode da_rag: pass augmenter=")
-            augmented = self.augmenter.augment(list(passages.values()))
-            passages = {a.document.id: augmented_passage(a) for a in augmented}
-        return [[passages[hit.document_id] for hit in row] for row in hits]
-
-    def _adapters(self, hits: list[list[Hit]], mode: str) -> Adapter | list[Adapter] | None:
-        if mode == "sft":
-            return self.train_global()
-        if mode not in ADAPTER_MODES:
-            return None
-        cache = {i: self.adapter(i) for i in {hit.document_id for row in hits for hit in row}}
-        weighting = self.options.merge_weights
-        return [
-            merge(
-                [cache[hit.document_id] for hit in row],
-                merge_weights(weighting, [hit.score for hit in row]),
-            )
-            for row in hits
-        ]

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 
 import pytest
 
+from prag_core.answers import MODES
 from prag_core.datasets import Question, QuestionSet
 from prag_core.documents import Document
 from prag_core.evaluate import EvaluationOptions, evaluate
 from prag_core.metrics import Scores, paired_bootstrap, score_answer
-from prag_core.pipeline import MODES
 from prag_core.results import EVALUATED_MODES, SHUFFLED
 from prag_core.retrieval import Hit
 

@@ -11,13 +11,14 @@ import pytest
 from parametrizers import CORPUS, OnePairAugmenter, RandomParametrizer, make_parametrizer
 
 from prag_core.adapter_store import AdapterStore
+from prag_core.answers import MODES, AnswerOptions
 from prag_core.augmentation import CachedAugmenter
 from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
 from prag_core.generate import generate
 from prag_core.lora_training import LoraTrainer
 from prag_core.merge import merge
-from prag_core.pipeline import MODES, AnswerOptions, ParametricRAG
+from prag_core.pipeline import ParametricRAG
 from prag_core.prompts import question_prompt
 
 QUESTIONS = ["Where was Mira Voss born?", "Who built the bridge of Oss?", "What flows to the sea?"]
