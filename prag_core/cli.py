@@ -15,7 +15,7 @@ import docstring_parser
 import transformers
 from jsonargparse import ArgumentParser
 
-from prag_core import bench, commands, demo
+from prag_core import bench, commands, demo, serve
 from prag_core.build import Setup
 
 COMMANDS = {
@@ -27,7 +27,9 @@ COMMANDS = {
     "models": commands.models,
     "demo": demo.demo,
     "bench": bench.bench,
+    "serve": serve.serve,
 }
+DEFAULTS = {"serve": {"path": "generated"}}  # where a command's differ from those of `Setup`
 
 
 def build_parser() -> ArgumentParser:
@@ -48,6 +50,7 @@ def build_parser() -> ArgumentParser:
         if "setup" in parameters:
             skip = {"path"} if "paths" in parameters else set()  # several stand in for the one
             subparser.add_class_arguments(Setup, skip=skip)
+        subparser.set_defaults(DEFAULTS.get(name, {}))
         subcommands.add_subcommand(name, subparser)
     return parser
 

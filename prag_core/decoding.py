@@ -54,9 +54,9 @@ class DecodingBatch:
         ids, mask = ids.to(self.base.device), mask.to(self.base.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
         first, cache = len(self.rows), DynamicCache()
-        if self.shared is None:
-            self.stack.append([row.adapter for row in rows])
         try:
+            if self.shared is None:
+                self.stack.append([row.adapter for row in rows])
             chosen = self._forward(rows, first, ids, mask, positions, cache)
         except BaseException:
             self.stack.reorder(range(first))

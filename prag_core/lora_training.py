@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -12,7 +12,14 @@ from prag_core.augmentation import AugmentedDocument, Augmenter, QAPair
 from prag_core.documents import Document
 from prag_core.models import BaseModel
 from prag_core.stacked_lora import StackedLora, initial_tensors
-from prag_core.training_loop import SPEED_OPTIONS, LoraTrainingOptions, fit, group_documents
+from prag_core.training_loop import (
+    SPEED_OPTIONS,
+    LoraTrainingOptions,
+    finish,
+    fit,
+    fit_steps,
+    group_documents,
+)
 from prag_core.training_sequences import TrainingSequence, build_sequences
 
 # Su et al., 2025, section 4.1 and its code.
@@ -90,11 +97,18 @@ class LoraTrainer:
 
     def train(self, augmented: Sequence[AugmentedDocument]) -> list[tuple[Adapter, float]]:
         """Train one adapter a document and return (adapter, loss of its last step), in order."""
+        return finish(self.train_steps(augmented))
+
+    def train_steps(
+        self, augmented: Sequence[AugmentedDocument]
+    ) -> Generator[tuple[int, int], None, list[tuple[Adapter, float]]]:
+        """Do as `train`, and yield (steps done, steps in all of the group) after each step."""
         sequences = [self._sequences(document) for document in augmented]
         results: list = [None] * len(augmented)
         for group in group_documents(sequences, self.options):
             stack = StackedLora(self.base, self.spec, [self.init] * len(group))
-            losses = fit(self.base, stack, [sequences[i] for i in group], self.options)
+            rows = [sequences[i] for i in group]
+            losses = yield from fit_steps(self.base, stack, rows, self.options)
             for row, index in enumerate(group):
                 adapter = self._adapter(stack, row, [augmented[index].document])
                 results[index] = (adapter, losses[row])

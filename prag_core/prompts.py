@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
@@ -100,3 +100,33 @@ def extract_answer(text: str, style: str = "direct") -> str:
     if style == "cot" and CONCLUSION in text:
         return text.split(CONCLUSION)[-1].strip().strip(".").strip()
     return text
+
+
+def conversation_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    passages: Sequence[Document] = (),
+) -> str:
+    """Build the prompt for a conversation whose last turn is the user's.
+
+    One user turn alone is a question (`question_prompt`), as adapters are trained for it. A longer
+    conversation keeps its turns; passages are put into the last.
+
+    Args:
+        tokenizer: of the base model.
+        messages: turns with `role` (system, user or assistant) and `content`.
+        passages: put into the prompt.
+    """
+    question = messages[-1]["content"]
+    if len(messages) == 1:
+        return question_prompt(tokenizer, question, passages)
+    if passages:
+        shown = format_passages(passages)
+        question = IN_CONTEXT.format(question=question, passages=shown, examples="")
+    turns = [*messages[:-1], {"role": "user", "content": question}]
+    if tokenizer.chat_template:
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    lines = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns]
+    return f"{tokenizer.bos_token or ''}" + "\n".join(lines) + "\nAssistant:"

@@ -8,8 +8,9 @@ adapter equals the one that it would get alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from prag_core.stacked_lora import StackedLora, short_attention
 from prag_core.token_loss import IGNORE, next_token_loss
 from prag_core.training_sequences import SCHEMES, TrainingSequence
 
+Result = TypeVar("Result")
 SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the adapters as they are
 
 
@@ -132,6 +134,16 @@ def fit(
         documents: every document's sequences, equally many.
         options: training settings.
     """
+    return finish(fit_steps(base, stack, documents, options))
+
+
+def fit_steps(
+    base: BaseModel,
+    stack: StackedLora,
+    documents: Sequence[Sequence[TrainingSequence]],
+    options: LoraTrainingOptions,
+) -> Generator[tuple[int, int], None, list[float]]:
+    """Do as `fit`, and yield (steps done, steps in all) after each; then the model is unchanged."""
     losses = torch.zeros(len(documents))
     optimizer = torch.optim.AdamW(
         stack.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
@@ -139,18 +151,29 @@ def fit(
     count, per_step = len(documents[0]), options.sequences_per_step
     shuffle = torch.Generator().manual_seed(options.seed)
     longest = max(len(sequence.ids) for document in documents for sequence in document)
-    with stack, short_attention(base, longest):
-        for epoch in range(options.epochs):
-            order = torch.randperm(count, generator=shuffle).tolist()
-            order = order if epoch else list(range(count))
-            for start in range(0, count, per_step):
-                rows = [[d[i] for i in order[start : start + per_step]] for d in documents]
+    starts = range(0, count, per_step)
+    for epoch in range(options.epochs):
+        order = torch.randperm(count, generator=shuffle).tolist()
+        order = order if epoch else list(range(count))
+        for number, start in enumerate(starts, 1):
+            rows = [[d[i] for i in order[start : start + per_step]] for d in documents]
+            with stack, short_attention(base, longest), torch.enable_grad():
                 loss = _loss(base, rows, options.loss)  # (N,)
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()
-                optimizer.step()
-                losses = loss.detach()
+            optimizer.step()
+            losses = loss.detach()
+            yield epoch * len(starts) + number, options.epochs * len(starts)
     return losses.tolist()
+
+
+def finish(steps: Generator[object, None, Result]) -> Result:
+    """Run a generator to its end and return what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
 
 
 def _loss(base: BaseModel, rows: list[list[TrainingSequence]], tokens: str) -> Tensor:

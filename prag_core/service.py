@@ -1,0 +1,266 @@
+"""Service: what a server does with documents and requests, for many threads at once.
+
+A document is there once its adapter and its text are stored; from then on it is found, until it is
+removed. All model work goes through one `Engine`, all state through one lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from cachetools import LRUCache
+
+from prag_core.adapter import Adapter, adapter_key
+from prag_core.documents import Document
+from prag_core.engine import Engine
+from prag_core.jobs import Job, Jobs
+from prag_core.lora_training import LoraTrainer
+from prag_core.pipeline import ParametricRAG
+from prag_core.preparation import find_hits, merged_adapters, passages
+from prag_core.prompts import conversation_prompt
+from prag_core.retrieval import Hit
+
+KIND = "served"  # of the records on documents' adapters
+
+
+@dataclass(frozen=True)
+class Served:
+    """A document's adapter in the service.
+
+    Attributes:
+        key: of the adapter in the store.
+        path: who made it: `generated`, `refined` or `trained`.
+        bytes: size of its tensors.
+        seconds: that making it took, the share of its batch.
+        created: seconds since 1970.
+    """
+
+    key: str
+    path: str
+    bytes: int
+    seconds: float
+    created: int
+
+
+class Service:
+    """Adds and removes documents while questions are answered from them."""
+
+    def __init__(
+        self,
+        rag: ParametricRAG,
+        engine: Engine,
+        make_trainer: Callable[[], LoraTrainer],
+        cache_bytes: int = 1 << 30,
+        observe: Callable[[str, float], None] = lambda path, seconds: None,
+    ) -> None:
+        """Take over a pipeline with its documents.
+
+        Args:
+            rag: pipeline with parametrizer and store; only the service may use it from now on.
+            engine: runs its model.
+            make_trainer: builds the trained path, when it is first asked for.
+            cache_bytes: adapters kept in memory, at most.
+            observe: called with path and seconds for every adapter made.
+        """
+        self.rag, self.engine, self.observe = rag, engine, observe
+        self.lock = threading.RLock()
+        self.cache: LRUCache[str, Adapter] = LRUCache(cache_bytes, lambda adapter: adapter.nbytes)
+        self._trainer, self._make_trainer = None, make_trainer
+        self.served = {key: Served(**record) for key, record in rag.store.records(KIND)}
+        self._find_again()
+        self.jobs = Jobs(rag.store, engine, self._train)
+
+    def add(self, documents: Sequence[Document]) -> list[str]:
+        """Make adapters for new documents and take them in; returns all ids, in order.
+
+        Raises:
+            ValueError: an empty document.
+        """
+        for document in documents:
+            if not document.text.strip():
+                raise ValueError(
+                    f"got an empty document ({document.title or document.id}), expected text: "
+                    "leave it out"
+                )
+        with self.lock:
+            known = set(self.rag.documents)
+        new = [d for d in {d.id: d for d in documents}.values() if d.id not in known]
+        self._make(new)
+        return [document.id for document in documents]
+
+    def remove(self, document_id: str) -> bool:
+        """Forget a document; say whether it was there. No later request is answered from it."""
+        with self.lock:
+            if document_id not in self.rag.documents:
+                return False
+            served = self.served.pop(document_id)
+            self.cache.pop(served.key, None)
+            self.rag.remove_documents([document_id])
+            self.rag.store.delete_record(KIND, document_id)
+            return True
+
+    def get(self, document_id: str) -> tuple[Document, Served] | None:
+        """Return a document with its adapter's record, None where there is none."""
+        with self.lock:
+            document = self.rag.documents.get(document_id)
+            return document and (document, self.served[document_id])
+
+    def list(self, limit: int, after: str = "") -> list[tuple[Document, Served]]:
+        """Return documents in order of their ids, those behind `after`."""
+        with self.lock:
+            ids = sorted(i for i in self.rag.documents if i > after)[:limit]
+            return [(self.rag.documents[i], self.served[i]) for i in ids]
+
+    def train(self, document_ids: Sequence[str]) -> Job:
+        """Queue the training of documents; until it is done their present adapters serve."""
+        return self.jobs.add(tuple(document_ids))
+
+    def adapter(self, document_id: str) -> Adapter:
+        """Return a document's adapter.
+
+        Raises:
+            ValueError: an unknown document.
+        """
+        with self.lock:
+            self.rag.require([document_id])
+            return self._load(self.served[document_id].key)
+
+    def prepare(
+        self,
+        messages: Sequence[Mapping[str, str]] | str,
+        mode: str,
+        k: int,
+        document_ids: Sequence[str] | None = None,
+        weighting: str = "ones",
+    ) -> tuple[str, Adapter | None, list[Hit]]:
+        """Return prompt, merged adapter and documents of a request.
+
+        Args:
+            messages: a conversation, or a prompt to go on from as it is.
+            mode: see `answers.MODES`; without documents every mode is `closed_book`.
+            k: documents that the retriever finds.
+            document_ids: documents to use instead.
+            weighting: see `merge.merge_weights`.
+
+        Raises:
+            ValueError: an unknown mode, document or weighting.
+        """
+        raw = isinstance(messages, str)
+        question = messages if raw else messages[-1]["content"]
+        with self.lock:  # so that no document is removed in between
+            if not self.rag.documents and not document_ids:
+                mode = "closed_book" if mode in ("parametric", "combine", "in_context") else mode
+            named = None if document_ids is None else [document_ids]
+            hits = find_hits(self.rag, [question], mode, k, named)
+            adapter = merged_adapters(self._loader(hits[0]), hits, mode, weighting)[0]
+            found = passages(self.rag, hits, mode)[0]
+        if raw:
+            shown = "".join(f"{document.text}\n\n" for document in found)
+            return shown + messages, adapter, hits[0]
+        return conversation_prompt(self.rag.base.tokenizer, messages, found), adapter, hits[0]
+
+    def _find_again(self) -> None:
+        """Settle what the store holds: removals that were cut short, other checkpoints' adapters.
+
+        Documents that `prag parametrize` added, or that another checkpoint served, get an adapter.
+        """
+        documents = self.rag.documents
+        for document_id in self.served.keys() - documents.keys():
+            del self.served[document_id]
+            self.rag.store.delete_record(KIND, document_id)
+        made = self.rag.parametrizer
+        for document_id in documents:
+            key = adapter_key(document_id, made.spec, made.fingerprint)
+            served = self.served.get(document_id)
+            if served and (served.path == "trained" or served.key == key):
+                continue
+            self.served.pop(document_id, None)
+            if self.rag.store.has(key):
+                adapter = self.rag.store.get(key)
+                self._record({document_id: _served(key, adapter, 0.0)})
+        self._make([d for i, d in documents.items() if i not in self.served])
+
+    def _loader(self, hits: Sequence[Hit]) -> Callable[[str], Adapter]:
+        """Return what loads these documents' adapters: trained ones where all of them are trained.
+
+        Trained and generated adapters have different modules and are not merged with each other.
+        """
+        if len({self.served[hit.document_id].path for hit in hits}) < 2:
+            return self.adapter
+        made = self.rag.parametrizer
+        return lambda i: self._load(adapter_key(i, made.spec, made.fingerprint))
+
+    def _load(self, key: str) -> Adapter:
+        """Return an adapter from memory or from the store."""
+        if key not in self.cache:
+            adapter = self.rag.store.get(key)
+            if adapter.nbytes > self.cache.maxsize:
+                return adapter
+            self.cache[key] = adapter
+        return self.cache[key]
+
+    def _make(self, documents: Sequence[Document]) -> None:
+        """Make adapters batch by batch, between decoding steps; a batch is kept before the next."""
+        parametrizer = self.rag.parametrizer
+        for start in range(0, len(documents), parametrizer.batch_size):
+            batch, began = documents[start : start + parametrizer.batch_size], time.perf_counter()
+            future = self.engine.call(lambda batch=batch: parametrizer.parametrize(batch))
+            adapters = future.result()
+            seconds = (time.perf_counter() - began) / len(batch)
+            self._keep(batch, adapters, parametrizer, seconds)
+
+    def _keep(self, documents, adapters, parametrizer, seconds: float) -> None:
+        """Store adapters and records, then let the documents be found."""
+        made, items = {}, {}
+        for document, adapter in zip(documents, adapters, strict=True):
+            key = adapter_key(document.id, parametrizer.spec, parametrizer.fingerprint)
+            items[key] = adapter
+            made[document.id] = _served(key, adapter, seconds)
+            self.observe(made[document.id].path, seconds)
+        with self.lock:
+            self.rag.store.put_many(items)
+            self._record(made)
+            self.rag.add_documents(documents, parametrize=False)
+
+    def _record(self, made: Mapping[str, Served]) -> None:
+        self.rag.store.put_records(KIND, {i: asdict(record) for i, record in made.items()})
+        self.served |= made
+
+    def _train(self, document_ids: tuple[str, ...]) -> Generator[float, None, None]:
+        """Train documents batch by batch; those removed meanwhile are left out."""
+        if self._trainer is None:
+            self._trainer = self._make_trainer()
+        trainer, count = self._trainer, len(document_ids)
+        for start in range(0, count, trainer.batch_size):
+            with self.lock:
+                ids = [i for i in document_ids[start:][: trainer.batch_size] if i in self.served]
+                batch = [self.rag.documents[i] for i in ids]
+            if not batch:
+                continue
+            began = time.perf_counter()
+            steps = trainer.train_steps(trainer.augmenter.augment(batch))
+            results = yield from _shares(steps, start / count, len(batch) / count)
+            seconds = (time.perf_counter() - began) / len(batch)
+            with self.lock:
+                pairs = zip(batch, results, strict=True)
+                there = [(d, adapter) for d, (adapter, _) in pairs if d.id in self.served]
+                if there:
+                    self._keep(*zip(*there, strict=True), trainer, seconds)
+
+
+def _served(key: str, adapter: Adapter, seconds: float) -> Served:
+    path = adapter.metadata.get("path", "")
+    return Served(key, path, adapter.nbytes, round(seconds, 4), int(time.time()))
+
+
+def _shares(steps: Generator, before: float, share: float) -> Generator[float, None, object]:
+    """Turn (done, all) of a training's steps into the share of the whole job."""
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        yield before + share * done / total

@@ -1,0 +1,324 @@
+"""The server over HTTP: a real process's worth of it, asked by OpenAI's client."""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+from service_fixtures import documents, running_server
+
+from prag_core.export import from_peft
+from prag_core.server_schemas import Limits
+
+LIMITS = Limits(
+    max_body_bytes=20_000, max_documents=4, max_document_characters=2_000, max_tokens=64,
+    default_tokens=6, timeout=30,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tiny_base, tmp_path_factory):
+    with running_server(tiny_base, tmp_path_factory.mktemp("server"), LIMITS) as made:
+        yield made
+
+
+@pytest.fixture
+def http(server):
+    """A client; every test leaves the server without documents."""
+    with httpx.Client(base_url=server[0], timeout=60) as client:
+        yield client
+        for document, _ in server[1].list(1000):
+            server[1].remove(document.id)
+
+
+@pytest.fixture
+def client(server, http):
+    return openai.OpenAI(base_url=f"{server[0]}/v1", api_key="none", max_retries=0)
+
+
+def add(http, count: int = 2, start: int = 0, **query) -> list[str]:
+    new = [{"title": d.title, "text": d.text} for d in documents(count, start)]
+    reply = http.post("/v1/documents", json={"documents": new}, params=query)
+    assert reply.status_code == 201, reply.text
+    return [item["id"] for item in reply.json()["data"]]
+
+
+def ask(client, text: str, **extra):
+    return client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": text}], extra_body=extra
+    )
+
+
+def message(reply, status: int) -> str:
+    """The text of an error in OpenAI's shape."""
+    assert reply.status_code == status, reply.text
+    error = reply.json()["error"]
+    assert error["type"] and "Traceback" not in error["message"]
+    return error["message"]
+
+
+def test_documents_are_added_listed_and_removed(http):
+    one = http.post("/v1/documents", json={"title": "Ada", "text": "Ada lives in Tarn."})
+    assert one.status_code == 201
+    (first,) = one.json()["data"]
+    assert first["path"] == "generated" and first["bytes"] > 0 and first["seconds"] > 0
+    ids = add(http, 3)
+    assert add(http, 3) == ids  # nothing is made again
+    page = http.get("/v1/documents", params={"limit": 3}).json()
+    rest = http.get("/v1/documents", params={"after": page["data"][-1]["id"]}).json()
+    assert page["has_more"] and not rest["has_more"]
+    listed = [item["id"] for item in page["data"] + rest["data"]]
+    assert listed == sorted([*ids, first["id"]])
+    assert http.get(f"/v1/documents/{first['id']}").json()["text"] == "Ada lives in Tarn."
+    assert http.delete(f"/v1/documents/{first['id']}").json()["deleted"] is True
+    for request in (http.get, http.delete):
+        assert "got the id of no document" in message(request(f"/v1/documents/{first['id']}"), 404)
+
+
+def test_files_are_taken(http):
+    files = [
+        ("files", ("notes.txt", b"The mill of Oss stands still.")),
+        ("files", ("more.jsonl", b'{"text": "Ada lives in Tarn."}\n{"text": "Bo lives in Oss."}')),
+    ]
+    reply = http.post("/v1/documents/upload", files=files)
+    assert reply.status_code == 201, reply.text
+    assert len(reply.json()["data"]) == 3
+    bad = [("files", ("../../etc/bad.jsonl", b"{not json"))]
+    text = message(http.post("/v1/documents/upload", files=bad), 400)
+    assert "bad.jsonl" in text and "/tmp" not in text
+    assert len(http.get("/v1/documents").json()["data"]) == 3
+
+
+def test_adapters_download_as_peft(http, server, tmp_path):
+    (identifier,) = add(http, 1)
+    reply = http.get(f"/v1/documents/{identifier}/adapter")
+    assert reply.headers["content-type"] == "application/zip"
+    zipfile.ZipFile(io.BytesIO(reply.content)).extractall(tmp_path)
+    found = from_peft(tmp_path, server[1].rag.base)
+    for path, pair in server[1].adapter(identifier).tensors.items():
+        assert all(mine.equal(other) for mine, other in zip(pair, found.tensors[path], strict=True))
+
+
+def test_chat_names_its_documents(http, client):
+    closed = ask(client, "What is P1?")
+    assert closed.documents == []
+    ids = add(http)
+    reply = ask(client, "What is P1?")
+    assert reply.object == "chat.completion" and reply.model == "tiny"
+    assert [d["id"] for d in reply.documents] == [ids[1]]
+    assert reply.documents[0]["title"] == "P1" and reply.documents[0]["score"] > 0
+    assert reply.choices[0].finish_reason in ("stop", "length")
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+    assert reply.choices[0].message.content != closed.choices[0].message.content
+    named = ask(client, "What is P1?", document_ids=ids[:1], mode="combine")
+    assert [d["id"] for d in named.documents] == ids[:1] and named.mode == "combine"
+    both = ask(client, "What is P1?", k=2, merge="score")
+    assert len(both.documents) == 2
+
+
+def test_streams_join_to_the_whole_text(http, client):
+    add(http, 4)
+    for question in ("What is P0?", "What is P2?", "Who is P3?", "Why?", "Where?", "What of it?"):
+        messages = [{"role": "user", "content": question}]
+        options = {"model": "tiny", "messages": messages, "max_tokens": 20}
+        whole = client.chat.completions.create(**options)
+        if len(whole.choices[0].message.content) > 5:  # random models stop when they like
+            break
+    chunks = list(
+        client.chat.completions.create(
+            **options, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    parts = [c.choices[0].delta.content for c in chunks if c.choices]
+    assert "".join(parts) == whole.choices[0].message.content
+    assert len([part for part in parts if part]) > 3
+    last = next(c for c in chunks if c.choices and c.choices[0].finish_reason)
+    assert last.documents == whole.documents
+    assert chunks[-1].usage == whole.usage
+
+
+def test_completions_go_on_from_prompts(http, client):
+    add(http)
+    reply = client.completions.create(model="tiny", prompt=["P0 is", "P1 is"], max_tokens=5)
+    assert [choice.index for choice in reply.choices] == [0, 1]
+    assert [rows[0]["title"] for rows in reply.documents] == ["P0", "P1"]
+    one = client.completions.create(model="tiny", prompt="P1 is", max_tokens=5)
+    assert one.choices[0].text == reply.choices[1].text
+    stream = client.completions.create(model="tiny", prompt="P1 is", max_tokens=5, stream=True)
+    assert "".join(c.choices[0].text for c in stream) == one.choices[0].text
+    stop = one.choices[0].text.strip()[-1]
+    cut = client.completions.create(model="tiny", prompt="P1 is", max_tokens=5, stop=stop)
+    assert cut.choices[0].text == one.choices[0].text.split(stop)[0]
+    seeded = [
+        client.completions.create(model="tiny", prompt="P1 is", temperature=1.5, seed=seed)
+        for seed in (3, 3, 4)
+    ]
+    texts = [reply.choices[0].text for reply in seeded]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def test_trainings_are_jobs(http, client):
+    new = {"title": "Ada", "text": "Ada lives in Tarn."}
+    reply = http.post("/v1/documents", json=new, params={"path": "trained"}).json()
+    identifier, job = reply["data"][0]["id"], reply["job"]["id"]
+    assert reply["data"][0]["path"] == "generated"
+    until = time.monotonic() + 60
+    while http.get(f"/v1/jobs/{job}").json()["status"] != "succeeded":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert http.get(f"/v1/documents/{identifier}").json()["path"] == "trained"
+    assert ask(client, "Where is Ada?").documents
+    assert job in [item["id"] for item in http.get("/v1/jobs").json()["data"]]
+    assert http.delete(f"/v1/jobs/{job}").json()["status"] == "succeeded"  # it had ended
+    assert "got the id of no job" in message(http.get("/v1/jobs/none"), 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "text"),
+    [
+        ("documents", {"text": ""}, 400, "text: String should have at least 1"),
+        ("documents", {"text": "  "}, 400, "got an empty document"),
+        ("documents", {"documents": []}, 400, "documents: List should have at least 1"),
+        ("documents", {"text": "a", "name": "b"}, 400, "name: Extra inputs"),
+        ("documents", {"documents": [{"text": f"{i}"} for i in range(5)]}, 413, "got 5 documents"),
+        ("documents", {"text": "a" * 3000}, 413, "got a document of 3000 characters"),
+        ("documents", {"text": "a" * 30_000}, 413, "got a larger body than 20000 bytes"),
+        ("documents?path=none", {"text": "a"}, 400, "path: Input should be"),
+        ("chat/completions", {"messages": []}, 400, "messages: List should have at least 1"),
+        ("chat/completions", {"messages": [{"role": "system", "content": "a"}]}, 400, "user's"),
+        ("chat/completions", {"messages": [{"role": "x", "content": "a"}]}, 400, "role: Input"),
+        ("completions", {"prompt": []}, 400, "prompt"),
+        ("completions", {"prompt": ""}, 400, "got an empty prompt"),
+        ("completions", {"prompt": "a", "mode": "sft"}, 400, "mode: Input should be"),
+        ("completions", {"prompt": "a", "max_tokens": 65}, 400, "got max_tokens 65, expected"),
+        ("completions", {"prompt": "a" * 600}, 400, "got a prompt of 600 tokens"),
+        ("completions", {"prompt": "a", "n": 2}, 400, "n: Input should be 1"),
+        ("completions", {"prompt": "a", "document_ids": ["../x"]}, 400, "got unknown document"),
+        ("completions", {"prompt": "a", "model": "gpt-4"}, 404, "got model 'gpt-4'"),
+    ],
+)  # fmt: skip
+def test_bad_requests(http, path, body, status, text):
+    assert text in message(http.post(f"/v1/{path}", json=body), status)
+
+
+def test_bodies_that_are_no_json(http):
+    for content in (b"", b"{", b"\xff\xfe", b'{"text": "\\ud800"}', b"[" * 5000):
+        assert message(http.post("/v1/documents", content=content), 400)
+    chunks = (b"x" * 1000 for _ in range(30))  # no content-length
+    assert "got a larger body" in message(http.post("/v1/documents", content=chunks), 413)
+
+
+def test_health_metrics_and_request_ids(http, client):
+    add(http)
+    ask(client, "What is P1?")
+    for path in ("/healthz", "/readyz"):
+        assert http.get(path).json() == {"status": "ok"}
+    reply = http.get("/metrics")
+    assert len(reply.headers["x-request-id"]) == 16
+    for line in (
+        "prag_documents 2.0", "prag_adapters_in_memory", "prag_queue_rows 0",
+        'prag_requests_total{method="POST",route="/v1/chat/completions",status="200"}',
+        'prag_document_seconds_count{path="generated"}', "prag_batch_rows_bucket",
+    ):  # fmt: skip
+        assert line.removesuffix(".0") in reply.text
+
+
+def test_keys(tiny_base, tmp_path):
+    with (
+        running_server(tiny_base, tmp_path, api_key="secret") as (address, _),
+        httpx.Client(base_url=address) as http,
+    ):
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}):
+            assert message(http.get("/v1/models", headers=headers), 401)
+            assert message(http.get("/metrics", headers=headers), 401)
+            assert http.get("/healthz", headers=headers).status_code == 200
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="secret")
+        assert list(client.models.list())
+
+
+def test_full_queue_timeout_and_shutdown(tiny_base, tmp_path):
+    limits = Limits(timeout=0.3)
+    options = {"max_rows": 1, "max_queue": 1}
+    with (
+        running_server(tiny_base, tmp_path, limits, **options) as (address, service),
+        httpx.Client(base_url=address, timeout=60) as http,
+    ):
+        gate, body = threading.Event(), {"prompt": "P"}
+        service.engine.call(gate.wait)
+        with ThreadPoolExecutor(4) as pool:
+            replies = [pool.submit(http.post, "/v1/completions", json=body) for _ in range(4)]
+            while sum(reply.done() for reply in replies) < 3:
+                time.sleep(0.01)
+            time.sleep(0.4)
+            gate.set()
+            statuses = sorted(reply.result().status_code for reply in replies)
+        assert statuses == [429, 429, 429, 504]
+        assert http.post("/v1/completions", json=body).status_code == 200
+        service.engine.close(10)
+        assert http.get("/readyz").status_code == 503
+        assert "shutting down" in message(http.post("/v1/completions", json=body), 503)
+
+
+def test_a_client_that_goes_away_frees_its_row(tiny_base, tmp_path):
+    limits = Limits(max_tokens=400)
+    with running_server(tiny_base, tmp_path, limits) as (address, service):
+        body = {"prompt": "P", "max_tokens": 400, "stream": True}
+        with httpx.Client(base_url=address, timeout=60) as http:  # noqa: SIM117
+            with http.stream("POST", "/v1/completions", json=body) as reply:
+                next(reply.iter_lines())
+        until = time.monotonic() + 30
+        while service.engine.batch.rows:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def test_a_request_sees_its_own_documents_alone(tiny_base, tmp_path):
+    """200 concurrent requests over 50 documents, while others are added and removed."""
+    with (
+        running_server(tiny_base, tmp_path, Limits(default_tokens=8)) as (address, service),
+        httpx.Client(base_url=address, timeout=120) as http,
+    ):
+        ids = [i for start in range(0, 50, 25) for i in add(http, 25, start)]
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        draw, stop, deleted = random.Random(0), threading.Event(), []
+
+        def question(number: int):
+            chosen = random.Random(number).sample(range(50), 1 + number % 3)
+            asked = f"What is P{chosen[0]}?"
+            reply = ask(client, asked, document_ids=[ids[i] for i in chosen])
+            return asked, reply.choices[0].message.content
+
+        def disturb() -> None:
+            start = 1000
+            while not stop.is_set():
+                added = add(http, 2, start)
+                for identifier in added:
+                    assert http.delete(f"/v1/documents/{identifier}").status_code == 200
+                    deleted.append(identifier)
+                    gone = {"prompt": "P", "document_ids": [identifier]}
+                    assert http.post("/v1/completions", json=gone).status_code == 400
+                start += 2
+
+        numbers = [draw.randrange(80) for _ in range(200)]
+        alone = {number: question(number) for number in sorted(set(numbers))}
+        disturber = ThreadPoolExecutor(1).submit(disturb)
+        with ThreadPoolExecutor(32) as pool:
+            together = list(pool.map(question, numbers))
+        stop.set()
+        disturber.result(60)
+        assert deleted
+        assert together == [alone[number] for number in numbers]
+        assert len({text for _, text in alone.values()}) > 20  # documents make a difference
+        assert service.rag.store.verify() == []
+        assert len(service.rag.store) == 50
