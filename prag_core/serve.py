@@ -35,6 +35,7 @@ def serve(
     default_tokens: int = 64,
     timeout: float = 120.0,
     grace: float = 30.0,
+    page: bool = False,
 ) -> None:
     """Answer questions over HTTP, as OpenAI's API does, while documents come and go.
 
@@ -56,6 +57,7 @@ def serve(
         default_tokens: tokens of an answer whose request names no number.
         timeout: seconds that a request may take.
         grace: seconds that running requests get at the end.
+        page: also offer a page to add documents and ask questions, at `/`.
     """
     try:
         import uvicorn
@@ -88,7 +90,7 @@ def serve(
 
         try:
             service = Service(rag, engine, make_trainer, cache_bytes, metrics.observe_document)
-            app = create_app(service, metrics, rag.base.name, api_key, limits)
+            app = create_app(service, metrics, rag.base.name, api_key, limits, page)
             config = uvicorn.Config(
                 app,
                 host=host,

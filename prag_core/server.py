@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
@@ -24,6 +26,7 @@ from prag_core.server_schemas import Limits, error_object
 from prag_core.service import Service
 
 log = logging.getLogger(__name__)
+PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 FAILURES = {  # status, type, message (None: the error's own)
     QueueFullError: (429, "rate_limit_error", None),
     ClosedError: (503, "server_error", "the server is shutting down: try again later"),
@@ -38,6 +41,7 @@ def create_app(
     model: str,
     api_key: str = "",
     limits: Limits | None = None,
+    page: bool = False,
 ) -> FastAPI:
     """Build the application.
 
@@ -47,6 +51,7 @@ def create_app(
         model: name under which the base model is offered.
         api_key: key that all but the health endpoints ask for; empty: none.
         limits: what it takes.
+        page: offer the page at `/`.
     """
     app = FastAPI(title="prag", version="1", docs_url=None, redoc_url=None)
     limits, metrics.service = limits or Limits(), service
@@ -69,6 +74,8 @@ def create_app(
         """Return Prometheus' metrics."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
+    if page:
+        _add_page(app)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     for kind in FAILURES:
@@ -77,6 +84,22 @@ def create_app(
         Guard, metrics=metrics, api_key=api_key, max_body_bytes=limits.max_body_bytes
     )
     return app
+
+
+def _add_page(app: FastAPI) -> None:
+    for route, name in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+        app.add_api_route(route, _file(name), include_in_schema=False)
+
+
+def _file(name: str) -> Callable[[], Awaitable[Response]]:
+    content = files("prag_core").joinpath("resources", "page", name).read_bytes()
+    kind = PAGE_TYPES[name.rsplit(".", 1)[1]]
+    headers = {"content-security-policy": "default-src 'self'", "cache-control": "no-cache"}
+
+    async def show() -> Response:
+        return Response(content, media_type=kind, headers=headers)
+
+    return show
 
 
 async def _http_error(http: HttpRequest, error: HTTPException) -> JSONResponse:

@@ -127,9 +127,8 @@ class CompletionEndpoints:
             )
 
         def build() -> tuple[Row, list[dict]]:
-            text, adapter, hits = self.service.prepare(
-                prompt, body.mode, body.k, body.document_ids, body.merge
-            )
+            chosen = (body.document_ids, body.merge, body.among, body.path)
+            text, adapter, hits = self.service.prepare(prompt, body.mode, body.k, *chosen)
             row = Row(self.service.rag.base, text, adapter, options)
             return row, [self._used(hit) for hit in hits]
 

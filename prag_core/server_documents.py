@@ -15,10 +15,11 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
+from prag_core.adapter import Adapter
 from prag_core.documents import Document, read_documents
 from prag_core.export import to_peft
 from prag_core.jobs import Job
-from prag_core.server_schemas import Limits, NewDocument, NewDocuments, document_object
+from prag_core.server_schemas import Limits, NewDocument, NewDocuments, NewJob, document_object
 from prag_core.service import Served, Service
 
 ServedPath = Literal["generated", "trained"]
@@ -40,7 +41,9 @@ class DocumentEndpoints:
         app.get(one)(self.get_document)
         app.delete(one)(self.remove_document)
         app.get(f"{one}/adapter", response_class=FileResponse)(self.get_adapter)
+        app.get(f"{one}/norms")(self.get_norms)
         app.get("/v1/jobs")(self.list_jobs)
+        app.post("/v1/jobs", status_code=201)(self.add_job)
         app.get("/v1/jobs/{job_id}")(self.get_job)
         app.delete("/v1/jobs/{job_id}")(self.cancel_job)
 
@@ -101,6 +104,19 @@ class DocumentEndpoints:
             background=BackgroundTask(folder.cleanup),
         )
 
+    async def get_norms(self, document_id: str) -> dict:
+        """Return the Frobenius norm of an adapter's update in every layer and module."""
+        self._found(document_id)
+        norms = await asyncio.to_thread(lambda: update_norms(self.service.adapter(document_id)))
+        return {"object": "norms", "path": self._found(document_id)[1].path, "data": norms}
+
+    async def add_job(self, body: NewJob) -> dict:
+        """Queue the training of documents; their generated adapters serve meanwhile."""
+        for document_id in body.document_ids:
+            self._found(document_id)
+        ids = list(dict.fromkeys(body.document_ids))
+        return _job_object(await asyncio.to_thread(self.service.train, ids))
+
     async def list_jobs(self) -> dict:
         """List trainings, the oldest first."""
         return {"object": "list", "data": [_job_object(job) for job in self.service.jobs.all()]}
@@ -152,6 +168,18 @@ class DocumentEndpoints:
         if job is None:
             raise HTTPException(404, "got the id of no job, expected one of GET /v1/jobs")
         return _job_object(job)
+
+
+def update_norms(adapter: Adapter) -> list[dict]:
+    """Return {layer, module, norm} of every update; ||B A||^2 = tr(B'B A A'), no product built."""
+    norms = []
+    for layer in adapter.spec.layers:
+        for module in adapter.spec.modules:
+            a, b = (t.float() for t in adapter.tensors[f"model.layers.{layer}.mlp.{module}"])
+            square = ((b.mT @ b) * (a @ a.mT)).sum().clamp(min=0)
+            norm = adapter.spec.scale * float(square.sqrt())
+            norms.append({"layer": layer, "module": module, "norm": round(norm, 4)})
+    return norms
 
 
 def _job_object(job: Job) -> dict:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prag_core.server_metrics import Metrics
 from prag_core.server_schemas import error_object
 
-OPEN_PATHS = ("/healthz", "/readyz")
+OPEN_PATHS = ("/healthz", "/readyz", "/", "/page.css", "/page.js")  # the page holds no data
 log = logging.getLogger("prag.server")
 
 

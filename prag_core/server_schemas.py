@@ -62,6 +62,12 @@ class Request(BaseModel):
     document_ids: Annotated[list[str], Field(min_length=1, max_length=100)] | None = Field(
         None, description="Documents to answer from, instead of the retriever's."
     )
+    among: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="Documents that the retriever may find; all when omitted."
+    )
+    path: Literal["generated", "trained"] | None = Field(
+        None, description="Which of a document's adapters; the newest when omitted."
+    )
     merge: Literal["ones", "mean", "score"] = Field("ones", description="Merge weights.")
 
     def options(self, default_tokens: int) -> GenerationOptions:
@@ -154,6 +160,14 @@ class NewDocuments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     documents: Annotated[list[NewDocument], Field(min_length=1)]
+
+
+class NewJob(BaseModel):
+    """Documents to train."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    document_ids: Annotated[list[str], Field(min_length=1, max_length=1000)]
 
 
 def identifier(kind: str) -> str:

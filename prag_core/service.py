@@ -135,6 +135,8 @@ class Service:
         k: int,
         document_ids: Sequence[str] | None = None,
         weighting: str = "ones",
+        among: Sequence[str] | None = None,
+        path: str | None = None,
     ) -> tuple[str, Adapter | None, list[Hit]]:
         """Return prompt, merged adapter and documents of a request.
 
@@ -144,9 +146,11 @@ class Service:
             k: documents that the retriever finds.
             document_ids: documents to use instead.
             weighting: see `merge.merge_weights`.
+            among: the only documents that the retriever may find.
+            path: `trained` or `generated`: which of a document's adapters; None: the newest.
 
         Raises:
-            ValueError: an unknown mode, document or weighting.
+            ValueError: an unknown mode, document or weighting, or no adapter of this path.
         """
         raw = isinstance(messages, str)
         question = messages if raw else messages[-1]["content"]
@@ -154,8 +158,14 @@ class Service:
             if not self.rag.documents and not document_ids:
                 mode = "closed_book" if mode in ("parametric", "combine", "in_context") else mode
             named = None if document_ids is None else [document_ids]
-            hits = find_hits(self.rag, [question], mode, k, named)
-            adapter = merged_adapters(self._loader(hits[0]), hits, mode, weighting)[0]
+            size = k if among is None else max(len(self.rag.documents), 1)
+            hits = find_hits(self.rag, [question], mode, size, named)
+            if among is not None and named is None:
+                self.rag.require(among)
+                allowed = set(among)
+                hits = [[hit for hit in hits[0] if hit.document_id in allowed][:k]]
+            load = self._loader(hits[0], path)
+            adapter = merged_adapters(load, hits, mode, weighting)[0]
             found = passages(self.rag, hits, mode)[0]
         if raw:
             shown = "".join(f"{document.text}\n\n" for document in found)
@@ -183,15 +193,21 @@ class Service:
                 self._record({document_id: _served(key, adapter, 0.0)})
         self._make([d for i, d in documents.items() if i not in self.served])
 
-    def _loader(self, hits: Sequence[Hit]) -> Callable[[str], Adapter]:
+    def _loader(self, hits: Sequence[Hit], path: str | None) -> Callable[[str], Adapter]:
         """Return what loads these documents' adapters: trained ones where all of them are trained.
 
         Trained and generated adapters have different modules and are not merged with each other.
         """
-        if len({self.served[hit.document_id].path for hit in hits}) < 2:
-            return self.adapter
         made = self.rag.parametrizer
-        return lambda i: self._load(adapter_key(i, made.spec, made.fingerprint))
+        untrained = [h.document_id for h in hits if self.served[h.document_id].path != "trained"]
+        if path == "trained" and untrained:
+            raise ValueError(
+                f"got documents without trained adapters, {untrained[:3]}, expected trained ones: "
+                "train them with POST /v1/jobs"
+            )
+        if path == "generated" or (untrained and len(untrained) < len(hits)):
+            return lambda i: self._load(adapter_key(i, made.spec, made.fingerprint))
+        return self.adapter
 
     def _load(self, key: str) -> Adapter:
         """Return an adapter from memory or from the store."""

@@ -54,7 +54,7 @@ def running_server(base, folder: Path, limits: Limits | None = None, api_key: st
     """A real server on a free port; gives its address and the service."""
     metrics = Metrics()
     with running_service(base, folder, metrics=metrics, **options) as service:
-        app = create_app(service, metrics, "tiny", api_key, limits)
+        app = create_app(service, metrics, "tiny", api_key, limits, page=True)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)
         with socket.socket() as listening:
