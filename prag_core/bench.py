@@ -17,12 +17,15 @@ from rich.table import Table
 
 from prag_core.bench_answering import bench_generate, bench_latency, bench_merge
 from prag_core.bench_measure import Measurement, PeftProcess, limited
+from prag_core.bench_serving import bench_serving
 from prag_core.bench_store import bench_store
 from prag_core.bench_training import bench_training
+from prag_core.build import Setup
 from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.results import write_json
 
-PARTS = ("train", "merge", "generate", "latency", "store")
+PARTS = ("train", "merge", "generate", "latency", "store", "serve")
+HYPERNET = Setup().hypernet
 PACKAGES = ("torch", "transformers", "peft", "lmdb")
 STORE_LIMITS = (
     ("open", "open_ms", "ms", 50),
@@ -33,9 +36,10 @@ STORE_LIMITS = (
 
 def bench(
     output: str = "runs/bench",
-    parts: tuple[Literal["train", "merge", "generate", "latency", "store"], ...] = PARTS,
+    parts: tuple[Literal["train", "merge", "generate", "latency", "store", "serve"], ...] = PARTS,
     quick: bool = False,
     base_model: str = EMBEDDED_NAME,
+    hypernet: str = HYPERNET,
     adapters: int = 100_000,
 ) -> None:
     """Measure speed beside stock PEFT in one run; parts measured earlier stay in the file.
@@ -45,13 +49,14 @@ def bench(
         parts: what to measure.
         quick: one or two of everything, to see that all parts run; its figures mean nothing.
         base_model: `smollm2-135m` (embedded) or a local folder.
+        hypernet: checkpoint that the server of part `serve` generates adapters with.
         adapters: adapters in the store of part `store`.
     """
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bench.json"
     report = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    for part, rows in _measure(parts, folder, quick, base_model, adapters):
+    for part, rows in _measure(parts, folder, quick, base_model, hypernet, adapters):
         report[part] = {
             "base_model": base_model,
             "quick": quick,
@@ -98,7 +103,7 @@ def machine() -> dict:
     }
 
 
-def _measure(parts, folder: Path, quick: bool, base_model: str, adapters: int):
+def _measure(parts, folder: Path, quick: bool, base_model: str, hypernet: str, adapters: int):
     """Yield (part, its measurements), one part after the other."""
     with_model = [part for part in PARTS[:4] if part in parts]
     if with_model:
@@ -108,6 +113,9 @@ def _measure(parts, folder: Path, quick: bool, base_model: str, adapters: int):
                 yield part, _measure_part(part, base, peft, str(folder / "adapters"), quick)
     if "store" in parts:
         yield "store", _measure_store(folder, adapters)
+    if "serve" in parts:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            yield "serve", bench_serving(base_model, hypernet, Path(scratch), quick)
 
 
 def _measure_part(

@@ -6,7 +6,9 @@ import json
 import sys
 
 import pytest
+from hypernet_fixtures import CONFIG, network
 
+from hypernet.checkpoint import save_checkpoint
 from prag_core.bench import PARTS, bench, bench_table
 from prag_core.bench_corpus import bench_questions
 from prag_core.bench_measure import PeftProcess, compared, limited
@@ -24,9 +26,13 @@ def tiny_folder(tiny_base, tmp_path_factory):
     return str(folder)
 
 
-def test_every_part_runs_and_stays_in_the_file(tiny_folder, tmp_path, capsys):
+def test_every_part_runs_and_stays_in_the_file(tiny_base, tiny_folder, tmp_path, capsys):
     """One run measures all parts; a later run of one part keeps the others."""
-    bench(str(tmp_path), PARTS, quick=True, base_model=tiny_folder, adapters=100)
+    save_checkpoint(tmp_path / "network", network(tiny_base), CONFIG, tiny_base)
+    bench(
+        str(tmp_path), PARTS, quick=True, base_model=tiny_folder,
+        hypernet=str(tmp_path / "network"), adapters=100,
+    )  # fmt: skip
     report = json.loads((tmp_path / "bench.json").read_text())
     assert set(report) == set(PARTS)
     assert all(row["ours"] >= 0 and row["unit"] for p in PARTS for row in report[p]["rows"])
