@@ -102,6 +102,9 @@ class AdapterStack:
                 if row != source:
                     a[row], b[row] = a[source], b[source]
         self.ranks = [self.ranks[source] for source in order]
+        # A module that no row adapts any more goes: a row to come must find zeros there.
+        used = {path for ranks in self.ranks for path in ranks}
+        self.slots = {path: pair for path, pair in self.slots.items() if path in used}
 
     def updates(self, first: int = 0) -> Updates:
         """Return {path: (A' (N, I, R), scale B' (N, R, O))} of the rows from `first` on."""

@@ -17,6 +17,8 @@ from prag_core.attach import AdapterStack, hooked, shared_updates
 from prag_core.decoding_rows import Row
 from prag_core.models import BaseModel
 
+GREEDY_BELOW = 1e-4  # temperature; logits divided by less overflow
+
 
 class DecodingBatch:
     """Rows decoded together, one token a step; they join and leave between steps."""
@@ -58,10 +60,10 @@ class DecodingBatch:
             if self.shared is None:
                 self.stack.append([row.adapter for row in rows])
             chosen = self._forward(rows, first, ids, mask, positions, cache)
+            self._add(chosen, mask, positions[:, -1:] + 1, cache)
         except BaseException:
             self.stack.reorder(range(first))
             raise
-        self._add(chosen, mask, positions[:, -1:] + 1, cache)
         self.rows += rows
         return self._push(rows, chosen)
 
@@ -117,14 +119,20 @@ class DecodingBatch:
             self.ids, self.mask, self.positions, self.cache = ids, mask, positions, cache
             return
         length = max(self.mask.shape[1], mask.shape[1])
-        parts = [pad(m, (length - m.shape[1], 0)) for m in (self.mask, mask)]
-        self.ids, self.mask = torch.cat([self.ids, ids]), torch.cat(parts)
-        self.positions = torch.cat([self.positions, positions])
+        joined = []  # made before anything changes: there may be no memory for it
         for mine, new in zip(self.cache.layers, cache.layers, strict=True):
-            for name in ("keys", "values"):
-                pair = (getattr(layer, name) for layer in (mine, new))  # (N, heads, T, d) each
-                parts = [pad(t, (0, 0, length - t.shape[2], 0)) for t in pair]
-                setattr(mine, name, torch.cat(parts))
+            pairs = ((mine.keys, new.keys), (mine.values, new.values))  # (N, heads, T, d) each
+            joined.append(
+                [
+                    torch.cat([pad(t, (0, 0, length - t.shape[2], 0)) for t in pair])
+                    for pair in pairs
+                ]
+            )
+        masks = [pad(m, (length - m.shape[1], 0)) for m in (self.mask, mask)]
+        self.ids, self.mask = torch.cat([self.ids, ids]), torch.cat(masks)
+        self.positions = torch.cat([self.positions, positions])
+        for layer, (keys, values) in zip(self.cache.layers, joined, strict=True):
+            layer.keys, layer.values = keys, values
 
     def _push(self, rows: Sequence[Row], chosen: Tensor) -> list[tuple[Row, str]]:
         pieces = [
@@ -142,8 +150,10 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     chosen = logits.argmax(-1, keepdim=True)
     for place, row in enumerate(rows):
         options = row.options
-        if options.temperature > 0:
+        if options.temperature >= GREEDY_BELOW:
             probabilities = torch.softmax(logits[place].float() / options.temperature, -1)
+            if not torch.isfinite(probabilities).all():
+                continue  # an adapter gone wrong must not fail the other rows
             ordered, index = probabilities.sort(descending=True)
             outside = ordered.cumsum(-1) - ordered >= options.top_p
             ordered = ordered.masked_fill(outside, 0.0)

@@ -114,9 +114,9 @@ class RowText:
         cuts = [text.find(s, begin if s.isspace() else 0) for s in self.stop]
         if found := [cut for cut in cuts if cut >= 0]:
             return self._send(text[: min(found)], last=True)
+        text = text.rstrip("\ufffd")  # bytes of an unfinished UTF-8 sequence
         held = max((_overlap(text, s) for s in self.stop), default=0)
-        unfinished = len(text) - len(text.rstrip("\ufffd"))  # bytes of a UTF-8 sequence
-        return self._send(text[: len(text) - max(held, unfinished)])
+        return self._send(text[: len(text) - held])
 
     def flush(self) -> str:
         """End the row and return what was held back."""

@@ -20,6 +20,7 @@ from prag_core.decoding import DecodingBatch
 from prag_core.decoding_rows import Row
 from prag_core.models import BaseModel
 
+PREFILL_TOKENS = 8192  # prompt tokens read at one time, unless a single prompt has more
 Result = TypeVar("Result")
 Emit = Callable[[str, "Exception | None"], None]
 log = logging.getLogger(__name__)
@@ -106,14 +107,16 @@ class Engine:
         ticket = Ticket(row, emit, time.monotonic() + timeout)
         with self._changed:
             self._require_open()
-            if len(self.waiting) >= self.max_queue:
-                raise QueueFullError(
-                    f"got {self.max_queue + 1} waiting requests, expected at most "
-                    f"{self.max_queue}: try again later"
-                )
+            self._require_room()
             self.waiting.append(ticket)
             self._changed.notify()
         return ticket
+
+    def require_room(self) -> None:
+        """Raise what `submit` would raise now."""
+        with self._changed:
+            self._require_open()
+            self._require_room()
 
     def call(self, function: Callable[[], Result]) -> Future[Result]:
         """Run a function that uses the model before the next decoding step."""
@@ -125,7 +128,10 @@ class Engine:
         return self._queue(self._calls, steps())
 
     def train(self, steps: Generator[object, None, Result]) -> Future[Result]:
-        """Run a generator, one step between two decoding steps; cancel its future to stop it."""
+        """Run a generator step by step between decoding steps; cancel its future to stop it.
+
+        While rows are decoded, it gets half of the time.
+        """
         return self._queue(self._trainings, steps)
 
     def close(self, timeout: float | None = None) -> None:
@@ -142,19 +148,37 @@ class Engine:
             self._changed.notify()
             return works[-1].future
 
+    def _require_room(self) -> None:
+        if sum(not ticket.cancelled for ticket in self.waiting) >= self.max_queue:
+            raise QueueFullError(
+                f"got {self.max_queue + 1} waiting requests, expected at most {self.max_queue}: "
+                "try again later"
+            )
+
     def _require_open(self) -> None:
         if not self.alive:
             raise ClosedError("got a request after the end, expected none: start the server again")
 
     def _run(self) -> None:
-        while self._wait():
-            self._advance(self._calls)
-            self._give_up()
-            self._admit()
-            self._step()
-            self._advance(self._trainings)
-        for work in (*self._calls, *self._trainings):
-            work.future.cancel()
+        decoded, trained = 0.0, 0.0  # seconds of decoding since the last training step; its seconds
+        try:
+            while self._wait():
+                began = time.perf_counter()
+                self._advance(self._calls)
+                self._give_up()
+                self._admit()
+                self._step()
+                decoded += time.perf_counter() - began
+                if not self.batch.rows or decoded >= trained:  # half of the time each
+                    began = time.perf_counter()
+                    self._advance(self._trainings)
+                    decoded, trained = 0.0, time.perf_counter() - began
+        finally:
+            with self._changed:
+                self._closing = True
+            for work in (*self._calls, *self._trainings):
+                work.future.cancel()
+            self._fail([*self._tickets.values(), *self.waiting], ClosedError("the engine stopped"))
 
     def _wait(self) -> bool:
         """Wait for something to do; False when all is done and the engine is to stop."""
@@ -186,9 +210,13 @@ class Engine:
 
     def _admit(self) -> None:
         """Let waiting rows join while there is room."""
+        tickets, tokens = [], 0
         with self._changed:
-            count = min(len(self.waiting), self.max_rows - len(self.batch.rows))
-            tickets = [self.waiting.popleft() for _ in range(count)]
+            while self.waiting and len(tickets) + len(self.batch.rows) < self.max_rows:
+                tokens += self.waiting[0].row.prompt_tokens
+                if tickets and tokens > PREFILL_TOKENS:
+                    break
+                tickets.append(self.waiting.popleft())
         if tickets:
             self._join(tickets)
 
@@ -249,12 +277,15 @@ class Engine:
         except StopIteration as stop:
             _resolve(work.future, stop.value)
         except Exception as error:
-            if not work.future.cancelled():
-                work.future.set_exception(error)
+            _resolve(work.future, error=error)
         with self._changed:
             works.popleft()
 
 
-def _resolve(future: Future, value: object) -> None:
-    if future.set_running_or_notify_cancel():
+def _resolve(future: Future, value: object = None, error: Exception | None = None) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is None:
         future.set_result(value)
+    else:
+        future.set_exception(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -14,6 +15,9 @@ from prag_core.engine import Engine
 
 KIND = "job"  # of their records
 OPEN = ("queued", "running")
+ATTEMPTS = 3  # starts of a job that the server did not survive
+KEPT = 1000  # jobs that have ended
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Job:
         status: queued, running, succeeded, failed or cancelled.
         progress: share of the work that is done, 0 to 1.
         error: why it failed.
+        attempts: how often it was begun.
         created: seconds since 1970.
     """
 
@@ -34,6 +39,7 @@ class Job:
     status: str = "queued"
     progress: float = 0.0
     error: str = ""
+    attempts: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -61,8 +67,12 @@ class Jobs:
             r["id"]: Job(**{**r, "document_ids": tuple(r["document_ids"])}) for r in records
         }
         for job in sorted(self._jobs.values(), key=lambda job: job.created):
-            if job.status in OPEN:
+            if job.status in OPEN and job.attempts < ATTEMPTS:
                 self._start(replace(job, status="queued", progress=0.0))
+            elif job.status in OPEN:
+                error = f"the server ended {job.attempts} times while it ran"
+                self._change(job.id, status="failed", error=error)
+        self._forget()
 
     def add(self, document_ids: tuple[str, ...]) -> Job:
         """Queue a training."""
@@ -81,24 +91,30 @@ class Jobs:
     def cancel(self, job_id: str) -> Job | None:
         """Stop a job before its next step; one that has ended stays as it is."""
         with self._lock:
-            if job_id in self._futures:
-                self._futures[job_id].cancel()
+            if job_id in self._futures and self._futures[job_id].cancel():
                 self._change(job_id, status="cancelled")
             return self._jobs.get(job_id)
 
     def _start(self, job: Job) -> Job:
         with self._lock:
+            future = self.engine.train(self._steps(job))  # it begins by taking the lock
             self._jobs[job.id] = job
-            self._change(job.id)
-            future = self.engine.train(self._steps(job))
+            try:
+                self._change(job.id)
+            except OSError:
+                future.cancel()
+                del self._jobs[job.id]
+                raise
             self._futures[job.id] = future
+            self._forget()
         future.add_done_callback(lambda done: self._end(job.id, done))
         return job
 
     def _steps(self, job: Job) -> Generator[float, None, None]:
         with self._lock:
-            if self._jobs[job.id].status in OPEN:
-                self._change(job.id, status="running")
+            if job.id not in self._jobs or self._jobs[job.id].status not in OPEN:
+                return
+            self._change(job.id, status="running", attempts=job.attempts + 1)
         for share in self.train(job.document_ids):
             with self._lock:
                 self._jobs[job.id] = replace(self._jobs[job.id], progress=round(share, 3))
@@ -113,9 +129,19 @@ class Jobs:
             except CancelledError:
                 return
             except Exception as error:
-                self._change(job_id, status="failed", error=str(error))
+                log.error("job %s failed", job_id, exc_info=error)
+                clear = isinstance(error, ValueError)
+                message = str(error) if clear else "the training failed; the server's log says why"
+                self._change(job_id, status="failed", error=message)
             else:
                 self._change(job_id, status="succeeded", progress=1.0)
+
+    def _forget(self) -> None:
+        """Keep the newest jobs."""
+        ended = [job for job in self.all() if job.status not in OPEN]
+        for job in ended[: max(len(ended) - KEPT, 0)]:
+            del self._jobs[job.id]
+            self.store.delete_record(KIND, job.id)
 
     def _change(self, job_id: str, **changes) -> None:
         self._jobs[job_id] = replace(self._jobs[job_id], **changes)

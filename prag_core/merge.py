@@ -127,13 +127,11 @@ def _solve_again(
         shared = next(_split(adapter, path)[1] for adapter in adapters if _shared(adapter))
         rows = [_split(adapter, path)[0] for adapter in adapters]
         b = torch.cat([b * f for (_, b), f in zip(rows, factors, strict=True)], 1)  # (O, sum R)
-        a, gram = _joint_rows(adapters, [a for a, _ in rows], index)
-        if gram is None or a.shape[0] > b.shape[0]:
-            if a.shape[0] > b.shape[0]:
-                product = b.float() @ a.float()  # (O, I)
-                a = product.to(a.dtype)
-                b = torch.eye(len(product), dtype=b.dtype, device=b.device)
-            gram = None
+        a, gram = _joint_rows(adapters, [a for a, _ in rows], index, b.shape[0])
+        if a.shape[0] > b.shape[0]:
+            product = b.float() @ a.float()  # (O, I)
+            a = product.to(a.dtype)
+            b = torch.eye(len(product), dtype=b.dtype, device=b.device)
         grams.append(gram)
         tensors[path] = (torch.cat([a, shared[0]]), torch.cat([b, shared[1]], 1))
     extra = {"shared_rows": torch.tensor([shared[0].shape[0]])}
@@ -144,11 +142,12 @@ def _solve_again(
 
 
 def _joint_rows(
-    adapters: Sequence[Adapter], rows: Sequence[Tensor], index: int
+    adapters: Sequence[Adapter], rows: Sequence[Tensor], index: int, outputs: int
 ) -> tuple[Tensor, Tensor | None]:
     """Return A over all documents' keys in the module of this index, and the keys' Gram matrix.
 
-    The Gram matrix is None where an adapter has none: its rows stay as they are.
+    The Gram matrix is None where an adapter has none (its rows stay as they are), and for more
+    rows than outputs.
     """
     keys, places = [], []
     for place, (adapter, a) in enumerate(zip(adapters, rows, strict=True)):
@@ -167,8 +166,9 @@ def _joint_rows(
         pieces = joint.split([len(k) for k in keys])
         for place, piece in zip(places, pieces, strict=True):
             solved[place] = piece
-    gram = stacked @ stacked.mT if len(places) == len(adapters) else None
-    return torch.cat(solved), gram
+    # More rows than outputs are written as their product: no Gram matrix is kept of them.
+    keep = len(places) == len(adapters) and len(stacked) <= outputs
+    return torch.cat(solved), stacked @ stacked.mT if keep else None
 
 
 def _shared(adapter: Adapter) -> int:

@@ -132,6 +132,10 @@ def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         )
     model.eval().requires_grad_(False)
     tokenizer.padding_side = "left"
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # settings of a tokenizer.json that each call would change and restore
+        backend.no_truncation()
+        backend.no_padding()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return BaseModel(name, model, tokenizer, model_fingerprint(model))

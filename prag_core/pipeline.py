@@ -146,15 +146,20 @@ class ParametricRAG:
         """
         document_ids = list(dict.fromkeys(document_ids))
         self.require(document_ids)
+        for document_id in document_ids if self.store is not None else ():
+            self.store.delete_record("document", document_id)  # first: a full disk changes nothing
         self.retriever.delete(document_ids)
         for document_id in document_ids:
             del self.documents[document_id]
-        if self.store is None:
-            return
+        if self.store is not None:
+            self.forget(document_ids)
+
+    def forget(self, document_ids: Iterable[str]) -> None:
+        """Delete what the store holds that was made from these documents."""
+        document_ids = list(document_ids)
         for document_id in document_ids:
-            for kind in ("document", AUGMENTATION):
-                for key, _ in list(self.store.records(kind, document_id)):
-                    self.store.delete_record(kind, key)
+            for key, _ in list(self.store.records(AUGMENTATION, document_id)):
+                self.store.delete_record(AUGMENTATION, key)
         for prefix in (*document_ids, GLOBAL):
             for key in list(self.store.keys(prefix)):
                 self.store.delete(key)

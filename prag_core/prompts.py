@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from prag_core.documents import Document
@@ -116,6 +117,9 @@ def conversation_prompt(
         tokenizer: of the base model.
         messages: turns with `role` (system, user or assistant) and `content`.
         passages: put into the prompt.
+
+    Raises:
+        ValueError: turns that the chat template refuses.
     """
     question = messages[-1]["content"]
     if len(messages) == 1:
@@ -125,8 +129,14 @@ def conversation_prompt(
         question = IN_CONTEXT.format(question=question, passages=shown, examples="")
     turns = [*messages[:-1], {"role": "user", "content": question}]
     if tokenizer.chat_template:
-        return tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
+        try:
+            return tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"got a conversation that the model's chat template refuses ({error}), expected "
+                "turns of user and assistant in alternation: leave out the system's turn"
+            ) from error
     lines = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns]
     return f"{tokenizer.bos_token or ''}" + "\n".join(lines) + "\nAssistant:"

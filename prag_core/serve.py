@@ -30,12 +30,13 @@ def serve(
     cache_bytes: int = 1 << 30,
     max_body_bytes: int = 32 << 20,
     max_documents: int = 256,
-    max_document_characters: int = 200_000,
+    max_document_characters: int = 50_000,
     max_tokens: int = 512,
     default_tokens: int = 64,
     timeout: float = 120.0,
     grace: float = 30.0,
     page: bool = False,
+    model_name: str = "",
 ) -> None:
     """Answer questions over HTTP, as OpenAI's API does, while documents come and go.
 
@@ -58,6 +59,7 @@ def serve(
         timeout: seconds that a request may take.
         grace: seconds that running requests get at the end.
         page: also offer a page to add documents and ask questions, at `/`.
+        model_name: name of the model for clients; the last part of `--base_model` when empty.
     """
     try:
         import uvicorn
@@ -75,6 +77,12 @@ def serve(
         raise ValueError(
             f"got host {host} without an API key, expected one beyond loopback: set {KEY_VARIABLE}"
         )
+    if setup.path == "trained":
+        raise ValueError(
+            "got path trained, expected generated or refined: documents are trained as jobs, see "
+            "POST /v1/jobs"
+        )
+    name = model_name or setup.base_model.rstrip("/").rsplit("/", 1)[-1]
     limits = Limits(
         max_body_bytes, max_documents, max_document_characters, max_tokens, default_tokens, timeout
     )
@@ -90,7 +98,7 @@ def serve(
 
         try:
             service = Service(rag, engine, make_trainer, cache_bytes, metrics.observe_document)
-            app = create_app(service, metrics, rag.base.name, api_key, limits, page)
+            app = create_app(service, metrics, name, api_key, limits, page, grace)
             config = uvicorn.Config(
                 app,
                 host=host,
@@ -100,7 +108,7 @@ def serve(
                 timeout_graceful_shutdown=int(grace),
             )
             log = logging.getLogger("prag.server")
-            log.info("%d documents, model %s", len(rag.documents), rag.base.name)
+            log.info("%d documents, model %s", len(rag.documents), name)
             uvicorn.Server(config).run()
         finally:
             engine.close(grace)

@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from importlib.resources import files
 
 from fastapi import FastAPI
@@ -26,6 +29,7 @@ from prag_core.server_schemas import Limits, error_object
 from prag_core.service import Service
 
 log = logging.getLogger(__name__)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 FAILURES = {  # status, type, message (None: the error's own)
     QueueFullError: (429, "rate_limit_error", None),
@@ -42,6 +46,7 @@ def create_app(
     api_key: str = "",
     limits: Limits | None = None,
     page: bool = False,
+    grace: float = 30.0,
 ) -> FastAPI:
     """Build the application.
 
@@ -52,10 +57,17 @@ def create_app(
         api_key: key that all but the health endpoints ask for; empty: none.
         limits: what it takes.
         page: offer the page at `/`.
+        grace: seconds that requests get at the end.
     """
-    app = FastAPI(title="prag", version="1", docs_url=None, redoc_url=None)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.engine.close, grace)
+
+    app = FastAPI(title="prag", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     limits, metrics.service = limits or Limits(), service
-    DocumentEndpoints(service, limits).register(app)
+    DocumentEndpoints(service, model, limits).register(app)
     CompletionEndpoints(service, model, limits).register(app)
 
     @app.get("/healthz")
@@ -122,5 +134,7 @@ async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
     known = next(kind for kind in FAILURES if isinstance(error, kind))
     status, kind, message = FAILURES[known]
     if known is OSError:
-        log.error("the disk refused: %s", error)
+        log.error("a request failed", exc_info=error)
+        if error.errno not in NO_ROOM:
+            status, message = 500, "the server failed; its log says why"
     return JSONResponse(error_object(message or str(error), kind), status)

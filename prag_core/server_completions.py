@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI
@@ -27,6 +30,9 @@ from prag_core.server_schemas import (
 )
 from prag_core.service import Service
 
+Prompt = Sequence[Mapping[str, str]] | Sequence[int] | str
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Pending:
@@ -39,14 +45,19 @@ class Pending:
 
     async def texts(self, http: HttpRequest) -> AsyncIterator[str]:
         """Yield the answer's pieces; gives the row up when no one listens any more."""
+        checked = time.monotonic()
         try:
             while True:
-                try:
-                    piece, error, finished = await asyncio.wait_for(self.pieces.get(), 1.0)
-                except asyncio.TimeoutError:
+                event = None
+                with suppress(asyncio.TimeoutError):
+                    event = await asyncio.wait_for(self.pieces.get(), 1.0)
+                if time.monotonic() > checked + 1.0:
+                    checked = time.monotonic()
                     if await http.is_disconnected():
                         return
+                if event is None:
                     continue
+                piece, error, finished = event
                 if error is not None:
                     raise error
                 yield piece
@@ -66,13 +77,18 @@ class CompletionEndpoints:
     def register(self, app: FastAPI) -> None:
         """Name the routes."""
         app.get("/v1/models")(self.list_models)
+        app.get("/v1/models/{model:path}")(self.get_model)
         app.post("/v1/chat/completions", response_model=None)(self.chat)
         app.post("/v1/completions", response_model=None)(self.complete)
 
     async def list_models(self) -> dict:
         """List the one model that is served."""
-        model = {"id": self.model, "object": "model", "created": 0, "owned_by": "prag"}
-        return {"object": "list", "data": [model]}
+        return {"object": "list", "data": [await self.get_model(self.model)]}
+
+    async def get_model(self, model: str) -> dict:
+        """Describe the model."""
+        self._check_model(model)
+        return {"id": model, "object": "model", "created": 0, "owned_by": "prag"}
 
     async def chat(self, body: ChatRequest, http: HttpRequest) -> dict | StreamingResponse:
         """Answer a conversation."""
@@ -86,12 +102,10 @@ class CompletionEndpoints:
         return await self._reply(body.prompts, body, http, chat=False)
 
     async def _reply(
-        self, prompts: Sequence[Sequence[Mapping[str, str]] | str], body: Request,
+        self, prompts: Sequence[Prompt], body: Request,
         http: HttpRequest, chat: bool,
     ) -> dict | StreamingResponse:  # fmt: skip
-        if body.model not in ("", self.model):
-            message = f"got model {body.model[:100]!r}, expected {self.model!r}"
-            raise HTTPException(404, message)
+        self._check_model(body.model or self.model)
         rows: list[Pending] = []
         try:
             for prompt in prompts:
@@ -105,18 +119,26 @@ class CompletionEndpoints:
             events = self._events(name, rows, body, http, chat)
             return StreamingResponse(events, media_type="text/event-stream")
         choices = []
-        for index, row in enumerate(rows):
-            text = "".join([piece async for piece in row.texts(http)])
-            said = {"role": "assistant", "content": text.strip()}
-            content = {"message": said} if chat else {"text": text}
-            choices.append(
-                {"index": index, **content, "logprobs": None, "finish_reason": row.row.finish}
-            )
+        try:
+            for index, row in enumerate(rows):
+                text = "".join([piece async for piece in row.texts(http)])
+                said = {"role": "assistant", "content": text.strip()}
+                content = {"message": said} if chat else {"text": text}
+                choices.append(
+                    {"index": index, **content, "logprobs": None, "finish_reason": row.row.finish}
+                )
+        finally:
+            for row in rows:
+                row.ticket.cancel()
         kind = "chat.completion" if chat else "text_completion"
         origin = _origin(rows, body)
         return envelope(kind, name, self.model, choices=choices, usage=_usage(rows), **origin)
 
-    async def _submit(self, prompt: Sequence[Mapping[str, str]] | str, body: Request) -> Pending:
+    def _check_model(self, model: str) -> None:
+        if model != self.model:
+            raise HTTPException(404, f"got model {model[:100]!r}, expected {self.model!r}")
+
+    async def _submit(self, prompt: Prompt, body: Request) -> Pending:
         """Retrieve, merge and queue one row."""
         options = body.options(self.limits.default_tokens)
         if options.max_new_tokens > self.limits.max_tokens:
@@ -126,9 +148,14 @@ class CompletionEndpoints:
                 f"{self.limits.max_tokens}",
             )
 
+        self.service.engine.require_room()
+
         def build() -> tuple[Row, list[dict]]:
+            asked = prompt
+            if prompt and isinstance(prompt[0], int):
+                asked = self.service.rag.base.tokenizer.decode(prompt)
             chosen = (body.document_ids, body.merge, body.among, body.path)
-            text, adapter, hits = self.service.prepare(prompt, body.mode, body.k, *chosen)
+            text, adapter, hits = self.service.prepare(asked, body.mode, body.k, *chosen)
             row = Row(self.service.rag.base, text, adapter, options)
             return row, [self._used(hit) for hit in hits]
 
@@ -140,7 +167,7 @@ class CompletionEndpoints:
 
         def emit(piece: str, error: Exception | None) -> None:
             event = (piece, error, bool(pending.row.finish))
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(pending.pieces.put_nowait, event)
 
         pending.ticket = self.service.engine.submit(pending.row, emit, self.limits.timeout)
@@ -176,8 +203,12 @@ class CompletionEndpoints:
             if body.include_usage:
                 yield event([], usage=_usage(rows))
             yield b"data: [DONE]\n\n"
-        except TimeoutError as error:
-            record = error_object(str(error), "timeout_error")
+        except Exception as error:  # the status was sent: only an event can say so
+            known = isinstance(error, TimeoutError)
+            if not known:
+                log.exception("a stream failed")
+            message = str(error) if known else "the server failed; its log says why"
+            record = error_object(message, "timeout_error" if known else "server_error")
             yield f"data: {json.dumps(record)}\n\n".encode()
         finally:
             for row in rows:

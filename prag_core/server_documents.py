@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,20 +18,28 @@ from starlette.exceptions import HTTPException
 
 from prag_core.adapter import Adapter
 from prag_core.documents import Document, read_documents
+from prag_core.engine import QueueFullError
 from prag_core.export import to_peft
 from prag_core.jobs import Job
 from prag_core.server_schemas import Limits, NewDocument, NewDocuments, NewJob, document_object
 from prag_core.service import Served, Service
 
+GZIP = b"\x1f\x8b"
+WAITING = 16  # requests with documents that are made or wait
 ServedPath = Literal["generated", "trained"]
 
 
 class DocumentEndpoints:
     """The functions behind /v1/documents and /v1/jobs."""
 
-    def __init__(self, service: Service, limits: Limits) -> None:
-        """Put the parts together."""
-        self.service, self.limits = service, limits
+    def __init__(self, service: Service, model: str, limits: Limits) -> None:
+        """Put the parts together.
+
+        Documents are made in threads of their own, so that questions do not wait for them.
+        """
+        self.service, self.model, self.limits = service, model, limits
+        self.threads = ThreadPoolExecutor(2, "documents")
+        self.adding = 0
 
     def register(self, app: FastAPI) -> None:
         """Name the routes."""
@@ -55,18 +64,10 @@ class DocumentEndpoints:
         return await self._add([item.document() for item in new], path)
 
     async def upload(self, files: list[UploadFile], path: ServedPath = "generated") -> dict:
-        """Take documents as files: txt, md, tsv, json or jsonl (each also .gz)."""
+        """Take documents as files: txt, md, tsv, json or jsonl (not compressed)."""
         documents = []
-        with tempfile.TemporaryDirectory() as folder:
-            for number, file in enumerate(files):
-                place = Path(folder) / str(number) / Path(file.filename or "document.txt").name
-                place.parent.mkdir()
-                place.write_bytes(await file.read())
-                try:
-                    documents += await asyncio.to_thread(read_documents, place)
-                except (ValueError, OSError) as error:
-                    message = str(error).replace(f"{place.parent}/", "")
-                    raise HTTPException(400, message) from error
+        for file in files:
+            documents += await asyncio.to_thread(_read, file.filename or "", await file.read())
         return await self._add(documents, path)
 
     async def list_documents(
@@ -79,26 +80,31 @@ class DocumentEndpoints:
 
     async def get_document(self, document_id: str) -> dict:
         """Return a document with its text."""
-        return document_object(*self._found(document_id), text=True)
+        return document_object(*await self._found(document_id), text=True)
 
     async def remove_document(self, document_id: str) -> dict:
         """Forget a document, its adapters and all that was derived from it."""
-        self._found(document_id)
+        await self._found(document_id)
         await asyncio.to_thread(self.service.remove, document_id)
         return {"id": document_id, "object": "document", "deleted": True}
 
     async def get_adapter(self, document_id: str) -> FileResponse:
         """Return a document's adapter as a zipped PEFT folder."""
-        self._found(document_id)
+        await self._found(document_id)
         folder = tempfile.TemporaryDirectory()
 
         def write() -> str:
             adapter = self.service.adapter(document_id)
-            made = to_peft(adapter, Path(folder.name) / "adapter", self.service.rag.base.name)
+            made = to_peft(adapter, Path(folder.name) / "adapter", self.model)
             return shutil.make_archive(str(Path(folder.name) / "adapter"), "zip", made)
 
+        try:
+            archive = await asyncio.to_thread(write)
+        except ValueError as error:  # removed meanwhile
+            folder.cleanup()
+            raise _unknown("document") from error
         return FileResponse(
-            await asyncio.to_thread(write),
+            archive,
             media_type="application/zip",
             filename=f"{document_id}.zip",
             background=BackgroundTask(folder.cleanup),
@@ -106,24 +112,30 @@ class DocumentEndpoints:
 
     async def get_norms(self, document_id: str) -> dict:
         """Return the Frobenius norm of an adapter's update in every layer and module."""
-        self._found(document_id)
-        norms = await asyncio.to_thread(lambda: update_norms(self.service.adapter(document_id)))
-        return {"object": "norms", "path": self._found(document_id)[1].path, "data": norms}
+        _, served = await self._found(document_id)
+        try:
+            norms = await asyncio.to_thread(lambda: update_norms(self.service.adapter(document_id)))
+        except ValueError as error:  # removed meanwhile
+            raise _unknown("document") from error
+        return {"object": "norms", "path": served.path, "data": norms}
 
     async def add_job(self, body: NewJob) -> dict:
         """Queue the training of documents; their generated adapters serve meanwhile."""
         for document_id in body.document_ids:
-            self._found(document_id)
+            await self._found(document_id)
         ids = list(dict.fromkeys(body.document_ids))
         return _job_object(await asyncio.to_thread(self.service.train, ids))
 
     async def list_jobs(self) -> dict:
         """List trainings, the oldest first."""
-        return {"object": "list", "data": [_job_object(job) for job in self.service.jobs.all()]}
+        return {
+            "object": "list",
+            "data": [_job_object(job) for job in await asyncio.to_thread(self.service.jobs.all)],
+        }
 
     async def get_job(self, job_id: str) -> dict:
         """Return a training as it stands."""
-        return self._job(self.service.jobs.get(job_id))
+        return self._job(await asyncio.to_thread(self.service.jobs.get, job_id))
 
     async def cancel_job(self, job_id: str) -> dict:
         """Stop a training; documents trained so far keep their trained adapters."""
@@ -131,12 +143,20 @@ class DocumentEndpoints:
 
     async def _add(self, documents: Sequence[Document], path: ServedPath) -> dict:
         self._check(documents)
+        if self.adding >= WAITING:
+            raise QueueFullError(
+                f"got more than {WAITING} requests with documents: try again later"
+            )
+        self.adding += 1
         try:
-            ids = await asyncio.to_thread(self.service.add, documents)
+            loop = asyncio.get_running_loop()
+            ids = await loop.run_in_executor(self.threads, self.service.add, documents)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
-        rows = filter(None, map(self.service.get, dict.fromkeys(ids)))
-        reply = {"object": "list", "data": [document_object(*row) for row in rows]}
+        finally:
+            self.adding -= 1
+        found = await asyncio.to_thread(lambda: [self.service.get(i) for i in dict.fromkeys(ids)])
+        reply = {"object": "list", "data": [document_object(*row) for row in found if row]}
         if path == "trained":
             job = await asyncio.to_thread(self.service.train, list(dict.fromkeys(ids)))
             reply["job"] = _job_object(job)
@@ -158,16 +178,42 @@ class DocumentEndpoints:
                 f"{limits.max_document_characters}: cut it into parts",
             )
 
-    def _found(self, document_id: str) -> tuple[Document, Served]:
-        found = self.service.get(document_id)
+    async def _found(self, document_id: str) -> tuple[Document, Served]:
+        found = await asyncio.to_thread(self.service.get, document_id)
         if found is None:
-            raise HTTPException(404, "got the id of no document, expected one of GET /v1/documents")
+            raise _unknown("document")
         return found
 
     def _job(self, job: Job | None) -> dict:
         if job is None:
-            raise HTTPException(404, "got the id of no job, expected one of GET /v1/jobs")
+            raise _unknown("job")
         return _job_object(job)
+
+
+def _unknown(kind: str) -> HTTPException:
+    return HTTPException(404, f"got the id of no {kind}, expected one of GET /v1/{kind}s")
+
+
+def _read(name: str, content: bytes) -> list[Document]:
+    """Read the documents of an uploaded file.
+
+    Raises:
+        HTTPException: a file that cannot be read, with the name that the client gave it.
+    """
+    name = Path(name).name[-100:] or "document.txt"
+    if name in (".", ".."):
+        name = "document.txt"
+    if content[:2] == GZIP or name.endswith(".gz"):
+        raise HTTPException(400, f"got {name}, which is compressed: send it as it is")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / name
+        try:
+            place.write_bytes(content)
+            return read_documents(place)
+        except RecursionError as error:
+            raise HTTPException(400, f"got {name}, which is nested too deeply") from error
+        except (ValueError, OSError) as error:
+            raise HTTPException(400, str(error).replace(f"{folder}/", "")) from error
 
 
 def update_norms(adapter: Adapter) -> list[dict]:

@@ -6,6 +6,7 @@ import hmac
 import logging
 import secrets
 import time
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -16,6 +17,7 @@ from prag_core.server_metrics import Metrics
 from prag_core.server_schemas import error_object
 
 OPEN_PATHS = ("/healthz", "/readyz", "/", "/page.css", "/page.js")  # the page holds no data
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 log = logging.getLogger("prag.server")
 
 
@@ -62,13 +64,14 @@ class Guard:
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "other")
-            self.metrics.observe_request(scope["method"], route, status, seconds)
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.metrics.observe_request(method, route, status, seconds)
             line = {"id": request_id, "method": scope["method"], "route": route, "status": status}
             log.info("request", extra={"request": {**line, "seconds": round(seconds, 4)}})
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
-        key = headers.get("authorization", "").encode("utf-8", "surrogateescape")
+        key = headers.get("authorization", "").encode("latin-1")
         if (
             self.expected
             and scope["path"] not in OPEN_PATHS
@@ -78,6 +81,10 @@ class Guard:
             return JSONResponse(
                 error_object(message, "authentication_error", "invalid_api_key"), 401
             )
+        origin = headers.get("origin")
+        if origin and urlsplit(origin).netloc != headers.get("host") and scope["method"] != "GET":
+            message = "got a request from another site's page, expected one from this server's"
+            return JSONResponse(error_object(message, "permission_error"), 403)
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self.max_body_bytes:
             return JSONResponse(error_object(self._too_large, "invalid_request_error"), 413)

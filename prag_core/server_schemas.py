@@ -31,7 +31,7 @@ class Limits:
 
     max_body_bytes: int = 32 << 20
     max_documents: int = 256
-    max_document_characters: int = 200_000
+    max_document_characters: int = 50_000
     max_tokens: int = 512
     default_tokens: int = 64
     timeout: float = 120.0
@@ -52,14 +52,14 @@ class Request(BaseModel):
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = 0.0
     top_p: Annotated[float | None, Field(gt=0, le=1)] = 1.0
-    seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+    seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
     n: Literal[1] | None = 1
     mode: ServedMode = Field("parametric", description="How documents take part.")
-    k: int = Field(1, ge=1, le=100, description="Documents that the retriever finds.")
-    document_ids: Annotated[list[str], Field(min_length=1, max_length=100)] | None = Field(
+    k: int = Field(1, ge=1, le=20, description="Documents that the retriever finds.")
+    document_ids: Annotated[list[str], Field(min_length=1, max_length=20)] | None = Field(
         None, description="Documents to answer from, instead of the retriever's."
     )
     among: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = Field(
@@ -78,7 +78,7 @@ class Request(BaseModel):
             temperature=self.temperature or 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
             stop=tuple(text for text in stop if text),
-            seed=self.seed or 0,
+            seed=secrets.randbits(63) if self.seed is None else self.seed % 2**63,
         )
 
     @property
@@ -130,14 +130,20 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """Body of POST /v1/completions."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=256)]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=256)]
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[list[int]], Field(min_length=1, max_length=256)]
+    )
     echo: Literal[False] | None = False
     logprobs: Literal[None, 0, False] = None
 
     @property
-    def prompts(self) -> list[str]:
-        """Return the prompts as a list."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def prompts(self) -> list[str] | list[list[int]]:
+        """Return the prompts, texts or token ids, as a list."""
+        single = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if single else self.prompt
 
 
 class NewDocument(BaseModel):
@@ -146,8 +152,8 @@ class NewDocument(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: Annotated[str, Field(min_length=1)]
-    title: str = ""
-    source: str = ""
+    title: Annotated[str, Field(max_length=500)] = ""
+    source: Annotated[str, Field(max_length=500)] = ""
 
     def document(self) -> Document:
         """Return it as the pipeline knows it."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from cachetools import LRUCache
+from transformers import PreTrainedTokenizerBase
 
 from prag_core.adapter import Adapter, adapter_key
+from prag_core.answers import ADAPTER_MODES
 from prag_core.documents import Document
 from prag_core.engine import Engine
 from prag_core.jobs import Job, Jobs
@@ -23,6 +25,7 @@ from prag_core.preparation import find_hits, merged_adapters, passages
 from prag_core.prompts import conversation_prompt
 from prag_core.retrieval import Hit
 
+BATCH_CHARACTERS = 16_000  # made in one call, between two decoding steps
 KIND = "served"  # of the records on documents' adapters
 
 
@@ -96,9 +99,10 @@ class Service:
         with self.lock:
             if document_id not in self.rag.documents:
                 return False
-            served = self.served.pop(document_id)
-            self.cache.pop(served.key, None)
             self.rag.remove_documents([document_id])
+            del self.served[document_id]
+            for key in [key for key in self.cache if key.startswith(document_id)]:
+                del self.cache[key]
             self.rag.store.delete_record(KIND, document_id)
             return True
 
@@ -156,49 +160,69 @@ class Service:
         question = messages if raw else messages[-1]["content"]
         with self.lock:  # so that no document is removed in between
             if not self.rag.documents and not document_ids:
-                mode = "closed_book" if mode in ("parametric", "combine", "in_context") else mode
-            named = None if document_ids is None else [document_ids]
+                mode = "closed_book"
+            named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
             size = k if among is None else max(len(self.rag.documents), 1)
             hits = find_hits(self.rag, [question], mode, size, named)
             if among is not None and named is None:
                 self.rag.require(among)
                 allowed = set(among)
                 hits = [[hit for hit in hits[0] if hit.document_id in allowed][:k]]
-            load = self._loader(hits[0], path)
-            adapter = merged_adapters(load, hits, mode, weighting)[0]
+            loaded = {}
+            if mode in ADAPTER_MODES:
+                load = self._loader(hits[0], path)
+                loaded = {hit.document_id: load(hit.document_id) for hit in hits[0]}
             found = passages(self.rag, hits, mode)[0]
+        adapter = merged_adapters(loaded.__getitem__, hits, mode, weighting)[0]
+        tokenizer = self.rag.base.tokenizer
         if raw:
             shown = "".join(f"{document.text}\n\n" for document in found)
-            return shown + messages, adapter, hits[0]
-        return conversation_prompt(self.rag.base.tokenizer, messages, found), adapter, hits[0]
+            begin = tokenizer.bos_token if begins_texts(tokenizer) else ""
+            return begin + shown + messages, adapter, hits[0]
+        return conversation_prompt(tokenizer, messages, found), adapter, hits[0]
 
     def _find_again(self) -> None:
         """Settle what the store holds: removals that were cut short, other checkpoints' adapters.
 
         Documents that `prag parametrize` added, or that another checkpoint served, get an adapter.
         """
-        documents = self.rag.documents
+        documents, store = self.rag.documents, self.rag.store
         for document_id in self.served.keys() - documents.keys():
+            self.rag.forget([document_id])
             del self.served[document_id]
-            self.rag.store.delete_record(KIND, document_id)
+            store.delete_record(KIND, document_id)
+        keep = {i: served for i, served in self.served.items() if self._usable(served)}
+        missing = []
+        for document_id, document in documents.items():
+            key = self._key(document_id)
+            if not store.has(key):
+                missing.append(document)
+            elif document_id not in keep:
+                keep[document_id] = _served(key, store.get(key), 0.0)
+        self._record(keep)
+        self._make(missing)
+        trained = {i: served for i, served in keep.items() if served.path == "trained"}
+        self._record(trained)
+
+    def _usable(self, served: Served) -> bool:
+        """Say whether an adapter of an earlier run may serve: of this base model and method."""
+        if not self.rag.store.has(served.key):
+            return False
+        if served.path != "trained":
+            return served.key.endswith(self.rag.parametrizer.fingerprint)
+        spec = self.rag.store.get(served.key).spec
+        return spec.base_model == self.rag.base.fingerprint
+
+    def _key(self, document_id: str) -> str:
+        """Return the key of the adapter that the service's own parametrizer makes."""
         made = self.rag.parametrizer
-        for document_id in documents:
-            key = adapter_key(document_id, made.spec, made.fingerprint)
-            served = self.served.get(document_id)
-            if served and (served.path == "trained" or served.key == key):
-                continue
-            self.served.pop(document_id, None)
-            if self.rag.store.has(key):
-                adapter = self.rag.store.get(key)
-                self._record({document_id: _served(key, adapter, 0.0)})
-        self._make([d for i, d in documents.items() if i not in self.served])
+        return adapter_key(document_id, made.spec, made.fingerprint)
 
     def _loader(self, hits: Sequence[Hit], path: str | None) -> Callable[[str], Adapter]:
         """Return what loads these documents' adapters: trained ones where all of them are trained.
 
         Trained and generated adapters have different modules and are not merged with each other.
         """
-        made = self.rag.parametrizer
         untrained = [h.document_id for h in hits if self.served[h.document_id].path != "trained"]
         if path == "trained" and untrained:
             raise ValueError(
@@ -206,13 +230,20 @@ class Service:
                 "train them with POST /v1/jobs"
             )
         if path == "generated" or (untrained and len(untrained) < len(hits)):
-            return lambda i: self._load(adapter_key(i, made.spec, made.fingerprint))
+            return lambda i: self._load(self._key(i))
         return self.adapter
 
     def _load(self, key: str) -> Adapter:
-        """Return an adapter from memory or from the store."""
+        """Return an adapter from memory or from the store.
+
+        Raises:
+            RuntimeError: the store does not have it, or cannot read it.
+        """
         if key not in self.cache:
-            adapter = self.rag.store.get(key)
+            try:
+                adapter = self.rag.store.get(key)
+            except (ValueError, KeyError) as error:
+                raise RuntimeError(f"got no adapter {key}, expected it in the store") from error
             if adapter.nbytes > self.cache.maxsize:
                 return adapter
             self.cache[key] = adapter
@@ -221,8 +252,8 @@ class Service:
     def _make(self, documents: Sequence[Document]) -> None:
         """Make adapters batch by batch, between decoding steps; a batch is kept before the next."""
         parametrizer = self.rag.parametrizer
-        for start in range(0, len(documents), parametrizer.batch_size):
-            batch, began = documents[start : start + parametrizer.batch_size], time.perf_counter()
+        for batch in batches(documents, parametrizer.batch_size):
+            began = time.perf_counter()
             future = self.engine.call(lambda batch=batch: parametrizer.parametrize(batch))
             adapters = future.result()
             seconds = (time.perf_counter() - began) / len(batch)
@@ -237,9 +268,12 @@ class Service:
             made[document.id] = _served(key, adapter, seconds)
             self.observe(made[document.id].path, seconds)
         with self.lock:
-            self.rag.store.put_many(items)
-            self._record(made)
-            self.rag.add_documents(documents, parametrize=False)
+            try:
+                self.rag.store.put_many(items)
+                self._record(made)
+                self.rag.add_documents(documents, parametrize=False)
+            except ValueError as error:
+                raise RuntimeError("got a store that takes no adapters") from error
 
     def _record(self, made: Mapping[str, Served]) -> None:
         self.rag.store.put_records(KIND, {i: asdict(record) for i, record in made.items()})
@@ -257,7 +291,11 @@ class Service:
             if not batch:
                 continue
             began = time.perf_counter()
-            steps = trainer.train_steps(trainer.augmenter.augment(batch))
+            augmented = trainer.augmenter.augment(batch)
+            with self.lock:  # of a document removed meanwhile nothing may stay
+                if gone := [i for i in ids if i not in self.served]:
+                    self.rag.forget(gone)
+            steps = trainer.train_steps(augmented)
             results = yield from _shares(steps, start / count, len(batch) / count)
             seconds = (time.perf_counter() - began) / len(batch)
             with self.lock:
@@ -265,6 +303,24 @@ class Service:
                 there = [(d, adapter) for d, (adapter, _) in pairs if d.id in self.served]
                 if there:
                     self._keep(*zip(*there, strict=True), trainer, seconds)
+
+
+def batches(documents: Sequence[Document], most: int) -> Iterator[list[Document]]:
+    """Yield runs of at most `most` documents and, unless one alone has more, BATCH_CHARACTERS."""
+    batch: list[Document] = []
+    for document in documents:
+        characters = sum(len(d.text) for d in batch) + len(document.text)
+        if batch and (len(batch) == most or characters > BATCH_CHARACTERS):
+            yield batch
+            batch = []
+        batch.append(document)
+    if batch:
+        yield batch
+
+
+def begins_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Say whether a tokenizer puts its beginning-of-sequence token before a text."""
+    return tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
 
 
 def _served(key: str, adapter: Adapter, seconds: float) -> Served:

@@ -9,6 +9,7 @@ from conftest import random_adapter
 from decoding_fixtures import GREEDY, PROMPTS
 
 from prag_core.adapter import AdapterSpec
+from prag_core.attach import AdapterStack
 from prag_core.decoding import DecodingBatch
 from prag_core.decoding_rows import Row
 from prag_core.generate import generate
@@ -50,6 +51,37 @@ def test_rows_join_and_leave_between_steps(family_base):
         else:
             assert texts[id(row)].strip() == whole
             assert row.finish in ("length", "stop")
+
+
+def test_nothing_stays_of_rows_that_left(tiny_base, adapters):
+    """A row without adapter, or with other modules, after one that had them."""
+    own = [adapters[0], None, adapters[3], adapters[2], None, adapters[0]]
+    for together in (1, 2):
+        batch, waiting, texts = DecodingBatch(tiny_base), list(enumerate(own)), {}
+        while waiting or batch.rows:
+            pieces = batch.step() if batch.rows else []
+            while waiting and len(batch.rows) < together:
+                place, adapter = waiting.pop(0)
+                options = replace(GREEDY, max_new_tokens=4 + 3 * (place % 3))
+                row = Row(tiny_base, PROMPTS[place % 4], adapter, options)
+                row.place = place
+                pieces += batch.join([row])
+            for row, piece in pieces:
+                texts[row.place] = texts.get(row.place, "") + piece
+        for place, adapter in enumerate(own):
+            options = replace(GREEDY, max_new_tokens=4 + 3 * (place % 3))
+            assert texts[place].strip() == alone(tiny_base, PROMPTS[place % 4], adapter, options)
+
+
+def test_slots_hold_zeros_for_rows_to_come(tiny_base, adapters):
+    stack = AdapterStack(tiny_base)
+    stack.append([adapters[0]])
+    stack.reorder([])
+    stack.append([None])
+    stack.append([adapters[2]])
+    for a, b in stack.updates().values():
+        assert not a[0].any() and not b[0].any()
+        assert a[1].any() and b[1].any()
 
 
 def test_a_row_that_cannot_join_leaves_the_others_alone(tiny_base, adapters, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import random
 import threading
@@ -90,9 +91,14 @@ def test_files_are_taken(http):
     reply = http.post("/v1/documents/upload", files=files)
     assert reply.status_code == 201, reply.text
     assert len(reply.json()["data"]) == 3
-    bad = [("files", ("../../etc/bad.jsonl", b"{not json"))]
-    text = message(http.post("/v1/documents/upload", files=bad), 400)
-    assert "bad.jsonl" in text and "/tmp" not in text
+    deep = b'{"text": ' + b"[" * 9000
+    for name, content in (
+        ("../../etc/bad.jsonl", b"{not json"), ("..", b""), ("bad.xyz", b"a"), ("bad.json", deep),
+        ("notes.txt.gz", gzip.compress(b"a" * 10_000)), ("bad.txt", gzip.compress(b"a")),
+    ):  # fmt: skip
+        reply = http.post("/v1/documents/upload", files=[("files", (name, content))])
+        text = message(reply, 400)
+        assert name.split("/")[-1].strip(".") in text and "/tmp" not in text
     assert len(http.get("/v1/documents").json()["data"]) == 3
 
 
@@ -166,6 +172,32 @@ def test_completions_go_on_from_prompts(http, client):
 
 def test_models(client):
     assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4")
+
+
+def test_prompts_as_token_ids_and_unseeded_samples(server, http, client):
+    ids = server[1].rag.base.tokenizer("P1 is").input_ids
+    options = {"model": "tiny", "max_tokens": 5}
+    text = client.completions.create(prompt="P1 is", **options).choices[0].text
+    assert client.completions.create(prompt=ids, **options).choices[0].text == text
+    both = client.completions.create(prompt=[ids, ids], **options)
+    assert [choice.text for choice in both.choices] == [text, text]
+    tiny = client.completions.create(prompt="P1 is", temperature=1e-38, **options)
+    assert tiny.choices[0].text == text
+    drawn = {
+        client.completions.create(prompt="P", temperature=2, **options).choices[0].text
+        for _ in range(8)
+    }
+    assert len(drawn) > 1
+
+
+def test_other_sites_cannot_write(http):
+    own = {"origin": str(http.base_url).rstrip("/")}
+    assert http.post("/v1/documents", json={"text": "a"}, headers=own).status_code == 201
+    foreign = {"origin": "https://example.com"}
+    assert message(http.post("/v1/documents", json={"text": "a"}, headers=foreign), 403)
 
 
 def test_trainings_are_jobs(http, client):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from decoding_fixtures import GREEDY
+from parametrizers import make_parametrizer
 from service_fixtures import documents, running_service
 
 from prag_core.adapter_store import AdapterStore
@@ -161,7 +162,36 @@ def test_jobs_are_cancelled_fail_and_go_on_after_a_restart(tiny_base, tmp_path):
         assert {service.get(i)[1].path for i in ids} == {"trained"}
         service._trainer.augmenter.augment = lambda batch: 1 / 0
         failed = wait_for(service, service.train(ids), "failed")
-        assert failed.error == "division by zero"
+        assert failed.error == "the training failed; the server's log says why"
+
+
+def test_another_checkpoint_makes_its_own_adapters(tiny_base, tmp_path, monkeypatch):
+    """Trained adapters stay; questions over both kinds find a generated one of every document."""
+    with running_service(tiny_base, tmp_path / "s") as service:
+        ids = service.add(documents(3))
+        wait_for(service, service.train(ids[:1]))
+        keys = {i: service.get(i)[1].key for i in ids}
+    monkeypatch.setattr("service_fixtures.make_parametrizer", another_checkpoint)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert service.get(ids[0])[1].key == keys[ids[0]]
+        assert all(service.get(i)[1].key != keys[i] for i in ids[1:])
+        _, merged, _ = service.prepare(asked("Who?"), "parametric", 1, ids)
+        assert merged.rank
+
+
+def another_checkpoint(name, base):
+    made = make_parametrizer(name, base)
+    made.fingerprint = "another"
+    return made
+
+
+def test_a_removal_cut_short_is_finished_at_the_start(tiny_base, tmp_path):
+    with running_service(tiny_base, tmp_path / "s") as service:
+        first, second = service.add(documents(2))
+        service.rag.store.delete_record("document", first)  # and then the process was killed
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert [d.id for d, _ in service.list(9)] == [second]
+        assert not list(service.rag.store.keys(first))
 
 
 def test_a_document_removed_while_it_is_trained_stays_removed(service):
