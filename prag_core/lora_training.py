@@ -123,13 +123,15 @@ class LoraTrainer:
         if not augmented:
             raise ValueError("got no documents to train on, expected some: check the corpus")
         sequences = [s for document in augmented for s in self._sequences(document)]
-        order = torch.randperm(
-            len(sequences), generator=torch.Generator().manual_seed(self.options.seed)
-        )
-        stack = StackedLora(self.base, self.spec, [self.init])
         per_step = max(self.options.sequences_per_step, GLOBAL_STEP)
+        # Steps of similar length (less padding) in any order, an incomplete one at the end.
+        sequences.sort(key=lambda sequence: -len(sequence.ids))
+        steps = [sequences[i : i + per_step] for i in range(0, len(sequences), per_step)]
+        shuffle = torch.Generator().manual_seed(self.options.seed)
+        order = [*torch.randperm(len(steps) - 1, generator=shuffle).tolist(), len(steps) - 1]
+        stack = StackedLora(self.base, self.spec, [self.init])
         options = replace(self.options, sequences_per_step=per_step)
-        fit(self.base, stack, [[sequences[i] for i in order.tolist()]], options)
+        fit(self.base, stack, [[s for i in order for s in steps[i]]], options)
         return self._adapter(stack, 0, [document.document for document in augmented])
 
     def train_warmup(self, pairs: Sequence[QAPair]) -> Adapter:

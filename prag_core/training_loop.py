@@ -150,13 +150,14 @@ def fit_steps(
     )
     count, per_step = len(documents[0]), options.sequences_per_step
     shuffle = torch.Generator().manual_seed(options.seed)
-    longest = max(len(sequence.ids) for document in documents for sequence in document)
     starts = range(0, count, per_step)
     for epoch in range(options.epochs):
-        order = torch.randperm(count, generator=shuffle).tolist()
-        order = order if epoch else list(range(count))
-        for number, start in enumerate(starts, 1):
-            rows = [[d[i] for i in order[start : start + per_step]] for d in documents]
+        order = torch.randperm(len(starts), generator=shuffle).tolist()
+        order = order if epoch else range(len(starts))
+        for number, step in enumerate(order, 1):
+            start = starts[step]
+            rows = [document[start : start + per_step] for document in documents]
+            longest = max(len(sequence.ids) for row in rows for sequence in row)
             with stack, short_attention(base, longest), torch.enable_grad():
                 loss = _loss(base, rows, options.loss)  # (N,)
                 optimizer.zero_grad(set_to_none=True)
