@@ -90,6 +90,8 @@ def make_items(
     facts: Sequence[tuple],
 ) -> list[Item]:
     """Tokenise documents: `title: text`, without special tokens."""
+    if not documents:
+        return []
     titles = [f"{d.title}: " if d.title else "" for d in documents]
     title_ids = tokenizer(titles, add_special_tokens=False).input_ids
     text_ids = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids

@@ -18,6 +18,7 @@ from hypernet.scores import Sample
 from prag_core.datasets import load_question_set
 from prag_core.documents import Document, iter_documents
 from prag_core.models import BaseModel
+from prag_core.span_augmentation import choose_pairs
 
 DEFAULT_BATCH = BatchConfig()
 ENDLESS = 10_000_000  # steps; `trainer.max_steps` ends a run
@@ -59,6 +60,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         corpora: Sequence[str] = (),
         corpus_share: float = 0.25,
         corpus_limit: int | None = None,
+        corpus_pairs: int = 0,
         batch: BatchConfig = DEFAULT_BATCH,
         validation_articles: int = 40,
         validation_steps: int = 4,
@@ -74,6 +76,8 @@ class HypernetDataModule(lightning.LightningDataModule):
             corpora: folders with corpus.jsonl(.gz): completions, and questions from patterns.
             corpus_share: share of the groups that come from the corpora.
             corpus_limit: documents taken of each corpus; all when omitted.
+            corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
+                patterns' (see `prag_core.span_augmentation`).
             batch: what a step holds.
             validation_articles: articles (titles) of the question sets held out.
             validation_steps: batches a validation.
@@ -85,7 +89,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         super().__init__()
         self.question_sets, self.corpora = tuple(question_sets), tuple(corpora)
         self.corpus_share, self.corpus_limit = corpus_share, corpus_limit
-        self.batch = batch
+        self.corpus_pairs, self.batch = corpus_pairs, batch
         self.validation_articles, self.validation_steps = validation_articles, validation_steps
         self.max_document_tokens, self.workers, self.seed = max_document_tokens, workers, seed
         self.predict_corpus = predict_corpus
@@ -104,10 +108,15 @@ class HypernetDataModule(lightning.LightningDataModule):
         texts: list[Item] = []
         for folder in self.corpora:
             documents = list(islice(iter_documents(corpus_file(folder)), self.corpus_limit))
-            facts = [find_facts(document) for document in documents]
+            facts = [self._facts(document) for document in documents]
             texts += make_items(base.tokenizer, documents, [()] * len(documents), facts)
         self.training = [self._fitting(asked), self._fitting(texts)]
         self.validation = self._fitting(held_out)
+
+    def _facts(self, document: Document) -> tuple:
+        """Return what can be asked about a document without questions: (ways to ask, answer)."""
+        pairs = choose_pairs(document, self.corpus_pairs) if self.corpus_pairs else ()
+        return (*find_facts(document), *(((pair.question,), pair.answer) for pair in pairs))
 
     def calibration_ids(self, count: int) -> list[list[int]]:
         """Return documents that a new network is calibrated on."""

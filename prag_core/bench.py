@@ -49,7 +49,7 @@ def bench(
         parts: what to measure.
         quick: one or two of everything, to see that all parts run; its figures mean nothing.
         base_model: `smollm2-135m` (embedded) or a local folder.
-        hypernet: checkpoint that the server of part `serve` generates adapters with.
+        hypernet: checkpoint of the generated path, for the parts `train` and `serve`.
         adapters: adapters in the store of part `store`.
     """
     folder = Path(output)
@@ -110,7 +110,8 @@ def _measure(parts, folder: Path, quick: bool, base_model: str, hypernet: str, a
         base = load_base_model(base_model, device="cpu")
         with PeftProcess(base) as peft:
             for part in with_model:
-                yield part, _measure_part(part, base, peft, str(folder / "adapters"), quick)
+                rows = _measure_part(part, base, peft, hypernet, str(folder / "adapters"), quick)
+                yield part, rows
     if "store" in parts:
         yield "store", _measure_store(folder, adapters)
     if "serve" in parts:
@@ -119,10 +120,10 @@ def _measure(parts, folder: Path, quick: bool, base_model: str, hypernet: str, a
 
 
 def _measure_part(
-    part: str, base: BaseModel, peft: PeftProcess, store: str, quick: bool
+    part: str, base: BaseModel, peft: PeftProcess, hypernet: str, store: str, quick: bool
 ) -> list[Measurement]:
     if part == "train":
-        return bench_training(base, peft, quick)
+        return bench_training(base, peft, hypernet, quick)
     if part == "merge":
         return bench_merge(base, peft, store, quick)
     if part == "generate":

@@ -18,14 +18,19 @@ DOCUMENTS, BASELINE_DOCUMENTS = 12, 4
 LOSS_TOLERANCE = 0.02  # share of the loss; bfloat16 has 8 bits
 
 
-def bench_training(base: BaseModel, peft: PeftProcess, quick: bool = False) -> list[Measurement]:
+def bench_training(
+    base: BaseModel, peft: PeftProcess, hypernet: str, quick: bool = False
+) -> list[Measurement]:
     """Train documents from one start: ours 12 together, PEFT the first of them one at a time.
 
     All sides run the paper's 5 sequences a document, one a step. Ours and the bfloat16 baseline
     alternate, and the float32 baseline, padded as the paper's code pads, trains one document.
     Starting and taking out an adapter counts on all sides, writing it to disk on none. A
-    document's final loss is that of its last step.
+    document's final loss is that of its last step. The generated path makes adapters of the same
+    documents in the same run.
     """
+    from hypernet.parametrizer import HypernetParametrizer  # as in `build`
+
     count, few = (2, 2) if quick else (DOCUMENTS, BASELINE_DOCUMENTS)
     trainer = LoraTrainer(base, FixedAugmenter(), bench_options(base))
     options = trainer.options
@@ -41,8 +46,13 @@ def bench_training(base: BaseModel, peft: PeftProcess, quick: bool = False) -> l
         for dtype in ("bfloat16", "float32"):  # loads the models
             peft("train", **common, dtype=dtype, length=0, sequences=sequences[0][:1])
         trainer.train(augmented[:1])
+        generated = HypernetParametrizer.from_pretrained(hypernet, base)
+        documents = [a.document for a in augmented]
+        generated.parametrize(documents[:1])
+        made = []
         for half in (sequences[: few // 2], sequences[few // 2 : few]):
             times.append(seconds(lambda: losses.append(trainer.train(augmented))))
+            made.append(seconds(lambda: generated.parametrize(documents)))
             tight += [
                 peft("train", **common, dtype="bfloat16", length=0, sequences=s) for s in half
             ]
@@ -58,6 +68,8 @@ def bench_training(base: BaseModel, peft: PeftProcess, quick: bool = False) -> l
         compared("train", "trained path / PEFT, bfloat16, tight", ours,
                  len(tight) / sum(reply["seconds"] for reply in tight),
                  "documents/s", 2, f"{few} documents; {counts}"),
+        compared("train", "generated path / trained path, paper's settings, batched",
+                 count / mean(made), ours, "documents/s", 100, counts),
         _losses("final loss / PEFT, float32, padded", ours_losses[:1], paper["losses"][-1:]),
         _losses("final loss / PEFT, bfloat16, tight", ours_losses[:few], tight_losses),
     ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import lightning
 import pytest
 import torch
@@ -113,6 +115,17 @@ def test_articles_are_split(tiny_base, tmp_path):
     assert len(held) == 1 and not kept & held
     documents = [Document("x", title) for title in "abcdef"]
     assert held_out_titles(documents, 2, 0) == held_out_titles(documents[::-1], 2, 0)
+
+
+def test_corpora_get_questions_by_rule(tiny_base, tmp_path):
+    text = "The mill of Oss was built by Ida Brandt in 1871. It stands still in May."
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps({"title": "Mill", "text": text}) + "\n")
+    data = HypernetDataModule(corpora=[str(tmp_path)], corpus_pairs=2, max_document_tokens=512)
+    data.load(tiny_base)
+    (item,) = data.training[1]
+    assert len(item.facts) >= 2
+    assert all(answer in text and ways[0].endswith("?") for ways, answer in item.facts)
 
 
 def test_group_sizes_must_divide():
