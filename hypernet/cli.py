@@ -1,4 +1,7 @@
-"""Command line: `python -m hypernet fit | validate | test | predict --config FILE`."""
+"""Command line: `python -m hypernet fit | validate | test | predict --config FILE`.
+
+Beside them: `export` writes a training checkpoint's weights, `needle` asks for facts in long texts.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from lightning.pytorch.cli import LightningCLI
 from hypernet.checkpoint import save_checkpoint
 from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
+from hypernet.needle import needle
 from hypernet.network import NetworkConfig, build_head
 from prag_core.models import EMBEDDED_NAME, load_base_model
 
@@ -86,11 +90,14 @@ def export(checkpoint: str, folder: str, base_model: str = EMBEDDED_NAME) -> Non
     print(f"wrote {folder}")
 
 
+COMMANDS = {"export": export, "needle": needle}  # beside Lightning's
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["export"]:
-        auto_cli(export, args=arguments[1:])
+    if arguments and arguments[0] in COMMANDS:
+        auto_cli(COMMANDS[arguments[0]], args=arguments[1:])
         return
     HypernetCLI(
         HypernetModule,

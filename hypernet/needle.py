@@ -1,0 +1,101 @@
+"""Needle in a haystack: long texts with one odd fact go in, the share of facts found comes out.
+
+The text is cut into chunks, each chunk becomes an adapter, and all are merged: the base model never
+sees a prompt longer than the question. Beside it stands retrieval of the one best chunk (BM25).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from hypernet.datamodule import corpus_file
+from hypernet.parametrizer import HypernetParametrizer
+from prag_core.chunking import chunk_documents
+from prag_core.decoding_rows import GenerationOptions
+from prag_core.documents import Document, iter_documents
+from prag_core.generate import generate
+from prag_core.metrics import bootstrap_interval, score_answer
+from prag_core.models import EMBEDDED_NAME, load_base_model
+from prag_core.prompts import question_prompt
+from prag_core.retrieval import make_retriever
+
+NAMES = ("Ostrel", "Quellamar", "Veldin", "Tarnmoor", "Brisk", "Ulvena", "Corrick", "Maduin")
+THINGS = ("bridge", "harbour", "library", "windmill", "observatory", "orchard", "lighthouse")
+OPTIONS = GenerationOptions(max_new_tokens=16)
+
+
+def needle(
+    corpus: str,
+    weights: str = "checkpoints/smollm2-135m-ridge",
+    base_model: str = EMBEDDED_NAME,
+    tokens: int = 32_000,
+    needles: int = 20,
+    seed: int = 0,
+    output: str = "",
+) -> dict:
+    """Hide a number in a long text, make the whole text one adapter, and ask for the number.
+
+    Args:
+        corpus: folder or file of documents that the haystack is made of.
+        weights: exported checkpoint.
+        base_model: the model that it belongs to.
+        tokens: length of the haystack.
+        needles: haystacks tried, each with its own fact at its own depth.
+        seed: of the facts and their places.
+        output: file for the result as JSON.
+    """
+    base = load_base_model(base_model)
+    parametrizer = HypernetParametrizer.from_pretrained(weights, base)
+    documents = iter_documents(corpus_file(corpus))
+    text = haystack([d.text for d in islice(documents, tokens // 20)], base.tokenizer, tokens)
+    draw, found = random.Random(seed), {"merged": [], "retrieved": [], "closed_book": []}
+    for number in range(needles):
+        fact, question, answer = hide(draw)
+        hidden = insert(text, fact, (number + 0.5) / needles)
+        chunks = chunk_documents([Document(hidden)], base.tokenizer, 300, 0)
+        best = make_retriever("auto", chunks).retrieve([question], 1)[0][0].document_id
+        chosen = [Document(hidden), next(c for c in chunks if c.id == best)]
+        adapters = [*parametrizer.parametrize(chosen), None]
+        texts = generate(base, [question_prompt(base.tokenizer, question)] * 3, adapters, OPTIONS)
+        for condition, said in zip(found, texts, strict=True):
+            found[condition].append(score_answer(said, [answer]).containment)
+        print(json.dumps({"question": question, "answer": answer, "texts": texts}), flush=True)
+    result = {"tokens": tokens, "needles": needles}
+    for condition, values in found.items():
+        low, high = bootstrap_interval(values)
+        result[condition] = [round(x, 4) for x in (sum(values) / len(values), low, high)]
+    print(json.dumps(result))
+    if output:
+        Path(output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def haystack(texts: Sequence[str], tokenizer, tokens: int) -> str:
+    """Join texts until they have so many tokens.
+
+    Raises:
+        ValueError: too little text.
+    """
+    joined = "\n".join(texts)
+    ids = tokenizer(joined, add_special_tokens=False).input_ids
+    if len(ids) < tokens:
+        raise ValueError(f"got a corpus of {len(ids)} tokens, expected {tokens}: name a larger one")
+    return tokenizer.decode(ids[:tokens])
+
+
+def hide(draw: random.Random) -> tuple[str, str, str]:
+    """Return a fact on an invented thing, a question for it, and the answer, a number."""
+    thing, name, number = draw.choice(THINGS), draw.choice(NAMES), str(draw.randint(10_000, 99_999))
+    fact = f"The secret number of the {thing} of {name} is {number}."
+    return fact, f"What is the secret number of the {thing} of {name}?", number
+
+
+def insert(text: str, fact: str, depth: float) -> str:
+    """Put a fact between two sentences at this depth (0 to 1)."""
+    place = text.find(". ", int(depth * len(text)))
+    place = len(text) if place < 0 else place + 2
+    return f"{text[:place]}{fact} {text[place:]}"
