@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prag_core.adapter import Adapter
 from prag_core.models import BaseModel, ffn_linears
 
-Updates = Mapping[str, tuple[Tensor, Tensor]]  # {path: (A' (.., I, R), scale B' (.., R, O))}
+Updates = Mapping[str, tuple[Tensor, Tensor]]  # {path: (A (.., R, I), scale B (.., O, R))}
 
 
 @contextmanager
@@ -56,14 +56,14 @@ def hooked(base: BaseModel, updates: Updates) -> Iterator[None]:
 
 
 def shared_updates(base: BaseModel, adapter: Adapter) -> Updates:
-    """Return {path: (A' (I, R), scale B' (R, O))}: one adapter for every row.
+    """Return {path: (A (R, I), scale B (O, R))}: one adapter for every row.
 
     Raises:
         ValueError: an adapter of another base model.
     """
     _require(base, [adapter])
     dtype, device = base.dtype, base.device  # each searches the model
-    return {path: _transposed(adapter, path, dtype, device) for path in adapter.tensors}
+    return {path: _scaled(adapter, path, dtype, device) for path in adapter.tensors}
 
 
 class AdapterStack:
@@ -73,7 +73,7 @@ class AdapterStack:
         """Start without rows."""
         self.base, self.dtype, self.device = base, base.dtype, base.device
         self.ranks: list[dict[str, int]] = []  # of every row, by path
-        self.slots: dict[str, tuple[Tensor, Tensor]] = {}  # A' (C, I, R), B' (C, R, O); C >= rows
+        self.slots: dict[str, tuple[Tensor, Tensor]] = {}  # A (C, R, I), B (C, O, R); C >= rows
 
     def append(self, adapters: Sequence[Adapter | None]) -> None:
         """Add rows.
@@ -90,10 +90,10 @@ class AdapterStack:
             a, b = self._room(path)
             for row, adapter in enumerate(adapters, first):
                 rank = self.ranks[row].get(path, 0)
-                a[row, :, rank:], b[row, rank:] = 0, 0
+                a[row, rank:], b[row, :, rank:] = 0, 0
                 if rank:
-                    pair = _transposed(adapter, path, self.dtype, self.device)
-                    a[row, :, :rank], b[row, :rank] = pair
+                    pair = _scaled(adapter, path, self.dtype, self.device)
+                    a[row, :rank], b[row, :, :rank] = pair
 
     def reorder(self, order: Sequence[int]) -> None:
         """Keep the rows `order`; one that moves must come from behind the rows that are kept."""
@@ -105,34 +105,41 @@ class AdapterStack:
         # A module that no row adapts any more goes: a row to come must find zeros there.
         used = {path for ranks in self.ranks for path in ranks}
         self.slots = {path: pair for path, pair in self.slots.items() if path in used}
+        for path, (a, _) in self.slots.items():
+            if 2 * self._rank(path) < a.shape[1]:
+                self._resize(path, a.shape[0], self._rank(path))
 
     def updates(self, first: int = 0) -> Updates:
-        """Return {path: (A' (N, I, R), scale B' (N, R, O))} of the rows from `first` on."""
-        found = {}
-        for path, (a, b) in self.slots.items():
-            rank = max((ranks.get(path, 0) for ranks in self.ranks[first:]), default=0)
-            if rank:
-                rows = slice(first, len(self.ranks))
-                found[path] = (a[rows, :, :rank], b[rows, :rank])
-        return found
+        """Return {path: (A (N, R, I), scale B (N, O, R))} of the rows from `first` on.
+
+        R is that of the slots: cut to the rows' own, the tensors would be copied by every product.
+        """
+        rows, used = slice(first, len(self.ranks)), set().union(*self.ranks[first:])
+        return {path: (a[rows], b[rows]) for path, (a, b) in self.slots.items() if path in used}
 
     def _room(self, path: str) -> tuple[Tensor, Tensor]:
         """Return the module's slots, grown to all rows and their largest rank."""
-        rows, rank = len(self.ranks), max(ranks.get(path, 0) for ranks in self.ranks)
-        old = self.slots.get(path)
-        if old and old[0].shape[0] >= rows and old[0].shape[2] >= rank:
-            return old
-        if old:  # twice the rows, so that one joining after another does not copy all each time
-            rows = max(rows, 2 * old[0].shape[0]) if rows > old[0].shape[0] else old[0].shape[0]
-            rank = max(rank, old[0].shape[2])
+        rows, rank = len(self.ranks), self._rank(path)
+        room, widest = self.slots[path][0].shape[:2] if path in self.slots else (0, 0)
+        if rows > room or rank > widest:
+            # Twice the rows, so that one joining after another does not copy all each time.
+            rows = max(rows, 2 * room) if rows > room else room
+            self._resize(path, rows, max(rank, widest))
+        return self.slots[path]
+
+    def _rank(self, path: str) -> int:
+        return max(ranks.get(path, 0) for ranks in self.ranks)
+
+    def _resize(self, path: str, rows: int, rank: int) -> None:
+        """Move the module's slots into zeros of another size."""
         inputs, outputs = self.base.module_shape(path.rsplit(".", 1)[1])
-        a = torch.zeros(rows, inputs, rank, dtype=self.dtype, device=self.device)
-        b = torch.zeros(rows, rank, outputs, dtype=self.dtype, device=self.device)
-        if old:
-            a[: old[0].shape[0], :, : old[0].shape[2]] = old[0]
-            b[: old[1].shape[0], : old[1].shape[1]] = old[1]
+        a = torch.zeros(rows, rank, inputs, dtype=self.dtype, device=self.device)
+        b = torch.zeros(rows, outputs, rank, dtype=self.dtype, device=self.device)
+        if path in self.slots:
+            old_a, old_b = self.slots[path]
+            count, kept = len(old_a), min(rank, old_a.shape[1])
+            a[:count, :kept], b[:count, :, :kept] = old_a[:, :kept], old_b[:, :, :kept]
         self.slots[path] = (a, b)
-        return a, b
 
 
 def _require(base: BaseModel, adapters: Sequence[Adapter]) -> None:
@@ -142,14 +149,14 @@ def _require(base: BaseModel, adapters: Sequence[Adapter]) -> None:
     ffn_linears(base.model, (), sorted(layers))  # raises for a layer the model does not have
 
 
-def _transposed(
+def _scaled(
     adapter: Adapter, path: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return A' (I, R) and scale B' (R, O) of one module."""
+    """Return A (R, I) and scale B (O, R) of one module."""
     a, b = adapter.tensors[path]
     if adapter.spec.scale != 1:
         b = b.float() * adapter.spec.scale  # rounded once
-    return a.T.to(device, dtype), b.T.to(device, dtype)
+    return a.to(device, dtype), b.to(device, dtype)
 
 
 def _lora_hook(a: Tensor, b: Tensor):
@@ -159,6 +166,8 @@ def _lora_hook(a: Tensor, b: Tensor):
             raise ValueError(
                 f"got a batch of {x.shape[0]} rows, expected {a.shape[0]}: one adapter a row"
             )
-        return output + (x @ a) @ b  # (N, T, O)
+        if a.ndim == 3 and x.shape[1] == 1:  # decoding reads A and B once: in their own order
+            return output + (b @ (a @ x.mT)).mT  # (N, 1, O)
+        return output + (x @ a.mT) @ b.mT  # (N, T, O)
 
     return hook

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -131,6 +131,7 @@ def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             "end with it: set eos_token in its tokenizer_config.json"
         )
     model.eval().requires_grad_(False)
+    model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     tokenizer.padding_side = "left"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:  # settings of a tokenizer.json that each call would change and restore
@@ -139,6 +140,14 @@ def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return BaseModel(name, model, tokenizer, model_fingerprint(model))
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Copy the last states out of the batch's before they meet the vocabulary.
+
+    For a (N, 1, H) slice of (N, T, H), torch would copy the (V, H) weights N times instead.
+    """
+    return (inputs[0].contiguous(),)
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
