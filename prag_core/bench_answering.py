@@ -61,10 +61,10 @@ class PeftFolders:
 def bench_merge(
     base: BaseModel, peft: PeftProcess, folder: str, quick: bool = False
 ) -> list[Measurement]:
-    """Read 3 adapters, merge and attach them; PEFT: load_adapter thrice, then "cat"."""
+    """Read 3 adapters and merge them; and attach them, as PEFT's load_adapter and "cat" do."""
     questions = bench_questions(2 if quick else 20, K)
     repeats = 1 if quick else 5
-    ours, theirs = [], []
+    merged, ours, theirs = [], [], []
     with BenchAdapters(base, folder) as adapters, tempfile.TemporaryDirectory() as scratch:
         folders = PeftFolders(base, adapters, peft, scratch)
         _attach(base, adapters, questions[0])
@@ -74,10 +74,15 @@ def bench_merge(
                 1000 * seconds(lambda q=question: _attach(base, adapters, q))
                 for _ in range(repeats)
             ]
+            merged += [
+                1000 * seconds(lambda q=question: _merged(adapters, q)) for _ in range(repeats)
+            ]
             theirs.append(1000 * folders.answer(question, "bfloat16", 0)["load_seconds"])
     note = f"median of {len(ours)}; PEFT of {len(theirs)}"
     name = f"load, merge, attach {K} adapters"
-    limit = limited("merge", name, median(ours), "ms", MERGE_MILLISECONDS, note)
+    limit = limited(
+        "merge", f"load, merge {K} adapters", median(merged), "ms", MERGE_MILLISECONDS, note
+    )
     against = compared("merge", f"{name} / PEFT, cat", median(ours), median(theirs), "ms", 20, note)
     return [limit, against]
 

@@ -143,10 +143,7 @@ def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def _contiguous(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """Copy the last states out of the batch's before they meet the vocabulary.
-
-    For a (N, 1, H) slice of (N, T, H), torch would copy the (V, H) weights N times instead.
-    """
+    """Copy the last states: for a slice of (N, T, H), torch copies the (V, H) weights N times."""
     return (inputs[0].contiguous(),)
 
 
