@@ -153,7 +153,12 @@ class CompletionEndpoints:
         def build() -> tuple[Row, list[dict]]:
             asked = prompt
             if prompt and isinstance(prompt[0], int):
-                asked = self.service.rag.base.tokenizer.decode(prompt)
+                tokenizer = self.service.rag.base.tokenizer
+                if max(prompt) >= len(tokenizer):
+                    raise ValueError(
+                        f"got token id {max(prompt)}, expected less than {len(tokenizer)}"
+                    )
+                asked = tokenizer.decode(prompt)
             chosen = (body.document_ids, body.merge, body.among, body.path)
             text, adapter, hits = self.service.prepare(asked, body.mode, body.k, *chosen)
             row = Row(self.service.rag.base, text, adapter, options)

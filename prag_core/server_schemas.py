@@ -13,6 +13,8 @@ from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
 from prag_core.service import Served
 
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 ServedMode = Literal["closed_book", "in_context", "parametric", "combine"]
 
 
@@ -133,8 +135,8 @@ class CompletionRequest(Request):
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=256)]
-        | Annotated[list[int], Field(min_length=1)]
-        | Annotated[list[list[int]], Field(min_length=1, max_length=256)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=256)]
     )
     echo: Literal[False] | None = False
     logprobs: Literal[None, 0, False] = None

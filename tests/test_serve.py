@@ -87,7 +87,13 @@ class Load:
 
 
 def listed(http) -> set[str]:
-    return {item["id"] for item in http.get("/v1/documents?limit=1000").json()["data"]}
+    found: list[str] = []
+    while True:
+        after = found[-1] if found else ""
+        page = http.get("/v1/documents", params={"limit": 1000, "after": after}).json()
+        found += [item["id"] for item in page["data"]]
+        if not page["has_more"]:
+            return set(found)
 
 
 def test_nothing_acknowledged_is_lost_by_kill(options, tmp_path):

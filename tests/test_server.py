@@ -232,6 +232,8 @@ def test_trainings_are_jobs(http, client):
         ("chat/completions", {"messages": [{"role": "x", "content": "a"}]}, 400, "role: Input"),
         ("completions", {"prompt": []}, 400, "prompt"),
         ("completions", {"prompt": ""}, 400, "got an empty prompt"),
+        ("completions", {"prompt": [[]]}, 400, "prompt"),
+        ("completions", {"prompt": [10**9]}, 400, "got token id 1000000000, expected less than"),
         ("completions", {"prompt": "a", "mode": "sft"}, 400, "mode: Input should be"),
         ("completions", {"prompt": "a", "max_tokens": 65}, 400, "got max_tokens 65, expected"),
         ("completions", {"prompt": "a" * 600}, 400, "got a prompt of 600 tokens"),

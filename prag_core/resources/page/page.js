@@ -14,7 +14,7 @@ const MODES = [
   ["In context", "the text in the prompt", { mode: "in_context" }],
   ["Generated adapter", "no text in the prompt", { mode: "parametric", path: "generated" }],
   ["Trained adapter", "no text in the prompt", { mode: "parametric", path: "trained" }],
-  ["Combine", "adapter and text", { mode: "combine" }],
+  ["Combine", "generated adapter and text", { mode: "combine", path: "generated" }],
 ];
 let after = "";
 
