@@ -21,8 +21,9 @@ from prag_core.documents import Document, read_documents
 from prag_core.engine import QueueFullError
 from prag_core.export import to_peft
 from prag_core.jobs import Job
+from prag_core.served import Served
 from prag_core.server_schemas import Limits, NewDocument, NewDocuments, NewJob, document_object
-from prag_core.service import Served, Service
+from prag_core.service import Service
 
 GZIP = b"\x1f\x8b"
 WAITING = 16  # requests with documents that are made or wait

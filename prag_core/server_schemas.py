@@ -7,12 +7,27 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
-from prag_core.service import Served
+from prag_core.served import Served
 
+
+def encodable(text: str) -> str:
+    """Return a text that can be written as UTF-8; JSON may name halves of characters alone.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("got half of a surrogate pair, expected whole characters") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(encodable)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 ServedMode = Literal["closed_book", "in_context", "parametric", "combine"]
@@ -55,7 +70,7 @@ class Request(BaseModel):
     temperature: Annotated[float | None, Field(ge=0, le=2)] = 0.0
     top_p: Annotated[float | None, Field(gt=0, le=1)] = 1.0
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
     n: Literal[1] | None = 1
@@ -93,14 +108,14 @@ class Part(BaseModel):
     """A text part of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(BaseModel):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Text | list[Part]
 
     def turn(self) -> dict[str, str]:
         """Return it as chat templates take it."""
@@ -133,8 +148,8 @@ class CompletionRequest(Request):
     """Body of POST /v1/completions."""
 
     prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=256)]
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=256)]
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=256)]
     )
@@ -153,9 +168,9 @@ class NewDocument(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: Annotated[str, Field(min_length=1)]
-    title: Annotated[str, Field(max_length=500)] = ""
-    source: Annotated[str, Field(max_length=500)] = ""
+    text: Annotated[Text, Field(min_length=1)]
+    title: Annotated[Text, Field(max_length=500)] = ""
+    source: Annotated[Text, Field(max_length=500)] = ""
 
     def document(self) -> Document:
         """Return it as the pipeline knows it."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict
 
 from cachetools import LRUCache
 from transformers import PreTrainedTokenizerBase
@@ -24,28 +24,7 @@ from prag_core.pipeline import ParametricRAG
 from prag_core.preparation import find_hits, merged_adapters, passages
 from prag_core.prompts import conversation_prompt
 from prag_core.retrieval import Hit
-
-BATCH_CHARACTERS = 16_000  # made in one call, between two decoding steps
-KIND = "served"  # of the records on documents' adapters
-
-
-@dataclass(frozen=True)
-class Served:
-    """A document's adapter in the service.
-
-    Attributes:
-        key: of the adapter in the store.
-        path: who made it: `generated`, `refined` or `trained`.
-        bytes: size of its tensors.
-        seconds: that making it took, the share of its batch.
-        created: seconds since 1970.
-    """
-
-    key: str
-    path: str
-    bytes: int
-    seconds: float
-    created: int
+from prag_core.served import KIND, Served, batches, served_record, shares
 
 
 class Service:
@@ -198,7 +177,7 @@ class Service:
             if not store.has(key):
                 missing.append(document)
             elif document_id not in keep:
-                keep[document_id] = _served(key, store.get(key), 0.0)
+                keep[document_id] = served_record(key, store.get(key), 0.0)
         self._record(keep)
         self._make(missing)
         trained = {i: served for i, served in keep.items() if served.path == "trained"}
@@ -265,7 +244,7 @@ class Service:
         for document, adapter in zip(documents, adapters, strict=True):
             key = adapter_key(document.id, parametrizer.spec, parametrizer.fingerprint)
             items[key] = adapter
-            made[document.id] = _served(key, adapter, seconds)
+            made[document.id] = served_record(key, adapter, seconds)
             self.observe(made[document.id].path, seconds)
         with self.lock:
             try:
@@ -296,7 +275,7 @@ class Service:
                 if gone := [i for i in ids if i not in self.served]:
                     self.rag.forget(gone)
             steps = trainer.train_steps(augmented)
-            results = yield from _shares(steps, start / count, len(batch) / count)
+            results = yield from shares(steps, start / count, len(batch) / count)
             seconds = (time.perf_counter() - began) / len(batch)
             with self.lock:
                 pairs = zip(batch, results, strict=True)
@@ -305,34 +284,6 @@ class Service:
                     self._keep(*zip(*there, strict=True), trainer, seconds)
 
 
-def batches(documents: Sequence[Document], most: int) -> Iterator[list[Document]]:
-    """Yield runs of at most `most` documents and, unless one alone has more, BATCH_CHARACTERS."""
-    batch: list[Document] = []
-    for document in documents:
-        characters = sum(len(d.text) for d in batch) + len(document.text)
-        if batch and (len(batch) == most or characters > BATCH_CHARACTERS):
-            yield batch
-            batch = []
-        batch.append(document)
-    if batch:
-        yield batch
-
-
 def begins_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Say whether a tokenizer puts its beginning-of-sequence token before a text."""
     return tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
-
-
-def _served(key: str, adapter: Adapter, seconds: float) -> Served:
-    path = adapter.metadata.get("path", "")
-    return Served(key, path, adapter.nbytes, round(seconds, 4), int(time.time()))
-
-
-def _shares(steps: Generator, before: float, share: float) -> Generator[float, None, object]:
-    """Turn (done, all) of a training's steps into the share of the whole job."""
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as stop:
-            return stop.value
-        yield before + share * done / total
