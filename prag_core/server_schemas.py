@@ -27,7 +27,8 @@ def encodable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(encodable)]
+UTF8 = AfterValidator(encodable)
+Text = Annotated[str, UTF8]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 ServedMode = Literal["closed_book", "in_context", "parametric", "combine"]
@@ -168,9 +169,9 @@ class NewDocument(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: Annotated[Text, Field(min_length=1)]
-    title: Annotated[Text, Field(max_length=500)] = ""
-    source: Annotated[Text, Field(max_length=500)] = ""
+    text: Annotated[str, Field(min_length=1), UTF8]
+    title: Annotated[str, Field(max_length=500), UTF8] = ""
+    source: Annotated[str, Field(max_length=500), UTF8] = ""
 
     def document(self) -> Document:
         """Return it as the pipeline knows it."""
