@@ -248,9 +248,12 @@ class Service:
             self.observe(made[document.id].path, seconds)
         with self.lock:
             try:
+                # The record first, the document last: what is cut short in between is found at the
+                # next start by its record, and forgotten.
+                self.rag.store.put_records(KIND, {i: asdict(s) for i, s in made.items()})
                 self.rag.store.put_many(items)
-                self._record(made)
                 self.rag.add_documents(documents, parametrize=False)
+                self.served |= made
             except ValueError as error:
                 raise RuntimeError("got a store that takes no adapters") from error
 

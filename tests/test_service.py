@@ -185,13 +185,20 @@ def another_checkpoint(name, base):
     return made
 
 
-def test_a_removal_cut_short_is_finished_at_the_start(tiny_base, tmp_path):
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_what_was_cut_short_is_settled_at_the_start(tiny_base, tmp_path, monkeypatch):
     with running_service(tiny_base, tmp_path / "s") as service:
         first, second = service.add(documents(2))
         service.rag.store.delete_record("document", first)  # and then the process was killed
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # before its end
+            patch.setattr(service.rag, "add_documents", interrupted)
+            service.add(documents(1, start=5))
     with running_service(tiny_base, tmp_path / "s") as service:
         assert [d.id for d, _ in service.list(9)] == [second]
-        assert not list(service.rag.store.keys(first))
+        assert [key.split("-")[0] for key in service.rag.store.keys("")] == [second]
 
 
 def test_a_document_removed_while_it_is_trained_stays_removed(service):
