@@ -34,9 +34,11 @@ def test_one_checkpoint_has_one_fingerprint_in_both_dtypes():
 
 def test_readme_code_answers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    code, *clients = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     assert "Kolven" in capsys.readouterr().out
+    for client in clients:  # what they ask a server is asked in test_serve_clients and test_server
+        compile(client, "README.md", "exec")
 
 
 def test_trained_adapters_carry_their_documents(tmp_path):
