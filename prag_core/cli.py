@@ -29,6 +29,8 @@ COMMANDS = {
     "bench": bench.bench,
     "serve": serve.serve,
 }
+# Fields of `Setup` that a command does not read, and so does not offer.
+UNREAD = {"demo": {"path"}, "serve": {"generation", "answering"}}
 DEFAULTS = {"serve": {"path": "generated"}}  # where a command's differ from those of `Setup`
 
 
@@ -46,10 +48,8 @@ def build_parser() -> ArgumentParser:
         subparser.add_function_arguments(function, skip=skip, as_positional=True)
         for switch, text in switches.items():
             subparser.add_argument(f"--{switch}", action="store_true", help=text)
-        parameters = inspect.signature(function).parameters
-        if "setup" in parameters:
-            skip = {"path"} if "paths" in parameters else set()  # several stand in for the one
-            subparser.add_class_arguments(Setup, skip=skip)
+        if "setup" in inspect.signature(function).parameters:
+            subparser.add_class_arguments(Setup, skip=UNREAD.get(name, set()))
         subparser.set_defaults(DEFAULTS.get(name, {}))
         subcommands.add_subcommand(name, subparser)
     return parser

@@ -133,8 +133,7 @@ def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     model.eval().requires_grad_(False)
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     tokenizer.padding_side = "left"
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # settings of a tokenizer.json that each call would change and restore
+    if backend := getattr(tokenizer, "backend_tokenizer", None):  # each call would restore these
         backend.no_truncation()
         backend.no_padding()
     if tokenizer.pad_token_id is None:

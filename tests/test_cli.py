@@ -191,9 +191,12 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, options, tmp_path):
         assert all(opened.get(key).to_bytes() == value for key, value in made.items())
 
 
-def test_a_path_that_the_demo_would_not_read_is_refused():
+@pytest.mark.parametrize(
+    "arguments", [("demo", "--path=generated"), ("serve", "--generation.max_new_tokens=3")]
+)
+def test_options_that_a_command_would_not_read_are_refused(arguments):
     with pytest.raises(SystemExit):
-        run("demo", "--path=generated")
+        run(*arguments)
 
 
 def test_models_and_help(capsys):
