@@ -1,5 +1,7 @@
 """`python -m hypernet`."""
 
+import sys
+
 from hypernet.cli import main
 
-main()
+sys.exit(main())

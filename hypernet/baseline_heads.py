@@ -69,12 +69,12 @@ class PerceiverHead(nn.Module):
         """Scalars per layer, which want a larger learning rate."""
         return [self.writer.log_scale]
 
-    def forward(self, encoding: Encoding, group: int = 1, most_rows: int | None = None) -> Rows:
+    def forward(self, encoding: Encoding, group: int = 1) -> Rows:
         """Return rows of groups of `group` documents; R = group * rows."""
         a, b = self.writer(self.codes(encoding))
         return Rows(stack(a, group), stack(b, group))
 
-    def export(self, encoding: Encoding, most_rows: int | None) -> Iterator[Exported]:
+    def export(self, encoding: Encoding) -> Iterator[Exported]:
         """Yield every document's rows; there is nothing that a merge could solve again."""
         a, b = self.writer(self.codes(encoding))
         yield from ((x.float(), y.float(), {}) for x, y in zip(a, b, strict=True))

@@ -24,7 +24,7 @@ from prag_core.training_sequences import encode
 
 ANSWER, COMPLETION = 0, 1
 LENGTH_CLASSES = (96, 128, 160, 192, 224, 256, 320, 384, 512)
-Batch = dict[str, Tensor | int]
+Batch = dict[str, Tensor | int | list[str]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class BatchConfig:
         questions: question rows a document.
         completions: completion rows a document (text goes on from a few of its words).
         unrelated: rows a document that it does not answer (KL to the base model).
-        row_limits: rows of a document that take part, one drawn a step; 0: all.
         near_share: share of groups filled with documents of the same article (hard distractors).
         no_title_share: share of documents encoded without their title.
         completion_tokens: longest completion.
@@ -49,7 +48,6 @@ class BatchConfig:
     questions: int = 3
     completions: int = 1
     unrelated: int = 1
-    row_limits: tuple[int, ...] = (0,)
     near_share: float = 0.5
     no_title_share: float = 0.15
     completion_tokens: int = 24
@@ -157,10 +155,8 @@ class BatchBuilder:
         ids = [self._document_ids(item, draw) for item in items]
         documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)
         batch = rows.tensors(self.tokenizer.pad_token_id)
-        limit = draw.choice(self.config.row_limits)
-        return batch | {
-            "documents": documents, "lengths": lengths, "group": group, "most_rows": limit
-        }  # fmt: skip
+        batch |= {"documents": documents, "lengths": lengths, "group": group}
+        return batch | {"document_ids": [item.document.id for item in items]}
 
     def _stranger(self, titles: set[str], draw: random.Random) -> Item:
         """Draw a document of other articles (after 20 tries, of any)."""

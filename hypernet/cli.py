@@ -18,6 +18,7 @@ from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
 from hypernet.needle import needle
 from hypernet.network import NetworkConfig, build_head
+from prag_core.memory import is_out_of_memory
 from prag_core.models import EMBEDDED_NAME, load_base_model
 
 
@@ -90,18 +91,33 @@ def export(checkpoint: str, folder: str, base_model: str = EMBEDDED_NAME) -> Non
     print(f"wrote {folder}")
 
 
+MEMORY_HINT = (
+    "got a batch that exceeds memory, expected one that fits: lower data.batch.documents (with "
+    "trainer.accumulate_grad_batches for as large a step), data.batch.questions or "
+    "data.max_document_tokens; go on from the last checkpoint with --ckpt_path"
+)
 COMMANDS = {"export": export, "needle": needle}  # beside Lightning's
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status (2 for bad input, 1 where memory ran out)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in COMMANDS:
-        auto_cli(COMMANDS[arguments[0]], args=arguments[1:])
-        return
-    HypernetCLI(
-        HypernetModule,
-        HypernetDataModule,
-        save_config_kwargs={"overwrite": True},
-        args=arguments,
-    )
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            auto_cli(COMMANDS[arguments[0]], args=arguments[1:])
+            return 0
+        HypernetCLI(
+            HypernetModule,
+            HypernetDataModule,
+            save_config_kwargs={"overwrite": True},
+            args=arguments,
+        )
+    except (ValueError, OSError) as error:
+        print(f"hypernet: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"hypernet: {str(error).splitlines()[0]}\n{MEMORY_HINT}", file=sys.stderr)
+        return 1
+    return 0

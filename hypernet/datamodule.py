@@ -137,9 +137,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         """Return held-out articles one document at a time, and in groups of the largest size."""
         loaders = []
         for group in sorted({1, max(self.batch.groups)}):
-            config = replace(
-                self.batch, groups=(group,), row_limits=(0,), no_title_share=0.0, passages=False
-            )
+            config = replace(self.batch, groups=(group,), no_title_share=0.0, passages=False)
             builder = self._builder([self.validation], [1.0], config)
             loaders.append(self._loader(Steps(builder, self.validation_steps)))
         return loaders

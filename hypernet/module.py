@@ -17,6 +17,7 @@ from hypernet.encoder import Encoder, pad
 from hypernet.losses import kl_to_teacher, mean_by_kind, token_nll
 from hypernet.network import NetworkConfig, Rows, build_head
 from hypernet.parametrizer import HypernetParametrizer
+from hypernet.regression import TrainedAdapters
 from hypernet.scores import Scorer, table
 from prag_core.adapter import adapter_key
 from prag_core.adapter_store import AdapterStore
@@ -42,6 +43,8 @@ class HypernetModule(lightning.LightningModule):
         completion_weight: float = 0.3,
         unrelated_weight: float = 0.3,
         teacher_weight: float = 0.0,
+        regression_weight: float = 0.0,
+        trained_store: str = "",
         dtype: str = "auto",
         weights: str | None = None,
         store: str = "runs/hypernet/store",
@@ -59,6 +62,9 @@ class HypernetModule(lightning.LightningModule):
             unrelated_weight: weight of the KL to the base model on what documents do not answer.
             teacher_weight: weight of the KL to the model that reads the passage (needs
                 `batch.passages`).
+            regression_weight: weight of the distance to adapters trained for the same documents
+                (DyPRAG; steps of single documents only); needs trained_store.
+            trained_store: store of trained adapters (`prag parametrize`), found by document.
             dtype: of the base model.
             weights: exported checkpoint to start from, to validate or to predict with.
             store: folder that `predict` puts adapters into.
@@ -72,6 +78,9 @@ class HypernetModule(lightning.LightningModule):
         self.completion_weight, self.unrelated_weight = completion_weight, unrelated_weight
         self.teacher_weight, self.weights = teacher_weight, weights
         self.store, self.score_documents = store, score_documents
+        self.regression_weight = regression_weight
+        if regression_weight:
+            self.trained = TrainedAdapters(trained_store, network.layers)
         self.base: BaseModel | None = None  # no nn.Module: neither trained nor saved
         self.network: torch.nn.Module | None = None
 
@@ -111,7 +120,7 @@ class HypernetModule(lightning.LightningModule):
     def generate_rows(self, batch: Batch, group: int) -> Rows:
         """Encode the batch's documents and return rows of groups of `group`."""
         encoding = self.encoder(batch["documents"], batch["lengths"])
-        return self.network(encoding, group, batch["most_rows"] or None)
+        return self.network(encoding, group)
 
     def hidden_states(self, ids: Tensor, rows: Rows | None) -> Tensor:
         """Return the last hidden states (rows * S, H), with or without generated rows."""
@@ -137,6 +146,9 @@ class HypernetModule(lightning.LightningModule):
         if self.teacher_weight and "teacher" in batch:
             logs["teacher_kl"] = self._teacher_kl(batch, logits)
             loss = loss + self.teacher_weight * logs["teacher_kl"]
+        if self.regression_weight and batch["group"] == 1:
+            logs["regression"] = self.trained.loss(batch["document_ids"], rows)
+            loss = loss + self.regression_weight * logs["regression"]
         self.log_dict({f"train/{k}": v.detach() for k, v in logs.items()}, batch_size=1)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
         return loss

@@ -196,18 +196,10 @@ class RidgeHead(nn.Module):
     def _key_scale(self) -> Tensor:
         return self.whitening[:, None] / self.whitening.shape[1] ** 0.5  # (L, 1, I)
 
-    def forward(self, encoding: Encoding, group: int = 1, most_rows: int | None = None) -> Rows:
-        """Return rows of groups of `group` documents, solved together; R = group * T + shared.
-
-        With `most_rows`, only the rows with the largest values of every document and layer take
-        part; the others are zero.
-        """
+    def forward(self, encoding: Encoding, group: int = 1) -> Rows:
+        """Return rows of groups of `group` documents, solved together; R = group * T + shared."""
         values = self.values(encoding)  # (N, L, T, H)
         kept = encoding.mask[:, None, :, None]  # (N, 1, T, 1)
-        if most_rows is not None and most_rows < values.shape[2]:
-            size = values.detach().float().norm(dim=-1, keepdim=True)  # (N, L, T, 1)
-            kept = kept & (size >= size.topk(most_rows, dim=2).values[:, :, -1:])
-            values = values * kept
         keys, values = stack(encoding.keys * kept, group), stack(values, group)  # (G, L, M T, ..)
         a = self.addresses(keys)
         shared_a, shared_b = self.shared()
@@ -219,23 +211,13 @@ class RidgeHead(nn.Module):
         )
 
     @torch.no_grad()
-    def export(self, encoding: Encoding, most_rows: int | None) -> Iterator[Exported]:
-        """Yield every document's rows without padding, and what a merge needs to solve again.
-
-        Args:
-            encoding: of N documents.
-            most_rows: rows of a document to keep in each layer, those with the largest values
-                (they are solved for by themselves); all when None.
-        """
+    def export(self, encoding: Encoding) -> Iterator[Exported]:
+        """Yield every document's rows without padding, and what a merge needs to solve again."""
         values = self.values(encoding).float()
         shared_a, shared_b = self.shared()
         strength, scale = self.log_ridge.exp()[:, None, None], self._key_scale()
         for keys, value, mask in zip(encoding.keys, values, encoding.mask, strict=True):
             keys, value = keys[:, mask].float() * scale, value[:, mask]  # (L, T, I), (L, T, H)
-            if most_rows is not None and keys.shape[1] > most_rows:
-                kept = value.norm(dim=-1).topk(most_rows).indices.sort().values  # (L, most_rows)
-                keys = keys.gather(1, kept[..., None].expand(-1, -1, keys.shape[2]))
-                value = value.gather(1, kept[..., None].expand(-1, -1, value.shape[2]))
             rows, _ = solve_rows(keys, strength)
             extra = {
                 "gram": (keys @ keys.mT).half(),

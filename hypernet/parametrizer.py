@@ -15,6 +15,7 @@ from prag_core.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
 from prag_core.documents import Document
 from prag_core.merge import merge
 from prag_core.models import BaseModel
+from prag_core.rank import reduce_rank
 
 
 class HypernetParametrizer:
@@ -35,8 +36,7 @@ class HypernetParametrizer:
         Args:
             base: the base model that the checkpoint was trained on.
             checkpoint: see `load_checkpoint`.
-            rank: most rows an adapter may have; the rows with the largest values are kept. None
-                keeps one row a token.
+            rank: most rows an adapter may have (see `reduce_rank`); None: one row a token.
             max_tokens: tokens encoded at once; longer documents are cut into chunks.
             overlap: tokens that a chunk repeats of the one before.
             batch_size: chunks encoded together.
@@ -63,7 +63,8 @@ class HypernetParametrizer:
         self.spec = AdapterSpec(
             base.fingerprint, most, most, ("down_proj",), self.config.layers, dtype
         )
-        self.fingerprint = fingerprint(["hypernet", checkpoint.hash, rank, max_tokens, overlap])
+        budget = rank and f"{rank} by response"
+        self.fingerprint = fingerprint(["hypernet", checkpoint.hash, budget, max_tokens, overlap])
 
     @classmethod
     def from_pretrained(cls, name: str | Path, base: BaseModel, **options) -> HypernetParametrizer:
@@ -121,8 +122,7 @@ class HypernetParametrizer:
                 f"got activations that are not finite for {titles[:3]}, expected numbers: load "
                 "the base model in bfloat16 or float32"
             )
-        most = None if self.rank is None else self.rank - self.network.shared_count
-        exported = self.network.export(encoding, most)
+        exported = self.network.export(encoding)
         return [
             self._adapter(a, b, extra, document)
             for (a, b, extra), document in zip(exported, documents, strict=True)
@@ -140,7 +140,8 @@ class HypernetParametrizer:
         return Adapter(self.spec, tensors, metadata, extra)
 
     def _join(self, parts: list[Adapter]) -> Adapter:
-        """Merge a long document's chunks into one adapter."""
-        if len(parts) == 1:
-            return parts[0]
-        return replace(merge(parts), spec=self.spec, metadata=parts[0].metadata)
+        """Merge a long document's chunks into one adapter, and keep the rank budget."""
+        whole = parts[0]
+        if len(parts) > 1:
+            whole = replace(merge(parts), spec=self.spec, metadata=parts[0].metadata)
+        return whole if self.rank is None else reduce_rank(whole, self.rank)

@@ -21,6 +21,7 @@ import torch
 
 from hypernet.parametrizer import HypernetParametrizer
 from prag_core.adapter import Adapter
+from prag_core.assignment import neighbours
 from prag_core.attach import attached
 from prag_core.datasets import QuestionSet
 from prag_core.decoding_rows import GenerationOptions
@@ -30,7 +31,6 @@ from prag_core.merge import merge
 from prag_core.metrics import SMALLEST_SAMPLE, bootstrap_interval, score_answer
 from prag_core.models import BaseModel
 from prag_core.prompts import question_prompt
-from prag_core.retrieval import make_retriever
 
 CONDITIONS = (
     "closed_book", "in_context", "in_context_rows", "gold", "shuffled", "combine", "gold+2",
@@ -134,20 +134,6 @@ def shared_rows(adapter: Adapter) -> Adapter:
         for path, (a, b) in adapter.tensors.items()
     }
     return replace(adapter, tensors=tensors, extra={})
-
-
-def neighbours(documents: Sequence[Document], count: int, seed: int) -> list[list[int]]:
-    """Return `count` other documents of each: half BM25 neighbours, the rest drawn."""
-    draw, chosen = random.Random(seed), []
-    place = {document.id: index for index, document in enumerate(documents)}
-    retriever = make_retriever("auto", documents)
-    found = retriever.retrieve([d.text for d in documents], min(count + 1, len(documents)))
-    for index, hits in enumerate(found):
-        near = [place[hit.document_id] for hit in hits if place[hit.document_id] != index]
-        near = near[: (count + 1) // 2]
-        rest = [i for i in range(len(documents)) if i != index and i not in near]
-        chosen.append(near + draw.sample(rest, min(len(rest), count - len(near))))
-    return chosen
 
 
 def table(sample: Sample, answers: dict[str, list[str]]) -> dict[str, dict]:

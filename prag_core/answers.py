@@ -27,7 +27,7 @@ class AnswerOptions:
 
     Attributes:
         style: `direct` (a short answer) or `cot` (few-shot chain of thought).
-        merge_weights: `ones` (paper), `mean` or `score`.
+        merge_weights: `ones` (paper), `mean`, `score` or `relative` (see `merge`).
     """
 
     style: str = "direct"

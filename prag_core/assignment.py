@@ -1,6 +1,6 @@
 """Assignment: questions go in, the documents that each is answered from come out.
 
-The control `shuffled` gets documents of other questions.
+The control `shuffled` gets documents of other questions; `neighbours` are distractors.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from prag_core.results import SHUFFLED
+from prag_core.retrieval import make_retriever
 
 if TYPE_CHECKING:
     from prag_core.datasets import Question, QuestionSet
+    from prag_core.documents import Document
     from prag_core.evaluate import AnsweringPipeline, EvaluationOptions
 
 WITHOUT_DOCUMENTS = ("closed_book", "sft")
@@ -102,6 +104,20 @@ def other_documents(
             chosen.append(other)
         others.append(chosen)
     return others
+
+
+def neighbours(documents: Sequence[Document], count: int, seed: int) -> list[list[int]]:
+    """Return `count` other documents of each: half BM25 neighbours, the rest drawn."""
+    draw, chosen = random.Random(seed), []
+    place = {document.id: index for index, document in enumerate(documents)}
+    retriever = make_retriever("auto", documents)
+    found = retriever.retrieve([d.text for d in documents], min(count + 1, len(documents)))
+    for index, hits in enumerate(found):
+        near = [place[hit.document_id] for hit in hits if place[hit.document_id] != index]
+        near = near[: (count + 1) // 2]
+        rest = [i for i in range(len(documents)) if i != index and i not in near]
+        chosen.append(near + draw.sample(rest, min(len(rest), count - len(near))))
+    return chosen
 
 
 def name_some(identifiers: Iterable[str], count: int = 3) -> str:

@@ -59,6 +59,7 @@ class Setup:
         path: who makes the adapters: `trained` (one small training a document), `generated`
             (one forward pass of a hypernetwork) or `refined` (generated, then a few steps).
         hypernet: checkpoint of the generated and the refined path: folder or hub name.
+        hypernet_rank: rows of a generated adapter, at most; 0: one a token.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
         augmentation: rewrites and question-answer pairs.
         training: the trained path.
@@ -72,6 +73,7 @@ class Setup:
     device: str = "auto"
     path: Literal["trained", "generated", "refined"] = "trained"
     hypernet: str = "checkpoints/smollm2-135m-ridge"
+    hypernet_rank: int = 0
     retriever: Literal["auto", "bm25", "bm25s"] = "auto"
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     training: LoraTrainingOptions = field(default_factory=LoraTrainingOptions)
@@ -88,10 +90,11 @@ class Setup:
             config["refining"].pop(name)
         used = {
             "trained": ("training",),
-            "generated": ("hypernet",),
-            "refined": ("hypernet", "refining"),
+            "generated": ("hypernet", "hypernet_rank"),
+            "refined": ("hypernet", "hypernet_rank", "refining"),
         }[self.path]
-        for name in {"device", "training", "hypernet", "refining"}.difference(used):
+        unused = {"device", "training", "hypernet", "hypernet_rank", "refining"}.difference(used)
+        for name in unused:
             config.pop(name)
         return config
 
@@ -131,7 +134,8 @@ def build_parametrizer(
     if setup.path != "trained":
         from hypernet.parametrizer import HypernetParametrizer  # not needed by the trained path
 
-        generated = HypernetParametrizer.from_pretrained(setup.hypernet, base)
+        rank = setup.hypernet_rank or None
+        generated = HypernetParametrizer.from_pretrained(setup.hypernet, base, rank=rank)
         if setup.path == "generated":
             return generated
     augmenter = build_augmenter(base, setup.augmentation, store, documents)
@@ -144,16 +148,20 @@ def build_parametrizer(
 
 
 def assemble(
-    setup: Setup, store: AdapterStore, documents: Sequence[Document] = ()
+    setup: Setup,
+    store: AdapterStore,
+    documents: Sequence[Document] = (),
+    base: BaseModel | None = None,
 ) -> ParametricRAG:
-    """Load the base model and put the pipeline together over an open store.
+    """Put the pipeline together over an open store.
 
     Args:
         setup: settings.
         store: where adapters and documents are kept.
         documents: the corpus that an augmentation file names; the store's own when omitted.
+        base: the base model, where it is loaded already.
     """
-    base = load_base_model(setup.base_model, setup.dtype, setup.device)
+    base = base or load_base_model(setup.base_model, setup.dtype, setup.device)
     corpus = documents or [Document(**record) for _, record in store.records("document")]
     return ParametricRAG(
         base,

@@ -119,7 +119,7 @@ def evaluate(
             missing, no other document for `shuffled`, or a folder made with another config.
     """
     # Everything that can be refused is refused before the folder is touched.
-    questions = _chosen(question_set.questions, options)
+    questions = chosen_questions(question_set.questions, options)
     assignments = {
         mode: assign_documents(rag, question_set, questions, mode, options)
         for mode in options.modes
@@ -139,8 +139,12 @@ def evaluate(
     return report
 
 
-def _chosen(questions: Sequence[Question], options: EvaluationOptions) -> list[Question]:
-    """Check the questions and draw the sample."""
+def chosen_questions(questions: Sequence[Question], options: EvaluationOptions) -> list[Question]:
+    """Check the questions and draw the sample that `evaluate` asks.
+
+    Raises:
+        ValueError: no questions, ids that occur twice, or questions without golden answers.
+    """
     if not questions:
         raise ValueError("got no questions, expected at least one: check the question set")
     identifiers = {question.id for question in questions}

@@ -8,27 +8,29 @@ answer for another's; rows that they share are counted once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from prag_core.adapter import Adapter
-from prag_core.ridge import recover_keys, solve_rows
+from prag_core.adapter import DTYPES, Adapter
+from prag_core.ridge import recover_keys, solve_product, solve_rows
 
 Tensors = dict[str, tuple[Tensor, Tensor]]
+Pairs = Sequence[tuple[Tensor, Tensor]]
 METHODS = ("auto", "concatenate")
-WEIGHTINGS = ("ones", "mean", "score")
+WEIGHTINGS = ("ones", "mean", "score", "relative")
 
 
 def merge_weights(weighting: str, scores: Sequence[float]) -> list[float]:
     """Return one merge weight a document.
 
     Args:
-        weighting: `ones` (Su et al., 2025: adapters are summed), `mean` (1 / k each), or `score`
-            (k times the softmax-free share of the retrieval score, so that the weights sum to
-            k; equal where no score is positive).
+        weighting: `ones` (Su et al., 2025: adapters are summed), `mean` (1 / k each), `score` (k
+            times the share of the retrieval score, so that the weights sum to k), or `relative`
+            (the share of the best score, so that the best document weighs 1 whatever k is). The
+            last two are 1 each where no score is positive.
         scores: retrieval score of each document.
 
     Raises:
@@ -39,10 +41,10 @@ def merge_weights(weighting: str, scores: Sequence[float]) -> list[float]:
         return [1.0] * count
     if weighting == "mean":
         return [1.0 / max(count, 1)] * count
-    if weighting == "score":
+    if weighting in ("score", "relative"):
         positive = [max(score, 0.0) for score in scores]
-        total = sum(positive)
-        return [count * s / total for s in positive] if total > 0 else [1.0] * count
+        unit = sum(positive) / count if weighting == "score" else max(positive, default=0.0)
+        return [s / unit for s in positive] if unit > 0 else [1.0] * count
     raise ValueError(f"got merge weighting {weighting!r}, expected one of {list(WEIGHTINGS)}")
 
 
@@ -93,6 +95,36 @@ def merge(
     return Adapter(spec, tensors, {"document_id": "+".join(identifiers)}, extra)
 
 
+def mean_adapter(adapters: Iterable[Adapter]) -> Adapter:
+    """Return the mean update of many adapters, read one by one, as one adapter of full rank.
+
+    A control: what all documents' adapters have in common is no document's knowledge.
+
+    Raises:
+        ValueError: no adapters, or another base model, modules or layers.
+    """
+    total: dict[str, Tensor] = {}
+    first, count = None, 0
+    for adapter in adapters:
+        first = first or adapter.spec
+        adapter.spec.require_base(first.base_model)
+        for path in first.paths():
+            a, b = adapter.tensors[path]
+            update = adapter.spec.scale * (b.float() @ a.float())  # (O, I)
+            total[path] = update if count == 0 else total[path].add_(update)
+        count += 1
+    if first is None:
+        raise ValueError("got no adapters, expected at least one for their mean")
+    tensors = {}
+    for path, update in total.items():
+        mean = (update / count).to(DTYPES[first.dtype])
+        outputs, inputs = mean.shape
+        eye = torch.eye(min(outputs, inputs), dtype=mean.dtype, device=mean.device)
+        tensors[path] = (mean, eye) if outputs <= inputs else (eye, mean)  # A (R, I), B (O, R)
+    rank = max(a.shape[0] for a, _ in tensors.values())
+    return Adapter(replace(first, rank=rank, alpha=rank), tensors, {"document_id": "mean"})
+
+
 def _concatenate(adapters: Sequence[Adapter], factors: Sequence[float]) -> Tensors:
     paths = adapters[0].spec.paths()
     columns = [[adapter.tensors[path][1] for path in paths] for adapter in adapters]
@@ -126,12 +158,11 @@ def _solve_again(
     for index, path in enumerate(adapters[0].spec.paths()):
         shared = next(_split(adapter, path)[1] for adapter in adapters if _shared(adapter))
         rows = [_split(adapter, path)[0] for adapter in adapters]
-        b = torch.cat([b * f for (_, b), f in zip(rows, factors, strict=True)], 1)  # (O, sum R)
-        a, gram = _joint_rows(adapters, [a for a, _ in rows], index, b.shape[0])
-        if a.shape[0] > b.shape[0]:
-            product = b.float() @ a.float()  # (O, I)
-            a = product.to(a.dtype)
-            b = torch.eye(len(product), dtype=b.dtype, device=b.device)
+        rows = [(a, b * factor) for (a, b), factor in zip(rows, factors, strict=True)]
+        if sum(len(a) for a, _ in rows) > rows[0][1].shape[0]:
+            a, b, gram = *_joint_product(adapters, rows, index), None
+        else:
+            a, b, gram = _joint_rows(adapters, rows, index)
         grams.append(gram)
         tensors[path] = (torch.cat([a, shared[0]]), torch.cat([b, shared[1]], 1))
     extra = {"shared_rows": torch.tensor([shared[0].shape[0]])}
@@ -142,33 +173,52 @@ def _solve_again(
 
 
 def _joint_rows(
-    adapters: Sequence[Adapter], rows: Sequence[Tensor], index: int, outputs: int
-) -> tuple[Tensor, Tensor | None]:
-    """Return A over all documents' keys in the module of this index, and the keys' Gram matrix.
+    adapters: Sequence[Adapter], rows: Pairs, index: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return A (sum R, I) and B (O, sum R) of the module of this index, and the keys' Gram matrix.
 
-    The Gram matrix is None where an adapter has none (its rows stay as they are), and for more
-    rows than outputs.
+    The Gram matrix is None where an adapter has none; its rows stay as they are.
     """
-    keys, places = [], []
-    for place, (adapter, a) in enumerate(zip(adapters, rows, strict=True)):
-        if "gram" in adapter.extra:
-            scale = adapter.extra["whitening"][index].float() / a.shape[1] ** 0.5  # (I,)
-            strength = adapter.extra["ridge"][index].float()
-            gram = adapter.extra["gram"][index].float()
-            keys.append(recover_keys(a.float() / scale, gram, strength))
-            places.append(place)
-    solved = list(rows)
-    if not keys:
-        return torch.cat(solved), None
-    stacked = torch.cat(keys)  # (sum R, I)
-    if len(keys) > 1:
-        joint = (solve_rows(stacked, strength)[0] * scale).to(rows[0].dtype)
-        pieces = joint.split([len(k) for k in keys])
+    places, stacked, scale, strength = _stacked_keys(adapters, rows, index)
+    solved = [a for a, _ in rows]
+    if len(places) > 1:
+        joint = (solve_rows(stacked, strength)[0] * scale).to(solved[0].dtype)
+        pieces = joint.split([len(solved[place]) for place in places])
         for place, piece in zip(places, pieces, strict=True):
             solved[place] = piece
-    # More rows than outputs are written as their product: no Gram matrix is kept of them.
-    keep = len(places) == len(adapters) and len(stacked) <= outputs
-    return torch.cat(solved), stacked @ stacked.mT if keep else None
+    gram = stacked @ stacked.mT if len(places) == len(adapters) else None
+    return torch.cat(solved), torch.cat([b for _, b in rows], 1), gram
+
+
+def _joint_product(adapters: Sequence[Adapter], rows: Pairs, index: int) -> tuple[Tensor, Tensor]:
+    """Return the exact update as A (O, I) and B, the identity."""
+    places, stacked, scale, strength = _stacked_keys(adapters, rows, index)
+    product = sum(
+        (b.float() @ a.float() for n, (a, b) in enumerate(rows) if n not in places),
+        start=torch.zeros((), device=rows[0][0].device),
+    )
+    if places:
+        values = torch.cat([rows[place][1].float() for place in places], 1)
+        product = product + solve_product(values, stacked, strength) * scale
+    a = product.to(rows[0][0].dtype)
+    return a, torch.eye(len(a), dtype=a.dtype, device=a.device)
+
+
+def _stacked_keys(
+    adapters: Sequence[Adapter], rows: Pairs, index: int
+) -> tuple[list[int], Tensor | None, Tensor | None, Tensor | None]:
+    """Return which adapters can be solved again, their keys stacked, whitening and lambda."""
+    places = [n for n, adapter in enumerate(adapters) if "gram" in adapter.extra]
+    if not places:
+        return [], None, None, None
+    first = adapters[places[0]].extra
+    scale = first["whitening"][index].float() / rows[0][0].shape[1] ** 0.5  # (I,)
+    strength = first["ridge"][index].float()
+    keys = [
+        recover_keys(rows[n][0].float() / scale, adapters[n].extra["gram"][index].float(), strength)
+        for n in places
+    ]
+    return places, torch.cat(keys), scale, strength
 
 
 def _shared(adapter: Adapter) -> int:

@@ -129,3 +129,62 @@ def paired_bootstrap(
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     low, high = bootstrap_interval(difference, level, resamples, seed)
     return float(difference.mean()), low, high
+
+
+def paired_permutation(
+    a: Sequence[float], b: Sequence[float], resamples: int = 10_000, seed: int = 0
+) -> float:
+    """Return the two-sided p of the mean difference under random signs (Fisher, 1935).
+
+    Under the null hypothesis a question's two values may be swapped. The observed assignment
+    counts as one of the resamples, so p is never 0.
+
+    Raises:
+        ValueError: unequal lengths or fewer than 5 values.
+    """
+    if len(a) != len(b) or len(a) < SMALLEST_SAMPLE:
+        raise ValueError(
+            f"got {len(a)} and {len(b)} values, expected one pair a question, at least "
+            f"{SMALLEST_SAMPLE}: compare two modes on the same questions"
+        )
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    difference = difference[difference != 0]  # a tie is the same under either sign
+    if not len(difference):
+        return 1.0
+    generator = np.random.default_rng(seed)
+    observed, extreme = abs(difference.sum()) - 1e-9, 0
+    rows = max(1, BLOCK // len(difference))
+    for start in range(0, resamples, rows):
+        shape = (min(rows, resamples - start), len(difference))
+        signs = generator.integers(0, 2, size=shape) * 2 - 1
+        extreme += int((abs(signs @ difference) >= observed).sum())
+    return (extreme + 1) / (resamples + 1)
+
+
+def ratio_interval(
+    top: Sequence[float],
+    bottom: Sequence[float],
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Return (ratio, low, high) of mean(top) / mean(bottom), questions resampled in pairs.
+
+    Raises:
+        ValueError: unequal lengths or fewer than 5 values.
+    """
+    if len(top) != len(bottom) or len(top) < SMALLEST_SAMPLE:
+        raise ValueError(
+            f"got {len(top)} and {len(bottom)} values, expected one pair a question, at least "
+            f"{SMALLEST_SAMPLE}"
+        )
+    pairs = np.stack([np.asarray(top, np.float64), np.asarray(bottom, np.float64)], 1)  # (N, 2)
+    generator = np.random.default_rng(seed)
+    means = np.stack(
+        [pairs[generator.integers(len(pairs), size=len(pairs))].mean(0) for _ in range(resamples)]
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = means[:, 0] / means[:, 1]
+        low, high = np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+        mean = pairs[:, 0].mean() / pairs[:, 1].mean()
+    return float(mean), float(low), float(high)

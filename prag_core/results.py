@@ -68,8 +68,15 @@ class Report:
     ratios: Mapping[str, Mapping[str, float | None]]
 
 
-def claim_folder(folder: Path, config: Mapping[str, object]) -> None:
-    """Keep the config in the folder, or check it against the one of the answers there.
+def claim_folder(
+    folder: Path, config: Mapping[str, object], finished: Sequence[str] = ()
+) -> None:
+    """Keep the config in the folder, or check it against the one of the results there.
+
+    Args:
+        folder: made where it is missing.
+        config: all that the results depend on.
+        finished: results in the folder beside answers, by name.
 
     Raises:
         ValueError: results made with another config, or with none.
@@ -78,13 +85,14 @@ def claim_folder(folder: Path, config: Mapping[str, object]) -> None:
     path = folder / CONFIG_NAME
     wanted = _flat(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
     answered = [mode for mode in EVALUATED_MODES if answers_path(folder, mode).exists()]
+    answered += finished
     if not answered:
         write_json(path, config)
         return
     if not path.exists():
         raise ValueError(
-            f"got {folder} with answers of {', '.join(answered)} but no {CONFIG_NAME}, expected "
-            "a folder made by evaluate: choose another folder"
+            f"got {folder} with results of {', '.join(answered)} but no {CONFIG_NAME}, expected "
+            "a folder made by this command: choose another folder"
         )
     try:
         kept = _flat(json.loads(path.read_text(encoding="utf-8")))
@@ -181,12 +189,13 @@ def summarise(name: str, question_ids: Sequence[str], folder: Path, seed: int) -
         records = [answers[identifier] for identifier in question_ids]
         scores = {m: np.array([record["scores"][m] for record in records]) for m in METRICS}
         seconds = round(sum(record["seconds"] for record in records), 3)
-        estimates = {m: _estimate(scores[m], seed) for m in METRICS}
+        estimates = {m: estimate(scores[m], seed) for m in METRICS}
         modes[mode], values[mode] = ModeReport(len(records), seconds, estimates), scores
     return Report(name, modes, _differences(values, seed), _ratios(modes))
 
 
-def _estimate(values: np.ndarray, seed: int) -> Estimate:
+def estimate(values: np.ndarray, seed: int) -> Estimate:
+    """Return the mean of one value a question, with its interval from 5 questions on."""
     if len(values) < SMALLEST_SAMPLE:
         return Estimate(float(values.mean()))
     return Estimate(float(values.mean()), *bootstrap_interval(values, seed=seed))

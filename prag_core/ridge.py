@@ -35,6 +35,21 @@ def solve_rows(keys: Tensor, strength: Tensor, slope: bool = False) -> tuple[Ten
     return rows, rows @ inverse if slope else None
 
 
+def solve_product(values: Tensor, keys: Tensor, strength: Tensor) -> Tensor:
+    """Return values' A^, (O, I), without A^ itself: for more rows than outputs.
+
+    Args:
+        values: (O, R).
+        keys: scaled keys K^, (R, I), float32.
+        strength: lambda.
+    """
+    if len(keys) <= keys.shape[1]:
+        factor = _factor(keys @ keys.mT, strength)  # (R, R)
+        return torch.cholesky_solve(values.mT, factor).mT @ keys
+    factor = _factor(keys.mT @ keys, strength)  # (I, I)
+    return torch.cholesky_solve((values @ keys).mT, factor).mT
+
+
 def recover_keys(rows: Tensor, gram: Tensor, strength: Tensor) -> Tensor:
     """Return K^ from A^ and K^ K^': the inverse of `solve_rows`."""
     return gram @ rows + strength * rows
@@ -43,5 +58,10 @@ def recover_keys(rows: Tensor, gram: Tensor, strength: Tensor) -> Tensor:
 def _inverse(gram: Tensor, strength: Tensor) -> Tensor:
     """Return (gram + strength)^-1 by Cholesky (batched LU fails in some CPU libraries)."""
     eye = torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
-    factor, _ = torch.linalg.cholesky_ex(gram + strength * eye)
-    return torch.cholesky_solve(eye.expand_as(gram), factor)
+    return torch.cholesky_solve(eye.expand_as(gram), _factor(gram, strength))
+
+
+def _factor(gram: Tensor, strength: Tensor) -> Tensor:
+    """Return the Cholesky factor of gram + strength."""
+    eye = torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
+    return torch.linalg.cholesky_ex(gram + strength * eye)[0]

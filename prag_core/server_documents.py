@@ -16,7 +16,6 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
-from prag_core.adapter import Adapter
 from prag_core.documents import Document, read_documents
 from prag_core.engine import QueueFullError
 from prag_core.export import to_peft
@@ -24,6 +23,7 @@ from prag_core.jobs import Job
 from prag_core.served import Served
 from prag_core.server_schemas import Limits, NewDocument, NewDocuments, NewJob, document_object
 from prag_core.service import Service
+from prag_core.similarity import update_norms
 
 GZIP = b"\x1f\x8b"
 WAITING = 16  # requests with documents that are made or wait
@@ -215,18 +215,6 @@ def _read(name: str, content: bytes) -> list[Document]:
             raise HTTPException(400, f"got {name}, which is nested too deeply") from error
         except (ValueError, OSError) as error:
             raise HTTPException(400, str(error).replace(f"{folder}/", "")) from error
-
-
-def update_norms(adapter: Adapter) -> list[dict]:
-    """Return {layer, module, norm} of every update; ||B A||^2 = tr(B'B A A'), no product built."""
-    norms = []
-    for layer in adapter.spec.layers:
-        for module in adapter.spec.modules:
-            a, b = (t.float() for t in adapter.tensors[f"model.layers.{layer}.mlp.{module}"])
-            square = ((b.mT @ b) * (a @ a.mT)).sum().clamp(min=0)
-            norm = adapter.spec.scale * float(square.sqrt())
-            norms.append({"layer": layer, "module": module, "norm": round(norm, 4)})
-    return norms
 
 
 def _job_object(job: Job) -> dict:

@@ -86,7 +86,9 @@ class Request(BaseModel):
     path: Literal["generated", "trained"] | None = Field(
         None, description="Which of a document's adapters; the newest when omitted."
     )
-    merge: Literal["ones", "mean", "score"] = Field("ones", description="Merge weights.")
+    merge: Literal["ones", "mean", "score", "relative"] = Field(
+        "ones", description="Merge weights."
+    )
 
     def options(self, default_tokens: int) -> GenerationOptions:
         """Return the decoding options."""

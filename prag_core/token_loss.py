@@ -70,3 +70,31 @@ def next_token_loss(
     index = owner[:, None].expand_as(target)[chosen]
     total = torch.zeros(count, device=loss.device).index_add(0, index, loss)
     return total / torch.bincount(index, minlength=count).clamp(min=1)
+
+
+@torch.no_grad()
+def sequence_nll(base: BaseModel, ids: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean NLL of every row's labelled tokens, without gradients.
+
+    Args:
+        base: base model, with adapters attached or not.
+        ids: (rows, T) token ids, padded on the right.
+        labels: (rows, T) token ids, IGNORE where a token does not count.
+
+    Returns:
+        (rows,) in float32, in nats a token; 0 for a row without a labelled token.
+    """
+    ids, target = ids.to(base.device), labels.to(base.device)[:, 1:]
+    hidden = base.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    chosen = target != IGNORE
+    cap = getattr(base.model.config, "final_logit_softcapping", None)
+    losses = []
+    for states, tokens in zip(
+        hidden[chosen].split(CHUNK), target[chosen].split(CHUNK), strict=True
+    ):
+        logits = base.model.lm_head(states).float()  # (chunk, V)
+        logits = cap * torch.tanh(logits / cap) if cap else logits
+        losses.append(torch.nn.functional.cross_entropy(logits, tokens, reduction="none"))
+    rows = torch.arange(len(ids), device=base.device)[:, None].expand_as(target)[chosen]
+    total = torch.zeros(len(ids), device=base.device).index_add(0, rows, torch.cat(losses))
+    return total / chosen.sum(1).clamp(min=1)

@@ -10,6 +10,7 @@ from conftest import random_adapter
 from hypernet_fixtures import CONFIG, DOCUMENTS, network, parametrizer
 
 from hypernet.encoder import Encoder, pad
+from prag_core.documents import Document
 from prag_core.merge import merge
 
 
@@ -56,7 +57,8 @@ def test_merge_equals_a_dense_float64_reference(tiny_base, adapters):
 
 
 def test_few_rows_can_be_merged_again(tiny_base, tmp_path):
-    adapters = parametrizer(tiny_base, tmp_path, rank=11).parametrize(DOCUMENTS[:3])
+    short = [Document(text) for text in ("a red fox", "an oak", "jam")]
+    adapters = parametrizer(tiny_base, tmp_path).parametrize(short)
     pair = merge(adapters[:2])
     assert "gram" in pair.extra
     again, at_once = merge([pair, adapters[2]]), merge(adapters)

@@ -75,13 +75,6 @@ def test_documents_of_one_group_are_solved_together(tiny_base):
     assert (other @ joint.a[0, 0, :length].T).norm() < 0.8 * response
 
 
-def test_most_rows_keeps_the_largest_values(tiny_base):
-    head = network(tiny_base)
-    _, encoding = encode(tiny_base)
-    kept = head(encoding, 1, 5).b[:, :, : -CONFIG.shared_rows].norm(dim=-1) > 0
-    assert (kept.sum(-1) == 5).all()
-
-
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -7,12 +7,15 @@ import json
 import lightning
 import pytest
 import torch
-from hypernet_fixtures import CONFIG, write_question_set
+from conftest import random_adapter
+from hypernet_fixtures import CONFIG, DOCUMENTS, write_question_set
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hypernet.batches import BatchBuilder, BatchConfig
 from hypernet.datamodule import HypernetDataModule, held_out_titles
 from hypernet.module import HypernetModule
+from prag_core.adapter import AdapterSpec
+from prag_core.adapter_store import AdapterStore
 from prag_core.documents import Document
 
 BATCH = BatchConfig(documents=4, groups=(1, 2), questions=1, completions=1, unrelated=1)
@@ -92,7 +95,10 @@ def test_batches_depend_on_seed_and_step_alone(tiny_base, tmp_path):
     _, data = parts(tiny_base, tmp_path)
     first, second = (data._builder(data.training, [1.0, 0.0], BATCH) for _ in range(2))
     first.build(0)
+    assert first.build(5)["document_ids"] == second.build(5)["document_ids"]
     for key, value in first.build(5).items():
+        if key == "document_ids":
+            continue
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.build(5)[key]))
     assert not torch.equal(first.build(5)["targets"], first.build(6)["targets"][:1])
 
@@ -131,3 +137,37 @@ def test_corpora_get_questions_by_rule(tiny_base, tmp_path):
 def test_group_sizes_must_divide():
     with pytest.raises(ValueError, match="expected group sizes that divide"):
         BatchConfig(documents=8, groups=(3,))
+
+
+def test_weight_regression_draws_towards_trained_adapters(tiny_base, tmp_path):
+    with pytest.raises(FileNotFoundError, match="got no adapter store at ''"):
+        parts(tiny_base, tmp_path, regression_weight=1.0)
+    documents = DOCUMENTS[:4]
+    spec = AdapterSpec(tiny_base.fingerprint, 2, 4, ("down_proj",), (0, 1))
+    with AdapterStore(tmp_path / "trained") as store:
+        for number, document in enumerate(documents):
+            store.put(f"{document.id}-x", random_adapter(spec, tiny_base, seed=number))
+    module, data = parts(
+        tiny_base, tmp_path, regression_weight=1.0, trained_store=str(tmp_path / "trained")
+    )
+    module.calibrate(data.calibration_ids(6))
+    known = {document.id for document in documents}
+    items = [item for item in data.training[0] if item.document.id in known]
+    builder = data._builder([items], [1.0], BatchConfig(len(items), (1,), 1, 0, 0))
+    batch = builder.build(0)
+    optimizer = torch.optim.Adam(module.network.parameters(), 1e-2)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = module.trained.loss(batch["document_ids"], module.generate_rows(batch, 1))
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.9 * losses[0]
+    unknown = module.trained.loss(["0" * 32] * len(items), module.generate_rows(batch, 1))
+    assert float(unknown) == 0
+    logged = {}
+    module.log_dict = lambda values, **options: logged.update(values)
+    module.log = lambda *args, **kwargs: None
+    module.training_step(batch, 0)
+    assert "train/regression" in logged

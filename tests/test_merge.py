@@ -9,7 +9,7 @@ import torch
 from conftest import random_adapter
 
 from prag_core.attach import attached
-from prag_core.merge import merge, merge_weights
+from prag_core.merge import mean_adapter, merge, merge_weights
 
 
 def dense(adapter, path) -> torch.Tensor:
@@ -88,6 +88,9 @@ def test_inputs_are_not_changed(three):
         ("score", [3.0, -1.0], [2, 0]),
         ("score", [0.0, -2.0], [1, 1]),  # BM25 over one or two documents
         ("score", [5.0], [1]),
+        ("relative", [4.0, 1.0, -1.0], [1, 0.25, 0]),
+        ("relative", [0.0, -2.0], [1, 1]),
+        ("relative", [], []),
     ],
 )
 def test_weightings(weighting, scores, expected):
@@ -113,3 +116,12 @@ def test_refusals(tiny_base, tiny_spec, three):
         narrow = random_adapter(replace(tiny_spec, **change), tiny_base)
         with pytest.raises(ValueError, match=r"got an adapter of modules .* in layers"):
             merge([*three, narrow])
+
+
+def test_mean_adapter_is_the_mean_of_the_updates(three):
+    mean = mean_adapter(iter(three))
+    for path, (a, b) in mean.tensors.items():
+        updates = [x.spec.scale * (x.tensors[path][1] @ x.tensors[path][0]) for x in three]
+        torch.testing.assert_close(mean.spec.scale * (b @ a), sum(updates) / 3)
+    with pytest.raises(ValueError, match="got no adapters"):
+        mean_adapter([])

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
 import pytest
 from torchmetrics.functional.text import squad
 
-from prag_core.metrics import Scores, bootstrap_interval, normalise, paired_bootstrap, score_answer
+from prag_core.metrics import (
+    Scores,
+    bootstrap_interval,
+    normalise,
+    paired_bootstrap,
+    paired_permutation,
+    ratio_interval,
+    score_answer,
+)
 
 WORDS = ["the", "A", "an", "Paris", "paris,", "U.S.", "1976", "--", "Émile", "co-op", "theatre"]
 WORDS += ["«Zürich»", "'the'", "of", "of", "New\tYork", " ", "(b)", "İstanbul", "北京"]
@@ -128,3 +137,26 @@ def test_paired_interval_is_narrower_where_questions_agree():
     assert (mean, low, high) == pytest.approx((0.1, 0.1, 0.1))
     with pytest.raises(ValueError, match="got 300 and 299 values"):
         paired_bootstrap(hard, hard[1:])
+
+
+def test_paired_permutation_is_exact_on_all_signs():
+    a, b = [1, 1, 1, 0, 1, 1, 1, 1], [0, 0, 0, 1, 0, 0, 1, 0]
+    difference = np.array(a) - np.array(b)
+    signs = np.array(list(itertools.product((-1, 1), repeat=8)))
+    exact = (abs(signs @ difference) >= abs(difference.sum())).mean()
+    assert paired_permutation(a, b, resamples=20_000) == pytest.approx(exact, abs=0.01)
+    assert paired_permutation(a, a) == 1
+    assert paired_permutation([1.0] * 50, [0.0] * 50) < 0.001
+    with pytest.raises(ValueError, match="got 4 and 4 values"):
+        paired_permutation(a[:4], b[:4])
+
+
+def test_ratio_interval_holds_the_ratio_of_the_means():
+    generator = np.random.default_rng(0)
+    bottom = generator.normal(4, 1, 400)
+    top = 0.8 * bottom + generator.normal(0, 0.1, 400)
+    ratio, low, high = ratio_interval(top, bottom)
+    assert low < ratio < high and ratio == pytest.approx(0.8, abs=0.02)
+    assert high - low < 0.02  # paired: what both share cancels out
+    with pytest.raises(ValueError, match="got 5 and 4 values"):
+        ratio_interval([1.0] * 5, [1.0] * 4)

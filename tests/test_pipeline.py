@@ -230,7 +230,7 @@ def test_small_corpora_and_large_k(fast, size):
         assert [len(answer.documents) for answer in answers] == [size] * 3
 
 
-@pytest.mark.parametrize("weighting", ["ones", "mean", "score"])
+@pytest.mark.parametrize("weighting", ["ones", "mean", "score", "relative"])
 def test_merge_weights_reach_the_adapters(fast, tiny_base, weighting):
     fast.add_documents(CORPUS)
     fast.options = AnswerOptions(merge_weights=weighting)
@@ -240,6 +240,7 @@ def test_merge_weights_reach_the_adapters(fast, tiny_base, weighting):
         "ones": [1, 1],
         "mean": [0.5, 0.5],
         "score": [2 * hit.score / total for hit in hits],
+        "relative": [hit.score / hits[0].score for hit in hits],
     }[weighting]
     merged = merge([fast.adapter(hit.document_id) for hit in hits], weights)
     expected = generate(tiny_base, prompts(tiny_base)[:1], merged, SHORT)

@@ -1,0 +1,50 @@
+"""Regression: generated rows and trained adapters of the same documents go in, a loss comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hypernet.losses import weight_regression
+from hypernet.network import Rows
+from prag_core.adapter_store import AdapterStore
+
+
+class TrainedAdapters:
+    """Targets of the weight regression: adapters that were trained for the documents."""
+
+    def __init__(self, store: str, layers: Sequence[int]) -> None:
+        """Open the store.
+
+        Args:
+            store: folder of `prag parametrize --path trained`.
+            layers: adapted decoder layers of the network, in order.
+
+        Raises:
+            FileNotFoundError: no store there.
+        """
+        if not (Path(store) / "data.mdb").exists():
+            raise FileNotFoundError(
+                f"got no adapter store at {store!r}, expected trained adapters for "
+                "model.regression_weight: make them with `prag parametrize`, set "
+                "model.trained_store"
+            )
+        self.store = AdapterStore(store)
+        self.paths = [f"model.layers.{layer}.mlp.down_proj" for layer in layers]
+
+    def loss(self, document_ids: Sequence[str], rows: Rows) -> Tensor:
+        """Average over layers and the documents that have a trained adapter (0: none has)."""
+        losses = []
+        for number, document_id in enumerate(document_ids):
+            key = next(iter(self.store.keys(prefix=document_id)), None)
+            adapter = self.store.get(key) if key else None
+            for index, path in enumerate(self.paths):
+                if adapter is None or path not in adapter.tensors:
+                    continue
+                a, b = (t.to(rows.a.device, rows.a.dtype) for t in adapter.tensors[path])
+                own = rows.a[number, index], rows.b[number, index]
+                losses.append(weight_regression(*own, a, adapter.spec.scale * b.mT))
+        return torch.stack(losses).mean() if losses else rows.a.new_zeros(())
