@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -122,20 +123,24 @@ class BatchBuilder:
         Raises:
             ValueError: nothing to draw from.
         """
-        if not any(pools):
+        if not any(len(pool) for pool in pools):
             raise ValueError("got no documents to train on, expected some: check the folders")
         self.tokenizer, self.config = tokenizer, config
         self.start, self.end = start_token(tokenizer), tokenizer.eos_token_id
         self.seed, self.pools, self.weights = seed, pools, weights
-        self.classes: dict[int, list[list[Item]]] = {}
+        self.classes: dict[int, list[np.ndarray]] = {}  # places in every pool
         self.articles: dict[tuple[str, int], list[Item]] = defaultdict(list)
         for number, pool in enumerate(pools):
-            for item in pool:
-                bound = next((c for c in LENGTH_CLASSES if len(item) <= c), None)
-                if bound is None:
-                    continue
-                self.classes.setdefault(bound, [[] for _ in pools])[number].append(item)
-                self.articles[item.document.title, bound].append(item)
+            in_memory = not hasattr(pool, "lengths")  # else a `DiskCorpus`
+            lengths = np.array([len(item) for item in pool]) if in_memory else pool.lengths
+            order = np.searchsorted(LENGTH_CLASSES, lengths)
+            for index, bound in enumerate(LENGTH_CLASSES):
+                places = np.flatnonzero(order == index)
+                if len(places):
+                    empty = [np.empty(0, dtype=int)] * len(pools)
+                    self.classes.setdefault(bound, empty)[number] = places
+                for place in places if in_memory else ():
+                    self.articles[pool[place].document.title, bound].append(pool[place])
 
     def build(self, step: int, rank: int = 0) -> Batch:
         """Return the batch of one step and process."""
@@ -160,7 +165,7 @@ class BatchBuilder:
 
     def _stranger(self, titles: set[str], draw: random.Random) -> Item:
         """Draw a document of other articles (after 20 tries, of any)."""
-        pools = [pool for pool in self.pools if pool]
+        pools = [pool for pool in self.pools if len(pool)]
         for _ in range(20):
             item = draw.choice(draw.choice(pools))
             if item.document.title not in titles:
@@ -169,25 +174,26 @@ class BatchBuilder:
 
     def _documents(self, group: int, draw: random.Random) -> list[Item]:
         """Draw N documents of one length class, group by group."""
-        sizes = {bound: sum(map(len, pools)) for bound, pools in self.classes.items()}
+        sizes = {bound: sum(map(len, places)) for bound, places in self.classes.items()}
         bound = draw.choices(list(sizes), list(sizes.values()))[0]
-        pools = self.classes[bound]
-        weights = [w if pool else 0 for w, pool in zip(self.weights, pools, strict=True)]
-        weights = weights if any(weights) else [float(bool(pool)) for pool in pools]
+        places = self.classes[bound]
+        weights = [w if len(held) else 0 for w, held in zip(self.weights, places, strict=True)]
+        weights = weights if any(weights) else [float(len(held) > 0) for held in places]
+
+        def one() -> Item:
+            number = draw.choices(range(len(places)), weights)[0]
+            return self.pools[number][draw.choice(places[number])]
+
         items: list[Item] = []
         while len(items) < self.config.documents:
-            pool = draw.choices(pools, weights)[0]
-            first = draw.choice(pool)
-            near = self.articles[first.document.title, bound]
+            first = one()
+            near = self.articles.get((first.document.title, bound), [])
             if group > 1 and draw.random() < self.config.near_share:
                 others = [item for item in near if item is not first]
                 others = draw.sample(others, min(len(others), group - 1))
             else:
                 others = []
-            fill = [
-                draw.choice(draw.choices(pools, weights)[0]) for _ in range(group - 1 - len(others))
-            ]
-            items += [first, *others, *fill]
+            items += [first, *others, *(one() for _ in range(group - 1 - len(others)))]
         return items
 
     def _document_ids(self, item: Item, draw: random.Random) -> list[int]:

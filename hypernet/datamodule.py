@@ -13,6 +13,7 @@ import lightning
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hypernet.batches import Batch, BatchBuilder, BatchConfig, Item, make_items
+from hypernet.disk_corpus import DiskCorpus
 from hypernet.relations import find_facts
 from hypernet.scores import Sample
 from prag_core.datasets import load_question_set
@@ -21,6 +22,7 @@ from prag_core.models import BaseModel
 from prag_core.span_augmentation import choose_pairs
 
 DEFAULT_BATCH = BatchConfig()
+LEAST_TOKENS = 4  # of a document, start and end included, that is trained on
 ENDLESS = 10_000_000  # steps; `trainer.max_steps` ends a run
 
 
@@ -61,6 +63,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         corpus_share: float = 0.25,
         corpus_limit: int | None = None,
         corpus_pairs: int = 0,
+        corpus_on_disk: bool = False,
         batch: BatchConfig = DEFAULT_BATCH,
         validation_articles: int = 40,
         validation_steps: int = 4,
@@ -78,6 +81,8 @@ class HypernetDataModule(lightning.LightningDataModule):
             corpus_limit: documents taken of each corpus; all when omitted.
             corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
                 patterns' (see `prag_core.span_augmentation`).
+            corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
+                corpora that exceed memory.
             batch: what a step holds.
             validation_articles: articles (titles) of the question sets held out.
             validation_steps: batches a validation.
@@ -90,10 +95,11 @@ class HypernetDataModule(lightning.LightningDataModule):
         self.question_sets, self.corpora = tuple(question_sets), tuple(corpora)
         self.corpus_share, self.corpus_limit = corpus_share, corpus_limit
         self.corpus_pairs, self.batch = corpus_pairs, batch
+        self.corpus_on_disk = corpus_on_disk
         self.validation_articles, self.validation_steps = validation_articles, validation_steps
         self.max_document_tokens, self.workers, self.seed = max_document_tokens, workers, seed
         self.predict_corpus = predict_corpus
-        self.training: list[list[Item]] = []
+        self.training: list[Sequence[Item]] = []
         self.validation: list[Item] = []
 
     def load(self, base: BaseModel) -> None:
@@ -106,11 +112,16 @@ class HypernetDataModule(lightning.LightningDataModule):
         self.base = base
         asked, held_out = self._question_items()
         texts: list[Item] = []
-        for folder in self.corpora:
-            documents = list(islice(iter_documents(corpus_file(folder)), self.corpus_limit))
+        on_disk: list[DiskCorpus] = []
+        for path in map(corpus_file, self.corpora):
+            if self.corpus_on_disk:
+                corpus = DiskCorpus(path, base, self._facts, self.corpus_limit)
+                on_disk.append(corpus.fitting(LEAST_TOKENS, self.max_document_tokens))
+                continue
+            documents = list(islice(iter_documents(path), self.corpus_limit))
             facts = [self._facts(document) for document in documents]
             texts += make_items(base.tokenizer, documents, [()] * len(documents), facts)
-        self.training = [self._fitting(asked), self._fitting(texts)]
+        self.training = [self._fitting(asked), self._fitting(texts), *on_disk]
         self.validation = self._fitting(held_out)
 
     def _facts(self, document: Document) -> tuple:
@@ -120,8 +131,15 @@ class HypernetDataModule(lightning.LightningDataModule):
 
     def calibration_ids(self, count: int) -> list[list[int]]:
         """Return documents that a new network is calibrated on."""
-        items = [item for pool in self.training for item in pool]
-        chosen = random.Random(self.seed).sample(items, min(count, len(items)))
+        sizes = [len(pool) for pool in self.training]
+        places = random.Random(self.seed).sample(range(sum(sizes)), min(count, sum(sizes)))
+        chosen = []
+        for place in places:
+            for pool in self.training:
+                if place < len(pool):
+                    chosen.append(pool[place])
+                    break
+                place -= len(pool)
         return [[*item.title_ids, *item.text_ids] for item in chosen]
 
     def train_dataloader(self) -> DataLoader:
@@ -129,7 +147,9 @@ class HypernetDataModule(lightning.LightningDataModule):
         trainer = self.trainer
         first = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
         rank = trainer.global_rank if trainer else 0
-        weights = [1 - self.corpus_share, self.corpus_share]
+        corpora = self.training[1:]
+        total = sum(map(len, corpora)) or 1  # shares of the corpora by their size
+        weights = [1 - self.corpus_share, *(self.corpus_share * len(c) / total for c in corpora)]
         builder = self._builder(self.training, weights, self.batch)
         return self._loader(Steps(builder, ENDLESS, first, rank))
 
@@ -172,7 +192,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         )
 
     def _fitting(self, items: list[Item]) -> list[Item]:
-        return [item for item in items if 4 < len(item) <= self.max_document_tokens]
+        return [item for item in items if LEAST_TOKENS < len(item) <= self.max_document_tokens]
 
     def _question_items(self) -> tuple[list[Item], list[Item]]:
         documents: list[Document] = []

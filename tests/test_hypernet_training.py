@@ -171,3 +171,35 @@ def test_weight_regression_draws_towards_trained_adapters(tiny_base, tmp_path):
     module.log = lambda *args, **kwargs: None
     module.training_step(batch, 0)
     assert "train/regression" in logged
+
+
+def test_a_corpus_on_disk_gives_the_batches_of_one_in_memory(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    lines = [
+        json.dumps({"title": f"T{i}", "text": f"Mill {i} of Oss was built in {1800 + i}." * 2})
+        for i in range(30)
+    ]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("\n".join([*lines, json.dumps({"title": "long", "text": "x" * 900})]))
+    questions = str(write_question_set(tmp_path / "set"))
+    made = []
+    for on_disk in (False, True):
+        data = HypernetDataModule(
+            [questions], [str(corpus)], batch=BATCH, corpus_pairs=1, corpus_on_disk=on_disk,
+            validation_articles=1, corpus_share=0.5,
+        )  # fmt: skip
+        data.load(tiny_base)
+        made.append(data)
+    assert len(made[1].training[2]) == 30  # without the one that is too long
+    assert made[0].calibration_ids(8) == made[1].calibration_ids(8)
+    loaders = [iter(data.train_dataloader()) for data in made]
+    seen = set()
+    for _ in range(6):
+        memory, disk = (next(loader) for loader in loaders)
+        assert memory["document_ids"] == disk["document_ids"]
+        assert torch.equal(memory["rows"], disk["rows"])
+        seen |= set(memory["document_ids"])
+    assert seen & {Document(r["text"], r["title"]).id for r in map(json.loads, lines)}
+    corpus.write_text("\n".join(lines[:5]))  # a changed file is read anew
+    made[1].load(tiny_base)
+    assert len(made[1].training[2]) == 5
