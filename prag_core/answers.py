@@ -27,8 +27,9 @@ class AnswerOptions:
 
     Attributes:
         style: `direct` (a short answer) or `cot` (few-shot chain of thought).
-        merge_weights: `ones` (paper), `mean`, `score` or `relative` (see `merge`).
+        merge_weights: `relative` (to the best retrieval score), `ones` (paper), `mean` or
+            `score` (see `prag_core.merge.merge_weights`).
     """
 
     style: str = "direct"
-    merge_weights: str = "ones"
+    merge_weights: str = "relative"

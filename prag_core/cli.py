@@ -16,13 +16,18 @@ import transformers
 from jsonargparse import ArgumentParser
 
 from prag_core import bench, commands, demo, serve
+from prag_core.benchmark import benchmark
 from prag_core.build import Setup
+from prag_core.compare import compare
+from prag_core.memory import is_out_of_memory
 
 COMMANDS = {
     "parametrize": commands.parametrize,
     "warmup": commands.warmup,
     "answer": commands.answer,
     "evaluate": commands.evaluate,
+    "compare": compare,
+    "benchmark": benchmark,
     "store": commands.store,
     "models": commands.models,
     "demo": demo.demo,
@@ -30,7 +35,17 @@ COMMANDS = {
     "serve": serve.serve,
 }
 # Fields of `Setup` that a command does not read, and so does not offer.
-UNREAD = {"demo": {"path"}, "serve": {"generation", "answering"}}
+UNREAD = {
+    "demo": {"path"},
+    "compare": {"path"},
+    "benchmark": {"path", "base_model", "dtype", "hypernet"},
+    "serve": {"generation", "answering"},
+}
+HINT = (
+    "got a batch that exceeds memory, expected one that fits: lower --generation.batch_size, "
+    "--training.tokens_per_batch or --training.documents_per_batch, and run the command again; "
+    "what is finished is kept"
+)
 DEFAULTS = {"serve": {"path": "generated"}}  # where a command's differ from those of `Setup`
 
 
@@ -66,7 +81,7 @@ def _is_switch(function: Callable, name: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (2 for bad input, 130 for Ctrl-C)."""
+    """Run one command; returns the exit status (2: bad input, 1: out of memory, 130: Ctrl-C)."""
     parser = build_parser()
     arguments = sys.argv[1:] if arguments is None else arguments
     arguments = [_underscored(argument) for argument in arguments]
@@ -77,6 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, KeyError) as error:
         print(f"prag {parsed.command}: {error}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"prag {parsed.command}: {str(error).splitlines()[0]}\n{HINT}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130

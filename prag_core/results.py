@@ -68,9 +68,7 @@ class Report:
     ratios: Mapping[str, Mapping[str, float | None]]
 
 
-def claim_folder(
-    folder: Path, config: Mapping[str, object], finished: Sequence[str] = ()
-) -> None:
+def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[str] = ()) -> None:
     """Keep the config in the folder, or check it against the one of the results there.
 
     Args:

@@ -87,7 +87,7 @@ class Request(BaseModel):
         None, description="Which of a document's adapters; the newest when omitted."
     )
     merge: Literal["ones", "mean", "score", "relative"] = Field(
-        "ones", description="Merge weights."
+        "relative", description="Merge weights."
     )
 
     def options(self, default_tokens: int) -> GenerationOptions:

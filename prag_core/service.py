@@ -117,7 +117,7 @@ class Service:
         mode: str,
         k: int,
         document_ids: Sequence[str] | None = None,
-        weighting: str = "ones",
+        weighting: str = "relative",
         among: Sequence[str] | None = None,
         path: str | None = None,
     ) -> tuple[str, Adapter | None, list[Hit]]:

@@ -16,11 +16,13 @@ CORE = [path for path in CONFIGS if "prag " in path.read_text().split("\n\n")[0]
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
 def test_yaml_parses_with_its_own_command(path):
     text = path.read_text()
-    command = re.search(r"^#\s+prag (\w+) --config (\S+) (\S+)$", text, re.MULTILINE)
+    command = re.search(r"^#\s+prag (\w+) --config (\S+)(?: (\S+))?$", text, re.MULTILINE)
     assert command and command[2] == f"configs/{path.name}"
-    parsed = build_parser().parse_args([command[1], "--config", str(path), command[3]])
+    source = [command[3]] if command[3] else []
+    parsed = build_parser().parse_args([command[1], "--config", str(path), *source])
     assert parsed[command[1]].output.startswith("runs/")
 
 
 def test_there_are_configs():
-    assert {"evaluate_smollm2.yaml", "paper_llama_1b.yaml"} <= {path.name for path in CORE}
+    names = {"evaluate_smollm2.yaml", "paper_llama_1b.yaml", "benchmark_paper.yaml"}
+    assert names <= {path.name for path in CORE}

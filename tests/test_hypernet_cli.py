@@ -40,12 +40,12 @@ def test_fit_export_and_predict(tiny_base, tmp_path, monkeypatch, capsys):
         "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
     ]  # fmt: skip
     run = ["--trainer.max_steps=4", "--trainer.val_check_interval=2"]
-    assert 0 == cli.main(["fit", *common, *run])
+    assert cli.main(["fit", *common, *run]) == 0
     folder = tmp_path / "runs/hypernet_tiny"
     assert (folder / "export/model.safetensors").is_file()
-    assert 0 == cli.main(["predict", *common, f"--model.weights={folder / 'export'}",
-              f"--data.predict_corpus={data}", "--model.store=store"])  # fmt: skip
+    assert cli.main(["predict", *common, f"--model.weights={folder / 'export'}",
+              f"--data.predict_corpus={data}", "--model.store=store"]) == 0  # fmt: skip
     assert len(list(AdapterStore("store").keys())) == 6
-    assert 0 == cli.main(["validate", *common, f"--model.weights={folder / 'export'}",
-              "--model.score_documents=1"])  # fmt: skip
+    assert cli.main(["validate", *common, f"--model.weights={folder / 'export'}",
+              "--model.score_documents=1"]) == 0  # fmt: skip
     assert "gold_nll" in capsys.readouterr().out
