@@ -18,6 +18,7 @@ from hypernet.encoder import Encoding
 from prag_core.ridge import solve_rows
 
 HEADS = ("ridge", "perceiver", "last_token_mlp")
+WHITENINGS = ("diagonal", "none")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class NetworkConfig:
         attention_heads: of each block.
         shared_rows: rows learned beside the document's, the same for all (the answer's format).
         ridge: lambda at the start.
+        whitening: `diagonal` (keys are scaled to unit root mean square per dimension of general
+            text) or `none` (one scale for all dimensions).
         rows: rank of the `perceiver` and `last_token_mlp` heads.
     """
 
@@ -42,6 +45,7 @@ class NetworkConfig:
     attention_heads: int = 6
     shared_rows: int = 8
     ridge: float = 0.1
+    whitening: str = "diagonal"
     rows: int = 8
 
     def __post_init__(self) -> None:
@@ -49,6 +53,10 @@ class NetworkConfig:
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         if self.head not in HEADS:
             raise ValueError(f"got head {self.head!r}, expected one of {list(HEADS)}")
+        if self.whitening not in WHITENINGS:
+            raise ValueError(
+                f"got whitening {self.whitening!r}, expected one of {list(WHITENINGS)}"
+            )
         if self.width % self.attention_heads or self.width % 2:
             raise ValueError(
                 f"got width {self.width} and {self.attention_heads} attention heads, expected an "
@@ -136,7 +144,7 @@ class RidgeHead(nn.Module):
         """Build it for a base model with down_proj I -> H."""
         super().__init__()
         layers, shared = len(config.layers), config.shared_rows
-        self.reader = Reader(config, hidden)
+        self.config, self.reader = config, Reader(config, hidden)
         self.next_weight = nn.Parameter(torch.eye(hidden).repeat(layers, 1, 1))  # (L, H, H)
         self.hidden_weight = nn.Parameter(torch.zeros(layers, hidden, hidden))
         self.reader_weight = nn.Parameter(torch.zeros(layers, config.width, hidden))
@@ -156,7 +164,9 @@ class RidgeHead(nn.Module):
 
     def calibrate(self, whitening: Tensor, output_scale: Tensor) -> None:
         """Set what the frozen model determines (see `Encoder.statistics`)."""
-        self.whitening.copy_(whitening)
+        if self.config.whitening == "none":
+            whitening = whitening.pow(-2).mean(1, keepdim=True).rsqrt()  # of all dimensions
+        self.whitening.copy_(whitening.expand_as(self.whitening))
         self.log_scale.data.copy_((0.3 * output_scale).log())
 
     def fast_parameters(self) -> list[nn.Parameter]:

@@ -84,7 +84,7 @@ def compare_paths(
         "version": VERSION,
         "title": question_set.name,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "base_model": base.name,
+        "base_model": Path(base.name).name if Path(base.name).exists() else base.name,
         "machine": _machine(base),
         "paths": list(options.paths),
         "notes": notes,

@@ -75,9 +75,20 @@ def test_documents_of_one_group_are_solved_together(tiny_base):
     assert (other @ joint.a[0, 0, :length].T).norm() < 0.8 * response
 
 
+def test_whitening_scales_each_dimension_or_all_alike(tiny_base):
+    _, encoding = encode(tiny_base)
+    tokens = encoding.keys[:, 0][encoding.mask]  # (tokens, I), those it is calibrated on
+    for name in ("diagonal", "none"):
+        scaled = tokens * network(tiny_base, replace(CONFIG, whitening=name)).whitening[0]
+        sizes = scaled.square().mean(0)
+        assert float(sizes.mean()) == pytest.approx(1, rel=1e-3)
+        assert (float(sizes.std()) < 1e-2) == (name == "diagonal")
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        ({"whitening": "full"}, "got whitening 'full'"),
         ({"head": "mlp"}, "got head 'mlp'"),
         ({"width": 15}, "expected an even width"),
         ({"ridge": 0.0}, "expected blocks and shared_rows >= 0, ridge > 0"),
