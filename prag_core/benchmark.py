@@ -1,6 +1,6 @@
 """Benchmark: (base model x question set x seed x path x mode) cells go in, one table comes out.
 
-    YAML -> groups of cells -> answers (MODE.jsonl, resumable) -> table.json, table.md
+    YAML -> groups of cells -> answers (MODE.jsonl, resumable) -> table.json, table.md, figure.svg
 
 A finished cell is not run again: a second run of a finished benchmark loads no model and no data.
 """
@@ -54,7 +54,7 @@ def benchmark(
 
     Args:
         setup: shared settings; base_models and paths stand in for its own.
-        output: folder for answers, adapters, table.json and table.md.
+        output: folder for answers, adapters, table.json, table.md and figure.svg.
         question_sets: what is asked, and how.
         base_models: who is asked; one is in memory at a time.
         paths: who makes the adapters.
@@ -78,9 +78,12 @@ def benchmark(
 
 
 def _write_table(table: dict, folder: Path) -> None:
-    """Write the table as JSON and Markdown, and print it."""
+    """Write the table as JSON, Markdown and picture, and print it."""
+    from prag_core.benchmark_figure import write_figure  # matplotlib takes a second to import
+
     write_json(folder / "table.json", table)
     (folder / "table.md").write_text(format_markdown(table), encoding="utf-8")
+    write_figure(table, folder / "figure.svg")
     console = Console()
     for part in format_tables(table):
         console.print(part)

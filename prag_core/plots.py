@@ -67,7 +67,7 @@ def figures(report: dict) -> dict[str, Figure]:
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def _bars(
+def draw_bars(
     axes: Axes, names: Sequence[str], found: Sequence[dict], labels: Sequence[str], factor: float
 ) -> None:
     """Draw one horizontal bar with its interval an estimate; controls are hatched and empty."""
@@ -107,7 +107,7 @@ def _quality(report: dict) -> Figure | None:
     labels = [label(name) for name in names]
     figure, axes = new_figure(0.9 + 0.25 * len(names))
     found = [modes[name]["metrics"].get("containment") for name in names]
-    _bars(axes, names, found, labels, 100)
+    draw_bars(axes, names, found, labels, 100)
     f1 = [mean_of(modes[name]["metrics"].get("f1")) for name in names]
     shown = [(100 * value, n) for n, value in enumerate(f1) if value is not None]
     if shown:
@@ -131,7 +131,7 @@ def _controls(report: dict) -> Figure | None:
     figure, axes = new_figure(0.9 + 0.3 * len(names))
     found = [modes[name]["metrics"].get("containment") for name in names]
     labels = [f"{path_of(name)}, {words[condition(name)]}" for name in names]
-    _bars(axes, names, found, labels, 100)
+    draw_bars(axes, names, found, labels, 100)
     closed = mean_of((modes.get("closed_book") or {}).get("metrics", {}).get("containment"))
     if closed is not None:
         axes.axvline(100 * closed, color=INK, linestyle="--", linewidth=1)
@@ -162,7 +162,7 @@ def _knowledge(report: dict) -> Figure | None:
             ", ".join(filter(None, (path_of(n), words.get(condition(n), condition(n)))))
             for n in names
         ]
-        _bars(axes, names, [values[name] for name in names], labels, 1)
+        draw_bars(axes, names, [values[name] for name in names], labels, 1)
         axes.set_title(title)
     grid[-1, 0].set_xlim(left=0)
     grid[-1, 0].set_xlabel("nats a token; less is better", loc="right")
