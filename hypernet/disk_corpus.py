@@ -1,7 +1,7 @@
 """Disk corpus: a corpus of any size goes in, items come out one at a time, by number.
 
 The documents are written to a memory-mapped Arrow table once (kept in the cache folder, found again
-by path, size and time); in memory are four bytes a document, its length in tokens.
+by path, size and time); in memory are a few numbers a document (its length and place).
 """
 
 from __future__ import annotations

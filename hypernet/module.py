@@ -79,8 +79,7 @@ class HypernetModule(lightning.LightningModule):
         self.teacher_weight, self.weights = teacher_weight, weights
         self.store, self.score_documents = store, score_documents
         self.regression_weight = regression_weight
-        if regression_weight:
-            self.trained = TrainedAdapters(trained_store, network.layers)
+        self.trained_store = trained_store
         self.base: BaseModel | None = None  # no nn.Module: neither trained nor saved
         self.network: torch.nn.Module | None = None
 
@@ -92,6 +91,9 @@ class HypernetModule(lightning.LightningModule):
             device = "cuda" if torch.cuda.is_available() else "cpu"
             self.base = load_base_model(self.base_model, self.dtype_name, device)
         self.encoder = Encoder(self.base, self.network_config.layers)
+        if self.regression_weight:
+            layers = self.network_config.layers
+            self.trained = TrainedAdapters(self.trained_store, self.base, layers)
         if self.weights is None:
             inputs, hidden = self.base.module_shape("down_proj")
             self.network = build_head(self.network_config, inputs, hidden)

@@ -10,17 +10,20 @@ from torch import Tensor
 
 from hypernet.losses import weight_regression
 from hypernet.network import Rows
+from prag_core.adapter import Adapter
 from prag_core.adapter_store import AdapterStore
+from prag_core.models import BaseModel
 
 
 class TrainedAdapters:
     """Targets of the weight regression: adapters that were trained for the documents."""
 
-    def __init__(self, store: str, layers: Sequence[int]) -> None:
+    def __init__(self, store: str, base: BaseModel, layers: Sequence[int]) -> None:
         """Open the store.
 
         Args:
             store: folder of `prag parametrize --path trained`.
+            base: the base model; adapters of another one are refused.
             layers: adapted decoder layers of the network, in order.
 
         Raises:
@@ -32,15 +35,14 @@ class TrainedAdapters:
                 "model.regression_weight: make them with `prag parametrize`, set "
                 "model.trained_store"
             )
-        self.store = AdapterStore(store)
+        self.store, self.base = AdapterStore(store), base
         self.paths = [f"model.layers.{layer}.mlp.down_proj" for layer in layers]
 
     def loss(self, document_ids: Sequence[str], rows: Rows) -> Tensor:
         """Average over layers and the documents that have a trained adapter (0: none has)."""
         losses = []
         for number, document_id in enumerate(document_ids):
-            key = next(iter(self.store.keys(prefix=document_id)), None)
-            adapter = self.store.get(key) if key else None
+            adapter = self._adapter(document_id)
             for index, path in enumerate(self.paths):
                 if adapter is None or path not in adapter.tensors:
                     continue
@@ -48,3 +50,16 @@ class TrainedAdapters:
                 own = rows.a[number, index], rows.b[number, index]
                 losses.append(weight_regression(*own, a, adapter.spec.scale * b.mT))
         return torch.stack(losses).mean() if losses else rows.a.new_zeros(())
+
+    def _adapter(self, document_id: str) -> Adapter | None:
+        keys = list(self.store.keys(prefix=document_id))
+        if len(keys) > 1:
+            raise ValueError(
+                f"got {len(keys)} adapters of document {document_id} in {self.store.path}, "
+                "expected the trained one alone: parametrize into a store of its own"
+            )
+        if not keys:
+            return None
+        adapter = self.store.get(keys[0])
+        adapter.spec.require_base(self.base.fingerprint)
+        return adapter

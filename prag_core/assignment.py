@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Sequence
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from prag_core.results import SHUFFLED
@@ -42,6 +42,16 @@ def assign_documents(
         return used
     own = [{*row, *question.gold_ids} for row, question in zip(used, questions, strict=True)]
     return other_documents(used, own, corpus, options.seed)
+
+
+def replaced_scores(
+    rag: AnsweringPipeline, questions: Sequence[Question], mode: str, options: EvaluationOptions
+) -> list[list[float]] | None:
+    """Return the scores of the documents that `shuffled` replaces, so that it is merged alike."""
+    if mode != SHUFFLED or options.retrieval != "retriever":
+        return None
+    hits = rag.retrieve([question.question for question in questions], options.k)
+    return [[hit.score for hit in row] for row in hits]
 
 
 def _require_gold(questions: Sequence[Question], corpus: Collection[str]) -> None:
@@ -106,18 +116,33 @@ def other_documents(
     return others
 
 
-def neighbours(documents: Sequence[Document], count: int, seed: int) -> list[list[int]]:
-    """Return `count` other documents of each: half BM25 neighbours, the rest drawn."""
-    draw, chosen = random.Random(seed), []
+def neighbours(
+    documents: Sequence[Document], count: int, seed: int, chosen: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Return `count` other documents of each: BM25 neighbours and drawn ones in turn.
+
+    The first n of a list are, for any n, half neighbours.
+
+    Args:
+        documents: to choose among.
+        count: others of each; all there are, where they are fewer.
+        seed: of the drawn ones.
+        chosen: places of the documents that get others; all when omitted.
+    """
+    draw, found = random.Random(seed), []
+    chosen = range(len(documents)) if chosen is None else chosen
     place = {document.id: index for index, document in enumerate(documents)}
     retriever = make_retriever("auto", documents)
-    found = retriever.retrieve([d.text for d in documents], min(count + 1, len(documents)))
-    for index, hits in enumerate(found):
-        near = [place[hit.document_id] for hit in hits if place[hit.document_id] != index]
+    wanted = min((count + 1) // 2 + 1, len(documents))
+    hits = retriever.retrieve([documents[index].text for index in chosen], wanted)
+    for index, row in zip(chosen, hits, strict=True):
+        near = [place[hit.document_id] for hit in row if place[hit.document_id] != index]
         near = near[: (count + 1) // 2]
         rest = [i for i in range(len(documents)) if i != index and i not in near]
-        chosen.append(near + draw.sample(rest, min(len(rest), count - len(near))))
-    return chosen
+        far = draw.sample(rest, min(len(rest), count - len(near)))
+        mixed = [i for pair in zip_longest(near, far) for i in pair if i is not None]
+        found.append(mixed)
+    return found
 
 
 def name_some(identifiers: Iterable[str], count: int = 3) -> str:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -46,6 +47,16 @@ class AugmentationOptions:
     qa_pairs: int = 8
     model: str = ""
     file: str = ""
+
+
+def content_hash(name: str) -> str:
+    """Hash the files of a local file or folder, empty where there is none (a hub name, say)."""
+    path, digest = Path(name), hashlib.blake2b(digest_size=8)
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file())
+    for file in files:
+        if file.suffix != ".md":  # a card does not change the weights
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest() if files else ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,9 @@ class Setup:
         unused = {"device", "training", "hypernet", "hypernet_rank", "refining"}.difference(used)
         for name in unused:
             config.pop(name)
+        names = [config.get("hypernet"), config.get("training", {}).get("init")]
+        names.append(config["augmentation"]["file"])
+        config["contents"] = {name: content_hash(name) for name in names if name}
         return config
 
 
@@ -148,20 +162,16 @@ def build_parametrizer(
 
 
 def assemble(
-    setup: Setup,
-    store: AdapterStore,
-    documents: Sequence[Document] = (),
-    base: BaseModel | None = None,
+    setup: Setup, store: AdapterStore, documents: Sequence[Document] = ()
 ) -> ParametricRAG:
-    """Put the pipeline together over an open store.
+    """Load the base model and put the pipeline together over an open store.
 
     Args:
         setup: settings.
         store: where adapters and documents are kept.
         documents: the corpus that an augmentation file names; the store's own when omitted.
-        base: the base model, where it is loaded already.
     """
-    base = base or load_base_model(setup.base_model, setup.dtype, setup.device)
+    base = load_base_model(setup.base_model, setup.dtype, setup.device)
     corpus = documents or [Document(**record) for _, record in store.records("document")]
     return ParametricRAG(
         base,

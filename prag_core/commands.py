@@ -21,7 +21,7 @@ from prag_core.build import Setup, build_pipeline
 from prag_core.chunking import chunk_documents
 from prag_core.datasets import QuestionSet, load_question_set
 from prag_core.documents import read_documents
-from prag_core.evaluate import EvaluationOptions
+from prag_core.evaluate import EvaluationOptions, chosen_questions
 from prag_core.evaluate import evaluate as run_evaluation
 from prag_core.export import from_peft, to_peft
 from prag_core.gguf_lora import from_gguf, to_gguf
@@ -165,11 +165,12 @@ def evaluate_pipeline(
 ) -> Report:
     """Make the adapters that the modes need, then answer, score and write the results."""
     rag.add_documents(question_set.documents, parametrize=False)
+    questions = chosen_questions(question_set.questions, options)
     needed: dict[str, None] = {}
     for mode in {"parametric", "combine", SHUFFLED}.intersection(options.modes):
-        rows = assign_documents(rag, question_set, question_set.questions, mode, options)
+        rows = assign_documents(rag, question_set, questions, mode, options)
         if rows is None:
-            hits = rag.retrieve([q.question for q in question_set.questions], options.k)
+            hits = rag.retrieve([q.question for q in questions], options.k)
             rows = [[hit.document_id for hit in row] for row in hits]
         needed |= dict.fromkeys(i for row in rows for i in row)
     if needed:

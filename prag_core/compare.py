@@ -75,9 +75,15 @@ def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:
         return QuestionSet(path.resolve().name, tuple(read_documents(path, skip_bad)), ())
     if path.is_file():
         try:
-            documents = read_documents(path, skip_bad=False)
-        except ValueError:
             return load_question_set(source, split, skip_bad=skip_bad)
+        except ValueError as no_questions:
+            try:
+                documents = read_documents(path, skip_bad)
+            except ValueError as no_documents:
+                raise ValueError(
+                    f"got {source}, neither questions ({no_questions}) nor documents "
+                    f"({no_documents}), expected one of both"
+                ) from no_documents
         return QuestionSet(path.resolve().name.split(".")[0], tuple(documents), ())
     return load_question_set(source, split, skip_bad=skip_bad)
 

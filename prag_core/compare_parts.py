@@ -60,7 +60,8 @@ def knowledge(
     }
     if answers:
         part["answers"] = {name: asdict(estimate(np.array(v), seed)) for name, v in answers.items()}
-        part["gap_closed"] = {path: _gap_closed(answers, path, seed) for path in rags}
+        gaps = {path: _gap_closed(answers, path, seed) for path in rags}
+        part["gap_closed"] = {path: gap for path, gap in gaps.items() if gap}
         rows: dict[str, list[int]] = {}
         for index, question in enumerate(questions):
             rows.setdefault(question.gold_ids[0], []).append(index)
@@ -100,14 +101,17 @@ def _answer_nll(
     return answers
 
 
-def _gap_closed(answers: Mapping[str, Sequence[float]], path: str, seed: int) -> dict:
-    """Return (closed_book - parametric) / (closed_book - in_context) with its interval."""
+def _gap_closed(answers: Mapping[str, Sequence[float]], path: str, seed: int) -> dict | None:
+    """Return (closed_book - parametric) / (closed_book - in_context) with its interval.
+
+    None where reading the document does not surely help: there is no gap to close.
+    """
     closed, read = np.array(answers["closed_book"]), np.array(answers["in_context"])
     top, bottom = closed - np.array(answers[f"{path}/parametric"]), closed - read
-    if len(top) >= SMALLEST_SAMPLE:
-        mean, low, high = ratio_interval(top, bottom, seed=seed)
-    else:
-        mean, low, high = float(top.mean() / bottom.mean()), None, None
+    gained = estimate(bottom, seed)
+    if gained.low is None or gained.low <= 0:
+        return None
+    mean, low, high = ratio_interval(top, bottom, seed=seed)
     return {"mean": mean, "low": low, "high": high}
 
 
@@ -183,10 +187,11 @@ def merging(
     counts: Sequence[int],
     weightings: Sequence[str],
     seed: int,
-) -> dict:
+) -> dict | None:
     """Return the `merging` part: containment over k, the gold document among k - 1 others.
 
-    Half of the others are BM25 neighbours of the gold document; passages come in a seeded order.
+    Half of the others are BM25 neighbours of the gold document. Those at a smaller k are among
+    those at a larger one, and documents come in a seeded order. None where no k is small enough.
 
     Args:
         rags: the pipelines by path.
@@ -196,8 +201,11 @@ def merging(
         weightings: see `merge.merge_weights`.
         seed: of the distractors, the order and the bootstrap.
     """
-    counts = [k for k in counts if k <= len(documents)]
-    hits = {k: _mixed_hits(rags, documents, questions, k, seed) for k in counts}
+    counts = sorted({k for k in counts if k <= len(documents)})
+    if not counts:
+        return None
+    ranked = _mixed_hits(rags, documents, questions, counts[-1], seed)
+    hits = {k: _shuffled([row[:k] for row in ranked], seed) for k in counts}
     texts = {document.id: document for document in documents}
     series: dict[str, list[dict]] = {"in_context": []}
     first = next(iter(rags.values()))
@@ -222,16 +230,21 @@ def _mixed_hits(
 ) -> list[list[Hit]]:
     """Return every question's gold document and k - 1 others, with their retrieval scores."""
     rag, place = next(iter(rags.values())), {d.id: i for i, d in enumerate(documents)}
-    others = neighbours(documents, k - 1, seed)
+    gold = [place[question.gold_ids[0]] for question in questions]
+    asked = sorted(set(gold))
+    others = dict(zip(asked, neighbours(documents, k - 1, seed, asked), strict=True))
     found = rag.retrieve([q.question for q in questions], len(rag.documents))
-    draw, rows = random.Random(seed), []
-    for question, ranked in zip(questions, found, strict=True):
+    rows = []
+    for own, ranked in zip(gold, found, strict=True):
         scores = {hit.document_id: hit.score for hit in ranked}
-        gold = place[question.gold_ids[0]]
-        row = [documents[i].id for i in (gold, *others[gold])]
-        draw.shuffle(row)
+        row = [documents[i].id for i in (own, *others[own])]
         rows.append([Hit(i, scores.get(i, 0.0)) for i in row])
     return rows
+
+
+def _shuffled(rows: list[list[Hit]], seed: int) -> list[list[Hit]]:
+    draw = random.Random(seed)
+    return [draw.sample(row, len(row)) for row in rows]
 
 
 def _contained(

@@ -30,7 +30,6 @@ from prag_core.results import SHUFFLED, Values, answers_path, estimate, read_ans
 SHARED_MODES = ("closed_book", "in_context", "da_rag", "sft")  # the same for every path
 PATH_MODES = ("parametric", "combine", SHUFFLED, "mean")
 MODES = (*SHARED_MODES, *PATH_MODES)
-SHOWN = 200  # questions on which the paths disagree
 
 
 class MeanControl:
@@ -51,6 +50,7 @@ class MeanControl:
         mode: str,
         k: int,
         document_ids: Sequence[Sequence[str]] | None = None,
+        scores: Sequence[Sequence[float]] | None = None,
     ) -> list[Answer]:
         """Answer without passages; mode and documents do not matter."""
         rag, style = self.rag, self.rag.options.style
@@ -170,7 +170,7 @@ def disagreements(
                     "contained": right,
                 }
             )
-    return found[:SHOWN]
+    return found
 
 
 def _pairs(modes: Iterable[str]) -> list[tuple[str, str]]:

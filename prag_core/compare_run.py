@@ -20,7 +20,7 @@ from prag_core import compare_cost, compare_parts, compare_quality
 from prag_core.adapter import fingerprint
 from prag_core.adapter_store import AdapterStore
 from prag_core.bench import machine
-from prag_core.build import Setup, assemble
+from prag_core.build import Setup, build_parametrizer
 from prag_core.commands import progress_bar
 from prag_core.compare_options import NEED_QUESTIONS, PARTS, CompareOptions
 from prag_core.datasets import QuestionSet
@@ -31,6 +31,7 @@ from prag_core.models import BaseModel, load_base_model
 from prag_core.pipeline import ParametricRAG
 from prag_core.questions import Question
 from prag_core.results import claim_folder, write_json
+from prag_core.retrieval import make_retriever
 
 VERSION = 1
 
@@ -65,7 +66,8 @@ def compare_paths(
     parts, notes = _wanted(options.parts, questions)
     keeper = _Parts(folder)
     with _pipelines(setup, options, store or folder / "store", question_set) as rags:
-        keeper.claim(question_set, setup, options)
+        base = next(iter(rags.values())).base
+        keeper.claim(question_set, setup, options, base)
         run = _Run(rags, question_set, questions, options, setup, folder)
         with progress_bar("adapters", len(rags) * len(run.pool)) as advance:
             run.make_adapters(advance)
@@ -78,8 +80,8 @@ def compare_paths(
             notes += left_out
         computed: dict[str, dict | None] = {}
         for part in parts:
-            computed[part] = keeper.get(part, partial(run.part, part, answers, computed))
-        base = next(iter(rags.values())).base
+            inputs = _inputs(part, setup, base, answers)
+            computed[part] = keeper.get(part, inputs, partial(run.part, part, answers, computed))
     report = {
         "version": VERSION,
         "title": question_set.name,
@@ -117,7 +119,6 @@ class _Run:
         """Make the adapters of the pool on every path."""
         ids, done = [document.id for document in self.pool], 0
         for rag in self.rags.values():
-            rag.add_documents(self.question_set.documents, parametrize=False)
             rag.ensure_adapters(ids, lambda n, before=done: advance(before + n))
             done += len(ids)
 
@@ -182,37 +183,68 @@ class _Parts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def claim(self, question_set: QuestionSet, setup: Setup, options: CompareOptions) -> None:
+    def claim(
+        self, question_set: QuestionSet, setup: Setup, options: CompareOptions, base: BaseModel
+    ) -> None:
         """Refuse a folder of another config; parts can be added to one."""
         kept = {name: value for name, value in asdict(options).items() if name != "parts"}
         configs = {path: replace(setup, path=path).answer_config() for path in options.paths}
         config = {
             "comparison": kept,
             "documents": fingerprint(sorted(d.id for d in question_set.documents)),
-            "questions": fingerprint([(q.id, q.question) for q in question_set.questions]),
+            "questions": fingerprint(
+                [(q.id, q.question, q.golden_answers, q.gold_ids) for q in question_set.questions]
+            ),
+            "base_fingerprint": base.fingerprint,
             "run": configs,
         }
         finished = sorted(path.stem for path in (self.folder / "parts").glob("*.json"))
         claim_folder(self.folder, config, finished)
         (self.folder / "parts").mkdir(exist_ok=True)
 
-    def get(self, name: str, compute: Callable[[], dict | None]) -> dict | None:
-        """Return the part from the disk, or compute and keep it."""
+    def get(self, name: str, inputs: str, compute: Callable[[], dict | None]) -> dict | None:
+        """Return the part from the disk, or compute and keep it; `inputs` is what it rests on."""
         path = self.folder / "parts" / f"{name}.json"
-        if not path.exists():
-            write_json(path, compute())
-        return json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if kept.get("inputs") != inputs:
+            kept = {"inputs": inputs, "part": compute()}
+            write_json(path, kept)
+        return json.loads(path.read_text(encoding="utf-8"))["part"]
+
+
+def _inputs(
+    part: str, setup: Setup, base: BaseModel, answers: Mapping[str, Mapping[str, dict]]
+) -> str:
+    """Hash what a part rests on beside the folder's config: answers, and what times depend on."""
+    asked = sorted(answers) if part in ("side_effects", "cost") else []
+    timed = [asdict(setup), _machine(base)] if part == "cost" else []
+    return fingerprint([part, asked, timed])
 
 
 @contextmanager
 def _pipelines(setup: Setup, options: CompareOptions, store: str | Path, chosen: QuestionSet):
-    """Open the store and assemble one pipeline a path over one base model."""
+    """Open the store and assemble one pipeline a path over one base model.
+
+    Only adapters come from the store: the corpus is that of the question set, whatever documents
+    the store has beside it.
+    """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     with AdapterStore(store) as opened:
-        yield {
-            path: assemble(replace(setup, path=path), opened, chosen.documents, base)
-            for path in options.paths
-        }
+        rags = {}
+        for path in options.paths:
+            parametrizer = build_parametrizer(
+                base, replace(setup, path=path), opened, chosen.documents
+            )
+            rags[path] = rag = ParametricRAG(
+                base,
+                make_retriever(setup.retriever),
+                parametrizer,
+                generation=setup.generation,
+                options=setup.answering,
+            )
+            rag.add_documents(chosen.documents, parametrize=False)
+            rag.store = opened
+        yield rags
 
 
 def _wanted(parts: tuple[str, ...], questions: list[Question]) -> tuple[list[str], list[str]]:

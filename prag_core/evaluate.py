@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from prag_core.adapter import fingerprint
-from prag_core.assignment import assign_documents, name_some
+from prag_core.assignment import assign_documents, name_some, replaced_scores
 from prag_core.metrics import score_answer
 from prag_core.results import (
     EVALUATED_MODES,
@@ -49,6 +49,7 @@ class AnsweringPipeline(Protocol):
         mode: str,
         k: int,
         document_ids: Sequence[Sequence[str]] | None = None,
+        scores: Sequence[Sequence[float]] | None = None,
     ) -> list[Answer]:
         """Answer the questions, in order."""
 
@@ -132,7 +133,9 @@ def evaluate(
         for mode, document_ids in assignments.items():
             task = progress.add_task(mode, total=len(questions))
             path = answers_path(folder, mode)
-            for done in _answer_missing(rag, questions, mode, document_ids, path, options):
+            scores = replaced_scores(rag, questions, mode, options)
+            documents = (document_ids, scores)
+            for done in _answer_missing(rag, questions, mode, documents, path, options):
                 progress.update(task, completed=done)
     report = summarise(question_set.name, [q.id for q in questions], folder, options.seed)
     write_json(folder / RESULTS_NAME, asdict(report))
@@ -188,11 +191,15 @@ def _answer_missing(
     rag: AnsweringPipeline,
     questions: Sequence[Question],
     mode: str,
-    document_ids: Sequence[Sequence[str]] | None,
+    documents: tuple[Sequence[Sequence[str]] | None, Sequence[Sequence[float]] | None],
     path: Path,
     options: EvaluationOptions,
 ) -> Iterator[int]:
-    """Answer what the file does not have yet; yield the number done after each chunk."""
+    """Answer what the file does not have yet; yield the number done after each chunk.
+
+    `documents` are the ids and scores of every question's documents; None leaves them open.
+    """
+    document_ids, scores = documents
     answered = read_answers(path)
     missing = [i for i, question in enumerate(questions) if question.id not in answered]
     done = len(questions) - len(missing)
@@ -206,6 +213,7 @@ def _answer_missing(
             mode="parametric" if mode == SHUFFLED else mode,
             k=options.k,
             document_ids=None if document_ids is None else [document_ids[i] for i in rows],
+            scores=None if scores is None else [scores[i] for i in rows],
         )
         seconds = (time.perf_counter() - began) / len(asked)
         pairs = zip(asked, answers, strict=True)

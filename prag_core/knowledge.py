@@ -27,11 +27,11 @@ Load = Callable[[str], Adapter]
 
 
 def text_sequences(base: BaseModel, documents: Sequence[Document]) -> list[TrainingSequence]:
-    """Return the documents' texts behind a start token; all tokens but the first are scored."""
+    """Return the documents' texts behind a start token, which is not scored."""
     tokenizer = base.tokenizer
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     texts = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
-    return [TrainingSequence((start, *ids[: TEXT_TOKENS - 1]), 2) for ids in texts]
+    return [TrainingSequence((start, *ids[: TEXT_TOKENS - 1]), 1) for ids in texts]
 
 
 def answer_sequences(

@@ -190,6 +190,7 @@ class ParametricRAG:
         mode: str = "parametric",
         k: int = 3,
         document_ids: Sequence[Sequence[str]] | None = None,
+        scores: Sequence[Sequence[float]] | None = None,
     ) -> list[Answer]:
         """Answer questions in one of `MODES`.
 
@@ -199,12 +200,14 @@ class ParametricRAG:
             k: documents a question, from the retriever.
             document_ids: one or more documents of each question, instead of the retriever's; the
                 modes without documents (`closed_book`, `sft`) take no notice of them.
+            scores: a retrieval score for each of these documents, by which a merge may weigh them;
+                1 each when omitted.
 
         Raises:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
         """
         questions = [questions] if isinstance(questions, str) else list(questions)
-        hits = find_hits(self, questions, mode, k, document_ids)
+        hits = find_hits(self, questions, mode, k, document_ids, scores)
         answers, size = [], MERGED_BATCHES * self.generation.batch_size
         for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
             prepared = prepare(self, questions[rows], hits[rows], mode)

@@ -36,8 +36,11 @@ def find_hits(
     mode: str,
     k: int,
     document_ids: Sequence[Sequence[str]] | None = None,
+    scores: Sequence[Sequence[float]] | None = None,
 ) -> list[list[Hit]]:
     """Return the documents of every question: those named, or else the retriever's best k.
+
+    Named documents have the scores given, or 1 each.
 
     Raises:
         ValueError: an unknown mode or document, no documents, or not ids for every question.
@@ -57,7 +60,11 @@ def find_hits(
         )
     for ids in document_ids:
         rag.require(ids)
-    return [[Hit(i, 1.0) for i in ids] for ids in document_ids]
+    scores = scores or [[1.0] * len(ids) for ids in document_ids]
+    return [
+        [Hit(i, score) for i, score in zip(ids, row, strict=True)]
+        for ids, row in zip(document_ids, scores, strict=True)
+    ]
 
 
 def prepare(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prag_core.adapter import Adapter
 
-SKETCH = 128  # S; the error of a cosine falls with 1 / S
+SKETCH = 128  # S; the error falls with 1 / S, with its root where adapters share their A
 COMPARED = 2000  # documents whose pairs are compared, at most
 CHECKED = 8  # documents whose cosines are computed exactly too
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -145,3 +146,50 @@ def test_a_checkpoint_of_another_base_is_refused(folders, tmp_path, capsys):
     save_checkpoint(tmp_path / "other", network(other), CONFIG, other, dtype=torch.float32)
     assert run(folders, "set", tmp_path / "out", f"--hypernet={tmp_path / 'other'}") == 2
     assert "base" in capsys.readouterr().err
+
+
+def test_parts_added_later_see_what_others_need(folders, tmp_path):
+    paths = "--comparison.paths=[generated]"
+    few = "--comparison.modes=[closed_book,in_context,parametric,shuffled]"
+    assert run(folders, "set", tmp_path, paths, few, "--comparison.parts=[side_effects,cost]") == 0
+    first = json.loads((tmp_path / "report.json").read_text())
+    assert first["side_effects"]["generated"]["changed_answers"] is None
+    assert first["cost"]["generated"]["question_seconds"] == {}
+    parts = "--comparison.parts=[quality,side_effects,cost]"
+    assert run(folders, "set", tmp_path, paths, few, parts) == 0
+    second = json.loads((tmp_path / "report.json").read_text())
+    assert second["side_effects"]["generated"]["changed_answers"] is not None
+    assert second["cost"]["generated"]["question_seconds"]
+
+
+def test_other_weights_under_the_same_name_are_noticed(folders, tmp_path, capsys):
+    shutil.copytree(folders / "hypernet", tmp_path / "hypernet")
+    options = ["--comparison.paths=[generated]", "--comparison.parts=[knowledge]"]
+    options.append(f"--hypernet={tmp_path / 'hypernet'}")
+    assert run(folders, "set", tmp_path / "out", *options) == 0
+    base = tiny_model()
+    save_checkpoint(tmp_path / "hypernet", network(base, seed=9), CONFIG, base, dtype=torch.float32)
+    assert run(folders, "set", tmp_path / "out", *options) == 2
+    assert "contents" in capsys.readouterr().err
+
+
+def test_a_bad_line_is_named_or_left_out(folders, tmp_path, capsys):
+    good = json.dumps({"title": "a", "text": "Ana likes red."})
+    other = json.dumps({"title": "b", "text": "Bob likes tin."})
+    (folders / "bad.jsonl").write_text(f"{good}\n{{bad\n{other}\n")
+    options = ["--comparison.paths=[generated]", "--comparison.parts=[similarity]"]
+    assert run(folders, "bad.jsonl", tmp_path, *options) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert run(folders, "bad.jsonl", tmp_path, *options, "--skip_bad") == 0
+    assert len(json.loads((tmp_path / "report.json").read_text())["documents"]) == 2
+
+
+def test_k_may_come_in_any_order_and_none_may_fit(folders, tmp_path):
+    options = ["--comparison.paths=[generated]", "--comparison.parts=[merging]"]
+    assert run(folders, "set", tmp_path, *options, "--comparison.merge_counts=[3,1]") == 0
+    merging = json.loads((tmp_path / "report.json").read_text())["merging"]
+    assert merging["k"] == [1, 3]
+    ones = merging["series"]["generated/ones"]
+    assert merging["series"]["generated/relative"][0] == ones[0]
+    assert run(folders, "set", tmp_path / "b", *options, "--comparison.merge_counts=[50]") == 0
+    assert json.loads((tmp_path / "b/report.json").read_text())["merging"] is None

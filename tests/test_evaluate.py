@@ -55,7 +55,7 @@ class StubRag:
     def _items(self):
         return self.documents.items()
 
-    def answer(self, questions, mode, k, document_ids=None):
+    def answer(self, questions, mode, k, document_ids=None, scores=None):
         """Answer, or raise as a killed process would."""
         assert mode in ("closed_book", "in_context", "da_rag", "parametric", "combine", "sft")
         if self.calls == self.fail_after:
@@ -186,7 +186,7 @@ def test_folder_of_another_config_is_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json that is no JSON"):
         evaluate(StubRag(towns), towns, options(), tmp_path, config)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"answers of parametric but no config\.json"):
+    with pytest.raises(ValueError, match=r"results of parametric but no config\.json"):
         evaluate(StubRag(towns), towns, options(), tmp_path, config)
 
 

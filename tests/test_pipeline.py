@@ -62,7 +62,10 @@ def test_parametric_and_combine_equal_merging_by_hand(rag, tiny_base, parametriz
     hits = rag.retrieve(QUESTIONS, k=2)
     ids = [[hit.document_id for hit in row] for row in hits]
     made = dict(zip([d.id for d in CORPUS], parametrizer.parametrize(CORPUS), strict=True))
-    merged = [merge([made[i] for i in row]) for row in ids]
+    merged = [
+        merge([made[hit.document_id] for hit in row], [hit.score / row[0].score for hit in row])
+        for row in hits
+    ]
     parametric = rag.answer(QUESTIONS, "parametric", k=2)
     assert texts(parametric) == generate(tiny_base, prompts(tiny_base), merged, SHORT)
     assert [list(answer.documents) for answer in parametric] == hits
