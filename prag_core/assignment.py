@@ -36,7 +36,7 @@ def assign_documents(
         hits = rag.retrieve([question.question for question in questions], options.k)
         used = [[hit.document_id for hit in row] for row in hits]
     else:
-        _require_gold(questions, corpus)
+        require_gold(questions, corpus)
         used = [list(question.gold_ids[: options.k]) for question in questions]
     if mode != SHUFFLED:
         return used
@@ -54,7 +54,8 @@ def replaced_scores(
     return [[hit.score for hit in row] for row in hits]
 
 
-def _require_gold(questions: Sequence[Question], corpus: Collection[str]) -> None:
+def require_gold(questions: Sequence[Question], corpus: Collection[str]) -> None:
+    """Raise ValueError for questions without gold documents, or with some that are missing."""
     without = [question.id for question in questions if not question.gold_ids]
     if without:
         raise ValueError(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 
-from prag_core.benchmark_options import SHARED, Group
+from prag_core.benchmark_options import SHARED, Group, last_part
 
 
 def load_published() -> dict:
@@ -18,18 +18,24 @@ def load_published() -> dict:
 def published_f1(published: Mapping, group: Group, sub_task: str, mode: str) -> float | None:
     """Return the published F1 of the same cell, or None.
 
-    The same are question set and base model (by name), sub-task, mode, retrieval and k; and modes
-    with adapters must have trained ones.
+    The same are question set and base model (by name), corpus, number of questions, sub-task,
+    mode, retrieval and k; and modes with adapters must have trained ones.
     """
     if group.path not in (SHARED, "trained"):
         return None
+    spec = group.spec
     own = {
         "question_set": group.spec.label.casefold(),
         "base_model": group.model.label.casefold(),
         "sub_task": sub_task,
         "mode": mode,
     }
-    setting = {"retrieval": group.spec.retrieval, "k": group.spec.k}
+    setting = {
+        "retrieval": spec.retrieval,
+        "k": spec.k,
+        "corpus": last_part(spec.corpus),
+        "questions": min(spec.first or spec.per_type, group.limit or spec.first or spec.per_type),
+    }
     if setting != published["setting"]:
         return None
     for cell in published["cells"]:

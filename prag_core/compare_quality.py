@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from prag_core.datasets import Question, QuestionSet
 from prag_core.evaluate import EvaluationOptions, evaluate
 from prag_core.generate import generate
 from prag_core.merge import mean_adapter
-from prag_core.metrics import METRICS, SMALLEST_SAMPLE, paired_bootstrap, paired_permutation
+from prag_core.metrics import METRICS, SMALLEST_SAMPLE, paired_permutation, ratio_interval
 from prag_core.pipeline import ParametricRAG
 from prag_core.prompts import extract_answer, question_prompt
-from prag_core.results import SHUFFLED, Values, answers_path, estimate, read_answers
+from prag_core.results import SHUFFLED, Values, answers_path, read_answers
 
 SHARED_MODES = ("closed_book", "in_context", "da_rag", "sft")  # the same for every path
 PATH_MODES = ("parametric", "combine", SHUFFLED, "mean")
@@ -98,6 +98,12 @@ def ask(
     if owner is None and "da_rag" in shared:
         shared.remove("da_rag")
         notes.append("da_rag is left out: augmented passages need the trained or refined path.")
+    modes = list(modes)
+    if SHUFFLED in modes and len(question_set.documents) < 2:
+        modes.remove(SHUFFLED)
+        notes.append("shuffled is left out: it needs another document.")
+    if "mean" in modes and "parametric" not in modes:
+        notes.append("mean is left out: it is the mean of what parametric uses; add that mode.")
     plan = [("shared", owner or next(iter(rags)), shared)]
     plan += [(path, path, [m for m in PATH_MODES[:-1] if m in modes]) for path in rags]
     for name, path, asked in plan:
@@ -129,6 +135,7 @@ def quality(
         seed: of the bootstrap and the permutations.
     """
     ids = [question.id for question in questions]
+    owners = _owners(questions)
     values = {
         mode: {m: np.array([found[i]["scores"][m] for i in ids]) for m in METRICS}
         for mode, found in answers.items()
@@ -137,13 +144,13 @@ def quality(
         mode: {
             "n": len(ids),
             "seconds": round(sum(found[i]["seconds"] for i in ids), 3),
-            "metrics": {m: asdict(estimate(values[mode][m], seed)) for m in METRICS},
+            "metrics": {m: _estimate(values[mode][m], owners, seed) for m in METRICS},
         }
         for mode, found in answers.items()
     }
     return {
         "modes": modes,
-        "differences": [_difference(a, b, values, seed) for a, b in _pairs(values)],
+        "differences": [_difference(a, b, values, owners, seed) for a, b in _pairs(values)],
         "per_document": _per_document(values, questions),
     }
 
@@ -189,15 +196,32 @@ def _pairs(modes: Iterable[str]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in wanted if a in modes and b in modes]
 
 
-def _difference(a: str, b: str, values: Mapping[str, Values], seed: int) -> dict:
+def _owners(questions: Sequence[Question]) -> np.ndarray:
+    """Number the questions' documents (N,): those of one document share their adapter."""
+    places: dict[str, int] = {}
+    names = [question.gold_ids[0] if question.gold_ids else question.id for question in questions]
+    return np.array([places.setdefault(name, len(places)) for name in names])
+
+
+def _estimate(values: np.ndarray, owners: np.ndarray, seed: int) -> dict:
+    """Return mean and interval; documents are resampled with all their questions."""
+    sums, counts = np.bincount(owners, values), np.bincount(owners)
+    if len(sums) < SMALLEST_SAMPLE:
+        return {"mean": float(values.mean()), "low": None, "high": None}
+    mean, low, high = ratio_interval(sums, counts, seed=seed)
+    return {"mean": mean, "low": low, "high": high}
+
+
+def _difference(
+    a: str, b: str, values: Mapping[str, Values], owners: np.ndarray, seed: int
+) -> dict:
+    """Return a - b with interval and p; signs are flipped document by document."""
     metrics = {}
     for metric in METRICS:
-        one, other = values[a][metric], values[b][metric]
-        mean, low, high, p = float((one - other).mean()), None, None, None
-        if len(one) >= SMALLEST_SAMPLE:
-            mean, low, high = paired_bootstrap(one, other, seed=seed)
-            p = paired_permutation(one, other, seed=seed)
-        metrics[metric] = {"mean": mean, "low": low, "high": high, "p": p}
+        difference = values[a][metric] - values[b][metric]
+        sums = np.bincount(owners, difference)
+        p = paired_permutation(sums, 0 * sums, seed=seed) if len(sums) >= SMALLEST_SAMPLE else None
+        metrics[metric] = _estimate(difference, owners, seed) | {"p": p}
     return {"a": a, "b": b, "metrics": metrics}
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from prag_core import compare_cost, compare_parts, compare_quality
 from prag_core.adapter import fingerprint
 from prag_core.adapter_store import AdapterStore
+from prag_core.assignment import require_gold
 from prag_core.bench import machine
 from prag_core.build import Setup, build_parametrizer
 from prag_core.commands import progress_bar
@@ -63,6 +64,8 @@ def compare_paths(
     questions = []
     if question_set.questions:
         questions = chosen_questions(question_set.questions, options.evaluation())
+    if questions and options.retrieval == "gold":
+        require_gold(questions, [document.id for document in question_set.documents])
     parts, notes = _wanted(options.parts, questions)
     keeper = _Parts(folder)
     with _pipelines(setup, options, store or folder / "store", question_set) as rags:
@@ -252,11 +255,11 @@ def _wanted(parts: tuple[str, ...], questions: list[Question]) -> tuple[list[str
     if not questions:
         left = [part for part in parts if part not in NEED_QUESTIONS]
         return left, ["There are no questions: quality and merging are left out."]
-    notes = []
-    if len(questions) < SMALLEST_SAMPLE:
+    notes, owners = [], {q.gold_ids[0] if q.gold_ids else q.id for q in questions}
+    if len(owners) < SMALLEST_SAMPLE:
         notes.append(
-            f"{len(questions)} questions: intervals and tests need {SMALLEST_SAMPLE} or more and "
-            "are left out."
+            f"{len(questions)} questions about {len(owners)} documents: intervals and tests need "
+            f"{SMALLEST_SAMPLE} or more of both and are left out."
         )
     return [part for part in PARTS if part in parts], notes
 

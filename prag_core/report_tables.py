@@ -107,7 +107,8 @@ def _difference_table(report: dict, key: str, title: str, controls: bool) -> Rep
         if is_control(row["b"]) == controls
     )
     caption = (
-        "in points, paired by question, with 95 % intervals; p of a two-sided permutation test"
+        "in points, paired by question, with 95 % intervals; p of a two-sided permutation test "
+        "(documents are drawn, and signs flipped, with all their questions)"
     )
     columns = tuple(METRIC_NAMES[m] for m in SHOWN_METRICS)
     return ReportTable(key, title, "difference", columns, rows, caption)

@@ -6,7 +6,10 @@ from collections import Counter
 
 import pytest
 
-from prag_core.assignment import other_documents
+from prag_core.assignment import other_documents, replaced_scores
+from prag_core.evaluate import EvaluationOptions
+from prag_core.questions import Question
+from prag_core.retrieval import Hit
 
 
 def test_other_documents_are_a_seeded_derangement():
@@ -31,3 +34,16 @@ def test_other_documents_are_never_the_questions_own(seed):
 
 def test_documents_beside_those_in_use_stand_in_where_needed():
     assert other_documents([["d0"]], [{"d0", "d1"}], ["d0", "d1", "d2"], seed=0) == [["d2"]]
+
+
+def test_stand_ins_are_merged_with_the_scores_of_what_they_replace():
+    class Rag:
+        def retrieve(self, questions, k):
+            return [[Hit("a", 3.0), Hit("b", 1.5)][:k] for _ in questions]
+
+    question = Question("q", "?", ("x",))
+    options = EvaluationOptions(k=2)
+    assert replaced_scores(Rag(), [question], "shuffled", options) == [[3.0, 1.5]]
+    assert replaced_scores(Rag(), [question], "parametric", options) is None
+    gold = EvaluationOptions(retrieval="gold")
+    assert replaced_scores(Rag(), [question], "shuffled", gold) is None

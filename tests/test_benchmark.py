@@ -417,7 +417,8 @@ def test_hits_are_searched_once(settings):
 
 
 def paper_group(**changes):
-    spec = {"source": "x", "name": "2wikimultihopqa"} | changes.pop("spec", {})
+    spec = {"source": "x", "name": "2wikimultihopqa", "corpus": "psgs_w100.tsv"}
+    spec |= {"per_type": 300} | changes.pop("spec", {})
     model = BenchmarkModel(changes.pop("model", "meta-llama/Llama-3.2-1B-Instruct"), hypernet="h")
     path = changes.pop("path", "trained")
     groups = expand(
@@ -438,6 +439,10 @@ def test_published_numbers_stand_beside_the_same_cell_only():
         paper_group(model="smollm2-135m"),
         paper_group(spec={"name": "2wikimultihopqa_dev500"}),
         paper_group(spec={"k": 1}),
+        paper_group(spec={"corpus": ""}),
+        paper_group(spec={"per_type": 0, "questions": 300}),
+        paper_group(spec={"per_type": 20}),
+        paper_group(spec={"limits": {"trained": 20}}),
         paper_group(spec={"retrieval": "gold"}),
     ):
         assert published_f1(published, group, "total", "parametric") is None
@@ -455,14 +460,15 @@ def test_published_numbers_name_their_source():
 
 def on_tiny(config: dict, model: Path, tmp_path: Path, pairs: str) -> dict:
     """Put tiny models and sets in the places of a YAML's; every other option stays."""
-    corpus = write_set(tmp_path / "corpus") + "/corpus.jsonl"
+    corpus = write_set(tmp_path / "corpus") + "/psgs_w100.jsonl"
+    (tmp_path / "corpus/corpus.jsonl").rename(corpus)
     for number, spec in enumerate(config["question_sets"]):
         spec["name"] = spec.get("name") or Path(spec["source"]).name
         spec["source"] = write_set(tmp_path / f"set{number}", types=TYPES)
         spec.pop("split", None)
         spec |= {"corpus": corpus} if spec.get("corpus") else {}
         spec |= {"documents": 9} if spec.get("documents") else {}
-        spec |= {name: 6 for name in ("questions", "first", "per_type") if spec.get(name)}
+        spec |= {"questions": 6} if spec.get("questions") else {}
         spec |= {"max_new_tokens": 2}
         if spec.get("limits"):
             spec["limits"] = dict.fromkeys(spec["limits"], 5)

@@ -114,7 +114,7 @@ def test_few_questions_get_no_intervals_and_a_word_why(folders, tmp_path):
     estimate = report["quality"]["modes"]["generated/parametric"]["metrics"]["f1"]
     assert estimate["low"] is None
     notes = " ".join(report["notes"])
-    assert "3 questions: intervals" in notes
+    assert "3 questions about 3 documents: intervals" in notes
     assert "sft is left out" in notes and "da_rag is left out" in notes
     assert report["disagreements"] is None
 
@@ -193,3 +193,12 @@ def test_k_may_come_in_any_order_and_none_may_fit(folders, tmp_path):
     assert merging["series"]["generated/relative"][0] == ones[0]
     assert run(folders, "set", tmp_path / "b", *options, "--comparison.merge_counts=[50]") == 0
     assert json.loads((tmp_path / "b/report.json").read_text())["merging"] is None
+
+
+def test_one_document_is_compared_without_another(folders, tmp_path):
+    options = ["--documents=1", "--comparison.paths=[generated]"]
+    assert run(folders, "set", tmp_path, *options) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "generated/parametric" in report["quality"]["modes"]
+    assert "shuffled is left out" in " ".join(report["notes"])
+    assert "trained" not in report["side_effects"]

@@ -316,3 +316,12 @@ def test_sft_needs_documents(tiny_base, store):
     )
     with pytest.raises(ValueError, match="got no documents to train on"):
         rag.train_global()
+
+
+def test_named_documents_are_weighed_by_the_scores_given(fast, tiny_base):
+    fast.add_documents(CORPUS)
+    ids = [document.id for document in CORPUS[:2]]
+    found = fast.answer(QUESTIONS[:1], document_ids=[ids], scores=[[4.0, 1.0]])
+    merged = merge([fast.adapter(i) for i in ids], [1, 0.25])
+    assert texts(found) == generate(tiny_base, prompts(tiny_base)[:1], merged, SHORT)
+    assert [hit.score for hit in found[0].documents] == [4.0, 1.0]
