@@ -89,7 +89,8 @@ def _against_reading(report: dict) -> str:
         return ""
     best, score = ranked[0]
     found = difference(report, f"{best}/parametric", "in_context")
-    text = f"With the document in the prompt {percent(read)} do"
+    counted = "do" if len(ranked) > 1 else "of the answers contain the golden one"
+    text = f"With the document in the prompt {percent(read)} {counted}"
     if found is None or not known(found.get("p")):
         return f"{text}; with {best} adapters alone {percent(score)}."
     chance = "" if found["p"] < SIGNIFICANT else ", which may be chance"
