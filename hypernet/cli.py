@@ -1,6 +1,7 @@
 """Command line: `python -m hypernet fit | validate | test | predict --config FILE`.
 
-Beside them: `export` writes a training checkpoint's weights, `needle` asks for facts in long texts.
+Beside them: `export` writes a training checkpoint's weights, `needle` asks for facts in long texts,
+`ablate` trains variants of a configuration for the same time and compares them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.cli import LightningCLI
 
+from hypernet.ablation import ablate
 from hypernet.checkpoint import save_checkpoint
 from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
@@ -96,7 +98,7 @@ MEMORY_HINT = (
     "trainer.accumulate_grad_batches for as large a step), data.batch.questions or "
     "data.max_document_tokens; go on from the last checkpoint with --ckpt_path"
 )
-COMMANDS = {"export": export, "needle": needle}  # beside Lightning's
+COMMANDS = {"ablate": ablate, "export": export, "needle": needle}  # beside Lightning's
 
 
 def main(arguments: list[str] | None = None) -> int:
