@@ -20,7 +20,7 @@ demo: $(STAMP) ## Turn 12 documents into adapters and answer questions from them
 	$(BIN)/prag demo
 
 test: $(STAMP) ## Run all tests, those with the embedded model included
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

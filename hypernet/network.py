@@ -222,8 +222,13 @@ class RidgeHead(nn.Module):
 
     @torch.no_grad()
     def export(self, encoding: Encoding) -> Iterator[Exported]:
-        """Yield every document's rows without padding, and what a merge needs to solve again."""
-        values = self.values(encoding).float()
+        """Yield every document's rows without padding, and what a merge needs to solve again.
+
+        Values are computed in the precision of the encoding, as in training (bf16-mixed).
+        """
+        half = encoding.keys.dtype == torch.bfloat16
+        with torch.autocast(encoding.keys.device.type, torch.bfloat16, enabled=half):
+            values = self.values(encoding).float()
         shared_a, shared_b = self.shared()
         strength, scale = self.log_ridge.exp()[:, None, None], self._key_scale()
         for keys, value, mask in zip(encoding.keys, values, encoding.mask, strict=True):

@@ -90,7 +90,7 @@ def chosen_topics(topics: list[str]) -> list[str]:
 
 
 def _scatter(axes, points: list[dict], topics: list[str], chosen: list[str]) -> None:
-    few = len(points) <= MANY_POINTS
+    few, plain_map = len(points) <= MANY_POINTS, not chosen
     named = [topics[point["document"]] for point in points]
     for place, topic in enumerate([None, *chosen]):  # the rest first: it lies below
         own = [
@@ -103,12 +103,12 @@ def _scatter(axes, points: list[dict], topics: list[str], chosen: list[str]) -> 
         axes.scatter(
             [point["x"] for point in own],
             [point["y"] for point in own],
-            s=(22 if topic else 10) if few else 5,
+            s=(22 if topic or plain_map else 10) if few else 5,
             marker=MARKERS[place - 1] if topic else "o",
             facecolor=TOPIC_COLOURS[place - 1] if topic else GREY,
             edgecolor=INK if topic else "none",
             linewidth=0.35 if few else 0,
-            alpha=1 if topic else 0.6,
+            alpha=1 if topic or plain_map else 0.6,
             rasterized=not few,
         )
     places = np.array([(point["x"], point["y"]) for point in points])  # (N, 2)
