@@ -154,10 +154,15 @@ class HypernetDataModule(lightning.LightningDataModule):
         return self._loader(Steps(builder, ENDLESS, first, rank))
 
     def val_dataloader(self) -> list[DataLoader]:
-        """Return held-out articles one document at a time, and in groups of the largest size."""
+        """Return held-out articles one document at a time, and in groups of the largest size.
+
+        Outside of `fit` single documents come with prompts that hold the passage, too.
+        """
+        alone = self.trainer is not None and self.trainer.state.fn != "fit"
         loaders = []
         for group in sorted({1, max(self.batch.groups)}):
-            config = replace(self.batch, groups=(group,), no_title_share=0.0, passages=False)
+            reads = alone and group == 1
+            config = replace(self.batch, groups=(group,), no_title_share=0.0, passages=reads)
             builder = self._builder([self.validation], [1.0], config)
             loaders.append(self._loader(Steps(builder, self.validation_steps)))
         return loaders

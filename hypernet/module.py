@@ -163,12 +163,19 @@ class HypernetModule(lightning.LightningModule):
 
     def _teacher_kl(self, batch: Batch, logits: Tensor) -> Tensor:
         with torch.no_grad():
-            states = self.hidden_states(batch["teacher"], None)
-            teacher = self.logits(states, batch["teacher_positions"])
+            teacher = self._teacher_logits(batch)
         return kl_to_teacher(logits[batch["taught"]], teacher).mean()
 
+    def _teacher_logits(self, batch: Batch) -> Tensor:
+        """Return logits of the answers' positions from the model that reads the passage."""
+        states = self.hidden_states(batch["teacher"], None)
+        return self.logits(states, batch["teacher_positions"])
+
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        """Log NLL with the document's adapter, with another's, and without; a group's as well."""
+        """Log NLL with the document's adapter, with another's, and without; a group's as well.
+
+        Outside of training also that of the model that reads the document.
+        """
         group = batch["group"]
         rows = self.generate_rows(batch, group)
         if dataloader_idx:
@@ -177,6 +184,11 @@ class HypernetModule(lightning.LightningModule):
         self._log_nll("gold", batch, rows)
         self._log_nll("shuffled", batch, Rows(rows.a.roll(1, 0), rows.b.roll(1, 0), rows.shared))
         self._log_nll("closed_book", batch, None)
+        if "teacher" in batch:
+            targets = batch["targets"][batch["taught"]]
+            nll = token_nll(self._teacher_logits(batch), targets).mean()
+            keys = {"val/in_context_nll": nll}
+            self.log_dict(keys, add_dataloader_idx=False, batch_size=1, sync_dist=True)
 
     test_step = validation_step
 

@@ -48,4 +48,6 @@ def test_fit_export_and_predict(tiny_base, tmp_path, monkeypatch, capsys):
     assert len(list(AdapterStore("store").keys())) == 6
     assert cli.main(["validate", *common, f"--model.weights={folder / 'export'}",
               "--model.score_documents=1"]) == 0  # fmt: skip
-    assert "gold_nll" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for name in ("gold_nll", "shuffled_nll", "closed_book_nll", "in_context_nll"):
+        assert f"val/{name}" in printed
