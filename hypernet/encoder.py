@@ -77,8 +77,11 @@ class Encoder:
             blocks[layer].input_layernorm.register_forward_pre_hook(_keep(hidden, layer))
             for layer in {middle, last}
         ]
+        handles.append(self.linears[-1].register_forward_pre_hook(_stop))
         try:
             self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
+        except _LastKeysError:
+            pass  # what comes after the last adapted layer is not needed
         finally:
             for handle in handles:
                 handle.remove()
@@ -122,6 +125,14 @@ def pad(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> tuple[T
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.as_tensor(row)
     return ids, torch.tensor([len(row) for row in rows])
+
+
+class _LastKeysError(Exception):
+    """Ends a pass of the base model at the last adapted layer."""
+
+
+def _stop(module: nn.Module, inputs: tuple[Tensor]) -> None:
+    raise _LastKeysError
 
 
 def _keep(target: dict[int, Tensor], layer: int):

@@ -194,7 +194,7 @@ class HypernetModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Outside of training, also answer the held-out questions: containment by condition."""
-        if self.trainer.training or not self.score_documents:
+        if self.trainer.state.fn == "fit" or not self.score_documents:
             return
         scorer = Scorer(self.base, self.parametrizer())
         sample = self.trainer.datamodule.sample(self.score_documents)
