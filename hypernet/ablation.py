@@ -215,7 +215,7 @@ def answer_scores(
 def read_curve(folder: Path) -> list[dict[str, float]]:
     """Return the validations of a run: {step, own, another's, none: answer NLL a token}."""
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["val/gold_nll"]]
+        rows = [row for row in csv.DictReader(file) if row.get("val/gold_nll")]
     return [
         {"step": int(row["step"]) + 1, **{k: float(row[c]) for k, c in CURVES.items()}}
         for row in rows
