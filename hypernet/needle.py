@@ -25,7 +25,7 @@ from prag_core.retrieval import make_retriever
 
 NAMES = ("Ostrel", "Quellamar", "Veldin", "Tarnmoor", "Brisk", "Ulvena", "Corrick", "Maduin")
 THINGS = ("bridge", "harbour", "library", "windmill", "observatory", "orchard", "lighthouse")
-OPTIONS = GenerationOptions(max_new_tokens=16)
+OPTIONS = GenerationOptions(max_new_tokens=32)
 
 
 def needle(
