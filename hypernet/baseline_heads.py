@@ -69,8 +69,8 @@ class PerceiverHead(nn.Module):
         """Scalars per layer, which want a larger learning rate."""
         return [self.writer.log_scale]
 
-    def forward(self, encoding: Encoding, group: int = 1) -> Rows:
-        """Return rows of groups of `group` documents; R = group * rows."""
+    def forward(self, encoding: Encoding, group: int = 1, rank: int = 0) -> Rows:
+        """Return rows of groups of `group` documents; R = group * rows, whatever `rank`."""
         a, b = self.writer(self.codes(encoding))
         return Rows(stack(a, group), stack(b, group))
 

@@ -42,6 +42,7 @@ class BatchConfig:
         no_title_share: share of documents encoded without their title.
         completion_tokens: longest completion.
         passages: add prompts with the passage (for the teacher that reads it).
+        ranks: ranks of the adapters, one drawn a step of groups of 1 (0: full); `ridge` head only.
     """
 
     documents: int = 8
@@ -53,6 +54,7 @@ class BatchConfig:
     no_title_share: float = 0.15
     completion_tokens: int = 24
     passages: bool = False
+    ranks: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that do not fit each other."""
@@ -161,6 +163,7 @@ class BatchBuilder:
         documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)
         batch = rows.tensors(self.tokenizer.pad_token_id)
         batch |= {"documents": documents, "lengths": lengths, "group": group}
+        batch["rank"] = draw.choice(self.config.ranks) if group == 1 else 0
         return batch | {"document_ids": [item.document.id for item in items]}
 
     def _stranger(self, titles: set[str], draw: random.Random) -> Item:

@@ -159,10 +159,11 @@ class HypernetDataModule(lightning.LightningDataModule):
         Outside of `fit` single documents come with prompts that hold the passage, too.
         """
         alone = self.trainer is not None and self.trainer.state.fn != "fit"
+        common = {"no_title_share": 0.0, "ranks": (0,)}
         loaders = []
         for group in sorted({1, max(self.batch.groups)}):
             reads = alone and group == 1
-            config = replace(self.batch, groups=(group,), no_title_share=0.0, passages=reads)
+            config = replace(self.batch, groups=(group,), passages=reads, **common)
             builder = self._builder([self.validation], [1.0], config)
             loaders.append(self._loader(Steps(builder, self.validation_steps)))
         return loaders

@@ -23,6 +23,7 @@ from prag_core.adapter import adapter_key
 from prag_core.adapter_store import AdapterStore
 from prag_core.documents import Document
 from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
+from prag_core.stacked_lora import short_attention
 
 CALIBRATION_DOCUMENTS = 64
 DEFAULT_NETWORK = NetworkConfig()
@@ -119,14 +120,14 @@ class HypernetModule(lightning.LightningModule):
         device = self.base.device
         self.network.calibrate(*self.encoder.statistics(ids.to(device), lengths.to(device)))
 
-    def generate_rows(self, batch: Batch, group: int) -> Rows:
-        """Encode the batch's documents and return rows of groups of `group`."""
+    def generate_rows(self, batch: Batch) -> Rows:
+        """Encode the batch's documents and return the rows of its groups."""
         encoding = self.encoder(batch["documents"], batch["lengths"])
-        return self.network(encoding, group)
+        return self.network(encoding, batch["group"], batch["rank"])
 
     def hidden_states(self, ids: Tensor, rows: Rows | None) -> Tensor:
         """Return the last hidden states (rows * S, H), with or without generated rows."""
-        with attached_rows(self.encoder.linears, rows):
+        with attached_rows(self.encoder.linears, rows), short_attention(self.base, ids.shape[1]):
             states = self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
         return states.last_hidden_state.flatten(0, 1)
 
@@ -136,7 +137,7 @@ class HypernetModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the weighted sum of the losses."""
-        rows = self.generate_rows(batch, batch["group"])
+        rows = self.generate_rows(batch)
         states = self.hidden_states(batch["rows"], rows)
         logits = self.logits(states, batch["positions"])
         nll = mean_by_kind(token_nll(logits, batch["targets"]), batch["kinds"], 2)
@@ -172,22 +173,22 @@ class HypernetModule(lightning.LightningModule):
         return self.logits(states, batch["teacher_positions"])
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        """Log NLL with the document's adapter, with another's, and without; a group's as well.
+        """Log NLL with the document's adapter, of each rank too, another's, and none; a group's.
 
         Outside of training also that of the model that reads the document.
         """
-        group = batch["group"]
-        rows = self.generate_rows(batch, group)
+        rows = self.generate_rows(batch)
         if dataloader_idx:
-            self._log_nll(f"group{group}", batch, rows)
+            self._log_nll(f"group{batch['group']}", batch, rows)
             return
+        for rank in sorted({*self.trainer.datamodule.batch.ranks} - {0}):
+            self._log_nll(f"rank{rank}", batch, self.generate_rows({**batch, "rank": rank}))
         self._log_nll("gold", batch, rows)
         self._log_nll("shuffled", batch, Rows(rows.a.roll(1, 0), rows.b.roll(1, 0), rows.shared))
         self._log_nll("closed_book", batch, None)
         if "teacher" in batch:
             targets = batch["targets"][batch["taught"]]
-            nll = token_nll(self._teacher_logits(batch), targets).mean()
-            keys = {"val/in_context_nll": nll}
+            keys = {"val/in_context_nll": token_nll(self._teacher_logits(batch), targets).mean()}
             self.log_dict(keys, add_dataloader_idx=False, batch_size=1, sync_dist=True)
 
     test_step = validation_step
@@ -207,11 +208,9 @@ class HypernetModule(lightning.LightningModule):
 
     def parametrizer(self) -> HypernetParametrizer:
         """Return a parametrizer of the network as it is."""
-        checkpoint = Checkpoint(self.network, self.network_config, self._weights_hash(), {})
+        source = self.checkpoint.hash if self.weights is not None else "training"
+        checkpoint = Checkpoint(self.network, self.network_config, source, {})
         return HypernetParametrizer(self.base, checkpoint)
-
-    def _weights_hash(self) -> str:
-        return self.checkpoint.hash if self.weights is not None else "training"
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
         """Move tensors; documents (in `predict`) stay as they are."""
@@ -242,6 +241,8 @@ class HypernetModule(lightning.LightningModule):
         logits = self.logits(states, batch["positions"])
         nll = mean_by_kind(token_nll(logits, batch["targets"]), batch["kinds"], 2)
         keys = {f"val/{name}_nll": nll[ANSWER], f"val/{name}_completion_nll": nll[COMPLETION]}
+        if name == "gold" and "plain" in batch:
+            keys["val/unrelated_kl"] = self._unrelated_kl(batch, states)
         self.log_dict(keys, add_dataloader_idx=False, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -269,10 +270,8 @@ class HypernetModule(lightning.LightningModule):
             return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        scheduler = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the weights belong to."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hypernet.encoder import Encoding
+from prag_core.rank import rank_of_own, response_directions
 from prag_core.ridge import solve_rows
 
 HEADS = ("ridge", "perceiver", "last_token_mlp")
@@ -206,12 +207,19 @@ class RidgeHead(nn.Module):
     def _key_scale(self) -> Tensor:
         return self.whitening[:, None] / self.whitening.shape[1] ** 0.5  # (L, 1, I)
 
-    def forward(self, encoding: Encoding, group: int = 1) -> Rows:
-        """Return rows of groups of `group` documents, solved together; R = group * T + shared."""
+    def forward(self, encoding: Encoding, group: int = 1, rank: int = 0) -> Rows:
+        """Return rows of groups of `group` documents, solved together; R = group * T + shared.
+
+        With a rank, values are projected on the directions that `prag_core.rank` would keep of an
+        adapter of that rank, so that training sees what such an adapter says. The directions are
+        constants: no gradient goes through their choice.
+        """
         values = self.values(encoding)  # (N, L, T, H)
         kept = encoding.mask[:, None, :, None]  # (N, 1, T, 1)
         keys, values = stack(encoding.keys * kept, group), stack(values, group)  # (G, L, M T, ..)
         a = self.addresses(keys)
+        if rank:
+            values = project(values, a, keys, rank_of_own(rank, self.shared_count))
         shared_a, shared_b = self.shared()
         count = (len(a), -1, -1, -1)
         return Rows(
@@ -259,6 +267,21 @@ def normalise(x: Tensor) -> Tensor:
 def stack(x: Tensor, group: int) -> Tensor:
     """Join the rows of each group's documents: (N, L, T, ..) -> (G, L, M T, ..)."""
     return x.unflatten(0, (-1, group)).transpose(1, 2).flatten(2, 3)
+
+
+def project(values: Tensor, a: Tensor, keys: Tensor, rank: int) -> Tensor:
+    """Return values (G, L, R, H) without what falls outside the `rank` largest response directions.
+
+    Args:
+        values: V, (G, L, R, H).
+        a: addresses A, (G, L, R, I).
+        keys: K, (G, L, R, I); the responses are V' A K'.
+        rank: directions kept.
+    """
+    with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
+        response = values.float().mT @ (a @ keys.float().mT)  # (G, L, H, R)
+        left = response_directions(response, rank)  # (G, L, H, r)
+    return (values @ left.to(values.dtype)) @ left.mT.to(values.dtype)
 
 
 def positions(length: int, width: int, device: torch.device) -> Tensor:

@@ -24,10 +24,7 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
         ValueError: no more rows than the shared ones.
     """
     shared = int(adapter.extra["shared_rows"]) if "shared_rows" in adapter.extra else 0
-    if rank <= shared:
-        raise ValueError(
-            f"got rank {rank}, expected more than the {shared} rows that all documents share"
-        )
+    own_rank = rank_of_own(rank, shared)
     if adapter.rank <= rank:
         return adapter
     tensors = {}
@@ -36,15 +33,28 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
         rows, columns = a[:own].float(), b[:, :own].float()  # (R, I), (O, R)
         if "gram" in adapter.extra:
             gram, strength = (adapter.extra[name][index].float() for name in ("gram", "ridge"))
-            rows, columns = _by_response(rows, columns, gram, strength, rank - shared)
+            rows, columns = _by_response(rows, columns, gram, strength, own_rank)
         else:
-            rows, columns = _truncated(rows, columns, rank - shared)
+            rows, columns = _truncated(rows, columns, own_rank)
         rows, columns = rows.to(a.dtype), columns.to(b.dtype)
         tensors[path] = (torch.cat([rows, a[own:]]), torch.cat([columns, b[:, own:]], 1))
     ratio = adapter.spec.scale  # unchanged: alpha / rank of the new spec
     spec = replace(adapter.spec, rank=rank, alpha=ratio * rank)
     extra = {name: adapter.extra[name] for name in ("shared_rows",) if name in adapter.extra}
     return replace(adapter, spec=spec, tensors=tensors, extra=extra)
+
+
+def rank_of_own(rank: int, shared: int) -> int:
+    """Return what a budget leaves for the document's own rows.
+
+    Raises:
+        ValueError: nothing.
+    """
+    if rank <= shared:
+        raise ValueError(
+            f"got rank {rank}, expected more than the {shared} rows that all documents share"
+        )
+    return rank - shared
 
 
 def _by_response(
@@ -54,10 +64,14 @@ def _by_response(
     eye = torch.eye(len(gram), device=gram.device)
     factor = torch.linalg.cholesky(gram + strength * eye)
     response = b @ torch.cholesky_solve(gram, factor)  # Y (O, R)
-    _, vectors = torch.linalg.eigh(response.mT @ response)
-    directions = response @ vectors[:, -rank:]  # (O, r), the largest last
-    left, _ = torch.linalg.qr(directions)
+    left = response_directions(response, rank)
     return (left.mT @ b) @ a, left
+
+
+def response_directions(response: Tensor, rank: int) -> Tensor:
+    """Return U_r (..., O, r), the largest left singular directions of Y (..., O, R), R <= O."""
+    _, vectors = torch.linalg.eigh(response.mT @ response)
+    return torch.linalg.qr(response @ vectors[..., -rank:])[0]  # the largest are last
 
 
 def _truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,8 @@ def test_fit_export_and_predict(tiny_base, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "runs/hypernet_tiny"
     assert (folder / "export/model.safetensors").is_file()
     logged = (folder / "metrics.csv").read_text()
-    assert "val/gold_nll" in logged
+    for name in ("gold_nll", "group2_nll", "rank16_nll", "unrelated_kl"):
+        assert f"val/{name}" in logged
     assert "containment" not in logged  # questions are asked by validate and test alone
     assert cli.main(["predict", *common, f"--model.weights={folder / 'export'}",
               f"--data.predict_corpus={data}", "--model.store=store"]) == 0  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from conftest import random_adapter
 from hypernet_fixtures import DOCUMENTS, parametrizer
 
+from hypernet.encoder import pad
 from prag_core.adapter import AdapterSpec
 from prag_core.rank import reduce_rank
 from prag_core.ridge import recover_keys
@@ -47,6 +48,21 @@ def test_responses_are_the_nearest_of_that_rank(memory):
         singular = torch.linalg.svdvals(full)
         best = float(singular[6:].square().sum().sqrt())
         assert float((full - small).norm()) == pytest.approx(best, rel=0.02)
+
+
+def test_training_sees_the_update_that_a_budget_leaves(tiny_base, tmp_path):
+    made = parametrizer(tiny_base, tmp_path)
+    reduced = reduce_rank(made.parametrize(DOCUMENTS[:1])[0], 6 + SHARED)
+    with torch.no_grad():
+        encoding = made.encoder(*pad(made._chunks(DOCUMENTS[0]), 0, 32))
+        rows, whole = made.network(encoding, rank=6 + SHARED), made.network(encoding)
+        with pytest.raises(ValueError, match="more than the 3 rows"):
+            made.network(encoding, rank=SHARED)
+    for index, path in enumerate(reduced.spec.paths()):
+        a, b = reduced.tensors[path]
+        expected, seen = (b @ a).float(), rows.b[0, index].mT @ rows.a[0, index]
+        far = (whole.b[0, index].mT @ whole.a[0, index] - expected).norm()
+        assert (seen - expected).norm() < 0.05 * far
 
 
 def test_shared_rows_stay_and_rank_falls_to_the_budget_alone(memory):
