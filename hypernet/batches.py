@@ -13,19 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hypernet.batch_rows import ANSWER, COMPLETION, Batch, StepRows
 from hypernet.encoder import pad, start_token
 from hypernet.relations import ask
 from prag_core.documents import Document
-from prag_core.prompts import question_prompt
-from prag_core.training_sequences import encode
+from prag_core.prompts import chat, question_prompt
+from prag_core.training_sequences import RECITE, encode
 
-ANSWER, COMPLETION = 0, 1
 LENGTH_CLASSES = (96, 128, 160, 192, 224, 256, 320, 384, 512)
-Batch = dict[str, Tensor | int | list[str]]
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,11 @@ class BatchConfig:
         groups: sizes M of the groups, one drawn a step; each must divide `documents`.
         questions: question rows a document.
         completions: completion rows a document (text goes on from a few of its words).
+        recitations: rows a document that ask for its text by its title; kind COMPLETION.
         unrelated: rows a document that it does not answer (KL to the base model).
         near_share: share of groups filled with documents of the same article (hard distractors).
         no_title_share: share of documents encoded without their title.
-        completion_tokens: longest completion.
+        completion_tokens: longest completion; of a recitation twice as much is asked.
         passages: add prompts with the passage (for the teacher that reads it).
         ranks: ranks of the adapters, one drawn a step of groups of 1 (0: full); `ridge` head only.
     """
@@ -49,6 +47,7 @@ class BatchConfig:
     groups: tuple[int, ...] = (1, 1, 2, 4)
     questions: int = 3
     completions: int = 1
+    recitations: int = 0
     unrelated: int = 1
     near_share: float = 0.5
     no_title_share: float = 0.15
@@ -63,8 +62,12 @@ class BatchConfig:
                 f"got groups {list(self.groups)} and {self.documents} documents, expected group "
                 "sizes that divide the number of documents"
             )
-        if self.questions + self.completions < 1:
-            raise ValueError("got no questions and no completions, expected at least one row")
+        if self.questions + self.completions + self.recitations < 1:
+            raise ValueError(
+                "got no questions, completions and recitations, expected at least one row"
+            )
+        if not self.ranks or min(self.ranks) < 0:
+            raise ValueError(f"got ranks {list(self.ranks)}, expected some, each 0 (full) or more")
 
 
 @dataclass(frozen=True)
@@ -149,12 +152,14 @@ class BatchBuilder:
         draw = random.Random(f"{self.seed}-{step}-{rank}")
         group = draw.choice(self.config.groups)
         items = self._documents(group, draw)
-        rows = _Rows()
+        rows = StepRows()
         for index, item in enumerate(items):
             for _ in range(self.config.questions):
                 self._question(rows, item, draw)
             for _ in range(self.config.completions):
                 rows.add(*self._completion(item, draw), COMPLETION)
+            for _ in range(self.config.recitations):
+                rows.add(*self._recitation(item), COMPLETION)
             first = index - index % group
             titles = {member.document.title for member in items[first : first + group]}
             for _ in range(self.config.unrelated):
@@ -209,7 +214,7 @@ class BatchBuilder:
             return draw.choice(item.pairs)
         return ask(item.facts, draw) if item.facts else None
 
-    def _question(self, rows: _Rows, item: Item, draw: random.Random) -> None:
+    def _question(self, rows: StepRows, item: Item, draw: random.Random) -> None:
         pair = self._pair(item, draw)
         if pair is None:
             rows.add(*self._completion(item, draw), COMPLETION)
@@ -220,7 +225,7 @@ class BatchBuilder:
             prompt = question_prompt(self.tokenizer, pair[0], [item.document])
             rows.add_teacher(*self._encode(prompt, pair[1]), row)
 
-    def _unrelated(self, rows: _Rows, stranger: Item, draw: random.Random) -> None:
+    def _unrelated(self, rows: StepRows, stranger: Item, draw: random.Random) -> None:
         pair = self._pair(stranger, draw)
         if pair is not None and draw.random() < 0.5:
             rows.add_unrelated(*self._encode(question_prompt(self.tokenizer, pair[0]), pair[1]))
@@ -236,61 +241,12 @@ class BatchBuilder:
         end = cut + self.config.completion_tokens
         return [self.start, *text[begin:end]], 1 + cut - begin
 
+    def _recitation(self, item: Item) -> tuple[list[int], int]:
+        """Return the request for the text, as in the trained path, and how the text begins."""
+        prompt = chat(self.tokenizer, RECITE.format(title=item.document.title or "the document"))
+        head = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        return [*head, *item.text_ids[: 2 * self.config.completion_tokens]], len(head)
+
     def _encode(self, prompt: str, answer: str) -> tuple[list[int], int]:
         sequence = encode(self.tokenizer, prompt, answer)
         return list(sequence.ids), sequence.answer_start
-
-
-class _Rows:
-    """Collects rows and the positions that predict their targets."""
-
-    def __init__(self) -> None:
-        self.rows: list[list[int]] = []
-        self.targets: list[tuple[int, int, int, int]] = []  # row, position, token, kind
-        self.unrelated: list[tuple[int, int]] = []  # row, position
-        self.plain: list[int] = []  # rows that the base model reads alone
-        self.teacher: list[list[int]] = []
-        self.teacher_positions: list[tuple[int, int, int]] = []  # row, position, target index
-
-    def add(self, ids: list[int], start: int, kind: int) -> int:
-        first = len(self.targets)
-        row = len(self.rows)
-        self.targets += [(row, p - 1, ids[p], kind) for p in range(start, len(ids))]
-        self.rows.append(ids)
-        return first
-
-    def add_teacher(self, ids: list[int], start: int, first: int) -> None:
-        row = len(self.teacher)
-        self.teacher_positions += [(row, p - 1, first + p - start) for p in range(start, len(ids))]
-        self.teacher.append(ids)
-
-    def add_unrelated(self, ids: list[int], start: int) -> None:
-        row = len(self.rows)
-        self.unrelated += [(row, p - 1) for p in range(start, len(ids))]
-        self.plain.append(row)
-        self.rows.append(ids)
-
-    def tensors(self, padding: int) -> Batch:
-        """Return the rows and the flat positions (row * S + position) that losses look at."""
-        ids, _ = pad(self.rows, padding, 8)  # (rows, S)
-        width = ids.shape[1]
-        place = {row: index for index, row in enumerate(self.plain)}
-        batch: Batch = {
-            "rows": ids,
-            "positions": torch.tensor([r * width + p for r, p, _, _ in self.targets]),
-            "targets": torch.tensor([token for _, _, token, _ in self.targets]),
-            "kinds": torch.tensor([kind for _, _, _, kind in self.targets]),
-        }
-        if self.plain:
-            batch["plain_rows"] = torch.tensor(self.plain)
-            batch["unrelated"] = torch.tensor([r * width + p for r, p in self.unrelated])
-            batch["plain"] = torch.tensor([place[r] * width + p for r, p in self.unrelated])
-        if self.teacher:
-            teacher, _ = pad(self.teacher, padding, 8)
-            wide = teacher.shape[1]
-            batch["teacher"] = teacher
-            batch["teacher_positions"] = torch.tensor(
-                [r * wide + p for r, p, _ in self.teacher_positions]
-            )
-            batch["taught"] = torch.tensor([t for _, _, t in self.teacher_positions])
-        return batch

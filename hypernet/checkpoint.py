@@ -93,7 +93,7 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
     inputs, hidden = base.module_shape("down_proj")
     network = build_head(config, inputs, hidden)
     tensors = load_file(folder / WEIGHTS)
-    _check_tensors(folder, tensors, network.state_dict())
+    check_tensors(folder / WEIGHTS, tensors, network.state_dict())
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
     network.requires_grad_(False).eval().to(base.device)
     return Checkpoint(network, config, _hash(folder), record.get("training", {}))
@@ -148,14 +148,15 @@ def _network_config(folder: Path, fields: Mapping) -> NetworkConfig:
     return NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})
 
 
-def _check_tensors(folder: Path, found: Mapping, expected: Mapping) -> None:
+def check_tensors(source: Path | str, found: Mapping, expected: Mapping) -> None:
+    """Raise ValueError where tensors are missing, foreign or of another shape."""
     wrong = sorted(set(found) ^ set(expected))
     wrong += [k for k in expected if k in found and found[k].shape != expected[k].shape]
     if wrong:
         raise ValueError(
-            f"got missing, foreign or misshapen tensors {wrong[:3]} in {folder / WEIGHTS}, "
-            f"expected the {len(expected)} tensors of {folder / CONFIG}: the two files do not "
-            "belong together; export the checkpoint again"
+            f"got missing, foreign or misshapen tensors {wrong[:3]} in {source}, expected the "
+            f"{len(expected)} tensors of its configuration: the two do not belong together; "
+            "export or train the checkpoint again"
         )
 
 

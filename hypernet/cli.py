@@ -15,7 +15,7 @@ from jsonargparse import auto_cli
 from lightning.pytorch.cli import LightningCLI
 
 from hypernet.ablation import ablate
-from hypernet.checkpoint import save_checkpoint
+from hypernet.checkpoint import check_tensors, save_checkpoint
 from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
 from hypernet.needle import needle
@@ -86,9 +86,9 @@ def export(checkpoint: str, folder: str, base_model: str = EMBEDDED_NAME) -> Non
             f"{checkpoint} was trained on ({record['base_fingerprint']}): name it in --base_model"
         )
     head = build_head(config, *base.module_shape("down_proj"))
-    head.load_state_dict(
-        {key.removeprefix("network."): value for key, value in record["state_dict"].items()}
-    )
+    tensors = {key.removeprefix("network."): v for key, v in record["state_dict"].items()}
+    check_tensors(checkpoint, tensors, head.state_dict())
+    head.load_state_dict(tensors)
     save_checkpoint(folder, head, config, base, {"steps": record["global_step"]})
     print(f"wrote {folder}")
 
@@ -112,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
             HypernetModule,
             HypernetDataModule,
             save_config_kwargs={"overwrite": True},
+            trainer_defaults={"use_distributed_sampler": False},  # a step's batch knows its rank
             args=arguments,
         )
     except (ValueError, OSError) as error:

@@ -12,7 +12,8 @@ from pathlib import Path
 import lightning
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from hypernet.batches import Batch, BatchBuilder, BatchConfig, Item, make_items
+from hypernet.batch_rows import Batch
+from hypernet.batches import BatchBuilder, BatchConfig, Item, make_items
 from hypernet.disk_corpus import DiskCorpus
 from hypernet.relations import find_facts
 from hypernet.scores import Sample
@@ -61,6 +62,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         question_sets: Sequence[str] = (),
         corpora: Sequence[str] = (),
         corpus_share: float = 0.25,
+        weights: Sequence[float] = (),
         corpus_limit: int | None = None,
         corpus_pairs: int = 0,
         corpus_on_disk: bool = False,
@@ -77,7 +79,9 @@ class HypernetDataModule(lightning.LightningDataModule):
         Args:
             question_sets: folders with corpus.jsonl(.gz) and questions.jsonl(.gz).
             corpora: folders with corpus.jsonl(.gz): completions, and questions from patterns.
-            corpus_share: share of the groups that come from the corpora.
+            corpus_share: share of the groups that come from the corpora; sets of one kind share
+                by size.
+            weights: instead, one a question set and then one a corpus: the mixture.
             corpus_limit: documents taken of each corpus; all when omitted.
             corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
                 patterns' (see `prag_core.span_augmentation`).
@@ -90,8 +94,17 @@ class HypernetDataModule(lightning.LightningDataModule):
             workers: processes that build batches.
             predict_corpus: folder or file of documents that `predict` parametrizes.
             seed: of the split and of all draws.
+
+        Raises:
+            ValueError: another number of weights than of sets and corpora.
         """
         super().__init__()
+        if weights and len(weights) != len(question_sets) + len(corpora):
+            raise ValueError(
+                f"got {len(weights)} weights, expected {len(question_sets) + len(corpora)}: one "
+                "a question set, then one a corpus"
+            )
+        self.weights = tuple(weights)
         self.question_sets, self.corpora = tuple(question_sets), tuple(corpora)
         self.corpus_share, self.corpus_limit = corpus_share, corpus_limit
         self.corpus_pairs, self.batch = corpus_pairs, batch
@@ -110,19 +123,16 @@ class HypernetDataModule(lightning.LightningDataModule):
             FileNotFoundError: a folder or file is missing.
         """
         self.base = base
-        asked, held_out = self._question_items()
-        texts: list[Item] = []
-        on_disk: list[DiskCorpus] = []
+        self.training, self.validation = self._question_items()
         for path in map(corpus_file, self.corpora):
             if self.corpus_on_disk:
                 corpus = DiskCorpus(path, base, self._facts, self.corpus_limit)
-                on_disk.append(corpus.fitting(LEAST_TOKENS, self.max_document_tokens))
+                self.training.append(corpus.fitting(LEAST_TOKENS, self.max_document_tokens))
                 continue
             documents = list(islice(iter_documents(path), self.corpus_limit))
             facts = [self._facts(document) for document in documents]
-            texts += make_items(base.tokenizer, documents, [()] * len(documents), facts)
-        self.training = [self._fitting(asked), self._fitting(texts), *on_disk]
-        self.validation = self._fitting(held_out)
+            texts = make_items(base.tokenizer, documents, [()] * len(documents), facts)
+            self.training.append(self._fitting(texts))
 
     def _facts(self, document: Document) -> tuple:
         """Return what can be asked about a document without questions: (ways to ask, answer)."""
@@ -147,11 +157,22 @@ class HypernetDataModule(lightning.LightningDataModule):
         trainer = self.trainer
         first = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
         rank = trainer.global_rank if trainer else 0
-        corpora = self.training[1:]
-        total = sum(map(len, corpora)) or 1  # shares of the corpora by their size
-        weights = [1 - self.corpus_share, *(self.corpus_share * len(c) / total for c in corpora)]
-        builder = self._builder(self.training, weights, self.batch)
+        builder = self._builder(self.training, self._shares(), self.batch)
         return self._loader(Steps(builder, ENDLESS, first, rank))
+
+    def _shares(self) -> list[float]:
+        """Return what share of the groups each question set and corpus gives."""
+        if self.weights:
+            return list(self.weights)
+        count = len(self.question_sets)
+        shares = []
+        for pools, share in (
+            (self.training[:count], 1 - self.corpus_share),
+            (self.training[count:], self.corpus_share),
+        ):
+            total = sum(map(len, pools)) or 1
+            shares += [share * len(pool) / total for pool in pools]
+        return shares
 
     def val_dataloader(self) -> list[DataLoader]:
         """Return held-out articles one document at a time, and in groups of the largest size.
@@ -200,19 +221,18 @@ class HypernetDataModule(lightning.LightningDataModule):
     def _fitting(self, items: list[Item]) -> list[Item]:
         return [item for item in items if LEAST_TOKENS < len(item) <= self.max_document_tokens]
 
-    def _question_items(self) -> tuple[list[Item], list[Item]]:
-        documents: list[Document] = []
-        pairs: list[tuple] = []
-        for folder in self.question_sets:
-            found, questions = read_question_set(folder)
-            documents += found
-            pairs += questions
-        items = make_items(self.base.tokenizer, documents, pairs, [()] * len(documents))
+    def _question_items(self) -> tuple[list[Sequence[Item]], list[Item]]:
+        """Return each question set's items, and the held-out ones of all."""
+        sets = [read_question_set(folder) for folder in self.question_sets]
+        documents = [document for found, _ in sets for document in found]
         held_out = held_out_titles(documents, self.validation_articles, self.seed)
-        return (
-            [item for item in items if item.document.title not in held_out],
-            [item for item in items if item.document.title in held_out],
-        )
+        training: list[Sequence[Item]] = []
+        validation: list[Item] = []
+        for found, pairs in sets:
+            items = self._fitting(make_items(self.base.tokenizer, found, pairs, [()] * len(found)))
+            training.append([item for item in items if item.document.title not in held_out])
+            validation += [item for item in items if item.document.title in held_out]
+        return training, validation
 
 
 def held_out_titles(documents: Sequence[Document], count: int, seed: int) -> set[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import lightning
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from hypernet.attach_rows import attached_rows
-from hypernet.batches import ANSWER, COMPLETION, Batch
-from hypernet.checkpoint import Checkpoint, load_checkpoint
+from hypernet.batch_rows import ANSWER, COMPLETION, Batch
+from hypernet.checkpoint import Checkpoint, check_tensors, load_checkpoint
 from hypernet.encoder import Encoder, pad
 from hypernet.losses import kl_to_teacher, mean_by_kind, token_nll
 from hypernet.network import NetworkConfig, Rows, build_head
 from hypernet.parametrizer import HypernetParametrizer
 from hypernet.regression import TrainedAdapters
+from hypernet.schedule import warmup_cosine
 from hypernet.scores import Scorer, table
 from prag_core.adapter import adapter_key
 from prag_core.adapter_store import AdapterStore
@@ -107,6 +108,10 @@ class HypernetModule(lightning.LightningModule):
             )
         self.network = self.checkpoint.network.requires_grad_(True)
 
+    def on_fit_start(self) -> None:
+        """Refuse ranks that the head cannot have."""
+        self.network_config.check_ranks(self.trainer.datamodule.batch.ranks)
+
     def on_train_start(self) -> None:
         """Calibrate a new network on training documents."""
         if self.trainer.global_step == 0 and self.weights is None:
@@ -175,7 +180,8 @@ class HypernetModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         """Log NLL with the document's adapter, of each rank too, another's, and none; a group's.
 
-        Outside of training also that of the model that reads the document.
+        Of the document's adapter also the KL on what it does not answer. Outside of training also
+        the NLL of the model that reads the document.
         """
         rows = self.generate_rows(batch)
         if dataloader_idx:
@@ -262,13 +268,7 @@ class HypernetModule(lightning.LightningModule):
         ]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
         total = max(1, int(self.trainer.estimated_stepping_batches))
-
-        def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            done = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
-            return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
-
+        factor = partial(warmup_cosine, warmup=self.warmup_steps, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         scheduler = {"scheduler": schedule, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -282,7 +282,7 @@ class HypernetModule(lightning.LightningModule):
         """Refuse a checkpoint of another network or base model.
 
         Raises:
-            ValueError: settings that differ from those of the checkpoint.
+            ValueError: settings that differ from those of the checkpoint, or other tensors.
         """
         self.configure_model()
         mine = {"network_config": asdict(self.network_config)}
@@ -293,6 +293,7 @@ class HypernetModule(lightning.LightningModule):
                     f"got a checkpoint with {key} {checkpoint.get(key)}, expected {value} as in "
                     "the configuration: use the YAML that it was trained with"
                 )
+        check_tensors("the checkpoint", checkpoint["state_dict"], self.state_dict())
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
         """Return the network's tensors alone."""

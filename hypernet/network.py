@@ -1,13 +1,13 @@
 """Network: an encoding goes in, LoRA rows come out; the trained part of the generated path.
 
-Three heads behind one interface, `forward(encoding, group) -> Rows`: `ridge` (here), and in
+Three heads behind one interface, `forward(encoding, group, rank) -> Rows`: `ridge` (here), and in
 `baseline_heads` `perceiver` (Doc-to-LoRA's shape) and `last_token_mlp` (DyPRAG's).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hypernet.encoder import Encoding
-from prag_core.rank import rank_of_own, response_directions
+from prag_core.rank import project, rank_of_own
 from prag_core.ridge import solve_rows
 
 HEADS = ("ridge", "perceiver", "last_token_mlp")
@@ -68,6 +68,16 @@ class NetworkConfig:
                 f"got blocks {self.blocks}, shared_rows {self.shared_rows}, ridge {self.ridge}, "
                 f"rows {self.rows}, expected blocks and shared_rows >= 0, ridge > 0, rows >= 1"
             )
+
+    def check_ranks(self, ranks: Iterable[int]) -> None:
+        """Raise ValueError for ranks that the head's adapters cannot be trained at."""
+        if {*ranks} - {0} and self.head != "ridge":
+            raise ValueError(
+                f"got data.batch.ranks {[*ranks]} and head {self.head!r}, expected [0]: its rank "
+                "is model.network.rows"
+            )
+        for rank in {*ranks} - {0}:
+            rank_of_own(rank, self.shared_rows)
 
 
 @dataclass(frozen=True)
@@ -267,21 +277,6 @@ def normalise(x: Tensor) -> Tensor:
 def stack(x: Tensor, group: int) -> Tensor:
     """Join the rows of each group's documents: (N, L, T, ..) -> (G, L, M T, ..)."""
     return x.unflatten(0, (-1, group)).transpose(1, 2).flatten(2, 3)
-
-
-def project(values: Tensor, a: Tensor, keys: Tensor, rank: int) -> Tensor:
-    """Return values (G, L, R, H) without what falls outside the `rank` largest response directions.
-
-    Args:
-        values: V, (G, L, R, H).
-        a: addresses A, (G, L, R, I).
-        keys: K, (G, L, R, I); the responses are V' A K'.
-        rank: directions kept.
-    """
-    with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
-        response = values.float().mT @ (a @ keys.float().mT)  # (G, L, H, R)
-        left = response_directions(response, rank)  # (G, L, H, r)
-    return (values @ left.to(values.dtype)) @ left.mT.to(values.dtype)
 
 
 def positions(length: int, width: int, device: torch.device) -> Tensor:

@@ -116,7 +116,7 @@ class HypernetParametrizer:
         ids, lengths = pad(rows, self.base.tokenizer.pad_token_id)
         device = self.base.device
         encoding = self.encoder(ids.to(device), lengths.to(device))
-        if not torch.isfinite(encoding.hidden).all():
+        if not all(torch.isfinite(x).all() for x in (encoding.hidden, encoding.keys)):
             titles = [document.title or document.id for document in documents]
             raise ValueError(
                 f"got activations that are not finite for {titles[:3]}, expected numbers: load "

@@ -26,7 +26,7 @@ SHOWN = 3  # questions printed with every mode's answer
 def demo(
     setup: Setup,
     output: str = "runs/demo",
-    paths: tuple[Literal["trained", "generated"], ...] = ("trained", "generated"),
+    paths: tuple[Literal["trained", "generated", "refined"], ...] = ("trained", "generated"),
     k: int = 1,
 ) -> None:
     """Turn 12 invented documents into adapters and answer questions from them in every mode.

@@ -45,11 +45,7 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
 
 
 def rank_of_own(rank: int, shared: int) -> int:
-    """Return what a budget leaves for the document's own rows.
-
-    Raises:
-        ValueError: nothing.
-    """
+    """Return what a budget leaves for the document's own rows; ValueError where that is nothing."""
     if rank <= shared:
         raise ValueError(
             f"got rank {rank}, expected more than the {shared} rows that all documents share"
@@ -72,6 +68,21 @@ def response_directions(response: Tensor, rank: int) -> Tensor:
     """Return U_r (..., O, r), the largest left singular directions of Y (..., O, R), R <= O."""
     _, vectors = torch.linalg.eigh(response.mT @ response)
     return torch.linalg.qr(response @ vectors[..., -rank:])[0]  # the largest are last
+
+
+def project(values: Tensor, a: Tensor, keys: Tensor, rank: int) -> Tensor:
+    """Return values (G, L, R, H) without what falls outside the `rank` largest response directions.
+
+    Args:
+        values: V, (G, L, R, H).
+        a: addresses A, (G, L, R, I).
+        keys: K, (G, L, R, I); the responses are V' A K'.
+        rank: directions kept.
+    """
+    with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
+        response = values.float().mT @ (a @ keys.float().mT)  # (G, L, H, R)
+        left = response_directions(response, rank)  # (G, L, H, r)
+    return (values @ left.to(values.dtype)) @ left.mT.to(values.dtype)
 
 
 def _truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning
 import pytest
+import torch
 from hypernet_fixtures import write_question_set
 from lightning.pytorch.cli import LightningArgumentParser
+from safetensors.torch import load_file
 
 from hypernet import cli
 from hypernet.datamodule import HypernetDataModule
@@ -22,8 +25,8 @@ def test_yaml_parses_and_names_its_command(path):
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(HypernetModule, "model")
     parser.add_lightning_class_args(HypernetDataModule, "data")
-    for key in ("trainer", "seed_everything"):
-        parser.add_argument(f"--{key}")
+    parser.add_lightning_class_args(lightning.Trainer, "trainer")
+    parser.add_argument("--seed_everything")
     text = path.read_text()
     assert text.startswith(f"# Command: python -m hypernet fit --config configs/{path.name}\n")
     assert parser.parse_string(text).model.network.layers
@@ -31,6 +34,7 @@ def test_yaml_parses_and_names_its_command(path):
 
 def test_fit_export_and_predict(tiny_base, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
     tiny_base.model.save_pretrained("base")
     tiny_base.tokenizer.save_pretrained("base")
     data = write_question_set(tmp_path / "set")
@@ -43,7 +47,9 @@ def test_fit_export_and_predict(tiny_base, tmp_path, monkeypatch, capsys):
     assert cli.main(["fit", *common, *run]) == 0
     folder = tmp_path / "runs/hypernet_tiny"
     assert (folder / "export/model.safetensors").is_file()
-    logged = (folder / "metrics.csv").read_text()
+    logged = (folder / "version_0/metrics.csv").read_text()
+    settings = (folder / "version_0/config.yaml").read_text()
+    assert "use_distributed_sampler: false" in settings  # a batch knows its process
     for name in ("gold_nll", "group2_nll", "rank16_nll", "unrelated_kl"):
         assert f"val/{name}" in logged
     assert "containment" not in logged  # questions are asked by validate and test alone
@@ -53,5 +59,15 @@ def test_fit_export_and_predict(tiny_base, tmp_path, monkeypatch, capsys):
     assert cli.main(["validate", *common, f"--model.weights={folder / 'export'}",
               "--model.score_documents=1"]) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    for name in ("gold_nll", "shuffled_nll", "closed_book_nll", "in_context_nll"):
-        assert f"val/{name}" in printed
+    for name in ("gold", "shuffled", "closed_book", "in_context"):
+        assert f"val/{name}_nll" in printed and f"val/{name}_containment" in printed
+    last = folder / "checkpoints/last.ckpt"
+    assert cli.main(["export", str(last), "exported"]) == 2  # another base model
+    assert cli.main(["export", str(last), "exported", "--base_model=base"]) == 0
+    folders = (Path("exported"), folder / "export")
+    exported, newest = (load_file(path / "model.safetensors") for path in folders)
+    assert exported.keys() == newest.keys()
+    assert all(torch.equal(exported[key], newest[key]) for key in newest)
+    run = ["--trainer.max_steps=6", "--trainer.val_check_interval=2"]
+    assert cli.main(["fit", *common, *run, f"--ckpt_path={last}"]) == 0
+    assert torch.load(last, weights_only=True)["global_step"] == 6

@@ -9,6 +9,7 @@ import torch
 from hypernet_fixtures import CONFIG, DOCUMENTS, network, parametrizer
 
 from hypernet.checkpoint import save_checkpoint
+from hypernet.encoder import Encoder
 from hypernet.parametrizer import HypernetParametrizer
 from prag_core.adapter import Adapter
 from prag_core.attach import attached
@@ -90,6 +91,20 @@ def test_fingerprint_follows_the_settings(tiny_base, tmp_path):
     first = parametrizer(tiny_base, tmp_path)
     assert first.fingerprint == parametrizer(tiny_base, tmp_path).fingerprint
     assert first.fingerprint != parametrizer(tiny_base, tmp_path, rank=8).fingerprint
+
+
+@pytest.mark.parametrize("name", ["keys", "hidden"])
+def test_activations_that_are_not_finite_are_refused(tiny_base, tmp_path, monkeypatch, name):
+    made, encode = parametrizer(tiny_base, tmp_path), Encoder.__call__
+
+    def broken(*arguments):
+        encoding = encode(*arguments)
+        getattr(encoding, name)[0, -1, 1, 0] = float("nan")
+        return encoding
+
+    monkeypatch.setattr(Encoder, "__call__", broken)
+    with pytest.raises(ValueError, match=r"not finite for \['Ana'"):
+        made.parametrize(DOCUMENTS[:2])
 
 
 def test_bad_input(tiny_base, tmp_path):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import lightning
 import pytest
 import torch
 from conftest import random_adapter
-from hypernet_fixtures import CONFIG, DOCUMENTS, write_question_set
+from hypernet_fixtures import CONFIG, DOCUMENTS, network, write_question_set
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from hypernet.batch_rows import COMPLETION
 from hypernet.batches import BatchBuilder, BatchConfig
+from hypernet.checkpoint import save_checkpoint
 from hypernet.datamodule import HypernetDataModule, held_out_titles
 from hypernet.module import HypernetModule
 from prag_core.adapter import AdapterSpec
@@ -52,7 +55,7 @@ def nll(module, batch, rows) -> float:
 def test_tiny_model_memorises(tiny_base, tmp_path):
     module, data = parts(tiny_base, tmp_path, unrelated_weight=0.0)
     module.calibrate(data.calibration_ids(6))
-    builder = data._builder(data.training, [1.0, 0.0], BatchConfig(4, (1,), 1, 0, 0))
+    builder = data._builder(data.training, [1.0], BatchConfig(4, (1,), 1, 0, 0))
     optimizer = torch.optim.Adam(module.network.parameters(), 1e-2)
     module.log_dict = module.log = lambda *args, **kwargs: None
     for step in range(60):
@@ -86,6 +89,34 @@ def test_checkpoint_of_other_settings_is_refused(tiny_base, tmp_path):
         module.on_load_checkpoint({"network_config": {"width": 1}})
 
 
+def test_checkpoint_with_a_missing_tensor_is_refused(tiny_base, tmp_path):
+    module, _ = parts(tiny_base, tmp_path)
+    record = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(record)
+    module.on_load_checkpoint(record)
+    del record["state_dict"]["network.gate.bias"]
+    with pytest.raises(ValueError, match=r"missing, foreign or misshapen tensors \['network.gate"):
+        module.on_load_checkpoint(record)
+
+
+def test_weights_and_another_network_contradict(tiny_base, tmp_path):
+    save_checkpoint(tmp_path, network(tiny_base), CONFIG, tiny_base)
+    module = HypernetModule(network=replace(CONFIG, width=32), weights=str(tmp_path))
+    module.base = tiny_base
+    with pytest.raises(ValueError, match="or leave out"):
+        module.configure_model()
+
+
+def test_without_an_adapter_nothing_unrelated_changes(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path)
+    batch = data._builder(data.training, [1.0], BATCH).build(0)
+    with torch.no_grad():
+        plain = module.hidden_states(batch["rows"], None)
+        attached = module.hidden_states(batch["rows"], module.generate_rows(batch))
+        assert module._unrelated_kl(batch, plain).abs() < 1e-5
+        assert module._unrelated_kl(batch, attached) > 1e-4
+
+
 def test_only_the_network_is_saved(tiny_base, tmp_path):
     module, _ = parts(tiny_base, tmp_path)
     assert all(key.startswith("network.") for key in module.state_dict())
@@ -94,7 +125,7 @@ def test_only_the_network_is_saved(tiny_base, tmp_path):
 
 def test_batches_depend_on_seed_and_step_alone(tiny_base, tmp_path):
     _, data = parts(tiny_base, tmp_path)
-    first, second = (data._builder(data.training, [1.0, 0.0], BATCH) for _ in range(2))
+    first, second = (data._builder(data.training, [1.0], BATCH) for _ in range(2))
     first.build(0)
     assert first.build(5)["document_ids"] == second.build(5)["document_ids"]
     for key, value in first.build(5).items():
@@ -107,12 +138,48 @@ def test_batches_depend_on_seed_and_step_alone(tiny_base, tmp_path):
 def test_targets_are_the_answers(tiny_base, tmp_path):
     _, data = parts(tiny_base, tmp_path)
     config = BatchConfig(documents=2, groups=(1,), questions=1, completions=0, unrelated=0)
-    batch = data._builder(data.training, [1.0, 0.0], config).build(0)
+    batch = data._builder(data.training, [1.0], config).build(0)
     tokens = batch["rows"].flatten()[batch["positions"] + 1]
     assert torch.equal(tokens, batch["targets"])
     text = tiny_base.tokenizer.decode(batch["targets"])
     answers = text.split("<e>")[:2]
     assert set(answers) <= {pair[1] for item in data.training[0] for pair in item.pairs}
+
+
+def test_recitations_ask_for_the_text_by_its_title(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    config = BatchConfig(documents=1, groups=(1,), questions=0, completions=0, recitations=1)
+    builder = data._builder(data.training, [1.0], config)
+    batch = builder.build(0)
+    (item,) = (x for x in data.training[0] if [x.document.id] == batch["document_ids"])
+    assert batch["targets"].tolist() == list(item.text_ids[:48])
+    assert item.document.title in tiny_base.tokenizer.decode(batch["rows"][0])
+    assert (batch["kinds"] == COMPLETION).all()
+
+
+def test_weights_mix_sets_and_corpora(tiny_base, tmp_path):
+    folders = [str(write_question_set(tmp_path / name)) for name in "ab"]
+    text = '{"title": "%s", "text": "One two three four five six seven eight nine."}\n'
+    for name in "cd":
+        (tmp_path / f"{name}.jsonl").write_text(text % name)
+    corpora = [str(tmp_path / f"{name}.jsonl") for name in "cd"]
+    data = HypernetDataModule(
+        folders, corpora, weights=(0, 0, 0, 1), batch=BATCH, validation_articles=1
+    )
+    data.load(tiny_base)
+    chosen = data.train_dataloader().dataset[0]["document_ids"]
+    assert set(chosen) == {data.training[3][0].document.id}
+    data.weights = ()
+    assert data._shares() == pytest.approx([0.375, 0.375, 0.125, 0.125])
+    with pytest.raises(ValueError, match="got 1 weights, expected 4"):
+        HypernetDataModule(folders, corpora, weights=(1,))
+
+
+def test_processes_draw_different_batches_of_a_step(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    builder = data._builder(data.training, [1.0], BATCH)
+    first, second = (builder.build(0, rank)["rows"] for rank in (0, 1))
+    assert first.shape != second.shape or not torch.equal(first, second)
 
 
 def test_articles_are_split(tiny_base, tmp_path):
@@ -130,9 +197,18 @@ def test_corpora_get_questions_by_rule(tiny_base, tmp_path):
     corpus.write_text(json.dumps({"title": "Mill", "text": text}) + "\n")
     data = HypernetDataModule(corpora=[str(tmp_path)], corpus_pairs=2, max_document_tokens=512)
     data.load(tiny_base)
-    (item,) = data.training[1]
+    (item,) = data.training[0]
     assert len(item.facts) >= 2
     assert all(answer in text and ways[0].endswith("?") for ways, answer in item.facts)
+
+
+def test_ranks_are_checked():
+    with pytest.raises(ValueError, match=r"got ranks \[\], expected some"):
+        BatchConfig(ranks=())
+    with pytest.raises(ValueError, match="got rank 3, expected more than the 3 rows"):
+        CONFIG.check_ranks((0, 3))
+    with pytest.raises(ValueError, match="its rank is"):
+        replace(CONFIG, head="perceiver").check_ranks((0, 16))
 
 
 def test_group_sizes_must_divide():
@@ -191,7 +267,7 @@ def test_a_corpus_on_disk_gives_the_batches_of_one_in_memory(tiny_base, tmp_path
         )  # fmt: skip
         data.load(tiny_base)
         made.append(data)
-    assert len(made[1].training[2]) == 30  # without the one that is too long
+    assert len(made[1].training[1]) == 30  # without the one that is too long
     assert made[0].calibration_ids(8) == made[1].calibration_ids(8)
     loaders = [iter(data.train_dataloader()) for data in made]
     seen = set()
@@ -203,4 +279,4 @@ def test_a_corpus_on_disk_gives_the_batches_of_one_in_memory(tiny_base, tmp_path
     assert seen & {Document(r["text"], r["title"]).id for r in map(json.loads, lines)}
     corpus.write_text("\n".join(lines[:5]))  # a changed file is read anew
     made[1].load(tiny_base)
-    assert len(made[1].training[2]) == 5
+    assert len(made[1].training[1]) == 5
