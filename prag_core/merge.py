@@ -54,7 +54,9 @@ def merge(
     """Merge adapters into one of scale 1 (alpha = rank); weight and scale are folded into B.
 
     `concatenate` is the exact sum, dW = sum_j w_j * scale_j * B_j A_j. `auto` is the same for
-    adapters without extra tensors; those of ridge memories are solved again together.
+    adapters without extra tensors; those of ridge memories are solved again together, by weighted
+    least squares: a document's keys and values are multiplied by its weight, so that a document of
+    small weight also claims less of what the others' tokens address.
 
     Args:
         adapters: adapters of one base model, modules and layers; ranks and alphas may differ.
@@ -86,7 +88,7 @@ def merge(
         rank = adapters[0].rank
         return replace(adapters[0], spec=replace(first, rank=rank, alpha=rank))
     if method == "auto" and any("shared_rows" in adapter.extra for adapter in adapters):
-        tensors, extra = _solve_again(adapters, factors)
+        tensors, extra = _solve_again(adapters, weights)
     else:
         tensors, extra = _concatenate(adapters, factors), {}
     rank = max(a.shape[0] for a, _ in tensors.values())
@@ -139,7 +141,7 @@ def _concatenate(adapters: Sequence[Adapter], factors: Sequence[float]) -> Tenso
 
 
 def _solve_again(
-    adapters: Sequence[Adapter], factors: Sequence[float]
+    adapters: Sequence[Adapter], weights: Sequence[float]
 ) -> tuple[Tensors, dict[str, Tensor]]:
     """Solve the ridge memories jointly; other rows are concatenated, shared rows come once.
 
@@ -158,11 +160,15 @@ def _solve_again(
     for index, path in enumerate(adapters[0].spec.paths()):
         shared = next(_split(adapter, path)[1] for adapter in adapters if _shared(adapter))
         rows = [_split(adapter, path)[0] for adapter in adapters]
-        rows = [(a, b * factor) for (a, b), factor in zip(rows, factors, strict=True)]
+        stacked = _stacked_keys(adapters, rows, weights, index)
+        rows = [
+            (a, b * weight * adapter.spec.scale)
+            for (a, b), weight, adapter in zip(rows, weights, adapters, strict=True)
+        ]
         if sum(len(a) for a, _ in rows) > rows[0][1].shape[0]:
-            a, b, gram = *_joint_product(adapters, rows, index), None
+            a, b, gram = *_joint_product(rows, *stacked), None
         else:
-            a, b, gram = _joint_rows(adapters, rows, index)
+            a, b, gram = _joint_rows(rows, *stacked)
         grams.append(gram)
         tensors[path] = (torch.cat([a, shared[0]]), torch.cat([b, shared[1]], 1))
     extra = {"shared_rows": torch.tensor([shared[0].shape[0]])}
@@ -173,26 +179,34 @@ def _solve_again(
 
 
 def _joint_rows(
-    adapters: Sequence[Adapter], rows: Pairs, index: int
+    rows: Pairs,
+    places: list[int],
+    stacked: Tensor | None,
+    scale: Tensor | None,
+    strength: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return A (sum R, I) and B (O, sum R) of the module of this index, and the keys' Gram matrix.
 
     The Gram matrix is None where an adapter has none; its rows stay as they are.
     """
-    places, stacked, scale, strength = _stacked_keys(adapters, rows, index)
     solved = [a for a, _ in rows]
     if len(places) > 1:
         joint = (solve_rows(stacked, strength)[0] * scale).to(solved[0].dtype)
         pieces = joint.split([len(solved[place]) for place in places])
         for place, piece in zip(places, pieces, strict=True):
             solved[place] = piece
-    gram = stacked @ stacked.mT if len(places) == len(adapters) else None
+    gram = stacked @ stacked.mT if len(places) == len(rows) else None
     return torch.cat(solved), torch.cat([b for _, b in rows], 1), gram
 
 
-def _joint_product(adapters: Sequence[Adapter], rows: Pairs, index: int) -> tuple[Tensor, Tensor]:
+def _joint_product(
+    rows: Pairs,
+    places: list[int],
+    stacked: Tensor | None,
+    scale: Tensor | None,
+    strength: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """Return the exact update as A (O, I) and B, the identity."""
-    places, stacked, scale, strength = _stacked_keys(adapters, rows, index)
     product = sum(
         (b.float() @ a.float() for n, (a, b) in enumerate(rows) if n not in places),
         start=torch.zeros((), device=rows[0][0].device),
@@ -205,9 +219,12 @@ def _joint_product(adapters: Sequence[Adapter], rows: Pairs, index: int) -> tupl
 
 
 def _stacked_keys(
-    adapters: Sequence[Adapter], rows: Pairs, index: int
+    adapters: Sequence[Adapter], rows: Pairs, weights: Sequence[float], index: int
 ) -> tuple[list[int], Tensor | None, Tensor | None, Tensor | None]:
-    """Return which adapters can be solved again, their keys stacked, whitening and lambda."""
+    """Return which adapters can be solved again, their keys stacked, whitening and lambda.
+
+    Keys are multiplied by the size of the weight where there are several to solve together.
+    """
     places = [n for n, adapter in enumerate(adapters) if "gram" in adapter.extra]
     if not places:
         return [], None, None, None
@@ -218,6 +235,8 @@ def _stacked_keys(
         recover_keys(rows[n][0].float() / scale, adapters[n].extra["gram"][index].float(), strength)
         for n in places
     ]
+    if len(places) > 1:
+        keys = [key * abs(weights[n]) for n, key in zip(places, keys, strict=True)]
     return places, torch.cat(keys), scale, strength
 
 

@@ -2,7 +2,8 @@
 
 A ridge memory is a LoRA whose A rows address keys k_t (inputs of down_proj at a document's tokens)
 and whose B columns hold values: ridge regression (Hoerl and Kennard, 1970) as a linear associative
-memory (Kohonen, 1972) in the feed-forward layer, itself a key-value memory (Geva et al., 2021). With K^ the keys scaled by w / sqrt(I), w a fixed whitening:
+memory (Kohonen, 1972) in the feed-forward layer, itself a key-value memory (Geva et al., 2021).
+With K^ the keys scaled by w / sqrt(I), w a fixed whitening:
 
     A^ = (K^ K^' + lambda)^-1 K^          A = A^ diag(w) / sqrt(I)
 

@@ -46,7 +46,7 @@ def test_merge_equals_a_dense_float64_reference(tiny_base, adapters):
     for adapter, weight in zip(adapters[:2], weights, strict=True):
         a, b = (tensor.double() for tensor in adapter.tensors[path])
         gram = adapter.extra["gram"][0].double()
-        keys.append((gram + strength * torch.eye(len(gram))) @ (a[:-3] / scale))
+        keys.append((gram + strength * torch.eye(len(gram))) @ (a[:-3] / scale) * weight)
         values.append(b[:, :-3] * weight)
     stacked = torch.cat(keys)
     system = stacked @ stacked.mT + strength * torch.eye(len(stacked), dtype=torch.float64)
@@ -54,6 +54,22 @@ def test_merge_equals_a_dense_float64_reference(tiny_base, adapters):
     a, b = adapters[0].tensors[path]
     expected += b[:, -3:].double() @ a[-3:].double()  # shared rows once
     torch.testing.assert_close(update(merged, path).double(), expected, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_a_document_of_no_weight_claims_nothing(adapters, count):
+    weights = [1.0] + [0.0] * (count - 1)
+    alone, merged = adapters[0], merge(adapters[:count], weights)
+    for path in alone.spec.paths():
+        torch.testing.assert_close(update(merged, path), update(alone, path), atol=1e-3, rtol=2e-2)
+
+
+def test_a_small_weight_gives_way_where_documents_conflict(adapters):
+    path = adapters[0].spec.paths()[0]
+    first, second = adapters[:2]
+    near = [update(merge([first, second], w), path) for w in ([1.0, 1.0], [1.0, 0.3])]
+    distance = [(x - update(first, path)).norm() for x in near]
+    assert distance[1] < 0.7 * distance[0]
 
 
 def test_few_rows_can_be_merged_again(tiny_base, tmp_path):
