@@ -54,7 +54,7 @@ def content_hash(name: str) -> str:
     path, digest = Path(name), hashlib.blake2b(digest_size=8)
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file())
     for file in files:
-        if file.suffix != ".md":  # a card does not change the weights
+        if file.suffix not in (".md", ".svg"):  # a card and its pictures do not change the weights
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest() if files else ""
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import pytest
 
 from prag_core.answers import MODES
+from prag_core.build import content_hash
 from prag_core.datasets import Question, QuestionSet
 from prag_core.documents import Document
 from prag_core.evaluate import EvaluationOptions, evaluate
@@ -326,3 +327,14 @@ def test_options_are_a_command_line():
     arguments = ["--evaluation.modes", "[parametric, sft]", "--evaluation.limit", "7"]
     parsed = parser.instantiate_classes(parser.parse_args(arguments)).evaluation
     assert parsed == EvaluationOptions(modes=("parametric", "sft"), limit=7)
+
+
+def test_a_card_and_its_pictures_do_not_change_a_checkpoint(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"1")
+    before = content_hash(str(tmp_path))
+    for name in ("card.md", "benchmark.svg"):
+        (tmp_path / name).write_text("new")
+    assert content_hash(str(tmp_path)) == before
+    weights.write_bytes(b"2")
+    assert content_hash(str(tmp_path)) != before
