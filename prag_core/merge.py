@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,15 +161,15 @@ def _solve_again(
     for index, path in enumerate(adapters[0].spec.paths()):
         shared = next(_split(adapter, path)[1] for adapter in adapters if _shared(adapter))
         rows = [_split(adapter, path)[0] for adapter in adapters]
-        stacked = _stacked_keys(adapters, rows, weights, index)
+        joint = _stacked_keys(adapters, rows, weights, index)
         rows = [
             (a, b * weight * adapter.spec.scale)
             for (a, b), weight, adapter in zip(rows, weights, adapters, strict=True)
         ]
         if sum(len(a) for a, _ in rows) > rows[0][1].shape[0]:
-            a, b, gram = *_joint_product(rows, *stacked), None
+            a, b, gram = *_joint_product(rows, joint), None
         else:
-            a, b, gram = _joint_rows(rows, *stacked)
+            a, b, gram = _joint_rows(rows, joint)
         grams.append(gram)
         tensors[path] = (torch.cat([a, shared[0]]), torch.cat([b, shared[1]], 1))
     extra = {"shared_rows": torch.tensor([shared[0].shape[0]])}
@@ -178,56 +179,53 @@ def _solve_again(
     return tensors, extra
 
 
-def _joint_rows(
-    rows: Pairs,
-    places: list[int],
-    stacked: Tensor | None,
-    scale: Tensor | None,
-    strength: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+class _Joint(NamedTuple):
+    """What adapters are solved again from: their places, keys stacked, whitening and lambda."""
+
+    places: list[int]
+    keys: Tensor | None = None
+    scale: Tensor | None = None
+    strength: Tensor | None = None
+
+
+def _joint_rows(rows: Pairs, joint: _Joint) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return A (sum R, I) and B (O, sum R) of the module of this index, and the keys' Gram matrix.
 
     The Gram matrix is None where an adapter has none; its rows stay as they are.
     """
     solved = [a for a, _ in rows]
-    if len(places) > 1:
-        joint = (solve_rows(stacked, strength)[0] * scale).to(solved[0].dtype)
-        pieces = joint.split([len(solved[place]) for place in places])
-        for place, piece in zip(places, pieces, strict=True):
+    if len(joint.places) > 1:
+        again = (solve_rows(joint.keys, joint.strength)[0] * joint.scale).to(solved[0].dtype)
+        pieces = again.split([len(solved[place]) for place in joint.places])
+        for place, piece in zip(joint.places, pieces, strict=True):
             solved[place] = piece
-    gram = stacked @ stacked.mT if len(places) == len(rows) else None
+    gram = joint.keys @ joint.keys.mT if len(joint.places) == len(rows) else None
     return torch.cat(solved), torch.cat([b for _, b in rows], 1), gram
 
 
-def _joint_product(
-    rows: Pairs,
-    places: list[int],
-    stacked: Tensor | None,
-    scale: Tensor | None,
-    strength: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _joint_product(rows: Pairs, joint: _Joint) -> tuple[Tensor, Tensor]:
     """Return the exact update as A (O, I) and B, the identity."""
     product = sum(
-        (b.float() @ a.float() for n, (a, b) in enumerate(rows) if n not in places),
+        (b.float() @ a.float() for n, (a, b) in enumerate(rows) if n not in joint.places),
         start=torch.zeros((), device=rows[0][0].device),
     )
-    if places:
-        values = torch.cat([rows[place][1].float() for place in places], 1)
-        product = product + solve_product(values, stacked, strength) * scale
+    if joint.places:
+        values = torch.cat([rows[place][1].float() for place in joint.places], 1)
+        product = product + solve_product(values, joint.keys, joint.strength) * joint.scale
     a = product.to(rows[0][0].dtype)
     return a, torch.eye(len(a), dtype=a.dtype, device=a.device)
 
 
 def _stacked_keys(
     adapters: Sequence[Adapter], rows: Pairs, weights: Sequence[float], index: int
-) -> tuple[list[int], Tensor | None, Tensor | None, Tensor | None]:
-    """Return which adapters can be solved again, their keys stacked, whitening and lambda.
+) -> _Joint:
+    """Collect the adapters that can be solved again.
 
     Keys are multiplied by the size of the weight where there are several to solve together.
     """
     places = [n for n, adapter in enumerate(adapters) if "gram" in adapter.extra]
     if not places:
-        return [], None, None, None
+        return _Joint([])
     first = adapters[places[0]].extra
     scale = first["whitening"][index].float() / rows[0][0].shape[1] ** 0.5  # (I,)
     strength = first["ridge"][index].float()
@@ -237,7 +235,7 @@ def _stacked_keys(
     ]
     if len(places) > 1:
         keys = [key * abs(weights[n]) for n, key in zip(places, keys, strict=True)]
-    return places, torch.cat(keys), scale, strength
+    return _Joint(places, torch.cat(keys), scale, strength)
 
 
 def _shared(adapter: Adapter) -> int:
