@@ -42,6 +42,7 @@ def test_fit_export_and_predict(tiny_base, tmp_path, monkeypatch, capsys):
         f"--config={FOLDER / 'hypernet_tiny.yaml'}", "--model.base_model=base",
         "--model.dtype=float32", f"--data.question_sets=[{data}]", "--data.corpora=[]",
         "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+        "--data.batch.ranks=[0,16]",
     ]  # fmt: skip
     run = ["--trainer.max_steps=4", "--trainer.val_check_interval=2"]
     assert cli.main(["fit", *common, *run]) == 0
