@@ -108,7 +108,7 @@ class HypernetModule(lightning.LightningModule):
             )
         self.network = self.checkpoint.network.requires_grad_(True)
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
         """Refuse ranks that the head cannot have."""
         self.network_config.check_ranks(self.trainer.datamodule.batch.ranks)
 
@@ -183,12 +183,13 @@ class HypernetModule(lightning.LightningModule):
         Of the document's adapter also the KL on what it does not answer. Outside of training also
         the NLL of the model that reads the document.
         """
-        rows = self.generate_rows(batch)
+        encoding = self.encoder(batch["documents"], batch["lengths"])
+        rows = self.network(encoding, batch["group"], batch["rank"])
         if dataloader_idx:
             self._log_nll(f"group{batch['group']}", batch, rows)
             return
         for rank in sorted({*self.trainer.datamodule.batch.ranks} - {0}):
-            self._log_nll(f"rank{rank}", batch, self.generate_rows({**batch, "rank": rank}))
+            self._log_nll(f"rank{rank}", batch, self.network(encoding, batch["group"], rank))
         self._log_nll("gold", batch, rows)
         self._log_nll("shuffled", batch, Rows(rows.a.roll(1, 0), rows.b.roll(1, 0), rows.shared))
         self._log_nll("closed_book", batch, None)

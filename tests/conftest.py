@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from prag_core.adapter import DTYPES, Adapter, AdapterSpec
 from prag_core.models import SUPPORTED, BaseModel, freeze
 
 torch.set_num_threads(1)  # waiting for a second thread takes longer than these small products
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for processes that a test starts
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}<e>{% endfor %}"

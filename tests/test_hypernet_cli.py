@@ -62,6 +62,9 @@ def test_fit_export_and_predict(tiny_base, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     for name in ("gold", "shuffled", "closed_book", "in_context"):
         assert f"val/{name}_nll" in printed and f"val/{name}_containment" in printed
+    assert cli.main(["validate", *common, f"--model.weights={folder / 'export'}",
+              "--data.batch.ranks=[1]"]) == 2  # fmt: skip
+    assert "got rank 1, expected more than" in capsys.readouterr().err
     last = folder / "checkpoints/last.ckpt"
     assert cli.main(["export", str(last), "exported"]) == 2  # another base model
     assert cli.main(["export", str(last), "exported", "--base_model=base"]) == 0
