@@ -22,7 +22,7 @@ from prag_core.documents import Document
 from prag_core.prompts import chat, question_prompt
 from prag_core.training_sequences import RECITE, encode
 
-LENGTH_CLASSES = (96, 128, 160, 192, 224, 256, 320, 384, 512)
+LENGTH_CLASSES = (96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024, 2048, 4096, 8192)
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,19 @@ class BatchConfig:
         if not self.ranks or min(self.ranks) < 0:
             raise ValueError(f"got ranks {list(self.ranks)}, expected some, each 0 (full) or more")
 
+    def require_rows(self, unrelated: float, teacher: float, regression: float) -> None:
+        """Raise ValueError for a weight of a loss (see `HypernetModule`) that no row would have."""
+        for name, weight, rows, remedy in (
+            ("unrelated_weight", unrelated, self.unrelated, "raise data.batch.unrelated"),
+            ("teacher_weight", teacher, self.passages, "set data.batch.passages"),
+            ("regression_weight", regression, 1 in self.groups, "put 1 into data.batch.groups"),
+        ):
+            if weight and not rows:
+                raise ValueError(
+                    f"got model.{name} {weight} and nothing that it applies to, expected rows for "
+                    f"it: {remedy}, or set it to 0"
+                )
+
 
 @dataclass(frozen=True)
 class Item:
@@ -85,6 +98,16 @@ class Item:
 
     def __len__(self) -> int:
         return len(self.title_ids) + len(self.text_ids) + 2
+
+    @property
+    def article(self) -> str:
+        """What the document is a part of."""
+        return article(self.document)
+
+
+def article(document: Document) -> str:
+    """Return the title, or the id of a document without one."""
+    return document.title or document.id
 
 
 def make_items(
@@ -145,7 +168,7 @@ class BatchBuilder:
                     empty = [np.empty(0, dtype=int)] * len(pools)
                     self.classes.setdefault(bound, empty)[number] = places
                 for place in places if in_memory else ():
-                    self.articles[pool[place].document.title, bound].append(pool[place])
+                    self.articles[pool[place].article, bound].append(pool[place])
 
     def build(self, step: int, rank: int = 0) -> Batch:
         """Return the batch of one step and process."""
@@ -161,9 +184,9 @@ class BatchBuilder:
             for _ in range(self.config.recitations):
                 rows.add(*self._recitation(item), COMPLETION)
             first = index - index % group
-            titles = {member.document.title for member in items[first : first + group]}
+            articles = {member.article for member in items[first : first + group]}
             for _ in range(self.config.unrelated):
-                self._unrelated(rows, self._stranger(titles, draw), draw)
+                self._unrelated(rows, self._stranger(articles, draw), draw)
         ids = [self._document_ids(item, draw) for item in items]
         documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)
         batch = rows.tensors(self.tokenizer.pad_token_id)
@@ -171,12 +194,12 @@ class BatchBuilder:
         batch["rank"] = draw.choice(self.config.ranks) if group == 1 else 0
         return batch | {"document_ids": [item.document.id for item in items]}
 
-    def _stranger(self, titles: set[str], draw: random.Random) -> Item:
+    def _stranger(self, articles: set[str], draw: random.Random) -> Item:
         """Draw a document of other articles (after 20 tries, of any)."""
         pools = [pool for pool in self.pools if len(pool)]
         for _ in range(20):
             item = draw.choice(draw.choice(pools))
-            if item.document.title not in titles:
+            if item.article not in articles:
                 break
         return item
 
@@ -188,20 +211,26 @@ class BatchBuilder:
         weights = [w if len(held) else 0 for w, held in zip(self.weights, places, strict=True)]
         weights = weights if any(weights) else [float(len(held) > 0) for held in places]
 
-        def one() -> Item:
-            number = draw.choices(range(len(places)), weights)[0]
-            return self.pools[number][draw.choice(places[number])]
-
         items: list[Item] = []
+        taken: set[str] = set()
+
+        def one() -> Item:
+            for _ in range(20):  # none twice in a step, where the class has enough
+                number = draw.choices(range(len(places)), weights)[0]
+                item = self.pools[number][draw.choice(places[number])]
+                if item.document.id not in taken:
+                    break
+            taken.add(item.document.id)
+            return item
+
         while len(items) < self.config.documents:
-            first = one()
-            near = self.articles.get((first.document.title, bound), [])
+            members = [one()]
             if group > 1 and draw.random() < self.config.near_share:
-                others = [item for item in near if item is not first]
-                others = draw.sample(others, min(len(others), group - 1))
-            else:
-                others = []
-            items += [first, *others, *(one() for _ in range(group - 1 - len(others)))]
+                near = self.articles.get((members[0].article, bound), [])
+                others = [item for item in near if item.document.id not in taken]
+                members += draw.sample(others, min(len(others), group - 1))
+                taken.update(item.document.id for item in members)
+            items += [*members, *(one() for _ in range(group - len(members)))]
         return items
 
     def _document_ids(self, item: Item, draw: random.Random) -> list[int]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -89,10 +90,16 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
             f"({base.fingerprint}): load its base model, or train a checkpoint with "
             "`python -m hypernet fit --model.base_model ...`"
         )
-    config = _network_config(folder, record["network"])
+    config = network_config(folder / CONFIG, record["network"])
     inputs, hidden = base.module_shape("down_proj")
     network = build_head(config, inputs, hidden)
-    tensors = load_file(folder / WEIGHTS)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(
+            f"got a damaged {folder / WEIGHTS} ({error}), expected safetensors: copy or export the "
+            "checkpoint again"
+        ) from error
     check_tensors(folder / WEIGHTS, tensors, network.state_dict())
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
     network.requires_grad_(False).eval().to(base.device)
@@ -108,7 +115,8 @@ def find_checkpoint(name: str | Path) -> Path:
     for folder in (Path(name), SHIPPED / str(name).removeprefix("checkpoints/")):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    if str(name).count("/") == 1 and not Path(name).exists():
+    hub = str(name).count("/") == 1 and not str(name).startswith("checkpoints/")
+    if hub and not Path(name).exists():
         from huggingface_hub import snapshot_download  # deferred: needs the network
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -130,19 +138,29 @@ def _read_config(folder: Path) -> dict:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"got a damaged {folder / CONFIG} ({error}), expected JSON") from error
-    if record.get("version") != VERSION:
+    version = record.get("version") if isinstance(record, dict) else None
+    if version != VERSION:
         raise ValueError(
-            f"got version {record.get('version')} in {folder / CONFIG}, expected {VERSION}: "
+            f"got version {version} in {folder / CONFIG}, expected {VERSION}: "
             "export the checkpoint again with this program"
+        )
+    if missing := sorted({"base_model", "base_fingerprint", "network"} - record.keys()):
+        raise ValueError(
+            f"got no {missing} in {folder / CONFIG}, expected them: export the checkpoint again"
         )
     return record
 
 
-def _network_config(folder: Path, fields: Mapping) -> NetworkConfig:
+def network_config(source: Path | str, fields: Mapping) -> NetworkConfig:
+    """Return the size of a network that a file describes.
+
+    Raises:
+        ValueError: fields that it does not have, or no layers.
+    """
     unknown = sorted(set(fields) - set(NetworkConfig.__dataclass_fields__))
-    if unknown:
+    if unknown or "layers" not in fields:
         raise ValueError(
-            f"got settings {unknown} in {folder / CONFIG}, expected a choice of "
+            f"got network settings {sorted(fields)} in {source}, expected layers and a choice of "
             f"{list(NetworkConfig.__dataclass_fields__)}: use the program that wrote it"
         )
     return NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})

@@ -1,13 +1,15 @@
 """Command line: `python -m hypernet fit | validate | test | predict --config FILE`.
 
-Beside them: `export` writes a training checkpoint's weights, `needle` asks for facts in long texts,
-`ablate` trains variants of a configuration for the same time and compares them.
+Beside them: `export` writes a training checkpoint's weights, `score` asks a question set with them,
+`needle` asks for facts in long texts, `ablate` trains variants of a configuration for the same time
+and compares them.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 
 import lightning
 import torch
@@ -15,11 +17,12 @@ from jsonargparse import auto_cli
 from lightning.pytorch.cli import LightningCLI
 
 from hypernet.ablation import ablate
-from hypernet.checkpoint import check_tensors, save_checkpoint
+from hypernet.checkpoint import check_tensors, network_config, save_checkpoint
 from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
 from hypernet.needle import needle
-from hypernet.network import NetworkConfig, build_head
+from hypernet.network import build_head
+from hypernet.score import score
 from prag_core.memory import is_out_of_memory
 from prag_core.models import EMBEDDED_NAME, load_base_model
 
@@ -62,8 +65,10 @@ class HypernetCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; the data are tokenised with the model's tokenizer."""
         super().instantiate_classes()
+        self.model.trainer = self.trainer
         self.model.configure_model()
-        self.datamodule.load(self.model.base)
+        if self.subcommand != "predict":  # that needs no training data
+            self.datamodule.load(self.model.base)
 
 
 def export(checkpoint: str, folder: str, base_model: str = EMBEDDED_NAME) -> None:
@@ -76,17 +81,24 @@ def export(checkpoint: str, folder: str, base_model: str = EMBEDDED_NAME) -> Non
     """
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"got no file at {checkpoint}, expected a .ckpt file of `fit`")
-    record = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    fields = record["network_config"]
-    config = NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})
+    try:
+        record = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        config = network_config(checkpoint, record["network_config"])
+        state, fingerprint = record["state_dict"], record["base_fingerprint"]
+    except (UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"got {checkpoint}, which cannot be read ({type(error).__name__}: {reason}), expected "
+            "a .ckpt file of `hypernet fit`: name another, e.g. the best beside last.ckpt"
+        ) from error
     base = load_base_model(base_model, device="cpu")
-    if base.fingerprint != record["base_fingerprint"]:
+    if base.fingerprint != fingerprint:
         raise ValueError(
             f"got base model {base_model} ({base.fingerprint}), expected the one that "
-            f"{checkpoint} was trained on ({record['base_fingerprint']}): name it in --base_model"
+            f"{checkpoint} was trained on ({fingerprint}): name it in --base_model"
         )
     head = build_head(config, *base.module_shape("down_proj"))
-    tensors = {key.removeprefix("network."): v for key, v in record["state_dict"].items()}
+    tensors = {key.removeprefix("network."): v for key, v in state.items()}
     check_tensors(checkpoint, tensors, head.state_dict())
     head.load_state_dict(tensors)
     save_checkpoint(folder, head, config, base, {"steps": record["global_step"]})
@@ -98,7 +110,7 @@ MEMORY_HINT = (
     "trainer.accumulate_grad_batches for as large a step), data.batch.questions or "
     "data.max_document_tokens; go on from the last checkpoint with --ckpt_path"
 )
-COMMANDS = {"ablate": ablate, "export": export, "needle": needle}  # beside Lightning's
+COMMANDS = {"ablate": ablate, "export": export, "needle": needle, "score": score}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -13,11 +12,11 @@ import lightning
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hypernet.batch_rows import Batch
-from hypernet.batches import BatchBuilder, BatchConfig, Item, make_items
+from hypernet.batches import LENGTH_CLASSES, BatchBuilder, BatchConfig, Item, make_items
 from hypernet.disk_corpus import DiskCorpus
 from hypernet.relations import find_facts
 from hypernet.scores import Sample
-from prag_core.datasets import load_question_set
+from hypernet.sources import corpus_file, held_out_articles, read_question_set, split
 from prag_core.documents import Document, iter_documents
 from prag_core.models import BaseModel
 from prag_core.span_augmentation import choose_pairs
@@ -44,14 +43,14 @@ class Steps(Dataset):
 
 
 class DocumentStream(IterableDataset):
-    """Documents of a file, read as they are needed."""
+    """A process's part of the documents of a file, read as they are needed."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the file."""
-        self.path = path
+    def __init__(self, path: Path, rank: int = 0, processes: int = 1) -> None:
+        """Name the file, and which of so many processes reads."""
+        self.path, self.rank, self.processes = path, rank, processes
 
     def __iter__(self):
-        return iter_documents(self.path)
+        return islice(iter_documents(self.path), self.rank, None, self.processes)
 
 
 class HypernetDataModule(lightning.LightningDataModule):
@@ -88,17 +87,25 @@ class HypernetDataModule(lightning.LightningDataModule):
             corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
                 corpora that exceed memory.
             batch: what a step holds.
-            validation_articles: articles (titles) of the question sets held out.
+            validation_articles: articles (titles) held out: of the question sets (the corpora do
+                not train on them either), or of the corpora where there is no question set.
             validation_steps: batches a validation.
             max_document_tokens: longer documents are left out of training.
-            workers: processes that build batches.
+            workers: processes that build batches; each keeps a copy of the memory that this one
+                had when it began, so on a CPU rather 0.
             predict_corpus: folder or file of documents that `predict` parametrizes.
             seed: of the split and of all draws.
 
         Raises:
-            ValueError: another number of weights than of sets and corpora.
+            ValueError: another number of weights than of sets and corpora, or documents of more
+                tokens than a batch takes.
         """
         super().__init__()
+        if max_document_tokens > LENGTH_CLASSES[-1]:
+            raise ValueError(
+                f"got max_document_tokens {max_document_tokens}, expected at most "
+                f"{LENGTH_CLASSES[-1]}: cut longer documents"
+            )
         if weights and len(weights) != len(question_sets) + len(corpora):
             raise ValueError(
                 f"got {len(weights)} weights, expected {len(question_sets) + len(corpora)}: one "
@@ -123,16 +130,26 @@ class HypernetDataModule(lightning.LightningDataModule):
             FileNotFoundError: a folder or file is missing.
         """
         self.base = base
-        self.training, self.validation = self._question_items()
-        for path in map(corpus_file, self.corpora):
-            if self.corpus_on_disk:
-                corpus = DiskCorpus(path, base, self._facts, self.corpus_limit)
-                self.training.append(corpus.fitting(LEAST_TOKENS, self.max_document_tokens))
-                continue
-            documents = list(islice(iter_documents(path), self.corpus_limit))
-            facts = [self._facts(document) for document in documents]
-            texts = make_items(base.tokenizer, documents, [()] * len(documents), facts)
-            self.training.append(self._fitting(texts))
+        self.training, self.validation, held_out = self._question_items()
+        corpora = [self._corpus(path) for path in map(corpus_file, self.corpora)]
+        if not self.question_sets:
+            count = min(self.validation_articles, sum(map(len, corpora)) // 2)
+            held_out = {item.article for item in self._draw(corpora, count)}
+        for corpus in corpora:
+            kept, others = split(corpus, held_out)
+            self.training.append(kept)
+            if not self.question_sets:
+                self.validation += others
+
+    def _corpus(self, path: Path) -> list[Item] | DiskCorpus:
+        if self.corpus_on_disk:
+            corpus = DiskCorpus(path, self.base, self._facts, self.corpus_limit)
+            return corpus.fitting(LEAST_TOKENS, self.max_document_tokens)
+        documents = list(islice(iter_documents(path), self.corpus_limit))
+        facts = [self._facts(document) for document in documents]
+        return self._fitting(
+            make_items(self.base.tokenizer, documents, [()] * len(documents), facts)
+        )
 
     def _facts(self, document: Document) -> tuple:
         """Return what can be asked about a document without questions: (ways to ask, answer)."""
@@ -141,16 +158,20 @@ class HypernetDataModule(lightning.LightningDataModule):
 
     def calibration_ids(self, count: int) -> list[list[int]]:
         """Return documents that a new network is calibrated on."""
-        sizes = [len(pool) for pool in self.training]
-        places = random.Random(self.seed).sample(range(sum(sizes)), min(count, sum(sizes)))
+        chosen = self._draw(self.training, count)
+        return [[*item.title_ids, *item.text_ids] for item in chosen]
+
+    def _draw(self, pools: Sequence[Sequence[Item]], count: int) -> list[Item]:
+        total = sum(map(len, pools))
+        places = random.Random(self.seed).sample(range(total), min(count, total))
         chosen = []
         for place in places:
-            for pool in self.training:
+            for pool in pools:
                 if place < len(pool):
                     chosen.append(pool[place])
                     break
                 place -= len(pool)
-        return [[*item.title_ids, *item.text_ids] for item in chosen]
+        return chosen
 
     def train_dataloader(self) -> DataLoader:
         """Return batches from the trainer's step on (after a resume: where it stopped)."""
@@ -178,9 +199,19 @@ class HypernetDataModule(lightning.LightningDataModule):
         """Return held-out articles one document at a time, and in groups of the largest size.
 
         Outside of `fit` single documents come with prompts that hold the passage, too.
+
+        Raises:
+            ValueError: fewer than two documents were held out.
         """
+        if len(self.validation) < 2:
+            raise ValueError(
+                f"got {len(self.validation)} held-out documents to validate on, expected 2 or "
+                "more: raise data.validation_articles, or train without "
+                "(trainer.limit_val_batches=0, and no checkpoint that monitors val/...)"
+            )
         alone = self.trainer is not None and self.trainer.state.fn != "fit"
-        common = {"no_title_share": 0.0, "ranks": (0,)}
+        documents = max(2, self.batch.documents)  # so that there is another's adapter
+        common = {"no_title_share": 0.0, "ranks": (0,), "documents": documents}
         loaders = []
         for group in sorted({1, max(self.batch.groups)}):
             reads = alone and group == 1
@@ -192,10 +223,12 @@ class HypernetDataModule(lightning.LightningDataModule):
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader:
-        """Stream the documents of `predict_corpus` in lists of 32."""
+        """Stream this process's documents of `predict_corpus` in lists of 32."""
         if self.predict_corpus is None:
             raise ValueError("got no documents to predict for, expected --data.predict_corpus")
-        documents = DocumentStream(corpus_file(self.predict_corpus))
+        trainer = self.trainer
+        part = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        documents = DocumentStream(corpus_file(self.predict_corpus), *part)
         return DataLoader(documents, batch_size=32, collate_fn=list)
 
     def sample(self, documents: int) -> Sample:
@@ -206,7 +239,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         rows = [
             (question, (answer,), index)
             for index, item in enumerate(items)
-            for question, answer in item.pairs
+            for question, answer in (*item.pairs, *((ways[0], said) for ways, said in item.facts))
         ]
         return Sample(tuple(item.document for item in items), tuple(rows))
 
@@ -221,47 +254,16 @@ class HypernetDataModule(lightning.LightningDataModule):
     def _fitting(self, items: list[Item]) -> list[Item]:
         return [item for item in items if LEAST_TOKENS < len(item) <= self.max_document_tokens]
 
-    def _question_items(self) -> tuple[list[Sequence[Item]], list[Item]]:
-        """Return each question set's items, and the held-out ones of all."""
+    def _question_items(self) -> tuple[list[Sequence[Item]], list[Item], set[str]]:
+        """Return each question set's items, the held-out ones of all, and what was held out."""
         sets = [read_question_set(folder) for folder in self.question_sets]
         documents = [document for found, _ in sets for document in found]
-        held_out = held_out_titles(documents, self.validation_articles, self.seed)
+        held_out = held_out_articles(documents, self.validation_articles, self.seed)
         training: list[Sequence[Item]] = []
         validation: list[Item] = []
         for found, pairs in sets:
             items = self._fitting(make_items(self.base.tokenizer, found, pairs, [()] * len(found)))
-            training.append([item for item in items if item.document.title not in held_out])
-            validation += [item for item in items if item.document.title in held_out]
-        return training, validation
-
-
-def held_out_titles(documents: Sequence[Document], count: int, seed: int) -> set[str]:
-    """Draw the titles of the validation articles."""
-    titles = sorted({document.title for document in documents})
-    return set(random.Random(seed).sample(titles, min(count, max(0, len(titles) - 1))))
-
-
-def corpus_file(source: str) -> Path:
-    """Return corpus.jsonl(.gz) of a folder, or the file itself."""
-    names = ("corpus.jsonl.gz", "corpus.jsonl")
-    return next((Path(source) / n for n in names if (Path(source) / n).is_file()), Path(source))
-
-
-def read_question_set(source: str) -> tuple[list[Document], list[tuple[tuple[str, str], ...]]]:
-    """Return the documents that questions are asked about, and their (question, answer) pairs.
-
-    Raises:
-        ValueError: no question refers to a document.
-    """
-    questions = load_question_set(source)
-    by_document: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for question in questions.questions:
-        for identifier in question.gold_ids:
-            by_document[identifier].append((question.question, question.golden_answers[0]))
-    documents = [d for d in questions.documents if d.id in by_document]
-    if not documents:
-        raise ValueError(
-            f"got no questions about the documents of {source}, expected gold_ids that name "
-            "documents of its corpus: correct them, or list the folder under `corpora`"
-        )
-    return documents, [tuple(by_document[d.id]) for d in documents]
+            kept, others = split(items, held_out)
+            training.append(kept)
+            validation += others
+        return training, validation, held_out

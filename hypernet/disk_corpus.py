@@ -50,7 +50,7 @@ class DiskCorpus(Sequence):
         counted = table.map(
             self._count,
             batched=True,
-            new_fingerprint=fingerprint([source, limit, base.fingerprint]),
+            new_fingerprint=fingerprint([source, limit, base.fingerprint, "articles"]),
         )
         self.table = counted
         column = counted.with_format("numpy")["tokens"][:]
@@ -63,6 +63,18 @@ class DiskCorpus(Sequence):
         self.lengths, self.kept = self.lengths[chosen], self.kept[chosen]
         return self
 
+    def split(self, articles: set[str]) -> tuple[DiskCorpus, list[Item]]:
+        """Leave out these articles' documents; returns the corpus and what was left out."""
+        import pyarrow
+        from pyarrow import compute
+
+        names = pyarrow.array(sorted(articles), pyarrow.string())
+        left = compute.is_in(self.table.data.column("article"), value_set=names).to_numpy()
+        left = left[self.kept]
+        items = [self[int(place)] for place in np.flatnonzero(left)]
+        self.lengths, self.kept = self.lengths[~left], self.kept[~left]
+        return self, items
+
     def __len__(self) -> int:
         return len(self.kept)
 
@@ -74,7 +86,8 @@ class DiskCorpus(Sequence):
     def _count(self, rows: dict[str, list[str]]) -> dict[str, list[int]]:
         documents = [Document(*row) for row in zip(rows["text"], rows["title"], strict=True)]
         empty = [()] * len(documents)
-        return {"tokens": [len(x) for x in make_items(self.tokenizer, documents, empty, empty)]}
+        items = make_items(self.tokenizer, documents, empty, empty)
+        return {"tokens": [len(x) for x in items], "article": [x.article for x in items]}
 
 
 def _records(path: str, size: int, time: int, limit: int | None) -> Iterator[dict[str, str]]:

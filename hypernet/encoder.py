@@ -61,9 +61,6 @@ class Encoder:
         """Encode ids (N, T), right-padded, of the given lengths (N,).
 
         Causal attention never looks right, so padding needs no mask and changes nothing.
-
-        Raises:
-            ValueError: activations that are not finite.
         """
         keys: dict[int, Tensor] = {}
         hidden: dict[int, Tensor] = {}

@@ -16,11 +16,10 @@ from hypernet.checkpoint import Checkpoint, check_tensors, load_checkpoint
 from hypernet.encoder import Encoder, pad
 from hypernet.losses import kl_to_teacher, mean_by_kind, token_nll
 from hypernet.network import NetworkConfig, Rows, build_head
-from hypernet.parametrizer import HypernetParametrizer
+from hypernet.parametrizer import HypernetParametrizer, store_adapters
 from hypernet.regression import TrainedAdapters
-from hypernet.schedule import warmup_cosine
+from hypernet.schedule import adamw, warmup_cosine
 from hypernet.scores import Scorer, table
-from prag_core.adapter import adapter_key
 from prag_core.adapter_store import AdapterStore
 from prag_core.documents import Document
 from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
@@ -80,17 +79,17 @@ class HypernetModule(lightning.LightningModule):
         self.completion_weight, self.unrelated_weight = completion_weight, unrelated_weight
         self.teacher_weight, self.weights = teacher_weight, weights
         self.store, self.score_documents = store, score_documents
-        self.regression_weight = regression_weight
-        self.trained_store = trained_store
+        self.regression_weight, self.trained_store = regression_weight, trained_store
         self.base: BaseModel | None = None  # no nn.Module: neither trained nor saved
         self.network: torch.nn.Module | None = None
+        self.untrained = False
 
     def configure_model(self) -> None:
         """Load the base model and build the network, once."""
         if self.network is not None:
             return
         if self.base is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = str(self.trainer.strategy.root_device)  # with DDP, of this process
             self.base = load_base_model(self.base_model, self.dtype_name, device)
         self.encoder = Encoder(self.base, self.network_config.layers)
         if self.regression_weight:
@@ -99,6 +98,7 @@ class HypernetModule(lightning.LightningModule):
         if self.weights is None:
             inputs, hidden = self.base.module_shape("down_proj")
             self.network = build_head(self.network_config, inputs, hidden)
+            self.untrained = True
             return
         self.checkpoint = load_checkpoint(self.weights, self.base)
         if self.checkpoint.config != self.network_config:
@@ -109,8 +109,20 @@ class HypernetModule(lightning.LightningModule):
         self.network = self.checkpoint.network.requires_grad_(True)
 
     def setup(self, stage: str) -> None:
-        """Refuse ranks that the head cannot have."""
-        self.network_config.check_ranks(self.trainer.datamodule.batch.ranks)
+        """Refuse ranks that the head cannot have, and losses that no row would have."""
+        batch = self.trainer.datamodule.batch
+        self.network_config.check_ranks(batch.ranks)
+        if stage == "fit":
+            batch.require_rows(self.unrelated_weight, self.teacher_weight, self.regression_weight)
+
+    def on_validation_start(self) -> None:
+        """Refuse to score a network that was not trained."""
+        if self.untrained and self.trainer.state.fn != "fit":
+            raise ValueError(
+                "got no weights to score, expected trained ones: set --model.weights or --ckpt_path"
+            )
+
+    on_test_start = on_validation_start
 
     def on_train_start(self) -> None:
         """Calibrate a new network on training documents."""
@@ -159,6 +171,11 @@ class HypernetModule(lightning.LightningModule):
             loss = loss + self.regression_weight * logs["regression"]
         self.log_dict({f"train/{k}": v.detach() for k, v in logs.items()}, batch_size=1)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"got loss {loss.item()} in step {self.global_step}, expected a number: lower "
+                "model.learning_rate and go on from the last checkpoint with --ckpt_path"
+            )
         return loss
 
     def _unrelated_kl(self, batch: Batch, states: Tensor) -> Tensor:
@@ -226,7 +243,7 @@ class HypernetModule(lightning.LightningModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def predict_step(self, batch: list[Document], index: int) -> int:
-        """Put the documents' adapters into the store; those that are there are not made again.
+        """Put documents and adapters into the store; return how many adapters were made.
 
         Raises:
             ValueError: no exported weights (a store is keyed by them).
@@ -236,12 +253,7 @@ class HypernetModule(lightning.LightningModule):
                 "got no weights to predict with, expected an exported checkpoint: set "
                 "--model.weights, e.g. checkpoints/smollm2-135m-ridge"
             )
-        made, store = self.parametrizer(), AdapterStore(self.store)
-        keys = {d.id: adapter_key(d.id, made.spec, made.fingerprint) for d in batch}
-        missing = [d for d in {d.id: d for d in batch}.values() if not store.has(keys[d.id])]
-        adapters = made.parametrize(missing) if missing else []
-        store.put_many([(keys[d.id], a) for d, a in zip(missing, adapters, strict=True)])
-        return len(missing)
+        return store_adapters(self.parametrizer(), batch, AdapterStore(self.store))
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:
         states = self.hidden_states(batch["rows"], rows)
@@ -253,21 +265,8 @@ class HypernetModule(lightning.LightningModule):
         self.log_dict(keys, add_dataloader_idx=False, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with warm-up and cosine; scalars per layer learn ten times faster."""
-        fast = {id(p) for p in self.network.fast_parameters()}
-        groups = [
-            {
-                "params": [p for p in self.network.parameters() if id(p) not in fast],
-                "lr": self.learning_rate,
-                "weight_decay": self.weight_decay,
-            },
-            {
-                "params": self.network.fast_parameters(),
-                "lr": 10 * self.learning_rate,
-                "weight_decay": 0.0,
-            },
-        ]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+        """AdamW with warm-up and cosine."""
+        optimizer = adamw(self.network, self.learning_rate, self.weight_decay)
         total = max(1, int(self.trainer.estimated_stepping_batches))
         factor = partial(warmup_cosine, warmup=self.warmup_steps, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -286,15 +285,15 @@ class HypernetModule(lightning.LightningModule):
             ValueError: settings that differ from those of the checkpoint, or other tensors.
         """
         self.configure_model()
-        mine = {"network_config": asdict(self.network_config)}
-        mine["base_fingerprint"] = self.base.fingerprint
-        for key, value in mine.items():
+        mine = asdict(self.network_config), self.base.fingerprint
+        for key, value in zip(("network_config", "base_fingerprint"), mine, strict=True):
             if checkpoint.get(key) != value:
                 raise ValueError(
                     f"got a checkpoint with {key} {checkpoint.get(key)}, expected {value} as in "
                     "the configuration: use the YAML that it was trained with"
                 )
         check_tensors("the checkpoint", checkpoint["state_dict"], self.state_dict())
+        self.untrained = False
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
         """Return the network's tensors alone."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from hypernet.datamodule import corpus_file
 from hypernet.parametrizer import HypernetParametrizer
+from hypernet.sources import corpus_file
 from prag_core.chunking import chunk_documents
 from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document, iter_documents

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hypernet.checkpoint import Checkpoint, load_checkpoint
 from hypernet.encoder import Encoder, pad
-from prag_core.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
+from prag_core.adapter import DTYPES, Adapter, AdapterSpec, adapter_key, fingerprint
+from prag_core.adapter_store import AdapterStore
 from prag_core.documents import Document
 from prag_core.merge import merge
 from prag_core.models import BaseModel
@@ -104,12 +105,11 @@ class HypernetParametrizer:
         title = f"{document.title}: " if document.title else ""
         head = tokenizer(title, add_special_tokens=False).input_ids[: self.max_tokens // 2]
         text = tokenizer(document.text, add_special_tokens=False).input_ids
-        room = self.max_tokens - len(head) - 2
-        step = max(1, room - self.overlap)
-        last = max(len(text) - self.overlap, 1)
+        room = max(1, self.max_tokens - len(head) - 2)
+        overlap = min(self.overlap, room - 1)
         return [
             self.encoder.frame([*head, *text[start : start + room]])
-            for start in range(0, last, step)
+            for start in range(0, max(len(text) - overlap, 1), room - overlap)
         ]
 
     def _generate(self, rows: list[list[int]], documents: list[Document]) -> list[Adapter]:
@@ -145,3 +145,20 @@ class HypernetParametrizer:
         if len(parts) > 1:
             whole = replace(merge(parts), spec=self.spec, metadata=parts[0].metadata)
         return whole if self.rank is None else reduce_rank(whole, self.rank)
+
+
+def store_adapters(
+    parametrizer: HypernetParametrizer, documents: Sequence[Document], store: AdapterStore
+) -> int:
+    """Put documents and their adapters into a store, for `prag answer --store`.
+
+    Adapters that are there are not made again; returns how many were made.
+    """
+    unique = {document.id: document for document in documents}
+    store.put_records("document", {key: asdict(document) for key, document in unique.items()})
+    named = parametrizer.spec, parametrizer.fingerprint
+    keys = {key: adapter_key(key, *named) for key in unique}
+    missing = [document for key, document in unique.items() if not store.has(keys[key])]
+    adapters = parametrizer.parametrize(missing) if missing else []
+    store.put_many([(keys[d.id], a) for d, a in zip(missing, adapters, strict=True)])
+    return len(missing)

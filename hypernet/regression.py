@@ -62,4 +62,9 @@ class TrainedAdapters:
             return None
         adapter = self.store.get(keys[0])
         adapter.spec.require_base(self.base.fingerprint)
+        if not adapter.tensors.keys() & set(self.paths):
+            raise ValueError(
+                f"got a trained adapter of {sorted(adapter.tensors)[:3]}, expected one of "
+                f"{self.paths[:3]}: train adapters of down_proj in the network's layers"
+            )
         return adapter

@@ -1,8 +1,10 @@
-"""Learning-rate schedule: a step goes in, a factor of the highest rate comes out."""
+"""Optimizer of the network, and its learning rate over steps."""
 
 from __future__ import annotations
 
 import math
+
+import torch
 
 
 def warmup_cosine(step: int, warmup: int, total: int) -> float:
@@ -11,3 +13,14 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
         return (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, total - warmup))
     return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+
+
+def adamw(network: torch.nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter, 2019); scalars per layer learn ten times faster."""
+    fast = {id(parameter) for parameter in network.fast_parameters()}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in fast]
+    groups = [
+        {"params": rest, "lr": rate, "weight_decay": decay},
+        {"params": network.fast_parameters(), "lr": 10 * rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))

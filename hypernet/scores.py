@@ -7,18 +7,20 @@ gold            the document's adapter, no text
 shuffled        another document's adapter
 combine         the document's adapter, and the document in the prompt
 gold+K          the document's adapter merged with those of K others, half of them BM25
-                neighbours of the document; gold+K:concatenate by the plain sum
+                neighbours of the document; gold+K:concatenate by the plain sum, gold+K:relative
+                weighed by the question's BM25 scores over the best one
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from hypernet.losses import token_nll
 from hypernet.parametrizer import HypernetParametrizer
 from prag_core.adapter import Adapter
 from prag_core.assignment import neighbours
@@ -27,11 +29,13 @@ from prag_core.datasets import QuestionSet
 from prag_core.decoding_rows import GenerationOptions
 from prag_core.documents import Document
 from prag_core.generate import generate
-from prag_core.merge import merge
+from prag_core.merge import merge, merge_weights
 from prag_core.metrics import SMALLEST_SAMPLE, bootstrap_interval, score_answer
 from prag_core.models import BaseModel
 from prag_core.prompts import question_prompt
+from prag_core.retrieval import make_retriever
 
+AT_ONCE = 64  # questions whose merged adapters are held in memory
 CONDITIONS = (
     "closed_book", "in_context", "in_context_rows", "gold", "shuffled", "combine", "gold+2",
     "gold+9",
@@ -47,9 +51,13 @@ class Sample:
 
 
 def draw_sample(
-    questions: QuestionSet, documents: int, seed: int = 0, most_words: int = 200
+    questions: QuestionSet,
+    documents: int,
+    seed: int = 0,
+    most_words: int = 200,
+    most_questions: int | None = None,
 ) -> Sample:
-    """Draw documents of at most `most_words` words, with all their questions."""
+    """Draw documents of at most `most_words` words, with their questions (all, or so many)."""
     fitting = [d for d in questions.documents if len(d.text.split()) <= most_words]
     asked = {q.gold_ids[0] for q in questions.questions if q.gold_ids}
     fitting = [d for d in fitting if d.id in asked]
@@ -60,6 +68,8 @@ def draw_sample(
         for q in questions.questions
         if q.gold_ids and q.gold_ids[0] in place
     ]
+    if most_questions is not None and len(rows) > most_questions:
+        rows = random.Random(seed).sample(rows, most_questions)
     return Sample(tuple(chosen), tuple(rows))
 
 
@@ -80,50 +90,87 @@ class Scorer:
         self, sample: Sample, conditions: Sequence[str] = CONDITIONS, seed: int = 0
     ) -> dict[str, list[str]]:
         """Return one answer a question in every condition."""
+        return dict(self.each(sample, conditions, seed))
+
+    def each(
+        self, sample: Sample, conditions: Sequence[str], seed: int = 0
+    ) -> Iterator[tuple[str, list[str]]]:
+        """Yield a condition's name and answers when it is done."""
         made = self.parametrizer.parametrize(sample.documents)
         own = [adapter.to(device=self.base.device) for adapter in made]
-        answers = {}
-        for condition in conditions:
-            adapters = self._adapters(condition, sample, own, seed)
-            texts = condition.startswith(("in_context", "combine"))
+        for name in conditions:
+            yield name, self._answers(name, sample, own, seed)
+
+    def _answers(self, condition: str, sample: Sample, own: list[Adapter], seed: int) -> list[str]:
+        adapter_of = _adapters(condition, sample, own, seed)
+        reads = condition.startswith(("in_context", "combine"))
+        answers: list[str] = []
+        for start in range(0, len(sample.questions), AT_ONCE):
+            part = sample.questions[start : start + AT_ONCE]
             prompts = [
                 question_prompt(
-                    self.base.tokenizer, question, [sample.documents[d]] if texts else ()
+                    self.base.tokenizer, question, [sample.documents[d]] if reads else ()
                 )
-                for question, _, d in sample.questions
+                for question, _, d in part
             ]
-            answers[condition] = generate(self.base, prompts, adapters, self.options)
+            adapters = [adapter_of(start + index) for index in range(len(part))]
+            answers += generate(self.base, prompts, adapters, self.options)
         return answers
 
-    def _adapters(self, condition: str, sample: Sample, own: list[Adapter], seed: int):
-        places = [d for _, _, d in sample.questions]
-        if condition in ("closed_book", "in_context"):
-            return None
-        if condition == "in_context_rows":
-            return shared_rows(own[0])
-        if condition == "shuffled":
-            return [own[(d + len(own) // 2) % len(own)] for d in places]
-        if condition in ("gold", "combine"):
-            return [own[d] for d in places]
-        count, _, method = condition.removeprefix("gold+").partition(":")
-        others = neighbours(sample.documents, int(count), seed)
-        merged = {
-            d: merge([own[d], *(own[o] for o in others[d])], method=method or "auto")
-            for d in sorted(set(places))
-        }
-        return [merged[d] for d in places]
-
-    def unrelated_nll(self, texts: Sequence[str], adapters: Sequence[Adapter | None]) -> float:
-        """Return the mean NLL a token of plain texts, each with an adapter (or none) attached."""
-        tokenizer, total, count = self.base.tokenizer, 0.0, 0
+    def unrelated_nll(
+        self, texts: Sequence[str], adapters: Sequence[Adapter | None]
+    ) -> tuple[list[float], int]:
+        """Return the NLL of every text, each with an adapter (or none) attached, and all tokens."""
+        tokenizer, totals, count = self.base.tokenizer, [], 0
         for text, adapter in zip(texts, adapters, strict=True):
             ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
             ids = ids.to(self.base.device)
             with torch.no_grad(), attached(self.base, adapter):
-                logits = self.base.model(input_ids=ids).logits[0, :-1].float()
-            total += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+                logits = self.base.model(input_ids=ids).logits[0, :-1]
+            totals.append(token_nll(logits, ids[0, 1:]).sum().item())
             count += ids.shape[1] - 1
-        return total / count
+        return totals, count
+
+
+def _adapters(
+    condition: str, sample: Sample, own: list[Adapter], seed: int
+) -> Callable[[int], Adapter | None]:
+    """Return what gives the adapter of a question, by its number.
+
+    Raises:
+        ValueError: no other document for `shuffled`, or an unknown condition.
+    """
+    places = [d for _, _, d in sample.questions]
+    if condition in ("closed_book", "in_context"):
+        return lambda number: None
+    if condition == "in_context_rows":
+        rows = shared_rows(own[0])
+        return lambda number: rows
+    if condition == "shuffled":
+        if len(own) < 2:
+            raise ValueError("got 1 document, expected 2 or more: shuffled takes another's adapter")
+        return lambda number: own[(places[number] + len(own) // 2) % len(own)]
+    if condition in ("gold", "combine"):
+        return lambda number: own[places[number]]
+    count, _, method = condition.removeprefix("gold+").partition(":")
+    if not condition.startswith("gold+") or not count.isdigit():
+        raise ValueError(f"got condition {condition!r}, expected one of {', '.join(CONDITIONS)}")
+    others = neighbours(sample.documents, int(count), seed)
+    groups = [[place, *others[place]] for place in range(len(own))]
+    if method == "relative":
+        retriever = make_retriever("auto", sample.documents)
+
+        def weighed(number: int) -> Adapter:
+            (hits,) = retriever.retrieve([sample.questions[number][0]], len(own))
+            scores = {hit.document_id: hit.score for hit in hits}
+            group = groups[places[number]]
+            found = [scores.get(sample.documents[place].id, 0.0) for place in group]
+            return merge([own[place] for place in group], merge_weights(method, found))
+
+        return weighed
+    return lambda number: merge(
+        [own[place] for place in groups[places[number]]], method=method or "auto"
+    )
 
 
 def shared_rows(adapter: Adapter) -> Adapter:

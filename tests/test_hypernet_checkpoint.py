@@ -11,6 +11,7 @@ from hypernet_fixtures import CONFIG, network
 from safetensors.torch import load_file, save_file
 
 from hypernet.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from hypernet.cli import main
 
 
 @pytest.fixture
@@ -46,7 +47,11 @@ def test_missing_and_foreign_tensors_are_refused(folder, tiny_base):
     [
         ({"version": 99}, "got version 99"),
         ({"network": {"head": "unknown", "layers": [0]}}, "got head 'unknown'"),
-        ({"network": {"layers": [0, 1], "widht": 16}}, "got settings"),
+        (
+            {"network": {"layers": [0, 1], "widht": 16}},
+            r"got network settings \['layers', 'widht'\]",
+        ),
+        ({"network": {"width": 16}}, r"got network settings \['width'\] in .*expected layers"),
     ],
 )
 def test_other_versions_and_heads_are_refused(folder, tiny_base, change, text):
@@ -54,6 +59,38 @@ def test_other_versions_and_heads_are_refused(folder, tiny_base, change, text):
     (folder / "config.json").write_text(json.dumps(record | change))
     with pytest.raises(ValueError, match=text):
         load_checkpoint(folder, tiny_base)
+
+
+def test_damaged_files_are_named(folder, tiny_base):
+    record = json.loads((folder / "config.json").read_text())
+    del record["network"]
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"got no \['network'\] in .*config.json"):
+        load_checkpoint(folder, tiny_base)
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="got version None in"):
+        load_checkpoint(folder, tiny_base)
+    folder = save_checkpoint(folder, network(tiny_base), CONFIG, tiny_base)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"got a damaged .*model.safetensors"):
+        load_checkpoint(folder, tiny_base)
+
+
+def test_export_refuses_what_fit_did_not_write(tmp_path, capsys):
+    for name, content in {"empty": b"", "text": b"no checkpoint", "zip": b"PK\3\4half"}.items():
+        (tmp_path / f"{name}.ckpt").write_bytes(content)
+        assert main(["export", str(tmp_path / f"{name}.ckpt"), str(tmp_path / "out")]) == 2
+        assert "expected a .ckpt file of `hypernet fit`" in capsys.readouterr().err
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    assert main(["export", str(tmp_path / "foreign.ckpt"), str(tmp_path / "out")]) == 2
+    assert "KeyError: 'network_config'" in capsys.readouterr().err
+
+
+def test_a_missing_shipped_name_does_not_ask_the_hub(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    with pytest.raises(FileNotFoundError, match="got no checkpoint at checkpoints/none, expected"):
+        find_checkpoint("checkpoints/none")
 
 
 def test_missing_checkpoint_names_the_shipped_ones():

@@ -85,6 +85,18 @@ def test_documents_of_one_group_are_solved_together(tiny_base):
     assert (other @ joint.a[0, 0, :length].T).norm() < 0.8 * response
 
 
+def test_addresses_are_the_whitened_ridge_regression_in_float64(tiny_base):
+    head, (_, encoding) = network(tiny_base), encode(tiny_base)
+    keys = encoding.keys[:1]  # (1, L, T, I)
+    found = head.addresses(keys)
+    for layer in range(keys.shape[1]):
+        k, w = keys[0, layer].double(), head.whitening[layer].double()
+        whitened = k * w / len(w) ** 0.5
+        gram = whitened @ whitened.T + head.log_ridge[layer].exp().double() * torch.eye(len(k))
+        expected = torch.linalg.inv(gram.detach()) @ whitened * w / len(w) ** 0.5
+        torch.testing.assert_close(found[0, layer].double(), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_whitening_scales_each_dimension_or_all_alike(tiny_base):
     _, encoding = encode(tiny_base)
     tokens = encoding.keys[:, 0][encoding.mask]  # (tokens, I), those it is calibrated on

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from hypernet_fixtures import DOCUMENTS, FACTS, parametrizer
+from hypernet_fixtures import (
+    CONFIG,
+    DOCUMENTS,
+    FACTS,
+    network,
+    parametrizer,
+    write_question_set,
+)
 
+from hypernet.checkpoint import save_checkpoint
+from hypernet.cli import main
 from hypernet.losses import kl_to_teacher, mean_by_kind, token_nll, weight_regression
-from hypernet.scores import Sample, Scorer, draw_sample, neighbours, shared_rows, table
+from hypernet.score import ratios
+from hypernet.scores import Sample, Scorer, _adapters, draw_sample, neighbours, shared_rows, table
 from prag_core.datasets import Question, QuestionSet
 from prag_core.decoding_rows import GenerationOptions
+from prag_core.merge import merge
 
 SAMPLE = Sample(
     tuple(DOCUMENTS),
@@ -24,6 +37,70 @@ def test_every_condition_answers_every_question(tiny_base, tmp_path):
     assert {len(texts) for texts in answers.values()} == {6}
     rows = table(SAMPLE, answers | {"right": list(FACTS.values())})
     assert rows["right"]["containment"] == [1, 1, 1] == rows["right"]["exact_match"]
+
+
+def test_several_documents_are_weighed_by_the_questions_scores(tiny_base, tmp_path):
+    made = parametrizer(tiny_base, tmp_path)
+    own = made.parametrize(DOCUMENTS)
+    relative = _adapters("gold+2:relative", SAMPLE, own, 0)(1)
+    equal = _adapters("gold+2", SAMPLE, own, 0)(1)
+    alone = merge([own[1]])  # no other title holds a word of the question
+    path = relative.spec.paths()[0]
+    update = [b @ a for a, b in (x.tensors[path] for x in (relative, equal, alone))]
+    assert torch.dist(update[0], update[2]) < torch.dist(update[1], update[2])
+
+
+def test_unknown_conditions_and_a_missing_other_are_refused(tiny_base, tmp_path):
+    scorer = Scorer(tiny_base, parametrizer(tiny_base, tmp_path), GenerationOptions(4))
+    with pytest.raises(ValueError, match="got condition 'golden', expected one of closed_book"):
+        scorer.answers(SAMPLE, ["golden"])
+    with pytest.raises(ValueError, match="got 1 document, expected 2 or more"):
+        scorer.answers(Sample(SAMPLE.documents[:1], SAMPLE.questions[:1]), ["shuffled"])
+
+
+def test_unrelated_text_without_adapter_is_the_base_models(tiny_base, tmp_path):
+    scorer = Scorer(tiny_base, parametrizer(tiny_base, tmp_path))
+    texts = [d.text for d in DOCUMENTS[:2]]
+    totals, tokens = scorer.unrelated_nll(texts, [None, None])
+    ids = tiny_base.tokenizer(texts[0], return_tensors="pt", add_special_tokens=False).input_ids
+    expected = tiny_base.model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+    assert totals[0] == pytest.approx(expected, rel=1e-5)
+    assert tokens == sum(len(text) - 1 for text in texts)
+    attached, _ = scorer.unrelated_nll(texts, scorer.parametrizer.parametrize(DOCUMENTS[2:4]))
+    assert attached != totals
+
+
+def test_ratios_are_over_the_same_questions():
+    contained = {
+        "closed_book": [1, 0, 0, 1, 0, 0], "in_context": [1, 1, 0, 0, 0, 0],
+        "gold": [1, 1, 1, 1, 0, 0], "shuffled": [1, 0, 0, 0, 0, 0], "gold+2": [1, 1, 0, 0, 0, 0],
+        "rank 8": [1, 0, 0, 0, 0, 0],
+    }  # fmt: skip
+    means = {name: row[0] for name, row in ratios(contained).items()}
+    assert means == {
+        "gold / in_context": 2, "gold+2 / gold": 0.5, "rank 8 / gold": 0.25,
+        "(gold - shuffled) / gold": 0.75, "closed_book's that shuffled keeps": 0.5,
+    }  # fmt: skip
+
+
+def test_score_command(tiny_base, tmp_path, capsys):
+    tiny_base.model.save_pretrained(tmp_path / "base")
+    tiny_base.tokenizer.save_pretrained(tmp_path / "base")
+    folder = write_question_set(tmp_path / "set")
+    save_checkpoint(tmp_path / "network", network(tiny_base), CONFIG, tiny_base)
+    command = ["score", str(folder), f"--weights={tmp_path / 'network'}",
+               f"--base_model={tmp_path / 'base'}", "--max_new_tokens=2"]  # fmt: skip
+    chosen = ["--conditions=[closed_book,in_context,gold,shuffled,gold+2:relative]", "--ranks=[8]"]
+    file = tmp_path / "scores.json"
+    assert main([*command, *chosen, f"--unrelated={folder}", f"--output={file}"]) == 0
+    result = json.loads(file.read_text())
+    names = ["closed_book", "in_context", "gold", "shuffled", "gold+2:relative", "rank 8"]
+    assert list(result["conditions"]) == names and result["questions"] == 6
+    assert result["settings"]["seed"] == 0 and len(result["unrelated"]["ratio"]) == 3
+    printed = capsys.readouterr().out
+    assert "6 documents, 6 questions" in printed and "rank 8 | " in printed
+    assert main([*command, "--questions=3"]) == 2
+    assert "got 3 questions about documents of at most 200 words" in capsys.readouterr().err
 
 
 def test_shared_rows_are_what_all_documents_have_in_common(tiny_base, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hypernet.parametrizer import HypernetParametrizer
+from hypernet.scores import Scorer, draw_sample, table
+from prag_core.demo import demo_question_set
 from prag_core.documents import Document
 from prag_core.generate import generate
 from prag_core.merge import merge
@@ -46,3 +48,17 @@ def test_shipped_weights_answer_from_the_adapter_alone():
     assert right([own[d] for _, _, d in QUESTIONS]) >= 4
     assert right(merge(own)) >= 4
     assert right([own[1 - d] for _, _, d in QUESTIONS]) == 0
+
+
+@pytest.mark.slow
+def test_shipped_weights_answer_the_demos_questions():
+    """About invented people and places: nothing of them can have been in the training data."""
+    base = load_base_model(device="cpu")
+    questions = demo_question_set()
+    sample = draw_sample(questions, len(questions.documents))
+    made = HypernetParametrizer.from_pretrained("smollm2-135m-ridge", base)
+    answers = Scorer(base, made).answers(sample, ["gold", "shuffled"])
+    scores = table(sample, answers)
+    assert len(sample.questions) == 60
+    assert scores["gold"]["containment"][0] > 0.45  # 0.58 measured
+    assert scores["shuffled"]["containment"][0] < 0.05

@@ -15,8 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from hypernet.batch_rows import COMPLETION
 from hypernet.batches import BatchBuilder, BatchConfig
 from hypernet.checkpoint import save_checkpoint
-from hypernet.datamodule import HypernetDataModule, held_out_titles
+from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
+from hypernet.sources import held_out_articles
 from prag_core.adapter import AdapterSpec
 from prag_core.adapter_store import AdapterStore
 from prag_core.documents import Document
@@ -30,7 +31,7 @@ def parts(base, folder, **options):
     module = HypernetModule(network=CONFIG, learning_rate=2e-2, warmup_steps=2, **options)
     module.base = base
     module.configure_model()
-    data = HypernetDataModule([str(write_question_set(folder))], validation_articles=1, batch=BATCH)
+    data = HypernetDataModule([str(write_question_set(folder))], validation_articles=2, batch=BATCH)
     data.load(base)
     return module, data
 
@@ -186,9 +187,9 @@ def test_articles_are_split(tiny_base, tmp_path):
     _, data = parts(tiny_base, tmp_path)
     kept = {item.document.title for item in data.training[0]}
     held = {item.document.title for item in data.validation}
-    assert len(held) == 1 and not kept & held
+    assert len(held) == 2 and not kept & held
     documents = [Document("x", title) for title in "abcdef"]
-    assert held_out_titles(documents, 2, 0) == held_out_titles(documents[::-1], 2, 0)
+    assert held_out_articles(documents, 2, 0) == held_out_articles(documents[::-1], 2, 0)
 
 
 def test_corpora_get_questions_by_rule(tiny_base, tmp_path):
@@ -209,6 +210,22 @@ def test_ranks_are_checked():
         CONFIG.check_ranks((0, 3))
     with pytest.raises(ValueError, match="its rank is"):
         replace(CONFIG, head="perceiver").check_ranks((0, 16))
+
+
+def test_losses_without_rows_are_refused():
+    BATCH.require_rows(unrelated=0.3, teacher=0.0, regression=1.0)
+    for weights, name in (((0.3, 0, 0), "unrelated"), ((0, 1, 0), "teacher"), ((0, 0, 1), "regr")):
+        with pytest.raises(ValueError, match=f"got model.{name}.* and nothing that it applies to"):
+            replace(BATCH, unrelated=0, groups=(2,)).require_rows(*weights)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path)
+    module.network.log_scale.data.fill_(float("nan"))
+    module.log_dict = module.log = lambda *args, **kwargs: None
+    batch = data._builder(data.training, [1.0], BATCH).build(0)
+    with pytest.raises(ValueError, match="got loss nan in step 0, expected a number"):
+        module.training_step(batch, 0)
 
 
 def test_group_sizes_must_divide():

@@ -1,0 +1,148 @@
+"""Score: a question set and a checkpoint go in, what the adapters carry comes out.
+
+Every figure of a checkpoint's card comes from this command: containment, exact match and F1 by
+condition (see `hypernet.scores`), what is kept of the document's own score, and what an adapter
+does to questions and text that its document does not answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from hypernet.parametrizer import HypernetParametrizer
+from hypernet.scores import Sample, Scorer, draw_sample, table
+from hypernet.sources import corpus_file
+from prag_core.datasets import load_question_set
+from prag_core.decoding_rows import GenerationOptions
+from prag_core.documents import iter_documents
+from prag_core.metrics import SMALLEST_SAMPLE, ratio_interval, score_answer
+from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
+from prag_core.results import write_json
+
+
+def score(
+    source: str,
+    weights: str = "checkpoints/smollm2-135m-ridge",
+    base_model: str = EMBEDDED_NAME,
+    conditions: tuple[str, ...] = ("closed_book", "in_context", "gold", "shuffled"),
+    ranks: tuple[int, ...] = (),
+    documents: int = 400,
+    questions: int | None = None,
+    most_words: int = 200,
+    unrelated: str = "",
+    texts: int = 48,
+    max_new_tokens: int = 32,
+    seed: int = 0,
+    output: str = "",
+) -> dict:
+    """Ask a question set about single documents with a checkpoint's adapters.
+
+    Args:
+        source: question set with one gold document a question.
+        weights: exported checkpoint.
+        base_model: the model that it belongs to.
+        conditions: closed_book, in_context, in_context_rows, gold, shuffled, combine, gold+K,
+            gold+K:relative, gold+K:concatenate (see `hypernet.scores`).
+        ranks: also answer from adapters of these ranks.
+        documents: drawn among those of at most most_words words.
+        questions: drawn among theirs; all when omitted.
+        most_words: longest document.
+        unrelated: folder or file of a corpus: the loss of its texts, each with the adapter of a
+            document of the question set.
+        texts: of the corpus, drawn from its first 5,000.
+        max_new_tokens: of an answer.
+        seed: of all draws.
+        output: file for the result as JSON.
+    """
+    settings = dict(locals())
+    base = load_base_model(base_model)
+    sample = draw_sample(load_question_set(source), documents, seed, most_words, questions)
+    if len(sample.questions) < SMALLEST_SAMPLE:
+        raise ValueError(
+            f"got {len(sample.questions)} questions about documents of at most {most_words} words, "
+            f"expected {SMALLEST_SAMPLE} or more: raise most_words, documents or questions"
+        )
+    size = f"{len(sample.documents)} documents, {len(sample.questions)} questions"
+    print(f"{size}; %, 95 % intervals\ncondition | containment | exact match | F1", flush=True)
+    options, answers = GenerationOptions(max_new_tokens), {}
+    for rank in (None, *ranks):
+        parametrizer = HypernetParametrizer.from_pretrained(weights, base, rank=rank)
+        asked = conditions if rank is None else ("gold",)
+        for condition, said in Scorer(base, parametrizer, options).each(sample, asked, seed):
+            name = condition if rank is None else f"rank {rank}"
+            answers[name] = said
+            (row,) = table(sample, {name: said}).values()
+            print(" | ".join([name, *map(_percent, row.values())]), flush=True)
+    contained = {
+        name: [
+            score_answer(text, golden).containment
+            for text, (_, golden, _) in zip(said, sample.questions, strict=True)
+        ]
+        for name, said in answers.items()
+    }
+    result = {
+        "settings": settings,
+        "questions": len(sample.questions),
+        "conditions": table(sample, answers),
+        "ratios": ratios(contained),
+    }
+    for name, row in result["ratios"].items():
+        print(f"{name}: {row[0]:.2f} ({row[1]:.2f} to {row[2]:.2f})")
+    if unrelated:
+        row = result["unrelated"] = _unrelated(base, weights, sample, unrelated, texts, seed)
+        print(f"unrelated text: {row['plain']:.3f} nats a token, with an adapter {row['ratio']}")
+    if output:
+        write_json(Path(output), result)
+    return result
+
+
+def ratios(contained: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Return ratios of containment over the same questions: [ratio, low, high] (95 %).
+
+    Of every other condition to the best one that reads and to `gold`; (gold - shuffled) / gold; and
+    of what closed_book contains, the share that is contained with another document's adapter, too.
+    """
+    pairs = {}
+    reading = [name for name in contained if name.startswith("in_context")]
+    best = max(reading, key=lambda name: sum(contained[name]), default=None)
+    for name in ("gold", "combine"):
+        if best and name in contained:
+            pairs[f"{name} / {best}"] = contained[name], contained[best]
+    gold = contained.get("gold")
+    if gold is not None:
+        for name, values in contained.items():
+            if name.startswith(("gold+", "rank ")):
+                pairs[f"{name} / gold"] = values, gold
+    others = contained.get("shuffled")
+    if gold is not None and others is not None:
+        lost = [own - other for own, other in zip(gold, others, strict=True)]
+        pairs["(gold - shuffled) / gold"] = lost, gold
+    plain = contained.get("closed_book")
+    if plain is not None and others is not None:
+        both = [a * b for a, b in zip(plain, others, strict=True)]
+        pairs["closed_book's that shuffled keeps"] = both, plain
+    return {
+        name: [round(value, 4) for value in ratio_interval(top, bottom)]
+        for name, (top, bottom) in pairs.items()
+        if sum(bottom)
+    }
+
+
+def _unrelated(base: BaseModel, weights: str, sample: Sample, corpus: str, count: int, seed: int):
+    """Return the loss a token of texts, and how many times as large it is with adapters."""
+    found = [document.text for document in islice(iter_documents(corpus_file(corpus)), 5000)]
+    texts = random.Random(seed).sample(found, min(count, len(found)))
+    scorer = Scorer(base, HypernetParametrizer.from_pretrained(weights, base))
+    owners = [sample.documents[number % len(sample.documents)] for number in range(len(texts))]
+    plain, tokens = scorer.unrelated_nll(texts, [None] * len(texts))
+    attached, _ = scorer.unrelated_nll(texts, scorer.parametrizer.parametrize(owners))
+    ratio = [round(value, 4) for value in ratio_interval(attached, plain)]
+    return {"plain": sum(plain) / tokens, "ratio": ratio, "texts": len(texts)}
+
+
+def _percent(row: Sequence[float]) -> str:
+    mean, low, high = (100 * value for value in row)
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})"

@@ -1,0 +1,55 @@
+"""Sources of training data: folders go in, documents with their questions come out, split."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from hypernet.batches import Item, article
+from hypernet.disk_corpus import DiskCorpus
+from prag_core.datasets import load_question_set
+from prag_core.documents import Document
+
+
+def split(
+    pool: list[Item] | DiskCorpus, articles: set[str]
+) -> tuple[list[Item] | DiskCorpus, list[Item]]:
+    """Return the pool without these articles, and their items."""
+    if isinstance(pool, DiskCorpus):
+        return pool.split(articles)
+    kept = [item for item in pool if item.article not in articles]
+    return kept, [item for item in pool if item.article in articles]
+
+
+def held_out_articles(documents: Sequence[Document], count: int, seed: int) -> set[str]:
+    """Draw the validation articles."""
+    titles = sorted({article(document) for document in documents})
+    return set(random.Random(seed).sample(titles, min(count, max(0, len(titles) - 1))))
+
+
+def corpus_file(source: str) -> Path:
+    """Return corpus.jsonl(.gz) of a folder, or the file itself."""
+    names = ("corpus.jsonl.gz", "corpus.jsonl")
+    return next((Path(source) / n for n in names if (Path(source) / n).is_file()), Path(source))
+
+
+def read_question_set(source: str) -> tuple[list[Document], list[tuple[tuple[str, str], ...]]]:
+    """Return the documents that questions are asked about, and their (question, answer) pairs.
+
+    Raises:
+        ValueError: no question refers to a document.
+    """
+    questions = load_question_set(source)
+    by_document: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for question in questions.questions:
+        for identifier in question.gold_ids:
+            by_document[identifier].append((question.question, question.golden_answers[0]))
+    documents = [d for d in questions.documents if d.id in by_document]
+    if not documents:
+        raise ValueError(
+            f"got no questions about the documents of {source}, expected gold_ids that name "
+            "documents of its corpus: correct them, or list the folder under `corpora`"
+        )
+    return documents, [tuple(by_document[d.id]) for d in documents]
