@@ -52,7 +52,6 @@ def ablate(
     documents: int = 40,
     conditions: tuple[str, ...] = ("gold", "shuffled"),
     measured: tuple[str, ...] = (),
-    ranks: tuple[int, ...] = (),
     drawn: tuple[str, ...] = (),
 ) -> None:
     """Train variants of a configuration for the same time and set them side by side.
@@ -66,8 +65,7 @@ def ablate(
         every: steps between two validations (points of the figure).
         documents: held-out documents whose questions are answered.
         conditions: asked of every variant (see `hypernet.scores`).
-        measured: conditions asked of the first variant beside these, e.g. `gold+2:concatenate`.
-        ranks: ranks that the first variant's adapters are reduced to.
+        measured: conditions asked of the first variant beside these, e.g. `rank:64`.
         drawn: variants in the figure; all when empty.
     """
     variants = variants or {}
@@ -96,9 +94,7 @@ def ablate(
                 "parameters": sum(p.numel() for p in network.network.parameters()),
                 "steps": network.training["steps"],
                 "curve": read_curve(folder),
-                "scores": answer_scores(
-                    base, network, folder, sample, asked, () if rows else ranks
-                ),
+                "scores": answer_scores(base, network, folder, sample, asked),
             }
         )
     result = {"minutes": minutes, "questions": len(sample.questions), "rows": rows}
@@ -183,33 +179,26 @@ def held_out(data: Mapping, base: BaseModel, documents: int) -> Sample:
     """Return held-out documents and their questions, the same for every variant."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(HypernetDataModule, "data")
-    parsed = parser.parse_object({"data": {**data, "corpora": []}})
+    if data.get("question_sets"):
+        data = {**data, "corpora": [], "weights": []}
+    parsed = parser.parse_object({"data": dict(data)})
     module = parser.instantiate_classes(parsed).data
     module.load(base)
     return module.sample(documents)
 
 
 def answer_scores(
-    base: BaseModel,
-    checkpoint: Checkpoint,
-    folder: Path,
-    sample: Sample,
-    conditions: Sequence[str],
-    ranks: Sequence[int],
+    base: BaseModel, checkpoint: Checkpoint, folder: Path, sample: Sample, conditions: Sequence[str]
 ) -> dict:
-    """Return the scores of a variant by condition and `rank R`; kept in its folder."""
-    names = [*conditions, *(f"rank {rank}" for rank in ranks)]
+    """Return the scores of a variant by condition; kept in its folder."""
     file = folder / f"scores_{len(sample.documents)}_documents.json"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for name in names:
-        if name in kept:
-            continue
-        rank = int(name.removeprefix("rank ")) if name.startswith("rank ") else None
-        scorer = Scorer(base, HypernetParametrizer(base, checkpoint, rank=rank))
-        answers = scorer.answers(sample, ["gold" if rank else name])
-        kept[name] = next(iter(table(sample, answers).values()))
+    scorer = Scorer(base, HypernetParametrizer(base, checkpoint))
+    missing = [name for name in conditions if name not in kept]
+    for name, answers in scorer.each(sample, missing) if missing else ():
+        kept |= table(sample, {name: answers})
         write_json(file, kept)
-    return {name: kept[name] for name in names}
+    return {name: kept[name] for name in conditions}
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:

@@ -138,6 +138,7 @@ class BatchBuilder:
         weights: Sequence[float],
         config: BatchConfig,
         seed: int = 0,
+        least: int = 1,
     ) -> None:
         """Sort the items of every pool into classes of similar length.
 
@@ -147,12 +148,11 @@ class BatchBuilder:
             weights: share of the groups that each pool gives.
             config: what a step holds.
             seed: of all draws.
+            least: documents of a length class that is drawn from.
 
         Raises:
             ValueError: nothing to draw from.
         """
-        if not any(len(pool) for pool in pools):
-            raise ValueError("got no documents to train on, expected some: check the folders")
         self.tokenizer, self.config = tokenizer, config
         self.start, self.end = start_token(tokenizer), tokenizer.eos_token_id
         self.seed, self.pools, self.weights = seed, pools, weights
@@ -169,6 +169,13 @@ class BatchBuilder:
                     self.classes.setdefault(bound, empty)[number] = places
                 for place in places if in_memory else ():
                     self.articles[pool[place].article, bound].append(pool[place])
+
+        self.classes = {b: p for b, p in self.classes.items() if sum(map(len, p)) >= least}
+        if not self.classes:
+            raise ValueError(
+                f"got {sum(map(len, pools))} documents, expected {least} or more of similar "
+                "length: check the folders, data.max_document_tokens and data.validation_articles"
+            )
 
     def build(self, step: int, rank: int = 0) -> Batch:
         """Return the batch of one step and process."""

@@ -159,8 +159,9 @@ def network_config(source: Path | str, fields: Mapping) -> NetworkConfig:
     """
     unknown = sorted(set(fields) - set(NetworkConfig.__dataclass_fields__))
     if unknown or "layers" not in fields:
+        wrong = f"unknown network settings {unknown}" if unknown else "no layers"
         raise ValueError(
-            f"got network settings {sorted(fields)} in {source}, expected layers and a choice of "
+            f"got {wrong} in {source}, expected layers and a choice of "
             f"{list(NetworkConfig.__dataclass_fields__)}: use the program that wrote it"
         )
     return NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})

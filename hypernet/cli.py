@@ -14,6 +14,7 @@ from pickle import UnpicklingError
 import lightning
 import torch
 from jsonargparse import auto_cli
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningCLI
 
 from hypernet.ablation import ablate
@@ -53,6 +54,26 @@ class ExportNetwork(lightning.Callback):
         }
         folder = Path(self.folder)
         save_checkpoint(folder, module.network, module.network_config, module.base, training)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keep last.ckpt, the newest state, to go on from; ModelCheckpoint keeps the best."""
+
+    def __init__(self, dirpath: str, every_n_steps: int = 50) -> None:
+        """Name the folder, and after how many steps it is written (and at the end of a run)."""
+        self.path, self.every_n_steps = Path(dirpath) / "last.ckpt", every_n_steps
+        self.written = -1  # step
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_) -> None:
+        """Write it every few steps."""
+        if trainer.global_step and trainer.global_step % self.every_n_steps == 0:
+            self.on_train_end(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, *_) -> None:
+        """Write it, once a step."""
+        if self.written != trainer.global_step:
+            self.written = trainer.global_step
+            trainer.save_checkpoint(self.path)
 
 
 class HypernetCLI(LightningCLI):

@@ -12,11 +12,11 @@ import lightning
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hypernet.batch_rows import Batch
-from hypernet.batches import LENGTH_CLASSES, BatchBuilder, BatchConfig, Item, make_items
+from hypernet.batches import LENGTH_CLASSES, BatchBuilder, BatchConfig, Item, article, make_items
 from hypernet.disk_corpus import DiskCorpus
 from hypernet.relations import find_facts
 from hypernet.scores import Sample
-from hypernet.sources import corpus_file, held_out_articles, read_question_set, split
+from hypernet.sources import articles_of, corpus_file, held_out_articles, read_question_set, split
 from prag_core.documents import Document, iter_documents
 from prag_core.models import BaseModel
 from prag_core.span_augmentation import choose_pairs
@@ -133,8 +133,8 @@ class HypernetDataModule(lightning.LightningDataModule):
         self.training, self.validation, held_out = self._question_items()
         corpora = [self._corpus(path) for path in map(corpus_file, self.corpora)]
         if not self.question_sets:
-            count = min(self.validation_articles, sum(map(len, corpora)) // 2)
-            held_out = {item.article for item in self._draw(corpora, count)}
+            found = articles_of(corpora)
+            held_out = held_out_articles(found, self.validation_articles, self.seed)
         for corpus in corpora:
             kept, others = split(corpus, held_out)
             self.training.append(kept)
@@ -158,20 +158,16 @@ class HypernetDataModule(lightning.LightningDataModule):
 
     def calibration_ids(self, count: int) -> list[list[int]]:
         """Return documents that a new network is calibrated on."""
-        chosen = self._draw(self.training, count)
-        return [[*item.title_ids, *item.text_ids] for item in chosen]
-
-    def _draw(self, pools: Sequence[Sequence[Item]], count: int) -> list[Item]:
-        total = sum(map(len, pools))
+        total = sum(map(len, self.training))
         places = random.Random(self.seed).sample(range(total), min(count, total))
         chosen = []
         for place in places:
-            for pool in pools:
+            for pool in self.training:
                 if place < len(pool):
                     chosen.append(pool[place])
                     break
                 place -= len(pool)
-        return chosen
+        return [[*item.title_ids, *item.text_ids] for item in chosen]
 
     def train_dataloader(self) -> DataLoader:
         """Return batches from the trainer's step on (after a resume: where it stopped)."""
@@ -216,7 +212,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         for group in sorted({1, max(self.batch.groups)}):
             reads = alone and group == 1
             config = replace(self.batch, groups=(group,), passages=reads, **common)
-            builder = self._builder([self.validation], [1.0], config)
+            builder = self._builder([self.validation], [1.0], config, least=2)
             loaders.append(self._loader(Steps(builder, self.validation_steps)))
         return loaders
 
@@ -232,7 +228,11 @@ class HypernetDataModule(lightning.LightningDataModule):
         return DataLoader(documents, batch_size=32, collate_fn=list)
 
     def sample(self, documents: int) -> Sample:
-        """Return held-out documents and all their questions."""
+        """Return held-out documents and all their questions.
+
+        Raises:
+            ValueError: fewer than 2 documents, or no questions.
+        """
         items = random.Random(self.seed).sample(
             self.validation, min(documents, len(self.validation))
         )
@@ -241,10 +241,16 @@ class HypernetDataModule(lightning.LightningDataModule):
             for index, item in enumerate(items)
             for question, answer in (*item.pairs, *((ways[0], said) for ways, said in item.facts))
         ]
+        if len(items) < 2 or not rows:
+            raise ValueError(
+                f"got {len(items)} held-out documents with {len(rows)} questions to score, "
+                "expected 2 or more with some: raise model.score_documents and "
+                "data.validation_articles, set data.corpus_pairs, or set model.score_documents to 0"
+            )
         return Sample(tuple(item.document for item in items), tuple(rows))
 
-    def _builder(self, pools, weights, config: BatchConfig) -> BatchBuilder:
-        return BatchBuilder(self.base.tokenizer, pools, weights, config, self.seed)
+    def _builder(self, pools, weights, config: BatchConfig, least: int = 1) -> BatchBuilder:
+        return BatchBuilder(self.base.tokenizer, pools, weights, config, self.seed, least)
 
     def _loader(self, steps: Steps) -> DataLoader:
         return DataLoader(
@@ -257,12 +263,13 @@ class HypernetDataModule(lightning.LightningDataModule):
     def _question_items(self) -> tuple[list[Sequence[Item]], list[Item], set[str]]:
         """Return each question set's items, the held-out ones of all, and what was held out."""
         sets = [read_question_set(folder) for folder in self.question_sets]
-        documents = [document for found, _ in sets for document in found]
-        held_out = held_out_articles(documents, self.validation_articles, self.seed)
+        found = {article(document) for documents, _ in sets for document in documents}
+        held_out = held_out_articles(found, self.validation_articles, self.seed)
         training: list[Sequence[Item]] = []
         validation: list[Item] = []
-        for found, pairs in sets:
-            items = self._fitting(make_items(self.base.tokenizer, found, pairs, [()] * len(found)))
+        for documents, pairs in sets:
+            facts = [()] * len(documents)
+            items = self._fitting(make_items(self.base.tokenizer, documents, pairs, facts))
             kept, others = split(items, held_out)
             training.append(kept)
             validation += others

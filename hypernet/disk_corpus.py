@@ -63,6 +63,10 @@ class DiskCorpus(Sequence):
         self.lengths, self.kept = self.lengths[chosen], self.kept[chosen]
         return self
 
+    def articles(self) -> set[str]:
+        """Return the articles that documents come from."""
+        return set(self.table.data.column("article").take(self.kept).unique().to_pylist())
+
     def split(self, articles: set[str]) -> tuple[DiskCorpus, list[Item]]:
         """Leave out these articles' documents; returns the corpus and what was left out."""
         import pyarrow

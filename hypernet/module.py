@@ -18,7 +18,7 @@ from hypernet.losses import kl_to_teacher, mean_by_kind, token_nll
 from hypernet.network import NetworkConfig, Rows, build_head
 from hypernet.parametrizer import HypernetParametrizer, store_adapters
 from hypernet.regression import TrainedAdapters
-from hypernet.schedule import adamw, warmup_cosine
+from hypernet.schedule import adamw, require_finite_gradients, warmup_cosine
 from hypernet.scores import Scorer, table
 from prag_core.adapter_store import AdapterStore
 from prag_core.documents import Document
@@ -116,25 +116,28 @@ class HypernetModule(lightning.LightningModule):
             batch.require_rows(self.unrelated_weight, self.teacher_weight, self.regression_weight)
 
     def on_validation_start(self) -> None:
-        """Refuse to score a network that was not trained."""
-        if self.untrained and self.trainer.state.fn != "fit":
+        """Refuse to score a network that was not trained, or without questions."""
+        if self.trainer.state.fn == "fit":
+            return
+        if self.untrained:
             raise ValueError(
                 "got no weights to score, expected trained ones: set --model.weights or --ckpt_path"
             )
+        if self.score_documents:
+            self.sample = self.trainer.datamodule.sample(self.score_documents)
 
     on_test_start = on_validation_start
 
     def on_train_start(self) -> None:
         """Calibrate a new network on training documents."""
-        if self.trainer.global_step == 0 and self.weights is None:
+        if self.untrained:
             self.calibrate(self.trainer.datamodule.calibration_ids(CALIBRATION_DOCUMENTS))
+        self.untrained = False
 
     def calibrate(self, rows: list[list[int]]) -> None:
         """Set the network's constants from the activations on these documents."""
-        ids, lengths = pad(
-            [self.encoder.frame(row) for row in rows], self.base.tokenizer.pad_token_id
-        )
-        device = self.base.device
+        framed, device = [self.encoder.frame(row) for row in rows], self.base.device
+        ids, lengths = pad(framed, self.base.tokenizer.pad_token_id)
         self.network.calibrate(*self.encoder.statistics(ids.to(device), lengths.to(device)))
 
     def generate_rows(self, batch: Batch) -> Rows:
@@ -171,12 +174,12 @@ class HypernetModule(lightning.LightningModule):
             loss = loss + self.regression_weight * logs["regression"]
         self.log_dict({f"train/{k}": v.detach() for k, v in logs.items()}, batch_size=1)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"got loss {loss.item()} in step {self.global_step}, expected a number: lower "
-                "model.learning_rate and go on from the last checkpoint with --ckpt_path"
-            )
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before gradients that are no numbers spoil the weights."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # it skips such steps
+            require_finite_gradients(self.network, self.global_step)
 
     def _unrelated_kl(self, batch: Batch, states: Tensor) -> Tensor:
         with torch.no_grad():
@@ -197,8 +200,7 @@ class HypernetModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         """Log NLL with the document's adapter, of each rank too, another's, and none; a group's.
 
-        Of the document's adapter also the KL on what it does not answer. Outside of training also
-        the NLL of the model that reads the document.
+        Also the KL on what a document does not answer; outside of training, the reading model's.
         """
         encoding = self.encoder(batch["documents"], batch["lengths"])
         rows = self.network(encoding, batch["group"], batch["rank"])
@@ -222,9 +224,8 @@ class HypernetModule(lightning.LightningModule):
         if self.trainer.state.fn == "fit" or not self.score_documents:
             return
         scorer = Scorer(self.base, self.parametrizer())
-        sample = self.trainer.datamodule.sample(self.score_documents)
         conditions = ("closed_book", "in_context", "gold", "shuffled")
-        scores = table(sample, scorer.answers(sample, conditions))
+        scores = table(self.sample, scorer.answers(self.sample, conditions))
         values = {f"val/{name}_containment": row["containment"][0] for name, row in scores.items()}
         self.log_dict(values)
 
@@ -270,8 +271,7 @@ class HypernetModule(lightning.LightningModule):
         total = max(1, int(self.trainer.estimated_stepping_batches))
         factor = partial(warmup_cosine, warmup=self.warmup_steps, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        scheduler = {"scheduler": schedule, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the weights belong to."""

@@ -1,4 +1,4 @@
-"""Optimizer of the network, and its learning rate over steps."""
+"""Optimizer of the network, its learning rate over steps, and a check of its gradients."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ def adamw(network: torch.nn.Module, rate: float, decay: float) -> torch.optim.Ad
         {"params": network.fast_parameters(), "lr": 10 * rate, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def require_finite_gradients(network: torch.nn.Module, step: int) -> None:
+    """Raise ValueError for gradients that are no numbers (after DDP's sum: in all processes)."""
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        raise ValueError(
+            f"got gradients that are not finite in step {step}, expected numbers: start from the "
+            "exported weights (--model.weights) with a lower model.learning_rate"
+        )

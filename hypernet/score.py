@@ -1,8 +1,7 @@
 """Score: a question set and a checkpoint go in, what the adapters carry comes out.
 
-Every figure of a checkpoint's card comes from this command: containment, exact match and F1 by
-condition (see `hypernet.scores`), what is kept of the document's own score, and what an adapter
-does to questions and text that its document does not answer.
+Containment, exact match and F1 by condition (see `hypernet.scores`), what is kept of the document's
+own score, and what an adapter does to questions and text that its document does not answer.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from itertools import islice
 from pathlib import Path
 
 from hypernet.parametrizer import HypernetParametrizer
-from hypernet.scores import Sample, Scorer, draw_sample, table
+from hypernet.scores import Scorer, draw_sample, table
 from hypernet.sources import corpus_file
 from prag_core.datasets import load_question_set
 from prag_core.decoding_rows import GenerationOptions
-from prag_core.documents import iter_documents
+from prag_core.documents import Document, iter_documents
 from prag_core.metrics import SMALLEST_SAMPLE, ratio_interval, score_answer
-from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
+from prag_core.models import EMBEDDED_NAME, load_base_model
 from prag_core.results import write_json
 
 
@@ -28,7 +27,6 @@ def score(
     weights: str = "checkpoints/smollm2-135m-ridge",
     base_model: str = EMBEDDED_NAME,
     conditions: tuple[str, ...] = ("closed_book", "in_context", "gold", "shuffled"),
-    ranks: tuple[int, ...] = (),
     documents: int = 400,
     questions: int | None = None,
     most_words: int = 200,
@@ -45,8 +43,7 @@ def score(
         weights: exported checkpoint.
         base_model: the model that it belongs to.
         conditions: closed_book, in_context, in_context_rows, gold, shuffled, combine, gold+K,
-            gold+K:relative, gold+K:concatenate (see `hypernet.scores`).
-        ranks: also answer from adapters of these ranks.
+            gold+K:relative, gold+K:concatenate, rank:R (see `hypernet.scores`).
         documents: drawn among those of at most most_words words.
         questions: drawn among theirs; all when omitted.
         most_words: longest document.
@@ -55,55 +52,61 @@ def score(
         texts: of the corpus, drawn from its first 5,000.
         max_new_tokens: of an answer.
         seed: of all draws.
-        output: file for the result as JSON.
+        output: file for the result as JSON, written after every condition.
     """
     settings = dict(locals())
     base = load_base_model(base_model)
+    parametrizer = HypernetParametrizer.from_pretrained(weights, base)
     sample = draw_sample(load_question_set(source), documents, seed, most_words, questions)
     if len(sample.questions) < SMALLEST_SAMPLE:
         raise ValueError(
             f"got {len(sample.questions)} questions about documents of at most {most_words} words, "
             f"expected {SMALLEST_SAMPLE} or more: raise most_words, documents or questions"
         )
+    strangers = draw_texts(unrelated, texts, seed) if unrelated else []
+    result = {"settings": settings, "questions": len(sample.questions), "conditions": {}}
     size = f"{len(sample.documents)} documents, {len(sample.questions)} questions"
     print(f"{size}; %, 95 % intervals\ncondition | containment | exact match | F1", flush=True)
-    options, answers = GenerationOptions(max_new_tokens), {}
-    for rank in (None, *ranks):
-        parametrizer = HypernetParametrizer.from_pretrained(weights, base, rank=rank)
-        asked = conditions if rank is None else ("gold",)
-        for condition, said in Scorer(base, parametrizer, options).each(sample, asked, seed):
-            name = condition if rank is None else f"rank {rank}"
-            answers[name] = said
-            (row,) = table(sample, {name: said}).values()
-            print(" | ".join([name, *map(_percent, row.values())]), flush=True)
-    contained = {
-        name: [
+    contained: dict[str, list[float]] = {}
+    scorer = Scorer(base, parametrizer, GenerationOptions(max_new_tokens))
+    for name, said in scorer.each(sample, conditions, seed):
+        row = result["conditions"][name] = table(sample, {name: said})[name]
+        contained[name] = [
             score_answer(text, golden).containment
             for text, (_, golden, _) in zip(said, sample.questions, strict=True)
         ]
-        for name, said in answers.items()
-    }
-    result = {
-        "settings": settings,
-        "questions": len(sample.questions),
-        "conditions": table(sample, answers),
-        "ratios": ratios(contained),
-    }
-    for name, row in result["ratios"].items():
+        print(" | ".join([name, *map(_percent, row.values())]), flush=True)
+        result["ratios"] = ratios(contained)
+        _write(result, output)
+    for name, row in result.get("ratios", {}).items():
         print(f"{name}: {row[0]:.2f} ({row[1]:.2f} to {row[2]:.2f})")
-    if unrelated:
-        row = result["unrelated"] = _unrelated(base, weights, sample, unrelated, texts, seed)
-        print(f"unrelated text: {row['plain']:.3f} nats a token, with an adapter {row['ratio']}")
-    if output:
-        write_json(Path(output), result)
+    if strangers:
+        row = result["unrelated"] = _unrelated(scorer, strangers, sample.documents)
+        print(f"unrelated text: {row['plain']:.3f} nats a token; with an adapter x {row['ratio']}")
+        _write(result, output)
     return result
+
+
+def draw_texts(source: str, count: int, seed: int) -> list[str]:
+    """Draw texts from the first 5,000 of a corpus.
+
+    Raises:
+        ValueError: too few for an interval.
+    """
+    found = [document.text for document in islice(iter_documents(corpus_file(source)), 5000)]
+    if min(count, len(found)) < SMALLEST_SAMPLE:
+        raise ValueError(
+            f"got {min(count, len(found))} unrelated texts of {source}, expected "
+            f"{SMALLEST_SAMPLE} or more: raise texts, or name a larger corpus"
+        )
+    return random.Random(seed).sample(found, min(count, len(found)))
 
 
 def ratios(contained: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """Return ratios of containment over the same questions: [ratio, low, high] (95 %).
 
-    Of every other condition to the best one that reads and to `gold`; (gold - shuffled) / gold; and
-    of what closed_book contains, the share that is contained with another document's adapter, too.
+    gold and combine to the best that reads; gold+K and rank:R to gold; (gold - shuffled) / gold; of
+    what closed_book contains, the share that is contained with another document's adapter, too.
     """
     pairs = {}
     reading = [name for name in contained if name.startswith("in_context")]
@@ -114,7 +117,7 @@ def ratios(contained: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     gold = contained.get("gold")
     if gold is not None:
         for name, values in contained.items():
-            if name.startswith(("gold+", "rank ")):
+            if name.startswith(("gold+", "rank:")):
                 pairs[f"{name} / gold"] = values, gold
     others = contained.get("shuffled")
     if gold is not None and others is not None:
@@ -131,16 +134,19 @@ def ratios(contained: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     }
 
 
-def _unrelated(base: BaseModel, weights: str, sample: Sample, corpus: str, count: int, seed: int):
+def _unrelated(scorer: Scorer, texts: Sequence[str], documents: Sequence[Document]) -> dict:
     """Return the loss a token of texts, and how many times as large it is with adapters."""
-    found = [document.text for document in islice(iter_documents(corpus_file(corpus)), 5000)]
-    texts = random.Random(seed).sample(found, min(count, len(found)))
-    scorer = Scorer(base, HypernetParametrizer.from_pretrained(weights, base))
-    owners = [sample.documents[number % len(sample.documents)] for number in range(len(texts))]
+    owners = [documents[number % len(documents)] for number in range(len(texts))]
     plain, tokens = scorer.unrelated_nll(texts, [None] * len(texts))
     attached, _ = scorer.unrelated_nll(texts, scorer.parametrizer.parametrize(owners))
     ratio = [round(value, 4) for value in ratio_interval(attached, plain)]
     return {"plain": sum(plain) / tokens, "ratio": ratio, "texts": len(texts)}
+
+
+def _write(result: Mapping, output: str) -> None:
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        write_json(Path(output), result)
 
 
 def _percent(row: Sequence[float]) -> str:

@@ -9,6 +9,7 @@ combine         the document's adapter, and the document in the prompt
 gold+K          the document's adapter merged with those of K others, half of them BM25
                 neighbours of the document; gold+K:concatenate by the plain sum, gold+K:relative
                 weighed by the question's BM25 scores over the best one
+rank:R          the document's adapter, reduced to rank R
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -33,9 +35,10 @@ from prag_core.merge import merge, merge_weights
 from prag_core.metrics import SMALLEST_SAMPLE, bootstrap_interval, score_answer
 from prag_core.models import BaseModel
 from prag_core.prompts import question_prompt
+from prag_core.rank import rank_of_own, reduce_rank
 from prag_core.retrieval import make_retriever
 
-AT_ONCE = 64  # questions whose merged adapters are held in memory
+MOST_TOKENS = 512  # of an unrelated text
 CONDITIONS = (
     "closed_book", "in_context", "in_context_rows", "gold", "shuffled", "combine", "gold+2",
     "gold+9",
@@ -69,7 +72,8 @@ def draw_sample(
         if q.gold_ids and q.gold_ids[0] in place
     ]
     if most_questions is not None and len(rows) > most_questions:
-        rows = random.Random(seed).sample(rows, most_questions)
+        drawn = random.Random(seed).sample(range(len(rows)), most_questions)
+        rows = [rows[number] for number in sorted(drawn)]
     return Sample(tuple(chosen), tuple(rows))
 
 
@@ -98,15 +102,17 @@ class Scorer:
         """Yield a condition's name and answers when it is done."""
         made = self.parametrizer.parametrize(sample.documents)
         own = [adapter.to(device=self.base.device) for adapter in made]
-        for name in conditions:
-            yield name, self._answers(name, sample, own, seed)
+        chosen = {name: _adapters(name, sample, own, seed) for name in conditions}
+        for name, adapter_of in chosen.items():
+            yield name, self._answers(name, sample, adapter_of)
 
-    def _answers(self, condition: str, sample: Sample, own: list[Adapter], seed: int) -> list[str]:
-        adapter_of = _adapters(condition, sample, own, seed)
+    def _answers(
+        self, condition: str, sample: Sample, adapter_of: Callable[[int], Adapter | None]
+    ) -> list[str]:
         reads = condition.startswith(("in_context", "combine"))
         answers: list[str] = []
-        for start in range(0, len(sample.questions), AT_ONCE):
-            part = sample.questions[start : start + AT_ONCE]
+        for start in range(0, len(sample.questions), self.options.batch_size):
+            part = sample.questions[start : start + self.options.batch_size]
             prompts = [
                 question_prompt(
                     self.base.tokenizer, question, [sample.documents[d]] if reads else ()
@@ -120,11 +126,14 @@ class Scorer:
     def unrelated_nll(
         self, texts: Sequence[str], adapters: Sequence[Adapter | None]
     ) -> tuple[list[float], int]:
-        """Return the NLL of every text, each with an adapter (or none) attached, and all tokens."""
+        """Return the NLL of every text, each with an adapter (or none) attached, and all tokens.
+
+        Of a text the first 512 tokens count.
+        """
         tokenizer, totals, count = self.base.tokenizer, [], 0
         for text, adapter in zip(texts, adapters, strict=True):
             ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
-            ids = ids.to(self.base.device)
+            ids = ids[:, :MOST_TOKENS].to(self.base.device)
             with torch.no_grad(), attached(self.base, adapter):
                 logits = self.base.model(input_ids=ids).logits[0, :-1]
             totals.append(token_nll(logits, ids[0, 1:]).sum().item())
@@ -152,9 +161,21 @@ def _adapters(
         return lambda number: own[(places[number] + len(own) // 2) % len(own)]
     if condition in ("gold", "combine"):
         return lambda number: own[places[number]]
+    if condition.startswith("rank:") and condition[5:].isdigit():
+        rank = int(condition[5:])
+        rank_of_own(rank, int(own[0].extra.get("shared_rows", 0)))
+
+        @lru_cache(1)
+        def reduced(place: int) -> Adapter:
+            return reduce_rank(own[place], rank)
+
+        return lambda number: reduced(places[number])
     count, _, method = condition.removeprefix("gold+").partition(":")
     if not condition.startswith("gold+") or not count.isdigit():
-        raise ValueError(f"got condition {condition!r}, expected one of {', '.join(CONDITIONS)}")
+        raise ValueError(
+            f"got condition {condition!r}, expected one of {', '.join(CONDITIONS)}, "
+            "gold+K:relative, gold+K:concatenate or rank:R"
+        )
     others = neighbours(sample.documents, int(count), seed)
     groups = [[place, *others[place]] for place in range(len(own))]
     if method == "relative":
@@ -168,13 +189,22 @@ def _adapters(
             return merge([own[place] for place in group], merge_weights(method, found))
 
         return weighed
-    return lambda number: merge(
-        [own[place] for place in groups[places[number]]], method=method or "auto"
-    )
+
+    @lru_cache(1)  # a document's questions follow each other
+    def merged(place: int) -> Adapter:
+        return merge([own[member] for member in groups[place]], method=method or "auto")
+
+    return lambda number: merged(places[number])
 
 
 def shared_rows(adapter: Adapter) -> Adapter:
-    """Return the adapter without the document's rows: the answer's format alone."""
+    """Return the adapter without the document's rows: the answer's format alone.
+
+    Raises:
+        ValueError: a head without shared rows.
+    """
+    if "shared_rows" not in adapter.extra:
+        raise ValueError("got a head without shared rows, expected ridge for in_context_rows")
     count = int(adapter.extra["shared_rows"])
     tensors = {
         path: (a[a.shape[0] - count :], b[:, b.shape[1] - count :])

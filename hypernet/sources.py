@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from hypernet.batches import Item, article
+from hypernet.batches import Item
 from hypernet.disk_corpus import DiskCorpus
 from prag_core.datasets import load_question_set
 from prag_core.documents import Document
@@ -23,10 +23,19 @@ def split(
     return kept, [item for item in pool if item.article in articles]
 
 
-def held_out_articles(documents: Sequence[Document], count: int, seed: int) -> set[str]:
-    """Draw the validation articles."""
-    titles = sorted({article(document) for document in documents})
-    return set(random.Random(seed).sample(titles, min(count, max(0, len(titles) - 1))))
+def articles_of(pools: Iterable[list[Item] | DiskCorpus]) -> set[str]:
+    """Return the articles that documents come from."""
+    found: set[str] = set()
+    for pool in pools:
+        on_disk = isinstance(pool, DiskCorpus)
+        found |= pool.articles() if on_disk else {item.article for item in pool}
+    return found
+
+
+def held_out_articles(articles: Collection[str], count: int, seed: int) -> set[str]:
+    """Draw the validation articles; one at least is left to train on."""
+    drawn = random.Random(seed).sample(sorted(articles), min(count, max(0, len(articles) - 1)))
+    return set(drawn)
 
 
 def corpus_file(source: str) -> Path:

@@ -31,8 +31,7 @@ def config(tiny_base, tmp_path, monkeypatch):
         "output": "out",
         "every": 2,
         "documents": 2,
-        "measured": ["gold+1", "gold+1:concatenate"],
-        "ranks": [12],
+        "measured": ["gold+1", "gold+1:concatenate", "rank:12"],
         "common": {"model.warmup_steps": 2},
         "variants": {"ridge": {}, "perceiver": {"model.network.head": "perceiver"}},
     }
@@ -46,7 +45,7 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
     ridge, perceiver = table["rows"]
     assert [point["step"] for point in ridge["curve"]] == [2, 4]
     assert ridge["curve"] != perceiver["curve"]
-    assert set(ridge["scores"]) == {"gold", "shuffled", "gold+1", "gold+1:concatenate", "rank 12"}
+    assert set(ridge["scores"]) == {"gold", "shuffled", "gold+1", "gold+1:concatenate", "rank:12"}
     assert set(perceiver["scores"]) == {"gold", "shuffled"}
     settings = yaml.safe_load(Path("out/variants/perceiver/settings.yaml").read_text())
     assert settings["model"]["network"]["head"] == "perceiver"
@@ -57,7 +56,7 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
 
     # A second run trains and asks nothing.
     monkeypatch.setattr(ablation.subprocess, "run", None)
-    monkeypatch.setattr(ablation.Scorer, "answers", None)
+    monkeypatch.setattr(ablation.Scorer, "each", None)
     capsys.readouterr()
     assert cli.main(["ablate", "--config", config]) == 0
     assert "training" not in capsys.readouterr().out

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -17,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from safetensors.torch import load_file
 
 from hypernet import cli
+from hypernet.batches import BatchBuilder
 from hypernet.checkpoint import save_checkpoint
 from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
@@ -61,7 +63,7 @@ def step_of(checkpoint: Path) -> int:
     return torch.load(checkpoint, weights_only=True)["global_step"]
 
 
-def test_fit_export_and_predict(common, tmp_path, capsys):
+def test_fit_validate_export_and_resume(common, tmp_path, capsys):
     common = [*common, "--data.batch.ranks=[0,16]"]
     run = ["--trainer.max_steps=4", "--trainer.val_check_interval=2"]
     assert cli.main(["fit", *common, *run]) == 0
@@ -117,19 +119,27 @@ def test_a_network_without_weights_is_not_scored(common, capsys):
     assert "got no weights to predict with" in capsys.readouterr().err
 
 
-def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path):
-    run = ["fit", *common, "--model.learning_rate=0", "--trainer.val_check_interval=2"]
-    assert cli.main([*run, "--trainer.max_steps=6"]) == 0  # no validation beats the first
+def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path, monkeypatch):
+    save = lightning.Trainer.save_checkpoint
+    saved = []
+
+    def noted(trainer, path, *_):
+        saved.append((Path(path).name, trainer.global_step))
+        save(trainer, path)
+
+    monkeypatch.setattr(lightning.Trainer, "save_checkpoint", noted)
+    run = ["fit", *common, "--model.learning_rate=0", "--trainer.val_check_interval=3"]
+    assert cli.main([*run, "--trainer.max_steps=12"]) == 0  # no validation beats the first
+    assert saved == [("best.ckpt", 3), ("last.ckpt", 10), ("last.ckpt", 12)]
     folder = tmp_path / "runs/hypernet_tiny/checkpoints"
-    assert [path.name for path in folder.glob("epoch*")] == ["epoch=0-step=2.ckpt"]
-    assert step_of(folder / "last.ckpt") == 6
     assert cli.main([*run, "--trainer.max_steps=4"]) == 0  # a new run
-    assert not (folder / "last-v1.ckpt").exists() and step_of(folder / "last.ckpt") == 4
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert step_of(folder / "last.ckpt") == 4
 
 
-def test_a_killed_run_goes_on(common, tmp_path):
+def test_a_killed_run_goes_on(common, tmp_path, monkeypatch):
     config = yaml.safe_load((FOLDER / "hypernet_tiny.yaml").read_text())
-    config["trainer"]["callbacks"][-1]["init_args"]["every_n_train_steps"] = 2
+    config["trainer"]["callbacks"][1]["init_args"]["every_n_steps"] = 2
     Path("often.yaml").write_text(yaml.safe_dump(config))
     run = ["fit", "--config=often.yaml", *common[1:], "--trainer.logger=false"]
     last = tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt"
@@ -141,17 +151,34 @@ def test_a_killed_run_goes_on(common, tmp_path):
         process.kill()
     before = step_of(last)
     assert before >= 2
-    goal = before + 4
-    assert cli.main([*run, f"--trainer.max_steps={goal}", f"--ckpt_path={last}"]) == 0
-    assert step_of(last) >= goal - 1
+    built, build = [], BatchBuilder.build
+    monkeypatch.setattr(
+        BatchBuilder, "build", lambda *args: (built.append(args[1]), build(*args))[1]
+    )
+    steps = ["--trainer.val_check_interval=1000", f"--trainer.max_steps={before + 3}"]
+    assert cli.main([*run, *steps, f"--ckpt_path={last}"]) == 0
+    assert built == [before, before + 1, before + 2]
+    assert step_of(last) == before + 3
 
 
 def test_two_processes_train_one_network(common, tmp_path):
-    """DDP on two CPU processes; every process loads the base model on its own device."""
+    """DDP on the CPU."""
     run = ["fit", *common, "--trainer.devices=2", "--trainer.strategy=ddp",
            "--trainer.max_steps=2", "--trainer.val_check_interval=2"]  # fmt: skip
     subprocess.run([sys.executable, "-m", "hypernet", *run], env=environment(), check=True)
     assert (tmp_path / "runs/hypernet_tiny/export/model.safetensors").is_file()
+    assert step_of(tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt") == 2
+
+
+def test_the_base_model_is_on_the_device_of_its_process(tiny_base, monkeypatch):
+    strategy = SimpleNamespace(root_device=torch.device("cuda", 3))
+    monkeypatch.setattr(HypernetModule, "trainer", SimpleNamespace(strategy=strategy))
+    devices = []
+    monkeypatch.setattr(
+        "hypernet.module.load_base_model", lambda *args: (devices.append(args[2]), tiny_base)[1]
+    )
+    HypernetModule(network=TINY).configure_model()
+    assert devices == ["cuda:3"]
 
 
 def test_the_shipped_configs_logger_needs_no_account(common, tmp_path, monkeypatch):

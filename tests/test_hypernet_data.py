@@ -53,6 +53,33 @@ def test_corpora_alone_are_split_by_article(tiny_base, tmp_path, monkeypatch, on
     assert len(data.calibration_ids(100)) == 6
 
 
+def test_articles_of_corpora_are_held_out_whole_and_some_are_left(tiny_base, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus.jsonl", "abc" * 10)
+    data = HypernetDataModule([], [corpus], batch=BATCH, validation_articles=40)
+    data.load(tiny_base)
+    assert len(data.training[0]) == 10 and len(data.validation) == 20
+    assert not articles(data.training[0]) & articles(data.validation)
+
+
+def test_held_out_documents_of_a_length_of_their_own_are_not_compared_with_themselves(
+    tiny_base, tmp_path
+):
+    corpus = tmp_path / "corpus.jsonl"
+    texts = {"a": "x" * 20, "b": "x" * 20, "c": "x" * 300, "d": "x" * 20}
+    lines = [{"title": title, "text": text} for title, text in texts.items()]
+    corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = HypernetDataModule(
+        [], [str(corpus)], batch=BATCH, validation_articles=3, max_document_tokens=512
+    )
+    data.load(tiny_base)
+    data.validation = [*data.training[0], *data.validation]
+    steps = data.val_dataloader()[0].dataset
+    assert max(int(steps[step]["lengths"].max()) for step in range(4)) < 100
+    data.validation = [item for item in data.validation if item.article in "ac"]
+    with pytest.raises(ValueError, match="got 2 documents, expected 2 or more of similar length"):
+        data.val_dataloader()
+
+
 def test_nothing_held_out_says_so(tiny_base, tmp_path):
     data = HypernetDataModule([str(write_question_set(tmp_path))], validation_articles=0)
     data.load(tiny_base)
@@ -117,3 +144,5 @@ def test_questions_of_held_out_corpora_are_asked(tiny_base, tmp_path):
     )  # fmt: skip
     data.load(tiny_base)
     assert {answer for _, (answer,), _ in data.sample(2).questions} >= {"1871"}
+    with pytest.raises(ValueError, match=r"got 1 held-out documents .* expected 2 or more"):
+        data.sample(1)

@@ -74,11 +74,11 @@ def test_ratios_are_over_the_same_questions():
     contained = {
         "closed_book": [1, 0, 0, 1, 0, 0], "in_context": [1, 1, 0, 0, 0, 0],
         "gold": [1, 1, 1, 1, 0, 0], "shuffled": [1, 0, 0, 0, 0, 0], "gold+2": [1, 1, 0, 0, 0, 0],
-        "rank 8": [1, 0, 0, 0, 0, 0],
+        "rank:8": [1, 0, 0, 0, 0, 0],
     }  # fmt: skip
     means = {name: row[0] for name, row in ratios(contained).items()}
     assert means == {
-        "gold / in_context": 2, "gold+2 / gold": 0.5, "rank 8 / gold": 0.25,
+        "gold / in_context": 2, "gold+2 / gold": 0.5, "rank:8 / gold": 0.25,
         "(gold - shuffled) / gold": 0.75, "closed_book's that shuffled keeps": 0.5,
     }  # fmt: skip
 
@@ -90,17 +90,28 @@ def test_score_command(tiny_base, tmp_path, capsys):
     save_checkpoint(tmp_path / "network", network(tiny_base), CONFIG, tiny_base)
     command = ["score", str(folder), f"--weights={tmp_path / 'network'}",
                f"--base_model={tmp_path / 'base'}", "--max_new_tokens=2"]  # fmt: skip
-    chosen = ["--conditions=[closed_book,in_context,gold,shuffled,gold+2:relative]", "--ranks=[8]"]
+    chosen = ["--conditions=[closed_book,in_context,gold,shuffled,gold+2:relative,rank:8]"]
     file = tmp_path / "scores.json"
     assert main([*command, *chosen, f"--unrelated={folder}", f"--output={file}"]) == 0
     result = json.loads(file.read_text())
-    names = ["closed_book", "in_context", "gold", "shuffled", "gold+2:relative", "rank 8"]
+    names = ["closed_book", "in_context", "gold", "shuffled", "gold+2:relative", "rank:8"]
     assert list(result["conditions"]) == names and result["questions"] == 6
     assert result["settings"]["seed"] == 0 and len(result["unrelated"]["ratio"]) == 3
     printed = capsys.readouterr().out
-    assert "6 documents, 6 questions" in printed and "rank 8 | " in printed
+    assert "6 documents, 6 questions" in printed and "rank:8 | " in printed
     assert main([*command, "--questions=3"]) == 2
     assert "got 3 questions about documents of at most 200 words" in capsys.readouterr().err
+    before = file.read_bytes()
+    for bad, message in (
+        ("--conditions=[gold,golden]", "got condition 'golden'"),
+        ("--conditions=[gold,'rank:3']", "got rank 3, expected more than the 3 rows"),
+        ("--unrelated=nowhere", "nowhere"),
+        ("--texts=2", "got 2 unrelated texts"),
+    ):
+        assert main([*command, f"--unrelated={folder}", bad, f"--output={file}"]) == 2
+        printed = capsys.readouterr()
+        assert message in printed.err and "gold | " not in printed.out
+    assert file.read_bytes() == before
 
 
 def test_shared_rows_are_what_all_documents_have_in_common(tiny_base, tmp_path):
