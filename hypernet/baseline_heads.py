@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hypernet.encoder import Encoding
-from hypernet.network import Exported, NetworkConfig, Reader, Rows, normalise, stack
+from hypernet.network import Exported, NetworkConfig, Rows, stack
+from hypernet.reader import Reader, normalise
 
 
 class RowWriter(nn.Module):

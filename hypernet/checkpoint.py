@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -104,6 +104,29 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
     network.requires_grad_(False).eval().to(base.device)
     return Checkpoint(network, config, _hash(folder), record.get("training", {}))
+
+
+def continued(source: str, config: NetworkConfig, base: BaseModel) -> tuple[nn.Module, str]:
+    """Return a network of these settings with a checkpoint's weights, to train on, and its hash.
+
+    Only a background may be new (it is set at the start of the training).
+
+    Raises:
+        ValueError: other settings than the checkpoint's, and as `load_checkpoint`.
+    """
+    checkpoint = load_checkpoint(source, base)
+    held = checkpoint.config
+    if not held.background:
+        new = {name: getattr(config, name) for name in ("background", "background_weight")}
+        held = replace(held, **new)
+    if held != config:
+        raise ValueError(
+            f"got network settings {config}, expected those of {source}, {checkpoint.config}: "
+            "correct model.network, or leave out model.weights"
+        )
+    network = build_head(config, *base.module_shape("down_proj"))
+    network.load_state_dict(checkpoint.network.state_dict(), strict=False)
+    return network.to(base.device), checkpoint.hash
 
 
 def find_checkpoint(name: str | Path) -> Path:

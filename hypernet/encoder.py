@@ -92,6 +92,14 @@ class Encoder:
             mask=(position > 0) & (position < lengths[:, None] - 1),
         )
 
+    def tokens(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return the keys of all documents' tokens, (L, tokens, I)."""
+        encoding = self(ids, lengths)
+        tokens = encoding.keys.permute(1, 0, 2, 3)[:, encoding.mask]
+        if not torch.isfinite(tokens).all():
+            raise ValueError("got activations that are not finite: load the model in bfloat16")
+        return tokens
+
     @torch.no_grad()
     def statistics(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a head is calibrated with, from general text.
@@ -100,10 +108,7 @@ class Encoder:
             1 / root mean square of every key dimension (L, I), and the standard deviation of
             down_proj's output (L,), both over the documents' tokens.
         """
-        encoding = self(ids, lengths)
-        tokens = encoding.keys.permute(1, 0, 2, 3)[:, encoding.mask]  # (L, tokens, I)
-        if not torch.isfinite(tokens).all():
-            raise ValueError("got activations that are not finite: load the model in bfloat16")
+        tokens = self.tokens(ids, lengths)
         scale = tokens.float().square().mean(1).clamp(min=1e-12).rsqrt()
         outputs = [linear(k).float().std() for linear, k in zip(self.linears, tokens, strict=True)]
         return scale, torch.stack(outputs)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from hypernet.attach_rows import attached_rows
 from hypernet.batch_rows import ANSWER, COMPLETION, Batch
-from hypernet.checkpoint import Checkpoint, check_tensors, load_checkpoint
+from hypernet.checkpoint import Checkpoint, check_tensors, continued
 from hypernet.encoder import Encoder, pad
 from hypernet.losses import kl_to_teacher, mean_by_kind, token_nll
-from hypernet.network import NetworkConfig, Rows, build_head
+from hypernet.network import NetworkConfig, Rows, build_head, needs_background
 from hypernet.parametrizer import HypernetParametrizer, store_adapters
 from hypernet.regression import TrainedAdapters
 from hypernet.schedule import adamw, require_finite_gradients, warmup_cosine
@@ -82,7 +82,7 @@ class HypernetModule(lightning.LightningModule):
         self.regression_weight, self.trained_store = regression_weight, trained_store
         self.base: BaseModel | None = None  # no nn.Module: neither trained nor saved
         self.network: torch.nn.Module | None = None
-        self.untrained = False
+        self.untrained, self.source = False, "training"
 
     def configure_model(self) -> None:
         """Load the base model and build the network, once."""
@@ -100,13 +100,7 @@ class HypernetModule(lightning.LightningModule):
             self.network = build_head(self.network_config, inputs, hidden)
             self.untrained = True
             return
-        self.checkpoint = load_checkpoint(self.weights, self.base)
-        if self.checkpoint.config != self.network_config:
-            raise ValueError(
-                f"got network settings {self.network_config}, expected those of {self.weights}, "
-                f"{self.checkpoint.config}: correct model.network, or leave out model.weights"
-            )
-        self.network = self.checkpoint.network.requires_grad_(True)
+        self.network, self.source = continued(self.weights, self.network_config, self.base)
 
     def setup(self, stage: str) -> None:
         """Refuse ranks that the head cannot have, and losses that no row would have."""
@@ -119,7 +113,7 @@ class HypernetModule(lightning.LightningModule):
         """Refuse to score a network that was not trained, or without questions."""
         if self.trainer.state.fn == "fit":
             return
-        if self.untrained:
+        if self.untrained or needs_background(self.network):
             raise ValueError(
                 "got no weights to score, expected trained ones: set --model.weights or --ckpt_path"
             )
@@ -129,16 +123,19 @@ class HypernetModule(lightning.LightningModule):
     on_test_start = on_validation_start
 
     def on_train_start(self) -> None:
-        """Calibrate a new network on training documents."""
-        if self.untrained:
+        """Calibrate a new network on training documents, or what is new in it."""
+        if self.untrained or needs_background(self.network):
             self.calibrate(self.trainer.datamodule.calibration_ids(CALIBRATION_DOCUMENTS))
         self.untrained = False
 
     def calibrate(self, rows: list[list[int]]) -> None:
         """Set the network's constants from the activations on these documents."""
         framed, device = [self.encoder.frame(row) for row in rows], self.base.device
-        ids, lengths = pad(framed, self.base.tokenizer.pad_token_id)
-        self.network.calibrate(*self.encoder.statistics(ids.to(device), lengths.to(device)))
+        ids, lengths = (x.to(device) for x in pad(framed, self.base.tokenizer.pad_token_id))
+        if self.untrained:
+            self.network.calibrate(*self.encoder.statistics(ids, lengths))
+        if needs_background(self.network):
+            self.network.set_background(self.encoder.tokens(ids, lengths))
 
     def generate_rows(self, batch: Batch) -> Rows:
         """Encode the batch's documents and return the rows of its groups."""
@@ -233,8 +230,7 @@ class HypernetModule(lightning.LightningModule):
 
     def parametrizer(self) -> HypernetParametrizer:
         """Return a parametrizer of the network as it is."""
-        source = self.checkpoint.hash if self.weights is not None else "training"
-        checkpoint = Checkpoint(self.network, self.network_config, source, {})
+        checkpoint = Checkpoint(self.network, self.network_config, self.source, {})
         return HypernetParametrizer(self.base, checkpoint)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hypernet.encoder import Encoding
+from hypernet.reader import Reader, normalise
 from prag_core.rank import project, rank_of_own
 from prag_core.ridge import solve_rows
 
@@ -36,6 +36,10 @@ class NetworkConfig:
         ridge: lambda at the start.
         whitening: `diagonal` (keys are scaled to unit root mean square per dimension of general
             text) or `none` (one scale for all dimensions).
+        background: directions of general text that adapters are to leave alone, a layer (its
+            principal components); 0: none. `ridge` head only.
+        background_weight: mu, tokens of general text that every document's memory must map to
+            zero, beside lambda (see `RidgeHead.set_background`).
         rows: rank of the `perceiver` and `last_token_mlp` heads.
     """
 
@@ -47,6 +51,8 @@ class NetworkConfig:
     shared_rows: int = 8
     ridge: float = 0.1
     whitening: str = "diagonal"
+    background: int = 0
+    background_weight: float = 1000.0
     rows: int = 8
 
     def __post_init__(self) -> None:
@@ -67,6 +73,13 @@ class NetworkConfig:
             raise ValueError(
                 f"got blocks {self.blocks}, shared_rows {self.shared_rows}, ridge {self.ridge}, "
                 f"rows {self.rows}, expected blocks and shared_rows >= 0, ridge > 0, rows >= 1"
+            )
+        allowed = self.background == 0 or self.head == "ridge"
+        if self.background < 0 or self.background_weight <= 0 or not allowed:
+            raise ValueError(
+                f"got background {self.background} of weight {self.background_weight} and head "
+                f"{self.head!r}, expected 0 or more directions and a weight > 0; 0 directions "
+                "unless the head is ridge"
             )
 
     def check_ranks(self, ranks: Iterable[int]) -> None:
@@ -95,53 +108,6 @@ class Rows:
 Exported = tuple[Tensor, Tensor, dict[str, Tensor]]  # a (L, R, I), b (L, R, H), Adapter.extra
 
 
-class Block(nn.Module):
-    """Pre-norm bidirectional transformer block (attention written out: see the facts on SDPA)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        """Build the block for inputs (N, T, D)."""
-        super().__init__()
-        self.heads = heads
-        self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.down.weight)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Map x (N, T, D); bias (N, 1, 1, T) is -inf at padding."""
-        parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = parts.permute(2, 0, 3, 1, 4)  # (N, heads, T, D / heads) each
-        scores = q @ k.mT / math.sqrt(q.shape[-1]) + bias  # (N, heads, T, T)
-        mixed = (torch.softmax(scores, -1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
-        x = x + self.out(mixed)
-        return x + self.down(functional.gelu(self.up(self.ffn_norm(x))))
-
-
-class Reader(nn.Module):
-    """Small transformer over a document's tokens: what a token means within its document."""
-
-    def __init__(self, config: NetworkConfig, hidden: int) -> None:
-        """Build it for a base model of the given hidden size H."""
-        super().__init__()
-        self.project = nn.Linear(4 * hidden, config.width)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.attention_heads) for _ in range(config.blocks)
-        )
-        self.norm = nn.LayerNorm(config.width)
-
-    def forward(self, encoding: Encoding) -> Tensor:
-        """Return u (N, T, D)."""
-        parts = [*encoding.hidden.unbind(1), encoding.embeddings, encoding.following]
-        x = self.project(torch.cat([normalise(part) for part in parts], -1))  # (N, T, D)
-        x = x + positions(x.shape[1], x.shape[2], x.device)
-        bias = torch.zeros(encoding.mask.shape, device=x.device)
-        bias = bias.masked_fill(~encoding.mask, -1e9)[:, None, None]  # (N, 1, 1, T)
-        for block in self.blocks:
-            x = block(x, bias)
-        return self.norm(x)
-
-
 class RidgeHead(nn.Module):
     """Ridge memory: A addresses the document's tokens in closed form, B holds learned values.
 
@@ -167,6 +133,8 @@ class RidgeHead(nn.Module):
         self.shared_a = nn.Parameter(torch.randn(layers, shared, inputs))
         self.shared_b = nn.Parameter(torch.zeros(layers, shared, hidden))
         self.register_buffer("whitening", torch.ones(layers, inputs))
+        if config.background:
+            self.register_buffer("background", torch.zeros(layers, config.background, inputs))
 
     @property
     def shared_count(self) -> int:
@@ -179,6 +147,31 @@ class RidgeHead(nn.Module):
             whitening = whitening.pow(-2).mean(1, keepdim=True).rsqrt()  # of all dimensions
         self.whitening.copy_(whitening.expand_as(self.whitening))
         self.log_scale.data.copy_((0.3 * output_scale).log())
+
+    @torch.no_grad()
+    def set_background(self, tokens: Tensor) -> None:
+        """Set the directions of general text from inputs of down_proj (L, tokens, I).
+
+        With C the second moment of whitened keys, cut to its largest eigenvalues, a memory that
+        also maps mu tokens of general text to zero (MEMIT's covariance term, Meng et al., 2023,
+        equation 14) is the ridge solution under M = (1 + mu C)^-1 = 1 - N' N; N is kept.
+
+        Raises:
+            ValueError: fewer tokens or key dimensions than directions.
+        """
+        wanted, (count, inputs) = self.config.background, tokens.shape[1:]
+        if wanted > min(count, inputs):
+            raise ValueError(
+                f"got {count} tokens of general text and keys of {inputs} dimensions, expected at "
+                f"least the {wanted} of model.network.background: lower it"
+            )
+        keys = tokens.float() * self._key_scale() / count**0.5
+        with torch.random.fork_rng():  # the same directions whatever was drawn before
+            torch.manual_seed(0)
+            _, size, vectors = torch.svd_lowrank(keys, min(2 * wanted, count, inputs), niter=4)
+        eigenvalues = size[:, :wanted].square()  # of C, (L, k)
+        shrunk = 1 - 1 / (1 + self.config.background_weight * eigenvalues)
+        self.background.copy_(shrunk.sqrt()[..., None] * vectors.mT[:, :wanted])
 
     def fast_parameters(self) -> list[nn.Parameter]:
         """Scalars per layer, which want a larger learning rate."""
@@ -211,8 +204,22 @@ class RidgeHead(nn.Module):
             strength = self.log_ridge.exp()[:, None, None]  # (L, 1, 1)
             scale = self._key_scale()
             with torch.no_grad():
-                rows, slope = solve_rows(keys.float() * scale, strength, slope=True)
-            return (rows - (strength - strength.detach()) * slope) * scale
+                rows, slope = solve_rows(self._solved_keys(keys), strength, slope=True)
+            rows = rows - (strength - strength.detach()) * slope
+            return rows[..., : keys.shape[-1]] * scale
+
+    def _solved_keys(self, keys: Tensor) -> Tensor:
+        """Return what is solved over: whitened keys K, or [K M, P] with P P' = K (M - M M) K'.
+
+        Their Gram matrix is K M K', and the first I columns of the solution are A^ under M.
+        """
+        keys = keys.float() * self._key_scale()
+        if not self.config.background:
+            return keys
+        along = keys @ self.background.mT  # (..., L, R, k)
+        left = 1 - self.background.square().sum(-1)  # eigenvalues of M, (L, k)
+        beside = along * left.clamp(min=0).sqrt()[:, None]
+        return torch.cat([keys - along @ self.background, beside], -1)
 
     def _key_scale(self) -> Tensor:
         return self.whitening[:, None] / self.whitening.shape[1] ** 0.5  # (L, 1, I)
@@ -250,15 +257,17 @@ class RidgeHead(nn.Module):
         shared_a, shared_b = self.shared()
         strength, scale = self.log_ridge.exp()[:, None, None], self._key_scale()
         for keys, value, mask in zip(encoding.keys, values, encoding.mask, strict=True):
-            keys, value = keys[:, mask].float() * scale, value[:, mask]  # (L, T, I), (L, T, H)
-            rows, _ = solve_rows(keys, strength)
+            solved, value = self._solved_keys(keys[:, mask]), value[:, mask]  # (L, T, ..)
+            rows = solve_rows(solved, strength)[0][..., : keys.shape[-1]] * scale
             extra = {
-                "gram": (keys @ keys.mT).half(),
+                "gram": (solved @ solved.mT).half(),
                 "whitening": self.whitening.clone(),
                 "ridge": self.log_ridge.exp(),
                 "shared_rows": torch.tensor([shared_a.shape[1]]),
             }
-            yield torch.cat([rows * scale, shared_a], 1), torch.cat([value, shared_b], 1), extra
+            if self.config.background:
+                extra["beside"] = solved[..., keys.shape[-1] :].half()
+            yield torch.cat([rows, shared_a], 1), torch.cat([value, shared_b], 1), extra
 
 
 def build_head(config: NetworkConfig, inputs: int, hidden: int) -> nn.Module:
@@ -269,18 +278,11 @@ def build_head(config: NetworkConfig, inputs: int, hidden: int) -> nn.Module:
     return heads[config.head](config, inputs, hidden)
 
 
-def normalise(x: Tensor) -> Tensor:
-    """Layer norm without weights, in float32."""
-    return functional.layer_norm(x.float(), x.shape[-1:])
+def needs_background(network: nn.Module) -> bool:
+    """Tell whether a head has room for a background that was not set."""
+    return hasattr(network, "background") and not network.background.any()
 
 
 def stack(x: Tensor, group: int) -> Tensor:
     """Join the rows of each group's documents: (N, L, T, ..) -> (G, L, M T, ..)."""
     return x.unflatten(0, (-1, group)).transpose(1, 2).flatten(2, 3)
-
-
-def positions(length: int, width: int, device: torch.device) -> Tensor:
-    """Sinusoidal positions (Vaswani et al., 2017, section 3.5), (length, width)."""
-    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
-    angle = torch.arange(length, device=device)[:, None] * rate
-    return torch.cat([angle.sin(), angle.cos()], 1)

@@ -8,7 +8,7 @@ answer for another's; rows that they share are counted once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -157,7 +157,7 @@ def _solve_again(
                     f"got adapters that differ in {name}, expected adapters of one network: "
                     "parametrize all documents with one checkpoint"
                 )
-    tensors, grams = {}, []
+    tensors, solved = {}, []
     for index, path in enumerate(adapters[0].spec.paths()):
         shared = next(_split(adapter, path)[1] for adapter in adapters if _shared(adapter))
         rows = [_split(adapter, path)[0] for adapter in adapters]
@@ -167,15 +167,18 @@ def _solve_again(
             for (a, b), weight, adapter in zip(rows, weights, adapters, strict=True)
         ]
         if sum(len(a) for a, _ in rows) > rows[0][1].shape[0]:
-            a, b, gram = *_joint_product(rows, joint), None
+            a, b = _joint_product(rows, joint)
+            solved.append(None)
         else:
-            a, b, gram = _joint_rows(rows, joint)
-        grams.append(gram)
+            a, b = _joint_rows(rows, joint)
+            solved.append(joint.keys if len(joint.places) == len(rows) else None)
         tensors[path] = (torch.cat([a, shared[0]]), torch.cat([b, shared[1]], 1))
     extra = {"shared_rows": torch.tensor([shared[0].shape[0]])}
-    if all(gram is not None for gram in grams):
-        extra["gram"] = torch.stack(grams).half()
+    if all(keys is not None for keys in solved):
+        extra["gram"] = torch.stack([keys @ keys.mT for keys in solved]).half()
         extra |= {name: solvable[0].extra[name] for name in ("whitening", "ridge")}
+        if "beside" in solvable[0].extra:
+            extra["beside"] = torch.stack([k[:, rows[0][0].shape[1] :] for k in solved]).half()
     return tensors, extra
 
 
@@ -188,19 +191,16 @@ class _Joint(NamedTuple):
     strength: Tensor | None = None
 
 
-def _joint_rows(rows: Pairs, joint: _Joint) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return A (sum R, I) and B (O, sum R) of the module of this index, and the keys' Gram matrix.
-
-    The Gram matrix is None where an adapter has none; its rows stay as they are.
-    """
+def _joint_rows(rows: Pairs, joint: _Joint) -> tuple[Tensor, Tensor]:
+    """Return A (sum R, I) and B (O, sum R) of a module; rows without keys stay as they are."""
     solved = [a for a, _ in rows]
     if len(joint.places) > 1:
-        again = (solve_rows(joint.keys, joint.strength)[0] * joint.scale).to(solved[0].dtype)
+        again = solve_rows(joint.keys, joint.strength)[0][:, : len(joint.scale)] * joint.scale
+        again = again.to(solved[0].dtype)
         pieces = again.split([len(solved[place]) for place in joint.places])
         for place, piece in zip(joint.places, pieces, strict=True):
             solved[place] = piece
-    gram = joint.keys @ joint.keys.mT if len(joint.places) == len(rows) else None
-    return torch.cat(solved), torch.cat([b for _, b in rows], 1), gram
+    return torch.cat(solved), torch.cat([b for _, b in rows], 1)
 
 
 def _joint_product(rows: Pairs, joint: _Joint) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,8 @@ def _joint_product(rows: Pairs, joint: _Joint) -> tuple[Tensor, Tensor]:
     )
     if joint.places:
         values = torch.cat([rows[place][1].float() for place in joint.places], 1)
-        product = product + solve_product(values, joint.keys, joint.strength) * joint.scale
+        solution = solve_product(values, joint.keys, joint.strength)[:, : len(joint.scale)]
+        product = product + solution * joint.scale
     a = product.to(rows[0][0].dtype)
     return a, torch.eye(len(a), dtype=a.dtype, device=a.device)
 
@@ -230,12 +231,17 @@ def _stacked_keys(
     scale = first["whitening"][index].float() / rows[0][0].shape[1] ** 0.5  # (I,)
     strength = first["ridge"][index].float()
     keys = [
-        recover_keys(rows[n][0].float() / scale, adapters[n].extra["gram"][index].float(), strength)
-        for n in places
+        _solved_keys(rows[n][0].float() / scale, adapters[n].extra, index, strength) for n in places
     ]
     if len(places) > 1:
         keys = [key * abs(weights[n]) for n, key in zip(places, keys, strict=True)]
     return _Joint(places, torch.cat(keys), scale, strength)
+
+
+def _solved_keys(rows: Tensor, extra: Mapping[str, Tensor], index: int, strength: Tensor) -> Tensor:
+    """Return what rows A^ were solved over: their keys, and the columns beside them."""
+    keys = recover_keys(rows, extra["gram"][index].float(), strength)
+    return torch.cat([keys, extra["beside"][index].float()], 1) if "beside" in extra else keys
 
 
 def _shared(adapter: Adapter) -> int:
