@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hypernet.encoder import Encoding
-from hypernet.network import Exported, NetworkConfig, Rows, stack
+from hypernet.network import Exported, Rows, stack
+from hypernet.network_config import NetworkConfig
 from hypernet.reader import Reader, normalise
 
 

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hypernet.network import NetworkConfig, build_head
+from hypernet.network import build_head
+from hypernet.network_config import NetworkConfig
 from prag_core.models import BaseModel
 
 VERSION = 1
@@ -109,7 +110,8 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
 def continued(source: str, config: NetworkConfig, base: BaseModel) -> tuple[nn.Module, str]:
     """Return a network of these settings with a checkpoint's weights, to train on, and its hash.
 
-    Only a background may be new (it is set at the start of the training).
+    Only a background and salience may be new: the one is set at the start of the training, the
+    other counts all tokens alike until it is trained.
 
     Raises:
         ValueError: other settings than the checkpoint's, and as `load_checkpoint`.
@@ -119,7 +121,7 @@ def continued(source: str, config: NetworkConfig, base: BaseModel) -> tuple[nn.M
     if not held.background:
         new = {name: getattr(config, name) for name in ("background", "background_weight")}
         held = replace(held, **new)
-    if held != config:
+    if replace(held, salience=held.salience or config.salience) != config:
         raise ValueError(
             f"got network settings {config}, expected those of {source}, {checkpoint.config}: "
             "correct model.network, or leave out model.weights"

@@ -1,8 +1,8 @@
 """Command line: `python -m hypernet fit | validate | test | predict --config FILE`.
 
 Beside them: `export` writes a training checkpoint's weights, `score` asks a question set with them,
-`needle` asks for facts in long texts, `ablate` trains variants of a configuration for the same time
-and compares them.
+`needle` asks for facts in long texts, `needle_set` writes such texts to train on, `ablate` trains
+variants of a configuration for the same time and compares them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hypernet.ablation import ablate
 from hypernet.checkpoint import check_tensors, network_config, save_checkpoint
 from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
-from hypernet.needle import needle
+from hypernet.needle import needle, needle_set
 from hypernet.network import build_head
 from hypernet.score import score
 from prag_core.memory import is_out_of_memory
@@ -131,7 +131,9 @@ MEMORY_HINT = (
     "trainer.accumulate_grad_batches for as large a step), data.batch.questions or "
     "data.max_document_tokens; go on from the last checkpoint with --ckpt_path"
 )
-COMMANDS = {"ablate": ablate, "export": export, "needle": needle, "score": score}
+COMMANDS = {
+    "ablate": ablate, "export": export, "needle": needle, "needle_set": needle_set, "score": score
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,7 +15,8 @@ from hypernet.batch_rows import ANSWER, COMPLETION, Batch
 from hypernet.checkpoint import Checkpoint, check_tensors, continued
 from hypernet.encoder import Encoder, pad
 from hypernet.losses import kl_to_teacher, mean_by_kind, token_nll
-from hypernet.network import NetworkConfig, Rows, build_head, needs_background
+from hypernet.network import Rows, build_head, needs_background
+from hypernet.network_config import NetworkConfig
 from hypernet.parametrizer import HypernetParametrizer, store_adapters
 from hypernet.regression import TrainedAdapters
 from hypernet.schedule import adamw, require_finite_gradients, warmup_cosine

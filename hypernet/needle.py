@@ -25,6 +25,11 @@ from prag_core.retrieval import make_retriever
 
 NAMES = ("Ostrel", "Quellamar", "Veldin", "Tarnmoor", "Brisk", "Ulvena", "Corrick", "Maduin")
 THINGS = ("bridge", "harbour", "library", "windmill", "observatory", "orchard", "lighthouse")
+TRAINING_THINGS = ("tower", "school", "mill", "garden", "market", "palace", "station", "theatre",
+                   "quarry", "abbey", "tunnel", "castle")  # fmt: skip
+SYLLABLES = ("ba", "den", "fir", "gol", "hes", "jun", "kar", "lom", "mir", "nor", "pel", "rus",
+             "sol", "tam", "vor", "wen", "yar", "zel")  # fmt: skip
+TRAINING_START = 2_000  # documents of a corpus before it are the haystacks' (see `needle`)
 OPTIONS = GenerationOptions(max_new_tokens=32)
 
 
@@ -74,6 +79,54 @@ def needle(
     return result
 
 
+def needle_set(
+    corpus: str,
+    folder: str,
+    documents: int = 4_000,
+    tokens: int = 340,
+    base_model: str = EMBEDDED_NAME,
+    seed: int = 1,
+) -> None:
+    """Write a question set to train on: chunks of a corpus, a fact as in `needle` hidden in each.
+
+    Names and things are others than those of `needle`, and so is the part of the corpus.
+
+    Args:
+        corpus: folder or file of documents that the chunks are made of.
+        folder: where corpus.jsonl and questions.jsonl are written.
+        documents: how many.
+        tokens: of a chunk, at most, without its fact.
+        base_model: whose tokens they are.
+        seed: of the facts and their places.
+
+    Raises:
+        ValueError: too little text.
+    """
+    tokenizer, draw = load_base_model(base_model).tokenizer, random.Random(seed)
+    texts = (d.text for d in islice(iter_documents(corpus_file(corpus)), TRAINING_START, None))
+    rows, questions = [], []
+    while len(rows) < documents:
+        joined = "\n".join(islice(texts, 200))
+        if not joined:
+            raise ValueError(
+                f"got a corpus of {len(rows)} chunks after its first {TRAINING_START} documents, "
+                f"expected {documents}: ask for fewer documents, or name a larger corpus"
+            )
+        for chunk in chunk_documents([Document(joined)], tokenizer, tokens):
+            name = "".join(draw.choices(SYLLABLES, k=draw.randint(2, 3))).capitalize()
+            fact, question, answer = hide(draw, TRAINING_THINGS, (name,))
+            key = str(len(rows))
+            rows.append({"id": key, "text": insert(chunk.text, fact, draw.random())})
+            questions.append(
+                {"id": key, "question": question, "golden_answers": [answer], "gold_ids": [key]}
+            )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, records in (("corpus", rows), ("questions", questions)):
+        lines = "".join(json.dumps(record) + "\n" for record in records[:documents])
+        (Path(folder) / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    print(f"wrote {documents} documents with a question each to {folder}")
+
+
 def haystack(texts: Sequence[str], tokenizer, tokens: int) -> str:
     """Join texts until they have so many tokens.
 
@@ -87,9 +140,11 @@ def haystack(texts: Sequence[str], tokenizer, tokens: int) -> str:
     return tokenizer.decode(ids[:tokens])
 
 
-def hide(draw: random.Random) -> tuple[str, str, str]:
+def hide(
+    draw: random.Random, things: Sequence[str] = THINGS, names: Sequence[str] = NAMES
+) -> tuple[str, str, str]:
     """Return a fact on an invented thing, a question for it, and the answer, a number."""
-    thing, name, number = draw.choice(THINGS), draw.choice(NAMES), str(draw.randint(10_000, 99_999))
+    thing, name, number = draw.choice(things), draw.choice(names), str(draw.randint(10_000, 99_999))
     fact = f"The secret number of the {thing} of {name} is {number}."
     return fact, f"What is the secret number of the {thing} of {name}?", number
 

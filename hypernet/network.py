@@ -7,90 +7,17 @@ Three heads behind one interface, `forward(encoding, group, rank) -> Rows`: `rid
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hypernet.encoder import Encoding
+from hypernet.network_config import NetworkConfig
 from hypernet.reader import Reader, normalise
 from prag_core.rank import project, rank_of_own
 from prag_core.ridge import solve_rows
-
-HEADS = ("ridge", "perceiver", "last_token_mlp")
-WHITENINGS = ("diagonal", "none")
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Size of the network.
-
-    Attributes:
-        head: `ridge`, `perceiver` or `last_token_mlp`.
-        layers: adapted decoder layers (their down_proj).
-        width: D, width of the reader.
-        blocks: transformer blocks of the reader.
-        attention_heads: of each block.
-        shared_rows: rows learned beside the document's, the same for all (the answer's format).
-        ridge: lambda at the start.
-        whitening: `diagonal` (keys are scaled to unit root mean square per dimension of general
-            text) or `none` (one scale for all dimensions).
-        background: directions of general text that adapters are to leave alone, a layer (its
-            principal components); 0: none. `ridge` head only.
-        background_weight: mu, tokens of general text that every document's memory must map to
-            zero, beside lambda (see `RidgeHead.set_background`).
-        rows: rank of the `perceiver` and `last_token_mlp` heads.
-    """
-
-    head: str = "ridge"
-    layers: tuple[int, ...] = (6, 10, 14, 18, 22, 26)
-    width: int = 384
-    blocks: int = 4
-    attention_heads: int = 6
-    shared_rows: int = 8
-    ridge: float = 0.1
-    whitening: str = "diagonal"
-    background: int = 0
-    background_weight: float = 1000.0
-    rows: int = 8
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for an unknown head or a size out of range."""
-        object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
-        if self.head not in HEADS:
-            raise ValueError(f"got head {self.head!r}, expected one of {list(HEADS)}")
-        if self.whitening not in WHITENINGS:
-            raise ValueError(
-                f"got whitening {self.whitening!r}, expected one of {list(WHITENINGS)}"
-            )
-        if self.width % self.attention_heads or self.width % 2:
-            raise ValueError(
-                f"got width {self.width} and {self.attention_heads} attention heads, expected an "
-                "even width that the number of heads divides"
-            )
-        if min(self.blocks, self.shared_rows) < 0 or self.ridge <= 0 or self.rows < 1:
-            raise ValueError(
-                f"got blocks {self.blocks}, shared_rows {self.shared_rows}, ridge {self.ridge}, "
-                f"rows {self.rows}, expected blocks and shared_rows >= 0, ridge > 0, rows >= 1"
-            )
-        allowed = self.background == 0 or self.head == "ridge"
-        if self.background < 0 or self.background_weight <= 0 or not allowed:
-            raise ValueError(
-                f"got background {self.background} of weight {self.background_weight} and head "
-                f"{self.head!r}, expected 0 or more directions and a weight > 0; 0 directions "
-                "unless the head is ridge"
-            )
-
-    def check_ranks(self, ranks: Iterable[int]) -> None:
-        """Raise ValueError for ranks that the head's adapters cannot be trained at."""
-        if {*ranks} - {0} and self.head != "ridge":
-            raise ValueError(
-                f"got data.batch.ranks {[*ranks]} and head {self.head!r}, expected [0]: its rank "
-                "is model.network.rows"
-            )
-        for rank in {*ranks} - {0}:
-            rank_of_own(rank, self.shared_rows)
 
 
 @dataclass(frozen=True)
@@ -128,6 +55,10 @@ class RidgeHead(nn.Module):
         self.gate = nn.Linear(config.width, layers)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
+        if config.salience:
+            self.salience = nn.Linear(config.width, layers)
+            nn.init.zeros_(self.salience.weight)
+            nn.init.zeros_(self.salience.bias)
         self.log_scale = nn.Parameter(torch.zeros(layers))
         self.log_ridge = nn.Parameter(torch.full((layers,), math.log(config.ridge)))
         self.shared_a = nn.Parameter(torch.randn(layers, shared, inputs))
@@ -177,8 +108,8 @@ class RidgeHead(nn.Module):
         """Scalars per layer, which want a larger learning rate."""
         return [self.log_scale, self.log_ridge]
 
-    def values(self, encoding: Encoding) -> Tensor:
-        """Return V (N, L, T, H), zero at tokens that are no rows."""
+    def values(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
+        """Return V (N, L, T, H) and s (N, L or 1, T, 1), zero at tokens that are no rows."""
         u = self.reader(encoding)  # (N, T, D)
         parts = [
             torch.einsum("nth,lhk->nltk", normalise(encoding.following), self.next_weight),
@@ -186,8 +117,11 @@ class RidgeHead(nn.Module):
             torch.einsum("ntd,ldk->nltk", u, self.reader_weight),
         ]
         gate = 2 * torch.sigmoid(self.gate(u)).transpose(1, 2)[..., None]  # (N, L, T, 1)
-        gate = gate * self.log_scale.exp()[:, None, None] * encoding.mask[:, None, :, None]
-        return gate * (parts[0] + parts[1] + parts[2])
+        values = gate * self.log_scale.exp()[:, None, None] * (parts[0] + parts[1] + parts[2])
+        counts = encoding.mask[:, None, :, None].float()
+        if self.config.salience:
+            counts = counts * 2 * torch.sigmoid(self.salience(u)).transpose(1, 2)[..., None]
+        return values * counts, counts
 
     def shared(self) -> tuple[Tensor, Tensor]:
         """Return the shared rows: A (L, shared, I) and B (L, shared, H)."""
@@ -197,12 +131,16 @@ class RidgeHead(nn.Module):
     def addresses(self, keys: Tensor) -> Tensor:
         """Solve for A (G, L, R, I) of keys of the same shape (see `prag_core.ridge`).
 
-        The keys are constants of the frozen model; lambda gets its exact gradient,
-        dA / dlambda = -(G + lambda)^-1 A, without backpropagation through the factorisation.
+        Keys without salience are constants of the frozen model; lambda then gets its exact
+        gradient, dA / dlambda = -(G + lambda)^-1 A, without backpropagation through the
+        factorisation.
         """
         with torch.autocast(keys.device.type, enabled=False):
             strength = self.log_ridge.exp()[:, None, None]  # (L, 1, 1)
             scale = self._key_scale()
+            if keys.requires_grad:
+                rows, _ = solve_rows(self._solved_keys(keys), strength)
+                return rows[..., : keys.shape[-1]] * scale
             with torch.no_grad():
                 rows, slope = solve_rows(self._solved_keys(keys), strength, slope=True)
             rows = rows - (strength - strength.detach()) * slope
@@ -231,9 +169,9 @@ class RidgeHead(nn.Module):
         adapter of that rank, so that training sees what such an adapter says. The directions are
         constants: no gradient goes through their choice.
         """
-        values = self.values(encoding)  # (N, L, T, H)
-        kept = encoding.mask[:, None, :, None]  # (N, 1, T, 1)
-        keys, values = stack(encoding.keys * kept, group), stack(values, group)  # (G, L, M T, ..)
+        values, counts = self.values(encoding)  # (N, L, T, H), (N, 1 or L, T, 1)
+        keys = stack(encoding.keys.float() * counts, group)  # (G, L, M T, I)
+        values = stack(values, group)  # (G, L, M T, H)
         a = self.addresses(keys)
         if rank:
             values = project(values, a, keys, rank_of_own(rank, self.shared_count))
@@ -253,12 +191,13 @@ class RidgeHead(nn.Module):
         """
         half = encoding.keys.dtype == torch.bfloat16
         with torch.autocast(encoding.keys.device.type, torch.bfloat16, enabled=half):
-            values = self.values(encoding).float()
+            values, counts = self.values(encoding)
         shared_a, shared_b = self.shared()
         strength, scale = self.log_ridge.exp()[:, None, None], self._key_scale()
-        for keys, value, mask in zip(encoding.keys, values, encoding.mask, strict=True):
-            solved, value = self._solved_keys(keys[:, mask]), value[:, mask]  # (L, T, ..)
-            rows = solve_rows(solved, strength)[0][..., : keys.shape[-1]] * scale
+        keys = encoding.keys.float() * counts
+        for key, value, mask in zip(keys, values.float(), encoding.mask, strict=True):
+            solved, value = self._solved_keys(key[:, mask]), value[:, mask]  # (L, T, ..)
+            rows = solve_rows(solved, strength)[0][..., : key.shape[-1]] * scale
             extra = {
                 "gram": (solved @ solved.mT).half(),
                 "whitening": self.whitening.clone(),
@@ -266,7 +205,7 @@ class RidgeHead(nn.Module):
                 "shared_rows": torch.tensor([shared_a.shape[1]]),
             }
             if self.config.background:
-                extra["beside"] = solved[..., keys.shape[-1] :].half()
+                extra["beside"] = solved[..., key.shape[-1] :].half()
             yield torch.cat([rows, shared_a], 1), torch.cat([value, shared_b], 1), extra
 
 

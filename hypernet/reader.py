@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hypernet.encoder import Encoding
-
-if TYPE_CHECKING:
-    from hypernet.network import NetworkConfig
+from hypernet.network_config import NetworkConfig
 
 
 class Block(nn.Module):

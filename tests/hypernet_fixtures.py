@@ -9,7 +9,8 @@ import torch
 
 from hypernet.checkpoint import load_checkpoint, save_checkpoint
 from hypernet.encoder import Encoder, pad
-from hypernet.network import NetworkConfig, RidgeHead, build_head
+from hypernet.network import RidgeHead, build_head
+from hypernet.network_config import NetworkConfig
 from hypernet.parametrizer import HypernetParametrizer
 from prag_core.documents import Document
 

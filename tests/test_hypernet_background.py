@@ -148,8 +148,43 @@ def test_weights_without_a_background_can_be_trained_on_with_one(tiny_base, tmp_
 def test_bad_backgrounds_are_refused(tiny_base):
     with pytest.raises(ValueError, match="got background 8 of weight 0"):
         replace(WITH, background_weight=0.0)
-    with pytest.raises(ValueError, match="0 directions unless the head is ridge"):
+    with pytest.raises(ValueError, match="settings of the ridge head"):
         replace(WITH, head="perceiver")
     head = network(tiny_base, replace(WITH, background=65))
     with pytest.raises(ValueError, match="keys of 64 dimensions, expected at least the 65"):
         head.set_background(tokens(tiny_base))
+
+
+def test_salience_counts_tokens_in_the_least_squares(tiny_base):
+    config = replace(WITH, salience=True)
+    head = head_of(tiny_base, config)
+    with torch.no_grad():
+        head.salience.weight.normal_(std=2.0)
+    encoder = Encoder(tiny_base, CONFIG.layers)
+    ids = encoder.frame(tiny_base.tokenizer(DOCUMENTS[0].text).input_ids)
+    encoding = encoder(*pad([ids], 0))
+    _, counts = head.values(encoding)
+    assert counts.std() > 0.05
+    rows = head(encoding)
+    n, shared = head.background[0].double(), CONFIG.shared_rows
+    metric = torch.eye(n.shape[1], dtype=torch.float64) - n.T @ n
+    keys = whitened(head, encoding.keys[0, 0] * counts[0, 0], 0)
+    system = keys @ metric @ keys.T
+    system += head.log_ridge[0].exp().double() * torch.eye(len(keys), dtype=torch.float64)
+    scale = head.whitening[0].double() / keys.shape[1] ** 0.5
+    expected = torch.linalg.solve(system, keys @ metric) * scale
+    torch.testing.assert_close(
+        rows.a[0, 0, :-shared].double(), expected, atol=1e-4, rtol=1e-3, check_dtype=False
+    )
+    rows.a.square().sum().backward()  # through the solve
+    assert head.salience.weight.grad.any() and head.log_ridge.grad.any()
+
+
+def test_new_salience_changes_nothing(tiny_base, tmp_path):
+    save_checkpoint(tmp_path, network(tiny_base), CONFIG, tiny_base)
+    head, _ = continued(str(tmp_path), replace(CONFIG, salience=True), tiny_base)
+    plain, _ = continued(str(tmp_path), CONFIG, tiny_base)
+    encoder = Encoder(tiny_base, CONFIG.layers)
+    encoding = encoder(*pad([encoder.frame(tiny_base.tokenizer("Ana ran.").input_ids)], 0))
+    torch.testing.assert_close(head(encoding).a, plain(encoding).a)
+    torch.testing.assert_close(head(encoding).b, plain(encoding).b)

@@ -22,7 +22,7 @@ from hypernet.batches import BatchBuilder
 from hypernet.checkpoint import save_checkpoint
 from hypernet.datamodule import HypernetDataModule
 from hypernet.module import HypernetModule
-from hypernet.network import NetworkConfig
+from hypernet.network_config import NetworkConfig
 from prag_core.adapter_store import AdapterStore
 from prag_core.cli import main as prag
 

@@ -10,7 +10,7 @@ from hypernet_fixtures import CONFIG, DOCUMENTS, network
 
 from hypernet.attach_rows import attached_rows
 from hypernet.encoder import Encoder, pad
-from hypernet.network import HEADS, NetworkConfig
+from hypernet.network_config import HEADS, NetworkConfig
 
 
 def encode(base, documents=DOCUMENTS, multiple=1):
