@@ -92,6 +92,16 @@ class Encoder:
             mask=(position > 0) & (position < lengths[:, None] - 1),
         )
 
+    @torch.no_grad()
+    def second_moment(self, rows: Sequence[Sequence[int]], batch_size: int = 16) -> Tensor:
+        """Return the second moment of the keys of framed documents' tokens, (L, I, I)."""
+        total, count = 0.0, 0
+        for start in range(0, len(rows), batch_size):
+            batch = pad(rows[start : start + batch_size], self.base.tokenizer.pad_token_id)
+            tokens = self.tokens(*(x.to(self.base.device) for x in batch)).float()
+            total, count = total + tokens.mT @ tokens, count + tokens.shape[1]
+        return total / count
+
     def tokens(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Return the keys of all documents' tokens, (L, tokens, I)."""
         encoding = self(ids, lengths)

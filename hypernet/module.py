@@ -26,7 +26,7 @@ from prag_core.documents import Document
 from prag_core.models import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.stacked_lora import short_attention
 
-CALIBRATION_DOCUMENTS = 64
+CALIBRATION_DOCUMENTS, BACKGROUND_DOCUMENTS = 64, 512
 DEFAULT_NETWORK = NetworkConfig()
 
 
@@ -125,18 +125,19 @@ class HypernetModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Calibrate a new network on training documents, or what is new in it."""
-        if self.untrained or needs_background(self.network):
-            self.calibrate(self.trainer.datamodule.calibration_ids(CALIBRATION_DOCUMENTS))
+        data = self.trainer.datamodule
+        if self.untrained:
+            self.calibrate(data.calibration_ids(CALIBRATION_DOCUMENTS))
+        if needs_background(self.network):
+            rows = [self.encoder.frame(row) for row in data.calibration_ids(BACKGROUND_DOCUMENTS)]
+            self.network.set_background(self.encoder.second_moment(rows))
         self.untrained = False
 
     def calibrate(self, rows: list[list[int]]) -> None:
         """Set the network's constants from the activations on these documents."""
         framed, device = [self.encoder.frame(row) for row in rows], self.base.device
-        ids, lengths = (x.to(device) for x in pad(framed, self.base.tokenizer.pad_token_id))
-        if self.untrained:
-            self.network.calibrate(*self.encoder.statistics(ids, lengths))
-        if needs_background(self.network):
-            self.network.set_background(self.encoder.tokens(ids, lengths))
+        ids, lengths = pad(framed, self.base.tokenizer.pad_token_id)
+        self.network.calibrate(*self.encoder.statistics(ids.to(device), lengths.to(device)))
 
     def generate_rows(self, batch: Batch) -> Rows:
         """Encode the batch's documents and return the rows of its groups."""

@@ -64,6 +64,11 @@ class RidgeHead(nn.Module):
         self.shared_a = nn.Parameter(torch.randn(layers, shared, inputs))
         self.shared_b = nn.Parameter(torch.zeros(layers, shared, hidden))
         self.register_buffer("whitening", torch.ones(layers, inputs))
+        if config.background > inputs:
+            raise ValueError(
+                f"got background {config.background} and keys of {inputs} dimensions, expected at "
+                "most as many directions: lower model.network.background"
+            )
         if config.background:
             self.register_buffer("background", torch.zeros(layers, config.background, inputs))
 
@@ -80,29 +85,19 @@ class RidgeHead(nn.Module):
         self.log_scale.data.copy_((0.3 * output_scale).log())
 
     @torch.no_grad()
-    def set_background(self, tokens: Tensor) -> None:
-        """Set the directions of general text from inputs of down_proj (L, tokens, I).
+    def set_background(self, moment: Tensor) -> None:
+        """Set the directions of general text from the second moment of its keys, (L, I, I).
 
-        With C the second moment of whitened keys, cut to its largest eigenvalues, a memory that
-        also maps mu tokens of general text to zero (MEMIT's covariance term, Meng et al., 2023,
-        equation 14) is the ridge solution under M = (1 + mu C)^-1 = 1 - N' N; N is kept.
-
-        Raises:
-            ValueError: fewer tokens or key dimensions than directions.
+        With C that of whitened keys, cut to its largest eigenvalues, a memory that also maps mu
+        tokens of general text to zero (MEMIT's covariance term, Meng et al., 2023, equation 14) is
+        the ridge solution under M = (1 + mu C)^-1 = 1 - N' N; N is kept.
         """
-        wanted, (count, inputs) = self.config.background, tokens.shape[1:]
-        if wanted > min(count, inputs):
-            raise ValueError(
-                f"got {count} tokens of general text and keys of {inputs} dimensions, expected at "
-                f"least the {wanted} of model.network.background: lower it"
-            )
-        keys = tokens.float() * self._key_scale() / count**0.5
-        with torch.random.fork_rng():  # the same directions whatever was drawn before
-            torch.manual_seed(0)
-            _, size, vectors = torch.svd_lowrank(keys, min(2 * wanted, count, inputs), niter=4)
-        eigenvalues = size[:, :wanted].square()  # of C, (L, k)
-        shrunk = 1 - 1 / (1 + self.config.background_weight * eigenvalues)
-        self.background.copy_(shrunk.sqrt()[..., None] * vectors.mT[:, :wanted])
+        scale, wanted = self._key_scale(), self.config.background
+        for layer, raw in enumerate(moment):  # one by one: I is 14,336 in an 8B model
+            eigenvalues, vectors = torch.linalg.eigh(raw.float() * scale[layer] * scale[layer].mT)
+            largest = eigenvalues[-wanted:].clamp(min=0)
+            shrunk = 1 - 1 / (1 + self.config.background_weight * largest)
+            self.background[layer] = shrunk.sqrt()[:, None] * vectors.mT[-wanted:]
 
     def fast_parameters(self) -> list[nn.Parameter]:
         """Scalars per layer, which want a larger learning rate."""

@@ -1,4 +1,4 @@
-"""Fixtures: a tiny random Llama with a byte tokenizer, adapters whose B is never zero."""
+"""Fixtures: a tiny random Llama with a byte tokenizer, adapters whose B is never zero, a store."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from prag_core.adapter import DTYPES, Adapter, AdapterSpec
+from prag_core.adapter_store import AdapterStore
 from prag_core.models import SUPPORTED, BaseModel, freeze
 
 torch.set_num_threads(1)  # waiting for a second thread takes longer than these small products
@@ -117,6 +118,19 @@ def tiny_spec(tiny_base) -> AdapterSpec:
 def family_base(request) -> BaseModel:
     """One tiny model of each supported family; tests must not change its weights."""
     return family_model(request.param)
+
+
+@pytest.fixture
+def adapter(tiny_base, tiny_spec):
+    """Random, of rank 2."""
+    return random_adapter(tiny_spec, tiny_base)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A new store."""
+    with AdapterStore(tmp_path / "store") as opened:
+        yield opened
 
 
 @pytest.fixture

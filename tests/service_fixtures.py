@@ -1,4 +1,4 @@
-"""A service over the tiny model, and a real server around it."""
+"""A service over the tiny model, a real server around it, and requests to that."""
 
 from __future__ import annotations
 
@@ -66,3 +66,24 @@ def running_server(base, folder: Path, limits: Limits | None = None, api_key: st
             yield f"http://127.0.0.1:{listening.getsockname()[1]}", service
             server.should_exit = True
             thread.join(20)
+
+
+def add(http, count: int = 2, start: int = 0, **query) -> list[str]:
+    new = [{"title": d.title, "text": d.text} for d in documents(count, start)]
+    reply = http.post("/v1/documents", json={"documents": new}, params=query)
+    assert reply.status_code == 201, reply.text
+    return [item["id"] for item in reply.json()["data"]]
+
+
+def ask(client, text: str, **extra):
+    return client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": text}], extra_body=extra
+    )
+
+
+def message(reply, status: int) -> str:
+    """The text of an error in OpenAI's shape."""
+    assert reply.status_code == status, reply.text
+    error = reply.json()["error"]
+    assert error["type"] and "Traceback" not in error["message"]
+    return error["message"]

@@ -1,140 +1,45 @@
-"""The benchmark on the tiny model: cells, resuming, refusals, published numbers, the YAML files."""
+"""The benchmark on the tiny model: cells, resuming, sub-tasks, samples, intervals."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import yaml
-from conftest import byte_tokenizer, tiny_model
-from hypernet_fixtures import CONFIG, network
+from benchmark_fixtures import (
+    TYPES,
+    count_calls,
+    prag_benchmark,
+    row,
+    save_models,
+    small,
+    table,
+    whole_benchmark,
+)
 
-from hypernet.checkpoint import save_checkpoint
-from prag_core import benchmark as run
-from prag_core import cli
-from prag_core.benchmark_options import BenchmarkModel, BenchmarkSet, expand
-from prag_core.benchmark_published import load_published, published_f1
+from prag_core.benchmark_options import BenchmarkSet
 from prag_core.benchmark_sets import KeptHits, choose
 from prag_core.benchmark_table import _estimates
-from prag_core.build import Setup
 from prag_core.metrics import METRICS, bootstrap_interval, ratio_interval
-from prag_core.models import load_base_model
-from prag_core.pipeline import ParametricRAG
 from prag_core.questions import Question
 from prag_core.retrieval import make_retriever
-
-CONFIGS = Path(__file__).parent.parent / "configs"
-NAMES = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Ha", "Ian", "Jo", "Kim", "Lu"]
-TYPES = ("bridge", "comparison")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The tiny model and its random hypernetwork as folders, as a user would bring them."""
-    folder = tmp_path_factory.mktemp("models")
-    base = tiny_model()
-    base.model.config.max_position_embeddings = 4096  # one token a byte: prompts are long
-    base.model.save_pretrained(folder / "tiny")
-    byte_tokenizer().save_pretrained(folder / "tiny")
-    loaded = load_base_model(str(folder / "tiny"), "float32")
-    save_checkpoint(folder / "hypernet", network(loaded), CONFIG, loaded, dtype=torch.float32)
-    return folder
-
-
-def write_set(folder: Path, count: int = 12, types: tuple[str, ...] = ("",)) -> str:
-    """One document and one question a person."""
-    folder.mkdir(parents=True)
-    people = list(enumerate(NAMES[:count]))
-    documents = [{"id": f"d{i}", "title": n, "text": f"{n} has {i} cats."} for i, n in people]
-    questions = [
-        {"id": f"q{i}", "question": f"How many has {n}?", "golden_answers": [str(i)],
-         "gold_ids": [f"d{i}"], "metadata": {"type": types[i % len(types)]}}
-        for i, n in people
-    ]  # fmt: skip
-    for name, rows in (("corpus", documents), ("questions", questions)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(folder)
+    return save_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
 def settings(model, tmp_path):
-    """A whole benchmark: 2 sets x 2 paths x 2 seeds."""
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text(json.dumps({"document": "d1", "question": "Who?", "answer": "Bo"}) + "\n")
-    return {
-        "output": str(tmp_path / "out"),
-        "question_sets": [
-            {"source": write_set(tmp_path / "plain"), "documents": 8, "retrieval": "gold", "k": 1,
-             "limits": {"trained": 6}},
-            {"source": write_set(tmp_path / "typed", types=TYPES), "k": 2,
-             "modes": ["closed_book", "in_context", "parametric", "shuffled"]},
-        ],
-        "base_models": [
-            {"name": str(model / "tiny"), "dtype": "float32", "hypernet": str(model / "hypernet")}
-        ],
-        "paths": ["generated", "trained"],
-        "modes": ["closed_book", "in_context", "da_rag", "parametric", "shuffled", "sft"],
-        "seeds": [0, 1],
-        "augmentation": {"strategy": "file", "file": str(pairs)},
-        "training": {"epochs": 1, "rank": 2},
-        "generation": {"max_new_tokens": 3},
-    }  # fmt: skip
+    return whole_benchmark(model, tmp_path)
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Counts models loaded, sets loaded and questions asked."""
-    calls = Counter()
-    answer, load = ParametricRAG.answer, run.load_base_model
-
-    def counting_answer(self, questions, *arguments, **options):
-        calls["asked"] += len(questions)
-        calls["chunks"] += 1
-        if calls["chunks"] == calls["stop_at"]:
-            raise KeyboardInterrupt
-        return answer(self, questions, *arguments, **options)
-
-    def counting_load(*arguments):
-        calls["models"] += 1
-        return load(*arguments)
-
-    monkeypatch.setattr(ParametricRAG, "answer", counting_answer)
-    monkeypatch.setattr(run, "load_base_model", counting_load)
-    return calls
-
-
-def prag_benchmark(settings: dict) -> int:
-    path = Path(settings["output"]).with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(settings))
-    return cli.main(["benchmark", "--config", str(path)])
-
-
-def table(settings: dict) -> dict:
-    return json.loads((Path(settings["output"]) / "table.json").read_text())
-
-
-def row(settings: dict, question_set: str, mode: str, path: str = "", sub_task: str = "total"):
-    found = [
-        r
-        for r in table(settings)["rows"]
-        if (r["question_set"], r["mode"], r["path"], r["sub_task"])
-        == (question_set, mode, path, sub_task)
-    ]
-    assert len(found) == 1, found
-    return found[0]
-
-
-def small(settings: dict, **changes) -> dict:
-    """One set, one seed, the generated path: the quickest benchmark."""
-    chosen = {"question_sets": settings["question_sets"][1:], "seeds": [0], "paths": ["generated"]}
-    modes = ["closed_book", "in_context", "parametric", "shuffled"]
-    return {**settings, **chosen, "modes": modes, **changes}
+    return count_calls(monkeypatch)
 
 
 def test_all_cells_run_once_and_a_second_run_repeats_none(settings, counted, capsys):
@@ -213,89 +118,6 @@ def test_modes_and_seeds_can_be_added(settings, counted):
         assert counted["asked"] == asked
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"generation": {"max_new_tokens": 4}}, "run.generation.max_new_tokens 4, not 3"),
-        ({"k": 3}, "question_set.k 3, not 2"),
-        ({"questions": 6}, "question_set.questions 6, not 0"),
-    ],
-)
-def test_results_of_another_config_are_refused(settings, counted, capsys, change, message):
-    settings = small(settings)
-    assert prag_benchmark(settings) == 0
-    before = {p: p.read_bytes() for p in Path(settings["output"]).rglob("*.jsonl")}
-    asked = counted["asked"]
-    if "generation" in change:
-        settings |= change
-    else:
-        settings["question_sets"][0] |= change
-    capsys.readouterr()
-    assert prag_benchmark(settings) == 2
-    error = capsys.readouterr().err
-    assert f"got {message}" in error and "expected the config" in error
-    assert "choose another folder" in error
-    assert counted["asked"] == asked
-    assert {p: p.read_bytes() for p in before} == before
-
-
-def test_other_questions_under_the_same_source_are_refused(settings, tmp_path, capsys):
-    settings = small(settings)
-    assert prag_benchmark(settings) == 0
-    shutil.rmtree(tmp_path / "typed")
-    write_set(tmp_path / "typed", count=10, types=TYPES)
-    settings["question_sets"][0]["modes"].append("combine")
-    assert prag_benchmark(settings) == 2
-    assert "got other questions from" in capsys.readouterr().err
-    assert row(settings, "typed", "closed_book")["questions"] == 12
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"modes": ["parametric", "closed"]}, "got modes ['parametric', 'closed'], expected"),
-        ({"paths": ["generated"], "modes": ["sft"]}, "without the path trained"),
-        ({"base_models": [{"name": "x"}]}, "the path generated and no base model with a hypernet"),
-        ({"seeds": [1, 1]}, "got seeds [1, 1], expected one or more with different names"),
-        ({"question_sets": []}, "got question_sets [], expected one or more"),
-        ({"paths": []}, "without the path trained"),
-    ],
-)
-def test_bad_choices_say_what_is_wrong(settings, counted, capsys, change, message):
-    assert prag_benchmark({**settings, **change}) == 2
-    assert message in capsys.readouterr().err
-    assert not counted and not Path(settings["output"]).exists()
-
-
-@pytest.mark.parametrize("change", [{"paths": ["printed"]}, {"colour": 1}])
-def test_unknown_paths_and_options_are_refused(settings, capsys, change):
-    with pytest.raises(SystemExit) as exit:
-        prag_benchmark({**settings, **change})
-    assert exit.value.code == 2
-    assert next(iter(change.values()), "") and next(iter(change)) in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"questions": 3, "per_type": 3}, "at most one of questions, first and per_type"),
-        ({"k": 0}, "k from 1 on"),
-        ({"limits": {"trained": 0}}, "expected 1 or more each"),
-    ],
-)
-def test_bad_numbers_of_a_set_are_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        BenchmarkSet("towns", **change)
-
-
-def test_limits_of_an_unknown_path_are_refused():
-    with pytest.raises(ValueError, match=r"got limits of \['drawn'\] for towns"):
-        expand(
-            Setup(), Path("x"), [BenchmarkSet("towns", limits={"drawn": 3})], [BenchmarkModel()],
-            ["trained"], ["parametric"], [0],
-        )  # fmt: skip
-
-
 def test_below_five_questions_there_is_no_interval_and_a_word_why(settings, capsys):
     settings = small(settings)
     settings["question_sets"][0] |= {"questions": 4}
@@ -304,47 +126,6 @@ def test_below_five_questions_there_is_no_interval_and_a_word_why(settings, caps
     assert found["metrics"]["f1"]["low"] is None
     assert found["note"] == "below 5 questions an interval means nothing"
     assert found["note"] in (Path(settings["output"]) / "table.md").read_text()
-
-
-def test_a_failing_cell_does_not_stop_the_others(settings, capsys, monkeypatch, model):
-    settings["question_sets"].insert(0, {"source": "no/such/set"})
-    settings["base_models"].insert(0, {"name": "no/such/model", "dtype": "float32"})
-    settings["seeds"] = [0]
-    answer = ParametricRAG.answer
-
-    def short_of_memory(self, questions, mode, *arguments, **options):
-        if mode == "sft":
-            raise torch.OutOfMemoryError("out of memory")
-        return answer(self, questions, mode, *arguments, **options)
-
-    monkeypatch.setattr(ParametricRAG, "answer", short_of_memory)
-    assert prag_benchmark(settings) == 2
-    error = capsys.readouterr().err
-    assert "tiny, set, seed 0, in_context: got no/such/set" in error
-    assert "model, plain, seed 0, in_context: " in error
-    assert "tiny, plain, seed 0, sft (trained): OutOfMemoryError('out of memory')" in error
-    failed = table(settings)["failed"]
-    assert set(failed) >= {"tiny, plain, seed 0, sft (trained)"}
-    rows = table(settings)["rows"]
-    modes = [r["mode"] for r in rows if r["path"] == "trained" and r["question_set"] == "plain"]
-    assert modes == ["da_rag", "parametric", "shuffled"]
-    monkeypatch.undo()
-    settings["question_sets"].pop(0)
-    settings["base_models"].pop(0)
-    assert prag_benchmark(settings) == 0
-    assert not table(settings)["failed"]
-    assert row(settings, "plain", "sft", "trained")
-
-
-def test_a_checkpoint_of_another_base_is_a_failing_cell(settings, capsys, tmp_path):
-    other = tiny_model(seed=5)
-    other.model.save_pretrained(tmp_path / "other")
-    byte_tokenizer().save_pretrained(tmp_path / "other")
-    settings = small(settings)
-    settings["base_models"][0] |= {"name": str(tmp_path / "other")}
-    assert prag_benchmark(settings) == 2
-    assert "other, typed, seed 0, parametric (generated): " in capsys.readouterr().err
-    assert row(settings, "typed", "in_context")["questions"] == 12
 
 
 def test_sub_tasks_have_rows_and_the_total_is_over_the_first(settings):
@@ -414,117 +195,3 @@ def test_hits_are_searched_once(settings):
     kept.add(found.documents[:1])
     assert kept.get(found.documents[0].id) == found.documents[0]
     assert {h.document_id for h in kept.retrieve(asked, 1)[0]} == {found.documents[0].id}
-
-
-def paper_group(**changes):
-    spec = {"source": "x", "name": "2wikimultihopqa", "corpus": "psgs_w100.tsv"}
-    spec |= {"per_type": 300} | changes.pop("spec", {})
-    model = BenchmarkModel(changes.pop("model", "meta-llama/Llama-3.2-1B-Instruct"), hypernet="h")
-    path = changes.pop("path", "trained")
-    groups = expand(
-        Setup(), Path("x"), [BenchmarkSet(**spec)], [model], ["trained", "generated"],
-        ["in_context", "parametric"], [0],
-    )  # fmt: skip
-    return next(group for group in groups if group.path == path)
-
-
-def test_published_numbers_stand_beside_the_same_cell_only():
-    published = load_published()
-    assert published_f1(published, paper_group(), "total", "parametric") == 0.276
-    assert published_f1(published, paper_group(path="shared"), "total", "in_context") == 0.252
-    local = paper_group(model="models/Llama-3.2-1B-Instruct")
-    assert published_f1(published, local, "total", "combine") == 0.324
-    for group in (
-        paper_group(path="generated"),
-        paper_group(model="smollm2-135m"),
-        paper_group(spec={"name": "2wikimultihopqa_dev500"}),
-        paper_group(spec={"k": 1}),
-        paper_group(spec={"corpus": ""}),
-        paper_group(spec={"per_type": 0, "questions": 300}),
-        paper_group(spec={"per_type": 20}),
-        paper_group(spec={"limits": {"trained": 20}}),
-        paper_group(spec={"retrieval": "gold"}),
-    ):
-        assert published_f1(published, group, "total", "parametric") is None
-    assert published_f1(published, paper_group(), "bridge", "parametric") is None
-    assert published_f1(published, paper_group(), "total", "shuffled") is None
-
-
-def test_published_numbers_name_their_source():
-    published = load_published()
-    assert "2501.15915" in published["source"]
-    keys = [tuple(v for k, v in cell.items() if k != "f1") for cell in published["cells"]]
-    assert len({*keys}) == len(keys) == 24
-    assert all(0 < cell["f1"] < 1 for cell in published["cells"])
-
-
-def on_tiny(config: dict, model: Path, tmp_path: Path, pairs: str) -> dict:
-    """Put tiny models and sets in the places of a YAML's; every other option stays."""
-    corpus = write_set(tmp_path / "corpus") + "/psgs_w100.jsonl"
-    (tmp_path / "corpus/corpus.jsonl").rename(corpus)
-    for number, spec in enumerate(config["question_sets"]):
-        spec["name"] = spec.get("name") or Path(spec["source"]).name
-        spec["source"] = write_set(tmp_path / f"set{number}", types=TYPES)
-        spec.pop("split", None)
-        spec |= {"corpus": corpus} if spec.get("corpus") else {}
-        spec |= {"documents": 9} if spec.get("documents") else {}
-        spec |= {"questions": 6} if spec.get("questions") else {}
-        spec |= {"max_new_tokens": 2}
-        if spec.get("limits"):
-            spec["limits"] = dict.fromkeys(spec["limits"], 5)
-    for member in config["base_models"]:
-        folder = tmp_path / "hub" / member["name"].rsplit("/")[-1]
-        shutil.copytree(model / "tiny", folder)
-        member |= {"name": str(folder), "dtype": "float32", "hypernet": str(model / "hypernet")}
-    config["augmentation"] = {"strategy": "file", "file": pairs}
-    return config | {"output": str(tmp_path / "out"), "device": "cpu"}
-
-
-@pytest.mark.parametrize("name", ["benchmark_smollm2", "benchmark_paper"])
-def test_every_cell_of_the_yaml_files_is_built_on_a_tiny_model(name, settings, model, tmp_path):
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    pairs = settings["augmentation"]["file"]
-    config = on_tiny(config, model, tmp_path / "run", pairs)
-    assert prag_benchmark(config) == 0
-    rows = [r for r in table(config)["rows"] if r["sub_task"] == "total"]
-    for member in config["base_models"]:
-        for spec in config["question_sets"]:
-            found = Counter(
-                r["mode"]
-                for r in rows
-                if r["base_model"] == Path(member["name"]).name
-                and r["question_set"] == spec["name"]
-            )
-            both = dict.fromkeys(("parametric", "combine", "shuffled"), 2)
-            modes = spec.get("modes") or config["modes"]
-            assert found == Counter({mode: both.get(mode, 1) for mode in modes})
-    published = {r["published"] for r in rows} - {None}
-    assert len(published) == (24 if name == "benchmark_paper" else 0)
-    if published:
-        assert "published .276" in (tmp_path / "run" / "out" / "table.md").read_text()
-
-
-def test_the_papers_settings_reach_the_cells(monkeypatch):
-    config = yaml.safe_load((CONFIGS / "benchmark_paper.yaml").read_text())
-    groups = []
-    monkeypatch.setattr(run, "run_groups", lambda found, *_: groups.extend(found) or {})
-    monkeypatch.setattr(run, "claim_folder", lambda *_: None)
-    monkeypatch.setattr(run, "_write_table", lambda *_: None)
-    path = CONFIGS / "benchmark_paper.yaml"
-    assert cli.main(["benchmark", "--config", str(path)]) == 0
-    assert len(groups) == 3 * 4 * 3
-    setups = {(g.model.label, g.spec.label): g.setup for g in groups if g.path == "trained"}
-    one, eight = "Llama-3.2-1B-Instruct", "Meta-Llama-3-8B-Instruct"
-    qwen = "Qwen2.5-1.5B-Instruct"
-    assert setups[one, "popqa"].training.epochs == 2 == setups[qwen, "hotpotqa"].training.epochs
-    assert setups[one, "hotpotqa"].training.epochs == 1
-    assert setups[eight, "popqa"].training.rank == 8 and setups[one, "popqa"].training.rank == 2
-    assert setups[one, "2wikimultihopqa"].answering.style == "cot"
-    assert setups[one, "popqa"].answering.style == "direct"
-    assert setups[one, "popqa"].generation.max_new_tokens == 20
-    paper = replace(setups[one, "hotpotqa"].training, epochs=1)
-    assert (paper.scheme, paper.loss, paper.alpha, paper.learning_rate) == (
-        "paper", "all", 32, 3e-4,
-    )  # fmt: skip
-    assert {g.spec.per_type or g.spec.first for g in groups} == {300}
-    assert {member["rank"] for member in config["base_models"]} == {2, 8}

@@ -1,83 +1,18 @@
-"""Evaluation with a stub pipeline: resuming, refusals, the shuffled control, the report."""
+"""Evaluation with a stub pipeline: resuming, samples, the shuffled control, the report."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import pytest
+from evaluate_fixtures import StubRag, options, town_set
 
 from prag_core.answers import MODES
 from prag_core.build import content_hash
-from prag_core.datasets import Question, QuestionSet
-from prag_core.documents import Document
 from prag_core.evaluate import EvaluationOptions, evaluate
 from prag_core.metrics import Scores, paired_bootstrap, score_answer
 from prag_core.results import EVALUATED_MODES, SHUFFLED
-from prag_core.retrieval import Hit
-
-
-@dataclass(frozen=True)
-class Answer:
-    question: str
-    text: str
-    mode: str
-    documents: tuple[Hit, ...]
-
-
-def town_set(count: int = 12) -> QuestionSet:
-    """One document and one question a town."""
-    documents = tuple(Document(f"The mayor of town{i} is Mayor{i}.") for i in range(count))
-    questions = tuple(
-        Question(f"q{i}", f"Who is mayor of town{i} ?", (f"Mayor{i}",), (document.id,))
-        for i, document in enumerate(documents)
-    )
-    return QuestionSet("towns", documents, questions)
-
-
-class StubRag:
-    """Answers with the last word of its first document; knows nothing without one."""
-
-    def __init__(self, question_set: QuestionSet, fail_after: int | None = None) -> None:
-        self.documents = {d.id: d for d in question_set.documents}
-        self.asked: list[tuple[str, str]] = []
-        self.calls = 0
-        self.fail_after = fail_after
-
-    def retrieve(self, questions, k):
-        """Rank documents by common words."""
-        rows = []
-        for question in questions:
-            common = {i: len({*question.split()} & {*d.text.split()}) for i, d in self._items()}
-            best = sorted(common, key=lambda i: -common[i])[:k]
-            rows.append([Hit(i, float(common[i])) for i in best])
-        return rows
-
-    def _items(self):
-        return self.documents.items()
-
-    def answer(self, questions, mode, k, document_ids=None, scores=None):
-        """Answer, or raise as a killed process would."""
-        assert mode in ("closed_book", "in_context", "da_rag", "parametric", "combine", "sft")
-        if self.calls == self.fail_after:
-            raise KeyboardInterrupt
-        self.calls += 1
-        self.asked += [(mode, question) for question in questions]
-        if mode in ("closed_book", "sft"):
-            return [Answer(q, "nobody", mode, ()) for q in questions]
-        rows = self.retrieve(questions, k)
-        if document_ids is not None:
-            assert len(document_ids) == len(questions)
-            rows = [[Hit(i, 1.0) for i in ids] for ids in document_ids]
-        texts = [self.documents[row[0].document_id].text.split()[-1] for row in rows]
-        return [
-            Answer(q, t, mode, tuple(r)) for q, t, r in zip(questions, texts, rows, strict=True)
-        ]
-
-
-def options(*modes: str, **changes) -> EvaluationOptions:
-    settings = {"modes": modes or ("parametric",), "k": 1, "retrieval": "gold", "chunk": 5}
-    return EvaluationOptions(**(settings | changes))
 
 
 def lines(path):
@@ -170,44 +105,12 @@ def test_modes_can_be_added_to_a_folder(tmp_path):
     assert list(report.modes) == ["in_context", "parametric"]
 
 
-def test_folder_of_another_config_is_refused_and_kept(tmp_path):
-    towns = town_set()
-    config = {"base": {"name": "tiny"}, "layers": (0, 1)}
-    evaluate(StubRag(towns), towns, options(), tmp_path, config)
-    before = (tmp_path / "parametric.jsonl").read_bytes()
-    evaluate(StubRag(towns), towns, options(), tmp_path, config)  # the same: fine
-    with pytest.raises(ValueError, match=r"evaluation\.k 2, not 1: expected .* another folder"):
-        evaluate(StubRag(towns), towns, options(k=2), tmp_path, config)
-    with pytest.raises(ValueError, match=r"run\.base\.name 'other', not 'tiny'"):
-        evaluate(StubRag(towns), towns, options(), tmp_path, config | {"base": {"name": "other"}})
-    with pytest.raises(ValueError, match=r"question_set\.documents"):
-        evaluate(StubRag(town_set(13)), town_set(13), options(), tmp_path, config)
-    assert (tmp_path / "parametric.jsonl").read_bytes() == before
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json that is no JSON"):
-        evaluate(StubRag(towns), towns, options(), tmp_path, config)
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"results of parametric but no config\.json"):
-        evaluate(StubRag(towns), towns, options(), tmp_path, config)
-
-
 def test_config_without_answers_claims_nothing(tmp_path):
     towns = town_set()
     with pytest.raises(KeyboardInterrupt):
         evaluate(StubRag(towns, fail_after=0), towns, options(), tmp_path)
     report = evaluate(StubRag(towns), towns, options(k=2), tmp_path)
     assert report.modes["parametric"].n == 12
-
-
-def test_malformed_line_is_named(tmp_path):
-    towns = town_set(5)
-    evaluate(StubRag(towns), towns, options(), tmp_path)
-    path = tmp_path / "parametric.jsonl"
-    good = path.read_text().splitlines(keepends=True)
-    for bad in ("{\n", "3\n", "\n", '{"id": "q1"}\n'):
-        path.write_text("".join([good[0], bad, *good[2:]]))
-        with pytest.raises(ValueError, match=r"parametric\.jsonl, line 2, .*delete the line"):
-            evaluate(StubRag(towns), towns, options(), tmp_path)
 
 
 def test_limit_is_a_seeded_sample_in_order(tmp_path):
@@ -249,74 +152,6 @@ def test_two_documents_are_exchanged(tmp_path):
     towns = town_set(2)
     report = evaluate(StubRag(towns), towns, options("shuffled"), tmp_path)
     assert report.modes["shuffled"].metrics["f1"].mean == 0
-
-
-@pytest.mark.parametrize("retrieval", ["gold", "retriever"])
-def test_shuffled_refuses_a_corpus_of_one(tmp_path, retrieval):
-    one = town_set(1)
-    folder = tmp_path / "run"
-    with pytest.raises(
-        ValueError, match=r"got 1 documents, 1 .* expected 1 other for mode shuffled"
-    ):
-        evaluate(StubRag(one), one, options("shuffled", retrieval=retrieval), folder)
-    assert not folder.exists()
-
-
-def test_shuffled_avoids_gold_documents_beyond_k(tmp_path):
-    towns = town_set(2)
-    both = tuple(document.id for document in towns.documents)
-    towns = replace(towns, questions=(replace(towns.questions[0], gold_ids=both),))
-    with pytest.raises(ValueError, match=r"got 2 documents, 2 of them .* expected 1 other"):
-        evaluate(StubRag(towns), towns, options("shuffled"), tmp_path)
-
-
-def changed_question(**changes) -> QuestionSet:
-    towns = town_set(4)
-    return replace(towns, questions=(*towns.questions[:3], replace(towns.questions[3], **changes)))
-
-
-@pytest.mark.parametrize(
-    ("question_set", "message"),
-    [
-        (replace(town_set(2), questions=()), "got no questions"),
-        (changed_question(golden_answers=()), r"1 questions without golden answers \(q3\)"),
-        (changed_question(gold_ids=()), r"1 questions without gold ids \(q3\).*retriever"),
-        (
-            changed_question(gold_ids=(town_set(1).documents[0].id, "zz")),
-            r"1 gold ids that no document has \(zz\)",
-        ),
-        (changed_question(id="q0"), "4 questions with 3 different ids"),
-    ],
-)
-def test_bad_question_sets_are_refused_before_anything_is_written(tmp_path, question_set, message):
-    rag, folder = StubRag(question_set), tmp_path / "run"
-    with pytest.raises(ValueError, match=message):
-        evaluate(rag, question_set, options(), folder)
-    assert not rag.asked and not folder.exists()
-
-
-def test_gold_ids_are_not_needed_without_gold_retrieval(tmp_path):
-    question_set = changed_question(gold_ids=())
-    evaluate(StubRag(question_set), question_set, options("closed_book"), tmp_path / "a")
-    retrieved = options("parametric", "shuffled", retrieval="retriever")
-    evaluate(StubRag(question_set), question_set, retrieved, tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"modes": ()}, r"got modes \[\], expected different ones of closed_book"),
-        ({"modes": ("closed",)}, r"got modes \['closed'\]"),
-        ({"modes": ("sft", "sft")}, r"got modes \['sft', 'sft'\]"),
-        ({"k": 0}, "got k 0"),
-        ({"chunk": 0}, "chunk 0"),
-        ({"limit": 0}, "limit 0"),
-        ({"retrieval": "best"}, "got retrieval 'best', expected gold or retriever"),
-    ],
-)
-def test_options_out_of_range_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        EvaluationOptions(**changes)
 
 
 def test_options_are_a_command_line():

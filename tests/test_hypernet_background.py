@@ -20,15 +20,22 @@ WITH = replace(CONFIG, background=8, background_weight=30.0)
 GENERAL = ["The fox is in the wood.", "She went to town in May.", "Ten men sat at one table."]
 
 
-def tokens(base, texts=GENERAL):
-    encoder = Encoder(base, CONFIG.layers)
-    return encoder.tokens(*pad([encoder.frame(base.tokenizer(t).input_ids) for t in texts], 0))
+def frames(base, texts=GENERAL):
+    return [Encoder(base, CONFIG.layers).frame(base.tokenizer(t).input_ids) for t in texts]
+
+
+def tokens(base):
+    return Encoder(base, CONFIG.layers).tokens(*pad(frames(base), 0))
+
+
+def moment(base):
+    return Encoder(base, CONFIG.layers).second_moment(frames(base), batch_size=2)
 
 
 def head_of(base, config=WITH):
     head = network(base, config)
     if config.background:
-        head.set_background(tokens(base))
+        head.set_background(moment(base))
     return head
 
 
@@ -50,11 +57,9 @@ def whitened(head, keys, layer):
 
 def test_background_is_the_second_moment_of_general_text(tiny_base):
     config = replace(WITH, background=64)  # all directions of the tiny model's keys
-    seen = tokens(tiny_base, GENERAL)
-    head = network(tiny_base, replace(config, background=min(64, seen.shape[1])))
-    head.set_background(seen)
-    keys = whitened(head, seen[0], 0)
-    eye = torch.eye(keys.shape[1], dtype=torch.float64)
+    head = head_of(tiny_base, config)
+    keys = whitened(head, tokens(tiny_base)[0], 0)
+    eye = torch.eye(64, dtype=torch.float64)
     expected = torch.linalg.inv(eye + 30.0 * keys.T @ keys / len(keys))
     found = eye - (head.background[0].double().T @ head.background[0].double())
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
@@ -136,7 +141,7 @@ def test_weights_without_a_background_can_be_trained_on_with_one(tiny_base, tmp_
     save_checkpoint(tmp_path, network(tiny_base), CONFIG, tiny_base)
     head, _ = continued(str(tmp_path), WITH, tiny_base)
     assert needs_background(head)
-    head.set_background(tokens(tiny_base))
+    head.set_background(moment(tiny_base))
     assert not needs_background(head)
     save_checkpoint(tmp_path / "new", head, WITH, tiny_base)
     again = load_checkpoint(tmp_path / "new", tiny_base)
@@ -150,9 +155,8 @@ def test_bad_backgrounds_are_refused(tiny_base):
         replace(WITH, background_weight=0.0)
     with pytest.raises(ValueError, match="settings of the ridge head"):
         replace(WITH, head="perceiver")
-    head = network(tiny_base, replace(WITH, background=65))
-    with pytest.raises(ValueError, match="keys of 64 dimensions, expected at least the 65"):
-        head.set_background(tokens(tiny_base))
+    with pytest.raises(ValueError, match="got background 65 and keys of 64 dimensions"):
+        network(tiny_base, replace(WITH, background=65))
 
 
 def test_salience_counts_tokens_in_the_least_squares(tiny_base):
