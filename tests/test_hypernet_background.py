@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import lightning
 import pytest
 import torch
-from hypernet_fixtures import CONFIG, DOCUMENTS, network
+from hypernet_fixtures import CONFIG, DOCUMENTS, network, write_question_set
 
+from hypernet.batches import BatchConfig
 from hypernet.checkpoint import Checkpoint, continued, load_checkpoint, save_checkpoint
+from hypernet.datamodule import HypernetDataModule
 from hypernet.encoder import Encoder, pad
+from hypernet.module import HypernetModule
 from hypernet.network import needs_background
 from hypernet.parametrizer import HypernetParametrizer
 from prag_core.documents import Document
@@ -192,3 +196,38 @@ def test_new_salience_changes_nothing(tiny_base, tmp_path):
     encoding = encoder(*pad([encoder.frame(tiny_base.tokenizer("Ana ran.").input_ids)], 0))
     torch.testing.assert_close(head(encoding).a, plain(encoding).a)
     torch.testing.assert_close(head(encoding).b, plain(encoding).b)
+
+
+def test_training_sets_the_background_once(tiny_base, tmp_path):
+    save_checkpoint(tmp_path / "old", network(tiny_base), CONFIG, tiny_base)
+    data = HypernetDataModule(
+        [str(write_question_set(tmp_path / "set"))], validation_articles=2,
+        batch=BatchConfig(documents=4, groups=(1,), questions=1, completions=1, unrelated=1),
+    )  # fmt: skip
+
+    def fit(weights, steps):
+        module = HypernetModule(network=WITH, weights=str(weights), learning_rate=1e-5)
+        module.base = tiny_base
+        module.configure_model()
+        data.load(tiny_base)
+        before = module.network.background.clone()
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_steps=steps, logger=False, limit_val_batches=0,
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+            default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=data)
+        return module, before
+
+    module, before = fit(tmp_path / "old", 1)
+    assert not before.any() and module.network.background.any()
+    save_checkpoint(tmp_path / "new", module.network, WITH, tiny_base, dtype=torch.float32)
+    again, before = fit(tmp_path / "new", 1)
+    assert torch.equal(again.network.background, before)  # what the weights came with stays
+    untouched = HypernetModule(network=WITH, weights=str(tmp_path / "old"))
+    untouched.base = tiny_base
+    untouched.trainer = module.trainer
+    untouched.configure_model()
+    module.trainer.state.fn = "validate"
+    with pytest.raises(ValueError, match="got no weights to score"):
+        untouched.on_validation_start()
