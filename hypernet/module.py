@@ -116,8 +116,8 @@ class HypernetModule(lightning.LightningModule):
             return
         if self.untrained or needs_background(self.network):
             raise ValueError(
-                "got no weights to score (none, or none with a background as in model.network), "
-                "expected trained ones: set --model.weights or --ckpt_path"
+                "got no weights to score, expected trained ones, with a background where "
+                "model.network has one: set --model.weights or --ckpt_path"
             )
         if self.score_documents:
             self.sample = self.trainer.datamodule.sample(self.score_documents)
