@@ -21,11 +21,6 @@ TOKENS = torch.arange(10, 30)[None]
 
 
 @pytest.fixture
-def adapter(tiny_base, tiny_spec):
-    return random_adapter(tiny_spec, tiny_base)
-
-
-@pytest.fixture
 def uneven(tiny_base, tiny_spec):
     """An adapter whose modules have ranks 2 and 1, as after pruning, and an extra tensor."""
     adapter = random_adapter(replace(tiny_spec, rank=3, alpha=7.0), tiny_base, rank=2)
