@@ -2,8 +2,9 @@
 
 Pure functions of adapters, no model is needed. The default is the exact sum (concatenation of
 ranks). Adapters that carry what a ridge memory was solved from (`Adapter.extra`: gram, whitening,
-ridge, shared_rows, and `beside` where the network has a background) are solved again over all their keys, so that one document's tokens do not
-answer for another's; rows that they share are counted once.
+ridge, shared_rows, and `beside` where the network has a background) are solved again over all
+their keys, so that one document's tokens do not answer for another's; rows that they share are
+counted once.
 """
 
 from __future__ import annotations
