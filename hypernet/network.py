@@ -161,8 +161,8 @@ class RidgeHead(nn.Module):
         """Return rows of groups of `group` documents, solved together; R = group * T + shared.
 
         With a rank, values are projected on the directions that `prag_core.rank` would keep of an
-        adapter of that rank, so that training sees what such an adapter says. The directions are
-        constants: no gradient goes through their choice.
+        adapter of that rank, so that training sees what such an adapter says (with all shared
+        rows). The directions are constants: no gradient goes through their choice.
         """
         values, counts = self.values(encoding)  # (N, L, T, H), (N, 1 or L, T, 1)
         keys = stack(encoding.keys.float() * counts, group)  # (G, L, M T, I)

@@ -16,7 +16,7 @@ from prag_core.adapter_store import AdapterStore
 from prag_core.documents import Document
 from prag_core.merge import merge
 from prag_core.models import BaseModel
-from prag_core.rank import reduce_rank
+from prag_core.rank import rank_of_own, reduce_rank
 
 
 class HypernetParametrizer:
@@ -37,7 +37,8 @@ class HypernetParametrizer:
         Args:
             base: the base model that the checkpoint was trained on.
             checkpoint: see `load_checkpoint`.
-            rank: most rows an adapter may have (see `reduce_rank`); None: one row a token.
+            rank: most rows a module may have, on average over an adapter's (see `reduce_rank`);
+                None: one row a token.
             max_tokens: tokens encoded at once; longer documents are cut into chunks.
             overlap: tokens that a chunk repeats of the one before.
             batch_size: chunks encoded together.
@@ -47,10 +48,8 @@ class HypernetParametrizer:
             ValueError: a size out of range.
         """
         shared = checkpoint.network.shared_count
-        if rank is not None and rank <= shared:
-            raise ValueError(
-                f"got rank {rank}, expected more than the {shared} rows that all documents share"
-            )
+        if rank is not None:
+            rank_of_own(rank, shared)
         if not 0 <= overlap < max_tokens or max_tokens > base.context_length or batch_size < 1:
             raise ValueError(
                 f"got max_tokens {max_tokens}, overlap {overlap}, batch_size {batch_size}, "
@@ -64,7 +63,7 @@ class HypernetParametrizer:
         self.spec = AdapterSpec(
             base.fingerprint, most, most, ("down_proj",), self.config.layers, dtype
         )
-        budget = rank and f"{rank} by response"
+        budget = rank and f"{rank} a module, by response of all"
         self.fingerprint = fingerprint(["hypernet", checkpoint.hash, budget, max_tokens, overlap])
 
     @classmethod

@@ -33,7 +33,8 @@ class AdapterSpec:
     Attributes:
         base_model: fingerprint of the base model (`BaseModel.fingerprint`).
         rank: nominal LoRA rank r. A parametrizer whose rank depends on the document (the
-            hypernetwork) states its maximum here; `Adapter.rank` is what the tensors have.
+            hypernetwork) states its maximum here, with a rank budget the mean over the modules;
+            `Adapter.rank` is what the tensors have.
         alpha: LoRA alpha. The one scale, alpha / rank, is applied once, in `merge`.
         modules: names of the adapted linear layers, e.g. `("down_proj",)`.
         layers: indices of the adapted decoder layers.

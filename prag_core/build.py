@@ -70,7 +70,7 @@ class Setup:
         path: who makes the adapters: `trained` (one small training a document), `generated`
             (one forward pass of a hypernetwork) or `refined` (generated, then a few steps).
         hypernet: checkpoint of the generated and the refined path: folder or hub name.
-        hypernet_rank: rows of a generated adapter, at most; 0: one a token.
+        hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
         augmentation: rewrites and question-answer pairs.
         training: the trained path.

@@ -11,77 +11,124 @@ from prag_core.adapter import Adapter
 
 
 def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
-    """Return the adapter with at most `rank` rows a module.
+    """Return the adapter with at most `rank` rows a module, of a ridge memory on average.
 
     Of a ridge memory (it carries the Gram matrix of its keys K) the responses to its own keys are
     kept as well as that rank allows: with Y = B A K' = U S V', the update U_r U_r' B A is the
     nearest of rank r (reduced-rank regression, Izenman, 1975). Tokens with like values so share a
-    row, and none is dropped. The rows that all documents share are kept as they are. The keys are
-    gone afterwards: in a merge such an adapter is summed, not solved again. Of any other adapter
-    dW is truncated (Eckart and Young, 1936).
+    row, and none is dropped. The modules share one budget, `rank` times their number (as in
+    AdaLoRA, Zhang et al., 2023; see `keep_largest`). Of the rows that all documents share,
+    `rank_of_shared` a module are kept, those that answer most to whitened inputs. The keys are gone
+    afterwards: in a merge such an adapter is summed, not solved again. Of any other adapter dW is
+    truncated module by module (Eckart and Young, 1936).
 
     Raises:
-        ValueError: no more rows than the shared ones.
+        ValueError: no row is left for the document.
     """
     shared = int(adapter.extra["shared_rows"]) if "shared_rows" in adapter.extra else 0
     own_rank = rank_of_own(rank, shared)
     if adapter.rank <= rank:
         return adapter
+    kept, ends = (
+        rank_of_shared(rank, shared),
+        [len(a) - shared for a, _ in adapter.tensors.values()],
+    )
+    pairs = zip(adapter.tensors.values(), ends, strict=True)
+    own = [(a[:end].float(), b[:, :end].float()) for (a, b), end in pairs]  # (R, I), (O, R)
+    if "gram" in adapter.extra:
+        grams, strengths = (adapter.extra[name].float() for name in ("gram", "ridge"))
+        own = _by_response(own, grams, strengths, own_rank)
+    else:
+        own = [_truncated(a, b, own_rank) for a, b in own]
     tensors = {}
     for index, (path, (a, b)) in enumerate(adapter.tensors.items()):
-        own = a.shape[0] - shared
-        rows, columns = a[:own].float(), b[:, :own].float()  # (R, I), (O, R)
-        if "gram" in adapter.extra:
-            gram, strength = (adapter.extra[name][index].float() for name in ("gram", "ridge"))
-            rows, columns = _by_response(rows, columns, gram, strength, own_rank)
-        else:
-            rows, columns = _truncated(rows, columns, own_rank)
-        rows, columns = rows.to(a.dtype), columns.to(b.dtype)
-        tensors[path] = (torch.cat([rows, a[own:]]), torch.cat([columns, b[:, own:]], 1))
+        rows, columns = own[index]
+        rest_a, rest_b = a[ends[index] :], b[:, ends[index] :]
+        if kept < shared:
+            scale = adapter.extra["whitening"][index].float() if "whitening" in adapter.extra else 1
+            rest_a, rest_b = _truncated(rest_a.float() / scale, rest_b.float(), kept)
+            rest_a = rest_a * scale
+        tensors[path] = (
+            torch.cat([rows.to(a.dtype), rest_a.to(a.dtype)]),
+            torch.cat([columns.to(b.dtype), rest_b.to(b.dtype)], 1),
+        )
     ratio = adapter.spec.scale  # unchanged: alpha / rank of the new spec
     spec = replace(adapter.spec, rank=rank, alpha=ratio * rank)
-    extra = {name: adapter.extra[name] for name in ("shared_rows",) if name in adapter.extra}
+    extra = {"shared_rows": torch.tensor([kept])} if shared else {}
     return replace(adapter, spec=spec, tensors=tensors, extra=extra)
+
+
+def rank_of_shared(rank: int, shared: int) -> int:
+    """Return how many of the shared rows a budget keeps: a sixteenth of it, at least one."""
+    return min(shared, max(1, rank // 16))
 
 
 def rank_of_own(rank: int, shared: int) -> int:
     """Return what a budget leaves for the document's own rows; ValueError where that is nothing."""
-    if rank <= shared:
+    own = rank - rank_of_shared(rank, shared)
+    if own < 1:
         raise ValueError(
-            f"got rank {rank}, expected more than the {shared} rows that all documents share"
+            f"got rank {rank}, expected {rank - own + 1} or more: a row for the document, beside "
+            f"those kept of the {shared} that all documents share"
         )
-    return rank - shared
+    return own
 
 
 def _by_response(
-    a: Tensor, b: Tensor, gram: Tensor, strength: Tensor, rank: int
-) -> tuple[Tensor, Tensor]:
-    """Return U_r' B A (r, I) and U_r (O, r), from the R x R matrix Y'Y."""
-    eye = torch.eye(len(gram), device=gram.device)
-    factor = torch.linalg.cholesky(gram + strength * eye)
-    response = b @ torch.cholesky_solve(gram, factor)  # Y (O, R)
-    left = response_directions(response, rank)
-    return (left.mT @ b) @ a, left
+    pairs: list[tuple[Tensor, Tensor]], grams: Tensor, strengths: Tensor, rank: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Return every module's U_r' B A (r, I) and U_r (O, r), `rank` the mean of all r."""
+    responses = []
+    for (_, b), gram, strength in zip(pairs, grams, strengths, strict=True):
+        eye = torch.eye(len(gram), device=gram.device)
+        factor = torch.linalg.cholesky(gram + strength * eye)
+        responses.append(b @ torch.cholesky_solve(gram, factor))  # Y (O, R)
+    directions, energies = response_directions(torch.stack(responses))
+    counts = keep_largest(energies, rank).sum(-1).tolist()
+    kept = [left[:, :count] for left, count in zip(directions, counts, strict=True)]
+    return [((left.mT @ b) @ a, left) for (a, b), left in zip(pairs, kept, strict=True)]
 
 
-def response_directions(response: Tensor, rank: int) -> Tensor:
-    """Return U_r (..., O, r), the largest left singular directions of Y (..., O, R), R <= O."""
-    _, vectors = torch.linalg.eigh(response.mT @ response)
-    return torch.linalg.qr(response @ vectors[..., -rank:])[0]  # the largest are last
+def response_directions(response: Tensor) -> tuple[Tensor, Tensor]:
+    """Return U (..., O, M) and S^2 (..., M) of responses Y = U S V' (..., O, R), M = min(O, R)."""
+    energies, vectors = torch.linalg.eigh(response.mT @ response)  # ascending
+    most = min(response.shape[-2:])
+    energies, vectors = energies.flip(-1)[..., :most], vectors.flip(-1)[..., :most]
+    return torch.linalg.qr(response @ vectors)[0], energies
+
+
+def keep_largest(energies: Tensor, rank: int) -> Tensor:
+    """Mark the largest S^2 / sqrt(sum S^2) of all modules, `rank` a module on average.
+
+    As all modules write to one residual stream, their S^2 could compete as they are; but what early
+    layers write, of small norm, is read by all that come later. Divided by their sum every module
+    would keep alike. The root lies between; it was chosen on held-out articles.
+
+    Args:
+        energies: S^2 (..., L, M) of L modules, the largest first.
+        rank: marked a module, on average; at least one in each.
+    """
+    shares = energies / energies.sum(-1, keepdim=True).clamp(min=1e-30).sqrt()
+    shares[..., 0] = torch.inf
+    flat = shares.flatten(-2)
+    most = min(rank * energies.shape[-2], flat.shape[-1])
+    kept = torch.zeros_like(flat, dtype=torch.bool)
+    return kept.scatter(-1, flat.topk(most).indices, True).view_as(energies)
 
 
 def project(values: Tensor, a: Tensor, keys: Tensor, rank: int) -> Tensor:
-    """Return values (G, L, R, H) without what falls outside the `rank` largest response directions.
+    """Return values (G, L, R, H) without what falls outside the response directions kept.
 
     Args:
         values: V, (G, L, R, H).
         a: addresses A, (G, L, R, I).
         keys: K, (G, L, R, I); the responses are V' A K'.
-        rank: directions kept.
+        rank: directions kept a layer, on average over the L layers.
     """
     with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
         response = values.float().mT @ (a @ keys.float().mT)  # (G, L, H, R)
-        left = response_directions(response, rank)  # (G, L, H, r)
+        left, energies = response_directions(response)  # (G, L, H, M), (G, L, M)
+        left = left * keep_largest(energies, rank)[..., None, :]
     return (values @ left.to(values.dtype)) @ left.mT.to(values.dtype)
 
 

@@ -138,7 +138,7 @@ def test_rank_keeps_the_response(tiny_base):
     small = reduce_rank(adapter, adapter.rank - 1)
     path = adapter.spec.paths()[0]
     error = (update(small, path) - update(adapter, path)).norm() / update(adapter, path).norm()
-    assert small.rank == adapter.rank - 1 and error < 0.1
+    assert small.rank < adapter.rank and error < 0.1
 
 
 def test_weights_without_a_background_can_be_trained_on_with_one(tiny_base, tmp_path):

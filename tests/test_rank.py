@@ -11,10 +11,12 @@ from hypernet_fixtures import DOCUMENTS, parametrizer
 
 from hypernet.encoder import pad
 from prag_core.adapter import AdapterSpec
-from prag_core.rank import reduce_rank
+from prag_core.merge import merge
+from prag_core.rank import rank_of_shared, reduce_rank
 from prag_core.ridge import recover_keys
 
 SHARED = 3
+BUDGET = 6 + 1  # of the shared rows one is kept
 
 
 @pytest.fixture
@@ -26,7 +28,8 @@ def memory(tiny_base, tmp_path):
 def own(adapter, path) -> torch.Tensor:
     """The document's own update, without the shared rows."""
     a, b = adapter.tensors[path]
-    return b[:, :-SHARED] @ a[:-SHARED]
+    shared = int(adapter.extra["shared_rows"])
+    return b[:, :-shared] @ a[:-shared]
 
 
 def keys(adapter, index, path) -> torch.Tensor:
@@ -39,45 +42,81 @@ def keys(adapter, index, path) -> torch.Tensor:
     return rows / scale
 
 
-def test_responses_are_the_nearest_of_that_rank(memory):
-    reduced = reduce_rank(memory, 6 + SHARED)
-    assert reduced.rank == 6 + SHARED == reduced.spec.rank and reduced.spec.scale == 1
-    for index, path in enumerate(memory.spec.paths()):
+def test_responses_are_the_nearest_of_that_budget(memory):
+    reduced = reduce_rank(memory, BUDGET)
+    assert reduced.spec.rank == BUDGET and reduced.spec.scale == 1
+    paths = memory.spec.paths()
+    ranks = [len(reduced.tensors[path][0]) - 1 for path in paths]
+    assert sum(ranks) == 6 * len(paths) and min(ranks) >= 1
+    shares = []
+    for index, (path, rank) in enumerate(zip(paths, ranks, strict=True)):
         document = keys(memory, index, path)
         full, small = (own(x, path) @ document.mT for x in (memory, reduced))  # (O, R)
         singular = torch.linalg.svdvals(full)
-        best = float(singular[6:].square().sum().sqrt())
+        shares.append(singular / singular.square().sum() ** 0.25)
+        best = float(singular[rank:].square().sum().sqrt())
         assert float((full - small).norm()) == pytest.approx(best, rel=0.02)
+    kept = min(float(s[rank - 1]) for s, rank in zip(shares, ranks, strict=True) if rank > 1)
+    assert kept >= 0.99 * max(float(s[rank]) for s, rank in zip(shares, ranks, strict=True))
+
+
+def test_layers_share_the_budget(memory):
+    first, *rest = memory.spec.paths()
+    loud = {path: (a, 1e4 * b) for path, (a, b) in memory.tensors.items() if path == first}
+    reduced = reduce_rank(replace(memory, tensors={**memory.tensors, **loud}), BUDGET)
+    own_rows = {path: len(a) - 1 for path, (a, _) in reduced.tensors.items()}
+    assert own_rows == {first: 6 * (1 + len(rest)) - len(rest), **dict.fromkeys(rest, 1)}
 
 
 def test_training_sees_the_update_that_a_budget_leaves(tiny_base, tmp_path):
     made = parametrizer(tiny_base, tmp_path)
-    reduced = reduce_rank(made.parametrize(DOCUMENTS[:1])[0], 6 + SHARED)
+    reduced = reduce_rank(made.parametrize(DOCUMENTS[:1])[0], BUDGET)
     with torch.no_grad():
         encoding = made.encoder(*pad(made._chunks(DOCUMENTS[0]), 0, 32))
-        rows, whole = made.network(encoding, rank=6 + SHARED), made.network(encoding)
-        with pytest.raises(ValueError, match="more than the 3 rows"):
-            made.network(encoding, rank=SHARED)
+        rows, whole = made.network(encoding, rank=BUDGET), made.network(encoding)
+        with pytest.raises(ValueError, match="got rank 1, expected 2 or more"):
+            made.network(encoding, rank=1)
     for index, path in enumerate(reduced.spec.paths()):
-        a, b = reduced.tensors[path]
-        expected, seen = (b @ a).float(), rows.b[0, index].mT @ rows.a[0, index]
-        far = (whole.b[0, index].mT @ whole.a[0, index] - expected).norm()
-        assert (seen - expected).norm() < 0.05 * far
+        expected = own(reduced, path).float()
+        seen, full = (x.b[0, index, :-SHARED].mT @ x.a[0, index, :-SHARED] for x in (rows, whole))
+        assert (seen - expected).norm() < 0.05 * (full - expected).norm()
 
 
-def test_shared_rows_stay_and_rank_falls_to_the_budget_alone(memory):
-    reduced = reduce_rank(memory, 8)
-    for path in memory.spec.paths():
-        for before, after in zip(memory.tensors[path], reduced.tensors[path], strict=True):
-            dimension = 0 if before.shape[1] == 64 else 1
-            torch.testing.assert_close(
-                before.narrow(dimension, before.shape[dimension] - SHARED, SHARED),
-                after.narrow(dimension, after.shape[dimension] - SHARED, SHARED),
-            )
-    assert set(reduced.extra) == {"shared_rows"}
+def test_shared_rows_keep_what_answers_most_to_whitened_inputs(memory):
+    reduced = reduce_rank(memory, BUDGET)
+    for path, whitening in zip(memory.spec.paths(), memory.extra["whitening"], strict=True):
+        full, small = (b[:, -n:] @ a[-n:] for (a, b), n in zip(
+            (memory.tensors[path], reduced.tensors[path]), (SHARED, 1), strict=True
+        ))  # fmt: skip
+        left, values, right = torch.linalg.svd(full / whitening)
+        best = values[0] * left[:, :1] @ right[:1] * whitening
+        assert (small - best).norm() < 0.02 * best.norm()
+    assert {name: int(x) for name, x in reduced.extra.items()} == {"shared_rows": 1}
+
+
+def test_shared_rows_stay_where_the_budget_has_room(memory):
+    assert (rank_of_shared(64, 8), rank_of_shared(32, 8), rank_of_shared(999, 8)) == (4, 2, 8)
+    other = replace(memory, extra={"shared_rows": torch.tensor([1])})
+    reduced = reduce_rank(other, BUDGET)
+    for path in other.spec.paths():
+        (a, b), (small_a, small_b) = (x.tensors[path] for x in (other, reduced))
+        assert torch.equal(a[-1], small_a[-1]) and torch.equal(b[:, -1], small_b[:, -1])
+
+
+def test_budgets_that_keep_all_or_nothing(memory):
     assert reduce_rank(memory, memory.rank) is memory
-    with pytest.raises(ValueError, match="got rank 3, expected more than the 3 rows"):
-        reduce_rank(memory, SHARED)
+    with pytest.raises(ValueError, match="got rank 1, expected 2 or more: a row for the document"):
+        reduce_rank(memory, 1)
+
+
+def test_reduced_adapters_are_summed_with_their_shared_rows_once(tiny_base, tmp_path):
+    made = parametrizer(tiny_base, tmp_path, rank=BUDGET)
+    first, second = made.parametrize(DOCUMENTS[:2])
+    merged = merge([first, second])
+    for path in merged.spec.paths():
+        (a, b), (c, d), (e, f) = (x.tensors[path] for x in (merged, first, second))
+        expected = d.float() @ c.float() + f[:, :-1].float() @ e[:-1].float()
+        torch.testing.assert_close(b.float() @ a.float(), expected, atol=1e-3, rtol=2e-2)
 
 
 def test_other_adapters_keep_their_largest_directions(tiny_base):
@@ -95,4 +134,5 @@ def test_other_adapters_keep_their_largest_directions(tiny_base):
 def test_a_long_document_keeps_the_budget(tiny_base, tmp_path):
     made = parametrizer(tiny_base, tmp_path, rank=10, max_tokens=24, overlap=4)
     long = replace(DOCUMENTS[0], text="abcdefghij" * 6)
-    assert made.parametrize([long])[0].rank == 10
+    ranks = [len(a) for a, _ in made.parametrize([long])[0].tensors.values()]
+    assert sum(ranks) == 10 * len(ranks)
