@@ -29,10 +29,8 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
     own_rank = rank_of_own(rank, shared)
     if adapter.rank <= rank:
         return adapter
-    kept, ends = (
-        rank_of_shared(rank, shared),
-        [len(a) - shared for a, _ in adapter.tensors.values()],
-    )
+    kept = rank_of_shared(rank, shared)
+    ends = [len(a) - shared for a, _ in adapter.tensors.values()]
     pairs = zip(adapter.tensors.values(), ends, strict=True)
     own = [(a[:end].float(), b[:, :end].float()) for (a, b), end in pairs]  # (R, I), (O, R)
     if "gram" in adapter.extra:
