@@ -99,8 +99,8 @@ def keep_largest(energies: Tensor, rank: int) -> Tensor:
     """Mark the largest S^2 / sqrt(sum S^2) of all modules, `rank` a module on average.
 
     As all modules write to one residual stream, their S^2 could compete as they are; but what early
-    layers write, of small norm, is read by all that come later. Divided by their sum every module
-    would keep alike. The root lies between; it was chosen on held-out articles.
+    layers write, of small norm, is read by all that come later. Divided by their sum all modules
+    would keep much alike. The root lies between; it was chosen on held-out articles.
 
     Args:
         energies: S^2 (..., L, M) of L modules, the largest first.

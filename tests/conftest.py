@@ -143,3 +143,27 @@ def adapters(tiny_base, tiny_spec):
         random_adapter(replace(tiny_spec, rank=5, alpha=10), tiny_base, seed=2),
         random_adapter(narrow, tiny_base, seed=3),
     ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The benchmark's tiny model and hypernetwork, as folders."""
+    from benchmark_fixtures import save_models  # imports this module
+
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def settings(model, tmp_path):
+    """A whole benchmark's settings."""
+    from benchmark_fixtures import whole_benchmark
+
+    return whole_benchmark(model, tmp_path)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Models and sets loaded and questions asked by the benchmark so far."""
+    from benchmark_fixtures import count_calls
+
+    return count_calls(monkeypatch)

@@ -10,13 +10,10 @@ import numpy as np
 import pytest
 from benchmark_fixtures import (
     TYPES,
-    count_calls,
     prag_benchmark,
     row,
-    save_models,
     small,
     table,
-    whole_benchmark,
 )
 
 from prag_core.benchmark_options import BenchmarkSet
@@ -25,21 +22,6 @@ from prag_core.benchmark_table import _estimates
 from prag_core.metrics import METRICS, bootstrap_interval, ratio_interval
 from prag_core.questions import Question
 from prag_core.retrieval import make_retriever
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def settings(model, tmp_path):
-    return whole_benchmark(model, tmp_path)
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    return count_calls(monkeypatch)
 
 
 def test_all_cells_run_once_and_a_second_run_repeats_none(settings, counted, capsys):

@@ -12,9 +12,7 @@ import yaml
 from benchmark_fixtures import (
     TYPES,
     prag_benchmark,
-    save_models,
     table,
-    whole_benchmark,
     write_set,
 )
 
@@ -25,16 +23,6 @@ from prag_core.benchmark_published import load_published, published_f1
 from prag_core.build import Setup
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def settings(model, tmp_path):
-    return whole_benchmark(model, tmp_path)
 
 
 def paper_group(**changes):

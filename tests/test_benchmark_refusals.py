@@ -9,13 +9,10 @@ import pytest
 import torch
 from benchmark_fixtures import (
     TYPES,
-    count_calls,
     prag_benchmark,
     row,
-    save_models,
     small,
     table,
-    whole_benchmark,
     write_set,
 )
 from conftest import byte_tokenizer, tiny_model
@@ -23,21 +20,6 @@ from conftest import byte_tokenizer, tiny_model
 from prag_core.benchmark_options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.build import Setup
 from prag_core.pipeline import ParametricRAG
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def settings(model, tmp_path):
-    return whole_benchmark(model, tmp_path)
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    return count_calls(monkeypatch)
 
 
 @pytest.mark.parametrize(
