@@ -26,8 +26,9 @@ from prag_core.lock_file import allocate_lock_file
 FORMAT_KEY = b"format"
 MAX_READERS = 1024
 SCAN_ROWS = 1024  # rows read in one transaction, as a long one would keep freed pages alive
-EMPTY_FILE_PATIENCE = 2.0  # seconds that another process may take to write its first pages
+PATIENCE = 2.0  # seconds that another process may take to write its first pages
 DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)  # EIO: LMDB's short write
+WRITE_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
 Result = TypeVar("Result")
 _OPEN: WeakValueDictionary = WeakValueDictionary()  # (process, device, inode of folder) -> file
 
@@ -183,24 +184,26 @@ class LmdbFile:
         _OPEN[os.getpid(), status.st_dev, status.st_ino] = self
 
     def _open(self) -> None:
-        deadline = time.monotonic() + EMPTY_FILE_PATIENCE
-        while self.path.is_file() and not self.path.stat().st_size:
-            if time.monotonic() > deadline:
-                raise ValueError(
-                    f"got an empty file {self.path}, expected an adapter store: restore it from a "
-                    "backup, or delete it to start a new store"
-                )
-            time.sleep(0.01)
+        if not _patiently(lambda: not self.path.is_file() or self.path.stat().st_size > 0):
+            raise ValueError(
+                f"got an empty file {self.path}, expected an adapter store: restore it from a "
+                "backup, or delete it to start a new store"
+            )
         with self._clear_errors():
             self._env = self._open_environment()
             self._refuse_truncated()
+            if self.readonly:
+                _patiently(lambda: self._env.stat()["entries"] > 0)
             self._open_databases()
 
     def _open_environment(self) -> lmdb.Environment:
         settings = {"map_size": self._map_size, "max_dbs": len(self._names),
                     "max_readers": MAX_READERS}  # fmt: skip
         if not self.readonly:
-            self._allocate_lock()
+            try:
+                allocate_lock_file(self.folder, MAX_READERS)
+            except OSError as error:
+                raise self._no_room(error.errno, error) from error
             env = lmdb.open(str(self.folder), **settings)
             env.reader_check()  # frees the slots of readers that were killed
             return env
@@ -208,12 +211,6 @@ class LmdbFile:
             return lmdb.open(str(self.folder), readonly=True, **settings)
         except (lmdb.ReadonlyError, lmdb.LockError):  # no right to make lock.mdb: no one writes
             return lmdb.open(str(self.folder), readonly=True, lock=False, **settings)
-
-    def _allocate_lock(self) -> None:
-        try:
-            allocate_lock_file(self.folder, MAX_READERS)
-        except OSError as error:
-            raise self._no_room(error.errno, error) from error
 
     def _no_room(self, number: int, error: Exception) -> OSError:
         return OSError(
@@ -282,7 +279,8 @@ class LmdbFile:
             number = next((n for n in DISK_ERRORS if os.strerror(n) in str(error)), None)
             if number is not None:
                 raise self._no_room(number, error) from error
-            if not self.readonly and _means_readonly(error):
+            denied = any(os.strerror(n) in str(error) for n in WRITE_ERRORS)
+            if not self.readonly and (denied or isinstance(error, lmdb.ReadonlyError)):
                 raise OSError(
                     errno.EACCES,
                     f"got a folder that cannot be written, {self.folder} ({error}), expected one "
@@ -294,6 +292,9 @@ class LmdbFile:
             ) from error
 
 
-def _means_readonly(error: lmdb.Error) -> bool:
-    codes = (errno.EROFS, errno.EACCES, errno.EPERM)
-    return isinstance(error, lmdb.ReadonlyError) or any(os.strerror(n) in str(error) for n in codes)
+def _patiently(is_done: Callable[[], bool]) -> bool:
+    """Ask until it is done or patience ends; return whether it is."""
+    deadline = time.monotonic() + PATIENCE
+    while not (done := is_done()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return done

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import lmdb
@@ -203,11 +204,29 @@ def test_foreign_file(folder, content, readonly):
 
 
 def test_empty_file(folder, monkeypatch):
-    monkeypatch.setattr("prag_core.lmdb_file.EMPTY_FILE_PATIENCE", 0.0)
+    monkeypatch.setattr("prag_core.lmdb_file.PATIENCE", 0.0)
     folder.mkdir()
     (folder / "data.mdb").touch()
     with pytest.raises(ValueError, match="got an empty file"):
         AdapterStore(folder)
+
+
+def test_reader_comes_before_the_writers_first_transaction(folder):
+    folder.mkdir()
+    lmdb.open(str(folder), max_dbs=len(DATABASES)).close()  # pages are there, nothing in them
+    code = f"""
+from pathlib import Path
+from prag_core.lmdb_file import LmdbFile
+print("opening", flush=True)
+LmdbFile(Path({str(folder)!r}), {DATABASES!r}, {FORMAT!r}, readonly=True)
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as reader:
+        reader.stdout.readline()
+        time.sleep(0.3)
+        assert reader.poll() is None
+        AdapterStore(folder).close()
+        assert reader.wait(60) == 0
 
 
 def test_truncated_file(folder, adapter):
