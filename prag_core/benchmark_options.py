@@ -90,7 +90,7 @@ class BenchmarkModel:
 
     Attributes:
         name: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
-        dtype: `auto` (bfloat16), `bfloat16` or `float32`.
+        dtype: `auto` (see `load_base_model`), `bfloat16` or `float32`.
         hypernet: checkpoint of the generated and the refined path; no such cells when empty.
         rank: of the trained path; that of `training` when 0.
         epochs: of the trained path, by name of the question set, before the set's own.

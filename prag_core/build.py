@@ -65,7 +65,7 @@ class Setup:
 
     Attributes:
         base_model: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
-        dtype: `auto` (bfloat16), `bfloat16` or `float32`.
+        dtype: `auto` (see `load_base_model`), `bfloat16` or `float32`.
         device: `auto`, `cpu` or `cuda`.
         path: who makes the adapters: `trained` (one small training a document), `generated`
             (one forward pass of a hypernetwork) or `refined` (generated, then a few steps).

