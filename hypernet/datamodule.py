@@ -87,8 +87,8 @@ class HypernetDataModule(lightning.LightningDataModule):
             corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
                 corpora that exceed memory.
             batch: what a step holds.
-            validation_articles: articles (titles) held out: of the question sets (the corpora do
-                not train on them either), or of the corpora where there is no question set.
+            validation_articles: articles (titles) held out of each question set (no other set or
+                corpus trains on them either), or of the corpora where there is no question set.
             validation_steps: batches a validation.
             max_document_tokens: longer documents are left out of training.
             workers: processes that build batches; each keeps a copy of the memory that this one
@@ -263,8 +263,10 @@ class HypernetDataModule(lightning.LightningDataModule):
     def _question_items(self) -> tuple[list[Sequence[Item]], list[Item], set[str]]:
         """Return each question set's items, the held-out ones of all, and what was held out."""
         sets = [read_question_set(folder) for folder in self.question_sets]
-        found = {article(document) for documents, _ in sets for document in documents}
-        held_out = held_out_articles(found, self.validation_articles, self.seed)
+        held_out: set[str] = set()
+        for documents, _ in sets:
+            found = {article(document) for document in documents}
+            held_out |= held_out_articles(found, self.validation_articles, self.seed)
         training: list[Sequence[Item]] = []
         validation: list[Item] = []
         for documents, pairs in sets:

@@ -33,6 +33,7 @@ def score(
     unrelated: str = "",
     texts: int = 48,
     max_new_tokens: int = 32,
+    least_relevance: float = 0.0,
     seed: int = 0,
     output: str = "",
 ) -> dict:
@@ -51,6 +52,8 @@ def score(
             document of the question set.
         texts: of the corpus, drawn from its first 5,000.
         max_new_tokens: of an answer.
+        least_relevance: adapters of full rank that respond less to a question, or to the first 32
+            tokens of a text, are left out (see `prag_core.relevance`); 0: none.
         seed: of all draws.
         output: file for the result as JSON, written after every condition.
     """
@@ -68,7 +71,7 @@ def score(
     size = f"{len(sample.documents)} documents, {len(sample.questions)} questions"
     print(f"{size}; %, 95 % intervals\ncondition | containment | exact match | F1", flush=True)
     contained: dict[str, list[float]] = {}
-    scorer = Scorer(base, parametrizer, GenerationOptions(max_new_tokens))
+    scorer = Scorer(base, parametrizer, GenerationOptions(max_new_tokens), least_relevance)
     for name, said in scorer.each(sample, conditions, seed):
         row = result["conditions"][name] = table(sample, {name: said})[name]
         contained[name] = [

@@ -10,6 +10,9 @@ gold+K          the document's adapter merged with those of K others, half of th
                 neighbours of the document; gold+K:concatenate by the plain sum, gold+K:relative
                 weighed by the question's BM25 scores over the best one
 rank:R          the document's adapter, reduced to rank R
+
+With `least_relevance` an adapter of full rank is left out where it responds less to the question
+(see `prag_core.relevance`), as in the pipeline.
 """
 
 from __future__ import annotations
@@ -36,9 +39,12 @@ from prag_core.metrics import SMALLEST_SAMPLE, bootstrap_interval, score_answer
 from prag_core.models import BaseModel
 from prag_core.prompts import question_prompt
 from prag_core.rank import rank_of_own, reduce_rank
+from prag_core.relevance import is_meant, question_keys
 from prag_core.retrieval import make_retriever
 
+Asked = Callable[[int, int], bool]  # numbers of a question and a document
 MOST_TOKENS = 512  # of an unrelated text
+READ_TOKENS = 32  # of it that say whether an adapter is meant; the loss is that of the others
 CONDITIONS = (
     "closed_book", "in_context", "in_context_rows", "gold", "shuffled", "combine", "gold+2",
     "gold+9",
@@ -85,9 +91,11 @@ class Scorer:
         base: BaseModel,
         parametrizer: HypernetParametrizer,
         options: GenerationOptions | None = None,
+        least_relevance: float = 0.0,
     ) -> None:
         """Put the parts together."""
         self.base, self.parametrizer = base, parametrizer
+        self.least_relevance = least_relevance
         self.options = options or GenerationOptions()
 
     def answers(
@@ -102,9 +110,17 @@ class Scorer:
         """Yield a condition's name and answers when it is done."""
         made = self.parametrizer.parametrize(sample.documents)
         own = [adapter.to(device=self.base.device) for adapter in made]
-        chosen = {name: _adapters(name, sample, own, seed) for name in conditions}
+        asked = self._asked([question for question, _, _ in sample.questions], own)
+        chosen = {name: _adapters(name, sample, own, seed, asked) for name in conditions}
         for name, adapter_of in chosen.items():
             yield name, self._answers(name, sample, adapter_of)
+
+    def _asked(self, questions: Sequence[str], own: Sequence[Adapter]) -> Asked:
+        """Return what tells, by numbers, whether a question is meant for a document."""
+        if self.least_relevance <= 0:
+            return lambda number, place: True
+        keys = question_keys(self.base, questions, own[0].spec.layers[0])
+        return lambda number, place: is_meant(own[place], keys[number], self.least_relevance)
 
     def _answers(
         self, condition: str, sample: Sample, adapter_of: Callable[[int], Adapter | None]
@@ -128,21 +144,26 @@ class Scorer:
     ) -> tuple[list[float], int]:
         """Return the NLL of every text, each with an adapter (or none) attached, and all tokens.
 
-        Of a text the first 512 tokens count.
+        Of a text the first 512 tokens are read; those behind the first 32 count, which say whether
+        the adapter is meant.
         """
         tokenizer, totals, count = self.base.tokenizer, [], 0
         for text, adapter in zip(texts, adapters, strict=True):
             ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
             ids = ids[:, :MOST_TOKENS].to(self.base.device)
+            first = min(READ_TOKENS, ids.shape[1] // 2)
+            begin = tokenizer.decode(ids[0, :first])
+            if adapter is not None and not self._asked([begin], [adapter])(0, 0):
+                adapter = None
             with torch.no_grad(), attached(self.base, adapter):
-                logits = self.base.model(input_ids=ids).logits[0, :-1]
-            totals.append(token_nll(logits, ids[0, 1:]).sum().item())
-            count += ids.shape[1] - 1
+                logits = self.base.model(input_ids=ids).logits[0, first - 1 : -1]
+            totals.append(token_nll(logits, ids[0, first:]).sum().item())
+            count += ids.shape[1] - first
         return totals, count
 
 
 def _adapters(
-    condition: str, sample: Sample, own: list[Adapter], seed: int
+    condition: str, sample: Sample, own: list[Adapter], seed: int, asked: Asked
 ) -> Callable[[int], Adapter | None]:
     """Return what gives the adapter of a question, by its number.
 
@@ -155,12 +176,16 @@ def _adapters(
     if condition == "in_context_rows":
         rows = shared_rows(own[0])
         return lambda number: rows
-    if condition == "shuffled":
-        if len(own) < 2:
+    if condition in ("gold", "combine", "shuffled"):
+        shift = len(own) // 2 if condition == "shuffled" else 0
+        if len(own) < 2 and condition == "shuffled":
             raise ValueError("got 1 document, expected 2 or more: shuffled takes another's adapter")
-        return lambda number: own[(places[number] + len(own) // 2) % len(own)]
-    if condition in ("gold", "combine"):
-        return lambda number: own[places[number]]
+
+        def single(number: int) -> Adapter | None:
+            place = (places[number] + shift) % len(own)
+            return own[place] if asked(number, place) else None
+
+        return single
     if condition.startswith("rank:") and condition[5:].isdigit():
         rank = int(condition[5:])
         rank_of_own(rank, int(own[0].extra.get("shared_rows", 0)))
@@ -170,6 +195,13 @@ def _adapters(
             return reduce_rank(own[place], rank)
 
         return lambda number: reduced(places[number])
+    return _groups(condition, sample, own, seed, asked)
+
+
+def _groups(
+    condition: str, sample: Sample, own: list[Adapter], seed: int, asked: Asked
+) -> Callable[[int], Adapter | None]:
+    """Return what gives a question's document merged with others (see `_adapters`)."""
     count, _, method = condition.removeprefix("gold+").partition(":")
     if not condition.startswith("gold+") or not count.isdigit():
         raise ValueError(
@@ -177,24 +209,27 @@ def _adapters(
             "gold+K:relative, gold+K:concatenate or rank:R"
         )
     others = neighbours(sample.documents, int(count), seed)
-    groups = [[place, *others[place]] for place in range(len(own))]
-    if method == "relative":
-        retriever = make_retriever("auto", sample.documents)
-
-        def weighed(number: int) -> Adapter:
-            (hits,) = retriever.retrieve([sample.questions[number][0]], len(own))
-            scores = {hit.document_id: hit.score for hit in hits}
-            group = groups[places[number]]
-            found = [scores.get(sample.documents[place].id, 0.0) for place in group]
-            return merge([own[place] for place in group], merge_weights(method, found))
-
-        return weighed
+    relative = method == "relative"
+    retriever = make_retriever("auto", sample.documents) if relative else None
 
     @lru_cache(1)  # a document's questions follow each other
-    def merged(place: int) -> Adapter:
-        return merge([own[member] for member in groups[place]], method=method or "auto")
+    def merged(group: tuple[int, ...], weights: tuple[float, ...] | None) -> Adapter:
+        how = "auto" if relative else method or "auto"
+        return merge([own[place] for place in group], weights, how)
 
-    return lambda number: merged(places[number])
+    def of(number: int) -> Adapter | None:
+        place = sample.questions[number][2]
+        group = tuple(p for p in (place, *others[place]) if asked(number, p))
+        if not group:
+            return None
+        if not relative:
+            return merged(group, None)
+        (hits,) = retriever.retrieve([sample.questions[number][0]], len(own))
+        scores = {hit.document_id: hit.score for hit in hits}
+        found = [scores.get(sample.documents[member].id, 0.0) for member in group]
+        return merged(group, tuple(merge_weights(method, found)))
+
+    return of
 
 
 def shared_rows(adapter: Adapter) -> Adapter:

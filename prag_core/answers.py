@@ -29,7 +29,10 @@ class AnswerOptions:
         style: `direct` (a short answer) or `cot` (few-shot chain of thought).
         merge_weights: `relative` (to the best retrieval score), `ones` (paper), `mean` or
             `score` (see `prag_core.merge.merge_weights`).
+        least_relevance: generated adapters that respond less to a question are left out (see
+            `prag_core.relevance`; without any left it is answered as closed_book). 0: none is.
     """
 
     style: str = "direct"
     merge_weights: str = "relative"
+    least_relevance: float = 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from prag_core.adapter import Adapter
@@ -14,6 +15,7 @@ from prag_core.answers import ADAPTER_MODES, MODES, PASSAGE_MODES
 from prag_core.documents import Document
 from prag_core.merge import merge, merge_weights
 from prag_core.prompts import augmented_passage, question_prompt
+from prag_core.relevance import relevant_hits
 from prag_core.retrieval import Hit
 
 if TYPE_CHECKING:
@@ -75,7 +77,10 @@ def prepare(
     Raises:
         ValueError: a document without adapter, or a part that the mode needs is missing.
     """
-    adapters = merged_adapters(rag.adapter, hits, mode, rag.options.merge_weights)
+    load, meant = lru_cache(None)(rag.adapter), hits
+    if mode in ADAPTER_MODES and rag.options.least_relevance > 0:
+        meant = relevant_hits(rag.base, questions, hits, load, rag.options.least_relevance)
+    adapters = merged_adapters(load, meant, mode, rag.options.merge_weights)
     if mode == "sft":
         adapters = [rag.train_global()] * len(questions)
     rows = zip(questions, passages(rag, hits, mode), adapters, hits, strict=True)
@@ -110,7 +115,7 @@ def passages(rag: ParametricRAG, hits: Sequence[Sequence[Hit]], mode: str) -> li
 def merged_adapters(
     load: Callable[[str], Adapter], hits: Sequence[Sequence[Hit]], mode: str, weighting: str
 ) -> list[Adapter | None]:
-    """Merge the adapters of every question's documents; None in modes without adapters.
+    """Merge the adapters of every question's documents; None without any, or in other modes.
 
     Args:
         load: returns a document's adapter; called once a document.
@@ -126,5 +131,7 @@ def merged_adapters(
             [loaded[hit.document_id] for hit in row],
             merge_weights(weighting, [hit.score for hit in row]),
         )
+        if row
+        else None
         for row in hits
     ]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from cachetools import LRUCache
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ from prag_core.lora_training import LoraTrainer
 from prag_core.pipeline import ParametricRAG
 from prag_core.preparation import find_hits, merged_adapters, passages
 from prag_core.prompts import conversation_prompt
+from prag_core.relevance import relevant_hits
 from prag_core.retrieval import Hit
 from prag_core.served import KIND, Served, batches, served_record, shares
 
@@ -152,7 +154,12 @@ class Service:
                 load = self._loader(hits[0], path)
                 loaded = {hit.document_id: load(hit.document_id) for hit in hits[0]}
             found = passages(self.rag, hits, mode)[0]
-        adapter = merged_adapters(loaded.__getitem__, hits, mode, weighting)[0]
+        least, meant = self.rag.options.least_relevance, hits
+        if loaded and least > 0:
+            load = loaded.__getitem__
+            read = partial(relevant_hits, self.rag.base, [question], hits, load, least)
+            meant = self.engine.call(read).result()
+        adapter = merged_adapters(loaded.__getitem__, meant, mode, weighting)[0]
         tokenizer = self.rag.base.tokenizer
         if raw:
             shown = "".join(f"{document.text}\n\n" for document in found)

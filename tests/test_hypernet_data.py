@@ -37,6 +37,20 @@ def test_corpora_do_not_train_on_held_out_articles(tiny_base, tmp_path, monkeypa
     assert articles(data.training[1]) == {*FACTS, "Gil", "Hal"} - held
 
 
+def test_another_question_set_does_not_change_what_is_held_out_of_one(tiny_base, tmp_path):
+    first = write_question_set(tmp_path / "first")
+    second = write_question_set(tmp_path / "second")
+    text = (second / "corpus.jsonl").read_text().replace("Ana", "Zoe").replace("Bob", "Yan")
+    (second / "corpus.jsonl").write_text(text)
+    alone = HypernetDataModule([str(first)], batch=BATCH, validation_articles=2)
+    alone.load(tiny_base)
+    held = articles(alone.validation)
+    both = HypernetDataModule([str(first), str(second)], batch=BATCH, validation_articles=2)
+    both.load(tiny_base)
+    assert len(held) == 2 and held <= articles(both.validation)
+    assert not articles(both.validation) & {a for pool in both.training for a in articles(pool)}
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize("titles", ["abcdefgh", [""] * 8])
 def test_corpora_alone_are_split_by_article(tiny_base, tmp_path, monkeypatch, on_disk, titles):

@@ -42,8 +42,8 @@ def test_every_condition_answers_every_question(tiny_base, tmp_path):
 def test_several_documents_are_weighed_by_the_questions_scores(tiny_base, tmp_path):
     made = parametrizer(tiny_base, tmp_path)
     own = made.parametrize(DOCUMENTS)
-    relative = _adapters("gold+2:relative", SAMPLE, own, 0)(1)
-    equal = _adapters("gold+2", SAMPLE, own, 0)(1)
+    relative = _adapters("gold+2:relative", SAMPLE, own, 0, lambda number, place: True)(1)
+    equal = _adapters("gold+2", SAMPLE, own, 0, lambda number, place: True)(1)
     alone = merge([own[1]])  # no other title holds a word of the question
     path = relative.spec.paths()[0]
     update = [b @ a for a, b in (x.tensors[path] for x in (relative, equal, alone))]
@@ -63,9 +63,12 @@ def test_unrelated_text_without_adapter_is_the_base_models(tiny_base, tmp_path):
     texts = [d.text for d in DOCUMENTS[:2]]
     totals, tokens = scorer.unrelated_nll(texts, [None, None])
     ids = tiny_base.tokenizer(texts[0], return_tensors="pt", add_special_tokens=False).input_ids
-    expected = tiny_base.model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
-    assert totals[0] == pytest.approx(expected, rel=1e-5)
-    assert tokens == sum(len(text) - 1 for text in texts)
+    first = ids.shape[1] // 2  # of a short text its second half counts
+    labels = ids.clone()
+    labels[:, :first] = -100
+    loss = tiny_base.model(input_ids=ids, labels=labels).loss.item()
+    assert totals[0] == pytest.approx(loss * (ids.shape[1] - first), rel=1e-5)
+    assert tokens == sum(len(text) - len(text) // 2 for text in texts)
     attached, _ = scorer.unrelated_nll(texts, scorer.parametrizer.parametrize(DOCUMENTS[2:4]))
     assert attached != totals
 
