@@ -16,9 +16,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from hypernet.batch_rows import ANSWER, COMPLETION, Batch, StepRows
-from hypernet.encoder import pad, start_token
+from hypernet.encoder import pad
 from hypernet.relations import ask
 from prag_core.documents import Document
+from prag_core.models import start_token
 from prag_core.prompts import chat, question_prompt
 from prag_core.training_sequences import RECITE, encode
 

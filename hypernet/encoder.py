@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from prag_core.models import BaseModel, ffn_linears
+from prag_core.models import BaseModel, ffn_linears, start_token
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,6 @@ class Encoder:
         scale = tokens.float().square().mean(1).clamp(min=1e-12).rsqrt()
         outputs = [linear(k).float().std() for linear, k in zip(self.linears, tokens, strict=True)]
         return scale, torch.stack(outputs)
-
-
-def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token before documents and plain text: bos, or eos where there is none."""
-    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> tuple[Tensor, Tensor]:

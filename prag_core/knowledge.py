@@ -15,7 +15,7 @@ from prag_core.adapter import Adapter
 from prag_core.attach import attached
 from prag_core.datasets import Question
 from prag_core.documents import Document
-from prag_core.models import BaseModel
+from prag_core.models import BaseModel, start_token
 from prag_core.prompts import question_prompt
 from prag_core.token_loss import IGNORE, sequence_nll
 from prag_core.training_sequences import TrainingSequence, encode
@@ -29,7 +29,7 @@ Load = Callable[[str], Adapter]
 def text_sequences(base: BaseModel, documents: Sequence[Document]) -> list[TrainingSequence]:
     """Return the documents' texts behind a start token, which is not scored."""
     tokenizer = base.tokenizer
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    start = start_token(tokenizer)
     texts = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
     return [TrainingSequence((start, *ids[: TEXT_TOKENS - 1]), 1) for ids in texts]
 

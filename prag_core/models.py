@@ -183,6 +183,11 @@ def ffn_linears(
     return {path: model.get_submodule(path) for path in paths}
 
 
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token before documents and plain text: bos, or eos where there is none."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
 def cache_folder() -> Path:
     """Folder for base models: `$PRAG_CACHE`, else `$XDG_CACHE_HOME/prag`, else `~/.cache/prag`."""
     if "PRAG_CACHE" in os.environ:

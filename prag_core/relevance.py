@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prag_core.adapter import Adapter
-from prag_core.models import BaseModel, ffn_linears
+from prag_core.models import BaseModel, ffn_linears, start_token
 from prag_core.retrieval import Hit
 
 BATCH = 32  # questions read together
@@ -25,9 +25,9 @@ def question_keys(base: BaseModel, questions: Sequence[str], layer: int) -> list
 
     A question is read by itself, behind a start token that does not count; later layers do not run.
     """
-    tokenizer, padding = base.tokenizer, base.tokenizer.pad_token_id or 0
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    rows = [[start, *ids] for ids in tokenizer(list(questions), add_special_tokens=False).input_ids]
+    start, padding = start_token(base.tokenizer), base.tokenizer.pad_token_id or 0
+    texts = base.tokenizer(list(questions), add_special_tokens=False).input_ids
+    rows = [[start, *ids] for ids in texts]
     (linear,) = ffn_linears(base.model, ("down_proj",), [layer]).values()
     keys: list[Tensor] = []
     for begin in range(0, len(rows), BATCH):
