@@ -64,5 +64,5 @@ def test_shipped_weights_answer_the_demos_questions():
     answers = Scorer(base, made).answers(sample, ["gold", "shuffled"])
     scores = table(sample, answers)
     assert len(sample.questions) == 60
-    assert scores["gold"]["containment"][0] > 0.45  # 0.58 measured
+    assert scores["gold"]["containment"][0] > 0.4  # 0.50 measured
     assert scores["shuffled"]["containment"][0] < 0.05
