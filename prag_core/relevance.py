@@ -43,8 +43,8 @@ def question_keys(base: BaseModel, questions: Sequence[str], layer: int) -> list
 def relevance(adapter: Adapter, keys: Tensor) -> float | None:
     """Return the mean over a question's tokens of the memory's strongest response, max_t (A k)_t.
 
-    It is near 1 for text of the document itself. None where rows are not tokens' addresses:
-    trained adapters, those of a smaller rank, and long documents whose rows were multiplied out.
+    None where rows are not tokens' addresses: trained adapters, those of a smaller rank, and long
+    documents whose rows were multiplied out.
 
     Args:
         adapter: adapter of a document.
