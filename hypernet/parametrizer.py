@@ -63,7 +63,7 @@ class HypernetParametrizer:
         self.spec = AdapterSpec(
             base.fingerprint, most, most, ("down_proj",), self.config.layers, dtype
         )
-        budget = rank and f"{rank} a module, by response of all"
+        budget = rank and f"{rank} a module, by response of all, the rest passed on"
         self.fingerprint = fingerprint(["hypernet", checkpoint.hash, budget, max_tokens, overlap])
 
     @classmethod

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from prag_core.adapter import Adapter
+
+PASSED_ON = 0.6  # of what a module of a smaller rank leaves out
 
 
 def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
@@ -17,10 +20,11 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
     kept as well as that rank allows: with Y = B A K' = U S V', the update U_r U_r' B A is the
     nearest of rank r (reduced-rank regression, Izenman, 1975). Tokens with like values so share a
     row, and none is dropped. The modules share one budget, `rank` times their number (as in
-    AdaLoRA, Zhang et al., 2023; see `keep_largest`). Of the rows that all documents share,
-    `rank_of_shared` a module are kept, those that answer most to whitened inputs. The keys are gone
-    afterwards: in a merge such an adapter is summed, not solved again. Of any other adapter dW is
-    truncated module by module (Eckart and Young, 1936).
+    AdaLoRA, Zhang et al., 2023; see `keep_largest`), and what one leaves out is passed on to the
+    next (see `cut`). Of the rows that all documents share, `rank_of_shared` a module are kept,
+    those that answer most to whitened inputs. The keys are gone afterwards: in a merge such an
+    adapter is summed, not solved again. Of any other adapter dW is truncated module by module
+    (Eckart and Young, 1936).
 
     Raises:
         ValueError: no row is left for the document.
@@ -75,16 +79,48 @@ def rank_of_own(rank: int, shared: int) -> int:
 def _by_response(
     pairs: list[tuple[Tensor, Tensor]], grams: Tensor, strengths: Tensor, rank: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return every module's U_r' B A (r, I) and U_r (O, r), `rank` the mean of all r."""
-    responses = []
-    for (_, b), gram, strength in zip(pairs, grams, strengths, strict=True):
+    """Return every module's rows (r, I) and directions (O, r), `rank` the mean of all r."""
+    answers = []
+    for gram, strength in zip(grams, strengths, strict=True):
         eye = torch.eye(len(gram), device=gram.device)
         factor = torch.linalg.cholesky(gram + strength * eye)
-        responses.append(b @ torch.cholesky_solve(gram, factor))  # Y (O, R)
-    directions, energies = response_directions(torch.stack(responses))
-    counts = keep_largest(energies, rank).sum(-1).tolist()
-    kept = [left[:, :count] for left, count in zip(directions, counts, strict=True)]
-    return [((left.mT @ b) @ a, left) for (a, b), left in zip(pairs, kept, strict=True)]
+        answers.append(torch.cholesky_solve(gram, factor))  # A K' (R, R)
+    kept = []
+    values = torch.stack([b.mT for _, b in pairs])  # (L, R, O)
+    for (a, _), (v, left, growth) in zip(
+        pairs, cut(values, torch.stack(answers), rank), strict=True
+    ):
+        left = left[:, left.any(0)]
+        kept.append(((v @ left).mT @ a, growth * left))
+    return kept
+
+
+def cut(values: Tensor, answers: Tensor, rank: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield every module's values V (..., R, O), directions U (..., O, M) and growth (...).
+
+    What is left of V is growth V U U'. All modules write to one residual stream, so that a share
+    (`PASSED_ON`) of what one leaves out is added to the next one's values: error feedback, as in
+    gradient compression (Karimireddy et al., 2019). The growth restores the norm of the responses,
+    the root of sum S^2 over what is kept of it. Both were chosen on held-out articles.
+
+    Args:
+        values: of all modules, (..., L, R, O).
+        answers: A K', what each row says to each key, (..., L, R, R); responses Y are V' A K'.
+        rank: directions kept a module, on average; U is 0 where none is.
+    """
+    with torch.no_grad():
+        energies = response_directions(values.mT @ answers)[1]
+        marked = keep_largest(energies, rank)  # the first ones of each module
+        held = (energies * marked).sum(-1).clamp(min=1e-30)
+        growth = (energies.sum(-1) / held).clamp(min=1).sqrt()
+    left_out = torch.zeros_like(values[..., 0, :, :])
+    for index in range(values.shape[-3]):
+        v = values[..., index, :, :] + PASSED_ON * left_out
+        with torch.no_grad():
+            left = response_directions(v.mT @ answers[..., index, :, :])[0]
+            left = left * marked[..., index, None, :]
+        left_out = v - (v @ left) @ left.mT
+        yield v, left, growth[..., index]
 
 
 def response_directions(response: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +151,7 @@ def keep_largest(energies: Tensor, rank: int) -> Tensor:
 
 
 def project(values: Tensor, a: Tensor, keys: Tensor, rank: int) -> Tensor:
-    """Return values (G, L, R, H) without what falls outside the response directions kept.
+    """Return what `reduce_rank` leaves of values (G, L, R, H), as values.
 
     Args:
         values: V, (G, L, R, H).
@@ -123,11 +159,13 @@ def project(values: Tensor, a: Tensor, keys: Tensor, rank: int) -> Tensor:
         keys: K, (G, L, R, I); the responses are V' A K'.
         rank: directions kept a layer, on average over the L layers.
     """
-    with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
-        response = values.float().mT @ (a @ keys.float().mT)  # (G, L, H, R)
-        left, energies = response_directions(response)  # (G, L, H, M), (G, L, M)
-        left = left * keep_largest(energies, rank)[..., None, :]
-    return (values @ left.to(values.dtype)) @ left.mT.to(values.dtype)
+    with torch.autocast(values.device.type, enabled=False):
+        answers = a @ keys.float().mT  # (G, L, R, R)
+        kept = [
+            growth[..., None, None] * (v @ left) @ left.mT
+            for v, left, growth in cut(values.float(), answers, rank)
+        ]
+    return torch.stack(kept, 1).to(values.dtype)
 
 
 def _truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
