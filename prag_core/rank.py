@@ -104,7 +104,7 @@ def cut(values: Tensor, answers: Tensor, rank: int) -> Iterator[tuple[Tensor, Te
     the root of sum S^2 over what is kept of it. Both were chosen on held-out articles.
 
     Args:
-        values: of all modules, (..., L, R, O).
+        values: of all modules, (..., L, R, O); row t of each is the same token's.
         answers: A K', what each row says to each key, (..., L, R, R); responses Y are V' A K'.
         rank: directions kept a module, on average; U is 0 where none is.
     """
