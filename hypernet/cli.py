@@ -11,69 +11,19 @@ import sys
 from pathlib import Path
 from pickle import UnpicklingError
 
-import lightning
 import torch
 from jsonargparse import auto_cli
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningCLI
 
-from hypernet.ablation import ablate
-from hypernet.checkpoint import check_tensors, network_config, save_checkpoint
-from hypernet.datamodule import HypernetDataModule
-from hypernet.module import HypernetModule
-from hypernet.needle import needle, needle_set
-from hypernet.network import build_head
-from hypernet.score import score
-from prag_core.memory import is_out_of_memory
-from prag_core.models import EMBEDDED_NAME, load_base_model
-
-
-class ExportNetwork(lightning.Callback):
-    """Write config.json and model.safetensors after every validation and at the end."""
-
-    def __init__(self, folder: str = "runs/hypernet/export") -> None:
-        """Name the folder; it always holds the newest weights."""
-        self.folder = folder
-
-    def on_validation_end(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
-        """Write the newest weights."""
-        if trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking:
-            self._write(trainer, module)
-
-    def on_fit_end(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
-        """Write the last weights."""
-        if trainer.is_global_zero:
-            self._write(trainer, module)
-
-    def _write(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
-        training = {"steps": trainer.global_step, "base_model": module.base_model}
-        training |= {
-            key: round(float(value), 4)
-            for key, value in trainer.callback_metrics.items()
-            if key.startswith("val/")
-        }
-        folder = Path(self.folder)
-        save_checkpoint(folder, module.network, module.network_config, module.base, training)
-
-
-class LastCheckpoint(Checkpoint):
-    """Keep last.ckpt, the newest state, to go on from; ModelCheckpoint keeps the best."""
-
-    def __init__(self, dirpath: str, every_n_steps: int = 50) -> None:
-        """Name the folder, and after how many steps it is written (and at the end of a run)."""
-        self.path, self.every_n_steps = Path(dirpath) / "last.ckpt", every_n_steps
-        self.written = -1  # step
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_) -> None:
-        """Write it every few steps."""
-        if trainer.global_step and trainer.global_step % self.every_n_steps == 0:
-            self.on_train_end(trainer)
-
-    def on_train_end(self, trainer: lightning.Trainer, *_) -> None:
-        """Write it, once a step."""
-        if self.written != trainer.global_step:
-            self.written = trainer.global_step
-            trainer.save_checkpoint(self.path)
+from hypernet.measure.ablation import ablate
+from hypernet.measure.needle import needle, needle_set
+from hypernet.measure.score import score
+from hypernet.network.checkpoint import check_tensors, network_config, save_checkpoint
+from hypernet.network.heads import build_head
+from hypernet.training.datamodule import HypernetDataModule
+from hypernet.training.module import HypernetModule
+from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
+from prag_core.model.hardware import is_out_of_memory
 
 
 class HypernetCLI(LightningCLI):

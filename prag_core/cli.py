@@ -15,11 +15,13 @@ import docstring_parser
 import transformers
 from jsonargparse import ArgumentParser
 
-from prag_core import bench, commands, demo, serve
-from prag_core.benchmark import benchmark
-from prag_core.build import Setup
-from prag_core.compare import compare
-from prag_core.memory import is_out_of_memory
+from prag_core.benchmark.run import benchmark
+from prag_core.commands import demo, serve
+from prag_core.commands import shared as commands
+from prag_core.commands.compare import compare
+from prag_core.model.hardware import is_out_of_memory
+from prag_core.pipeline.parts import Setup
+from prag_core.speed import run as bench
 
 COMMANDS = {
     "parametrize": commands.parametrize,

@@ -1,0 +1,1 @@
+"""Generation: documents go in, adapters come out in one forward pass."""

@@ -1,0 +1,173 @@
+"""Parametrizer of the generated path: documents go in, adapters come out, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hypernet.network.checkpoint import Checkpoint, load_checkpoint
+from hypernet.network.encoder import Encoder, pad
+from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, adapter_key, fingerprint
+from prag_core.adapters.low_rank import rank_of_own, reduce_rank
+from prag_core.adapters.merge import merge
+from prag_core.adapters.store import AdapterStore
+from prag_core.augmentation.augmented import Augmenter
+from prag_core.corpus.documents import Document
+from prag_core.model.base_model import BaseModel
+from prag_core.pipeline.parts import Setup
+
+
+class HypernetParametrizer:
+    """Generates one adapter a document with a trained network (`Parametrizer` protocol)."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        checkpoint: Checkpoint,
+        rank: int | None = None,
+        max_tokens: int = 384,
+        overlap: int = 32,
+        batch_size: int = 8,
+        dtype: str = "bfloat16",
+    ) -> None:
+        """Put base model and network together.
+
+        Args:
+            base: the base model that the checkpoint was trained on.
+            checkpoint: see `load_checkpoint`.
+            rank: most rows a module may have, on average over an adapter's (see `reduce_rank`);
+                None: one row a token.
+            max_tokens: tokens encoded at once; longer documents are cut into chunks.
+            overlap: tokens that a chunk repeats of the one before.
+            batch_size: chunks encoded together.
+            dtype: of the adapters' tensors.
+
+        Raises:
+            ValueError: a size out of range.
+        """
+        shared = checkpoint.network.shared_count
+        if rank is not None:
+            rank_of_own(rank, shared)
+        if not 0 <= overlap < max_tokens or max_tokens > base.context_length or batch_size < 1:
+            raise ValueError(
+                f"got max_tokens {max_tokens}, overlap {overlap}, batch_size {batch_size}, "
+                f"expected overlap < max_tokens <= {base.context_length} and batch_size >= 1"
+            )
+        self.base, self.network, self.config = base, checkpoint.network, checkpoint.config
+        self.encoder = Encoder(base, self.config.layers)
+        self.rank, self.max_tokens, self.overlap = rank, max_tokens, overlap
+        self.batch_size = batch_size
+        most = rank or max(max_tokens, base.module_shape("down_proj")[1]) + shared
+        self.spec = AdapterSpec(
+            base.fingerprint, most, most, ("down_proj",), self.config.layers, dtype
+        )
+        budget = rank and f"{rank} a module, by response of all, the rest passed on"
+        self.fingerprint = fingerprint(["hypernet", checkpoint.hash, budget, max_tokens, overlap])
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, base: BaseModel, **options) -> HypernetParametrizer:
+        """Load a checkpoint by name, folder or hub name; options as in the constructor."""
+        return cls(base, load_checkpoint(name, base), **options)
+
+    @torch.no_grad()
+    def parametrize(self, documents: Sequence[Document]) -> list[Adapter]:
+        """Return one adapter a document, in order.
+
+        Raises:
+            ValueError: a document without text.
+        """
+        for document in documents:
+            if not document.text.strip():
+                raise ValueError(
+                    f"got an empty document ({document.title or document.id}), expected text: "
+                    "leave it out of the corpus"
+                )
+        chunks = [self._chunks(document) for document in documents]
+        flat = [(number, ids) for number, parts in enumerate(chunks) for ids in parts]
+        order = sorted(range(len(flat)), key=lambda index: len(flat[index][1]))
+        made: dict[int, Adapter] = {}
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            owners = [documents[flat[index][0]] for index in batch]
+            adapters = self._generate([flat[index][1] for index in batch], owners)
+            made |= dict(zip(batch, adapters, strict=True))
+        parts: list[list[Adapter]] = [[] for _ in documents]
+        for index, (number, _) in enumerate(flat):
+            parts[number].append(made[index])
+        return [self._join(adapters) for adapters in parts]
+
+    def _chunks(self, document: Document) -> list[list[int]]:
+        """Tokenise `title: text` and cut it; every chunk begins with the title."""
+        tokenizer = self.base.tokenizer
+        title = f"{document.title}: " if document.title else ""
+        head = tokenizer(title, add_special_tokens=False).input_ids[: self.max_tokens // 2]
+        text = tokenizer(document.text, add_special_tokens=False).input_ids
+        room = max(1, self.max_tokens - len(head) - 2)
+        overlap = min(self.overlap, room - 1)
+        return [
+            self.encoder.frame([*head, *text[start : start + room]])
+            for start in range(0, max(len(text) - overlap, 1), room - overlap)
+        ]
+
+    def _generate(self, rows: list[list[int]], documents: list[Document]) -> list[Adapter]:
+        ids, lengths = pad(rows, self.base.tokenizer.pad_token_id)
+        device = self.base.device
+        encoding = self.encoder(ids.to(device), lengths.to(device))
+        if not all(torch.isfinite(x).all() for x in (encoding.hidden, encoding.keys)):
+            titles = [document.title or document.id for document in documents]
+            raise ValueError(
+                f"got activations that are not finite for {titles[:3]}, expected numbers: load "
+                "the base model in bfloat16 or float32"
+            )
+        exported = self.network.export(encoding)
+        return [
+            self._adapter(a, b, extra, document)
+            for (a, b, extra), document in zip(exported, documents, strict=True)
+        ]
+
+    def _adapter(self, a: Tensor, b: Tensor, extra: dict, document: Document) -> Adapter:
+        """Build the adapter of rows a (L, R, I) and b (L, R, H); alpha = rank, so scale 1."""
+        dtype = DTYPES[self.spec.dtype]
+        tensors = {
+            path: (a[i].to(dtype).cpu(), b[i].mT.to(dtype).contiguous().cpu())
+            for i, path in enumerate(self.spec.paths())
+        }
+        metadata = {"document_id": document.id, "title": document.title, "path": "generated"}
+        extra = {name: tensor.cpu() for name, tensor in extra.items()}
+        return Adapter(self.spec, tensors, metadata, extra)
+
+    def _join(self, parts: list[Adapter]) -> Adapter:
+        """Merge a long document's chunks into one adapter, and keep the rank budget."""
+        whole = parts[0]
+        if len(parts) > 1:
+            whole = replace(merge(parts), spec=self.spec, metadata=parts[0].metadata)
+        return whole if self.rank is None else reduce_rank(whole, self.rank)
+
+
+def generated(
+    base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]
+) -> HypernetParametrizer:
+    """Build the parametrizer of the generated path (entry point `generated`)."""
+    rank = setup.hypernet_rank or None
+    return HypernetParametrizer.from_pretrained(setup.hypernet, base, rank=rank)
+
+
+def store_adapters(
+    parametrizer: HypernetParametrizer, documents: Sequence[Document], store: AdapterStore
+) -> int:
+    """Put documents and their adapters into a store, for `prag answer --store`.
+
+    Adapters that are there are not made again; returns how many were made.
+    """
+    unique = {document.id: document for document in documents}
+    store.put_records("document", {key: asdict(document) for key, document in unique.items()})
+    named = parametrizer.spec, parametrizer.fingerprint
+    keys = {key: adapter_key(key, *named) for key in unique}
+    missing = [document for key, document in unique.items() if not store.has(keys[key])]
+    adapters = parametrizer.parametrize(missing) if missing else []
+    store.put_many([(keys[d.id], a) for d, a in zip(missing, adapters, strict=True)])
+    return len(missing)

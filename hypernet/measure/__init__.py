@@ -1,0 +1,1 @@
+"""Measure: what a checkpoint's adapters carry."""

@@ -1,0 +1,210 @@
+"""Checkpoints of a trained network: a folder with config.json and model.safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hypernet.network.config import NetworkConfig
+from hypernet.network.heads import build_head
+from prag_core.model.base_model import BaseModel
+
+VERSION = 1
+SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network on its base model.
+
+    Attributes:
+        network: the head, with its weights, in evaluation mode.
+        config: its size.
+        hash: identifies weights and config (16 hex digits).
+        training: settings it was trained with (informative).
+    """
+
+    network: nn.Module
+    config: NetworkConfig
+    hash: str
+    training: Mapping[str, object]
+
+
+def save_checkpoint(
+    folder: str | Path,
+    network: nn.Module,
+    config: NetworkConfig,
+    base: BaseModel,
+    training: Mapping[str, object] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Path:
+    """Write config.json and model.safetensors; scalars per layer stay in float32."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        key: (value.to(dtype) if value.ndim > 1 else value.float()).detach().cpu().contiguous()
+        for key, value in network.state_dict().items()
+    }
+    record = {
+        "version": VERSION,
+        "base_model": base.name,
+        "base_fingerprint": base.fingerprint,
+        "network": asdict(config),
+        "training": dict(training or {}),
+    }
+    scratch = folder / f".{WEIGHTS}.{os.getpid()}"
+    save_file(tensors, scratch, metadata={"format": "pt"})
+    scratch.replace(folder / WEIGHTS)
+    scratch = folder / f".{CONFIG}.{os.getpid()}"
+    scratch.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    scratch.replace(folder / CONFIG)
+    return folder
+
+
+def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
+    """Load a network for a base model.
+
+    Args:
+        name: a name in the shipped `checkpoints/`, a local folder, or a hub name.
+        base: the base model it must have been trained on.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: another base model, version or head, or missing or foreign tensors.
+    """
+    folder = find_checkpoint(name)
+    record = _read_config(folder)
+    if record["base_fingerprint"] != base.fingerprint:
+        raise ValueError(
+            f"got a checkpoint for base model {record['base_model']!r} "
+            f"({record['base_fingerprint']}), expected one for {base.name!r} "
+            f"({base.fingerprint}): load its base model, or train a checkpoint with "
+            "`python -m hypernet fit --model.base_model ...`"
+        )
+    config = network_config(folder / CONFIG, record["network"])
+    inputs, hidden = base.module_shape("down_proj")
+    network = build_head(config, inputs, hidden)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(
+            f"got a damaged {folder / WEIGHTS} ({error}), expected safetensors: copy or export the "
+            "checkpoint again"
+        ) from error
+    check_tensors(folder / WEIGHTS, tensors, network.state_dict())
+    network.load_state_dict({key: value.float() for key, value in tensors.items()})
+    network.requires_grad_(False).eval().to(base.device)
+    return Checkpoint(network, config, _hash(folder), record.get("training", {}))
+
+
+def continued(source: str, config: NetworkConfig, base: BaseModel) -> tuple[nn.Module, str]:
+    """Return a network of these settings with a checkpoint's weights, to train on, and its hash.
+
+    Only a background and salience may be new: the one is set at the start of the training, the
+    other counts all tokens alike until it is trained.
+
+    Raises:
+        ValueError: other settings than the checkpoint's, and as `load_checkpoint`.
+    """
+    checkpoint = load_checkpoint(source, base)
+    held = checkpoint.config
+    if not held.background:
+        new = {name: getattr(config, name) for name in ("background", "background_weight")}
+        held = replace(held, **new)
+    if replace(held, salience=held.salience or config.salience) != config:
+        raise ValueError(
+            f"got network settings {config}, expected those of {source}, {checkpoint.config}: "
+            "correct model.network, or leave out model.weights"
+        )
+    network = build_head(config, *base.module_shape("down_proj"))
+    network.load_state_dict(checkpoint.network.state_dict(), strict=False)
+    return network.to(base.device), checkpoint.hash
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Return the folder of a checkpoint; fetch it from the hub where it is not local.
+
+    Raises:
+        FileNotFoundError: neither shipped, nor a folder, nor on the hub.
+    """
+    for folder in (Path(name), SHIPPED / str(name).removeprefix("checkpoints/")):
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    hub = str(name).count("/") == 1 and not str(name).startswith("checkpoints/")
+    if hub and not Path(name).exists():
+        from huggingface_hub import snapshot_download  # deferred: needs the network
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = f" (hub: {str(error).splitlines()[0]})"
+    else:
+        reason = ""
+    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
+    raise FileNotFoundError(
+        f"got no checkpoint at {name}{reason}, expected a folder with {CONFIG} and {WEIGHTS}, a "
+        f"hub name, or one of {shipped}"
+    )
+
+
+def _read_config(folder: Path) -> dict:
+    try:
+        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"got a damaged {folder / CONFIG} ({error}), expected JSON") from error
+    version = record.get("version") if isinstance(record, dict) else None
+    if version != VERSION:
+        raise ValueError(
+            f"got version {version} in {folder / CONFIG}, expected {VERSION}: "
+            "export the checkpoint again with this program"
+        )
+    if missing := sorted({"base_model", "base_fingerprint", "network"} - record.keys()):
+        raise ValueError(
+            f"got no {missing} in {folder / CONFIG}, expected them: export the checkpoint again"
+        )
+    return record
+
+
+def network_config(source: Path | str, fields: Mapping) -> NetworkConfig:
+    """Return the size of a network that a file describes.
+
+    Raises:
+        ValueError: fields that it does not have, or no layers.
+    """
+    unknown = sorted(set(fields) - set(NetworkConfig.__dataclass_fields__))
+    if unknown or "layers" not in fields:
+        wrong = f"unknown network settings {unknown}" if unknown else "no layers"
+        raise ValueError(
+            f"got {wrong} in {source}, expected layers and a choice of "
+            f"{list(NetworkConfig.__dataclass_fields__)}: use the program that wrote it"
+        )
+    return NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})
+
+
+def check_tensors(source: Path | str, found: Mapping, expected: Mapping) -> None:
+    """Raise ValueError where tensors are missing, foreign or of another shape."""
+    wrong = sorted(set(found) ^ set(expected))
+    wrong += [k for k in expected if k in found and found[k].shape != expected[k].shape]
+    if wrong:
+        raise ValueError(
+            f"got missing, foreign or misshapen tensors {wrong[:3]} in {source}, expected the "
+            f"{len(expected)} tensors of its configuration: the two do not belong together; "
+            "export or train the checkpoint again"
+        )
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.blake2b((folder / WEIGHTS).read_bytes(), digest_size=8)
+    digest.update((folder / CONFIG).read_bytes())
+    return digest.hexdigest()

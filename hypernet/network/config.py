@@ -1,0 +1,88 @@
+"""Size of a network: what a checkpoint's config.json and `model.network` in the YAMLs hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prag_core.adapters.low_rank import rank_of_own
+
+HEADS = ("ridge", "perceiver", "last_token_mlp")
+WHITENINGS = ("diagonal", "none")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Size of the network.
+
+    Attributes:
+        head: `ridge`, `perceiver` or `last_token_mlp`.
+        layers: adapted decoder layers (their down_proj).
+        width: D, width of the reader.
+        blocks: transformer blocks of the reader.
+        attention_heads: of each block.
+        shared_rows: rows learned beside the document's, the same for all (the answer's format).
+        ridge: lambda at the start.
+        whitening: `diagonal` (keys are scaled to unit root mean square per dimension of general
+            text) or `none` (one scale for all dimensions).
+        background: directions of general text that adapters are to leave alone, a layer (its
+            principal components); 0: none. `ridge` head only.
+        background_weight: mu, tokens of general text that every document's memory must map to
+            zero, beside lambda (see `RidgeHead.set_background`).
+        salience: learn which tokens count in the least squares: keys and values are multiplied
+            by s_t, so that a token of none claims nothing of the others' addresses. `ridge` only.
+        rows: rank of the `perceiver` and `last_token_mlp` heads.
+    """
+
+    head: str = "ridge"
+    layers: tuple[int, ...] = (6, 10, 14, 18, 22, 26)
+    width: int = 384
+    blocks: int = 4
+    attention_heads: int = 6
+    shared_rows: int = 8
+    ridge: float = 0.1
+    whitening: str = "diagonal"
+    background: int = 0
+    background_weight: float = 1000.0
+    salience: bool = False
+    rows: int = 8
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown head or a size out of range."""
+        object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+        if self.head not in HEADS:
+            raise ValueError(f"got head {self.head!r}, expected one of {list(HEADS)}")
+        if self.whitening not in WHITENINGS:
+            raise ValueError(
+                f"got whitening {self.whitening!r}, expected one of {list(WHITENINGS)}"
+            )
+        if self.width % self.attention_heads or self.width % 2:
+            raise ValueError(
+                f"got width {self.width} and {self.attention_heads} attention heads, expected an "
+                "even width that the number of heads divides"
+            )
+        if min(self.blocks, self.shared_rows) < 0 or self.ridge <= 0 or self.rows < 1:
+            raise ValueError(
+                f"got blocks {self.blocks}, shared_rows {self.shared_rows}, ridge {self.ridge}, "
+                f"rows {self.rows}, expected blocks and shared_rows >= 0, ridge > 0, rows >= 1"
+            )
+        if self.background < 0 or self.background_weight <= 0:
+            raise ValueError(
+                f"got background {self.background} of weight {self.background_weight}, expected 0 "
+                "or more directions and a weight > 0"
+            )
+        if self.head != "ridge" and (self.background or self.salience):
+            raise ValueError(
+                f"got head {self.head!r} with background {self.background} and salience "
+                f"{self.salience}, expected neither: they are settings of the ridge head"
+            )
+
+    def check_ranks(self, ranks: Iterable[int]) -> None:
+        """Raise ValueError for ranks that the head's adapters cannot be trained at."""
+        if {*ranks} - {0} and self.head != "ridge":
+            raise ValueError(
+                f"got data.batch.ranks {[*ranks]} and head {self.head!r}, expected [0]: its rank "
+                "is model.network.rows"
+            )
+        for rank in {*ranks} - {0}:
+            rank_of_own(rank, self.shared_rows)

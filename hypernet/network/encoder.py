@@ -1,0 +1,148 @@
+"""Encoder: token ids go in; the frozen base model's FFN activations and hidden states come out.
+
+The input of `down_proj` at a token is the key under which the model can find that token again:
+the same word in a similar context gives nearly the same activation (hence the `ridge` head).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prag_core.model.base_model import BaseModel, ffn_linears, start_token
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a head may read of N documents, right-padded to T tokens.
+
+    Attributes:
+        keys: inputs of down_proj in the adapted layers, (N, L, T, I).
+        hidden: residual stream before the middle and before the last adapted layer, (N, 2, T, H).
+        embeddings: input embeddings of the tokens, (N, T, H).
+        following: input embeddings of the next tokens, (N, T, H).
+        mask: tokens that may become rows, (N, T) bool: not padding, not the first, not the last.
+    """
+
+    keys: Tensor
+    hidden: Tensor
+    embeddings: Tensor
+    following: Tensor
+    mask: Tensor
+
+
+class Encoder:
+    """Runs the frozen base model over documents; holds no trained weights."""
+
+    def __init__(self, base: BaseModel, layers: Sequence[int]) -> None:
+        """Choose the adapted layers.
+
+        Raises:
+            ValueError: no layers, or one that the model does not have.
+        """
+        if not layers:
+            raise ValueError("got no layers, expected at least one layer index to adapt")
+        self.base, self.layers = base, tuple(sorted(set(layers)))
+        self.linears = list(ffn_linears(base.model, ("down_proj",), self.layers).values())
+
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        """Put a start and an end token around a document.
+
+        The first is the attention sink, the last is what follows the last word; both are no rows.
+        """
+        return [start_token(self.base.tokenizer), *ids, self.base.tokenizer.eos_token_id]
+
+    @torch.no_grad()
+    def __call__(self, ids: Tensor, lengths: Tensor) -> Encoding:
+        """Encode ids (N, T), right-padded, of the given lengths (N,).
+
+        Causal attention never looks right, so padding needs no mask and changes nothing.
+        """
+        keys: dict[int, Tensor] = {}
+        hidden: dict[int, Tensor] = {}
+        middle, last = self.layers[len(self.layers) // 2], self.layers[-1]
+        blocks = self.base.model.get_submodule("model.layers")
+        handles = [
+            linear.register_forward_pre_hook(_keep(keys, layer))
+            for layer, linear in zip(self.layers, self.linears, strict=True)
+        ]
+        handles += [
+            blocks[layer].input_layernorm.register_forward_pre_hook(_keep(hidden, layer))
+            for layer in {middle, last}
+        ]
+        handles.append(self.linears[-1].register_forward_pre_hook(_stop))
+        try:
+            self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
+        except _LastKeysError:
+            pass  # what comes after the last adapted layer is not needed
+        finally:
+            for handle in handles:
+                handle.remove()
+        embeddings = self.base.model.get_input_embeddings()(ids)  # (N, T, H)
+        position = torch.arange(ids.shape[1], device=ids.device)[None]  # (1, T)
+        return Encoding(
+            keys=torch.stack([keys[layer] for layer in self.layers], 1),
+            hidden=torch.stack([hidden[middle], hidden[last]], 1),
+            embeddings=embeddings,
+            following=embeddings.roll(-1, 1),
+            mask=(position > 0) & (position < lengths[:, None] - 1),
+        )
+
+    @torch.no_grad()
+    def second_moment(self, rows: Sequence[Sequence[int]], batch_size: int = 16) -> Tensor:
+        """Return the second moment of the keys of framed documents' tokens, (L, I, I)."""
+        total, count = 0.0, 0
+        for start in range(0, len(rows), batch_size):
+            batch = pad(rows[start : start + batch_size], self.base.tokenizer.pad_token_id)
+            tokens = self.tokens(*(x.to(self.base.device) for x in batch)).float()
+            total, count = total + tokens.mT @ tokens, count + tokens.shape[1]
+        return total / count
+
+    def tokens(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return the keys of all documents' tokens, (L, tokens, I)."""
+        encoding = self(ids, lengths)
+        tokens = encoding.keys.permute(1, 0, 2, 3)[:, encoding.mask]
+        if not torch.isfinite(tokens).all():
+            raise ValueError("got activations that are not finite: load the model in bfloat16")
+        return tokens
+
+    @torch.no_grad()
+    def statistics(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a head is calibrated with, from general text.
+
+        Returns:
+            1 / root mean square of every key dimension (L, I), and the standard deviation of
+            down_proj's output (L,), both over the documents' tokens.
+        """
+        tokens = self.tokens(ids, lengths)
+        scale = tokens.float().square().mean(1).clamp(min=1e-12).rsqrt()
+        outputs = [linear(k).float().std() for linear, k in zip(self.linears, tokens, strict=True)]
+        return scale, torch.stack(outputs)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Right-pad token ids; returns ids (N, T) and lengths (N,), on the CPU."""
+    longest = max(len(row) for row in rows)
+    width = -(-longest // multiple) * multiple
+    ids = torch.full((len(rows), width), value, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.as_tensor(row)
+    return ids, torch.tensor([len(row) for row in rows])
+
+
+class _LastKeysError(Exception):
+    """Ends a pass of the base model at the last adapted layer."""
+
+
+def _stop(module: nn.Module, inputs: tuple[Tensor]) -> None:
+    raise _LastKeysError
+
+
+def _keep(target: dict[int, Tensor], layer: int):
+    def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        target[layer] = inputs[0]
+
+    return hook

@@ -1,0 +1,39 @@
+"""Attach generated rows to the frozen base model so that gradients reach the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from hypernet.network.rows import Rows
+
+
+@contextmanager
+def attached_rows(linears: Sequence[nn.Linear], rows: Rows | None):
+    """Add b' (a x) to the outputs of the L linear layers, one group's rows a block of the batch.
+
+    The differentiable counterpart of `prag_core.model.attach.attached`: a batch of rows x S tokens
+    is G blocks of equal size, block g using a[g] and b[g].
+    """
+    handles = []
+    try:
+        if rows is not None:
+            for index, linear in enumerate(linears):
+                hook = _hook(rows.a[:, index], rows.b[:, index])
+                handles.append(linear.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(a: Tensor, b: Tensor):
+    def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        x = inputs[0]  # (rows, S, I)
+        blocks = x.unflatten(0, (len(a), -1)).flatten(1, 2)  # (G, rows / G * S, I)
+        update = (blocks @ a.to(x.dtype).mT) @ b.to(x.dtype)  # (G, rows / G * S, H)
+        return output + update.view_as(output)
+
+    return hook

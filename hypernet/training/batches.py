@@ -1,0 +1,289 @@
+"""Training batches: documents with questions go in, padded tensors of one step come out.
+
+A batch is a function of (seed, step, rank) alone, so that a resumed run sees what it would have
+seen. Documents come in groups of M, which share one adapter; all of a group's questions are asked
+with it, so that every document is the others' distractor.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from hypernet.network.encoder import pad
+from hypernet.training.batch_rows import ANSWER, COMPLETION, Batch, StepRows
+from hypernet.training.relations import ask
+from prag_core.corpus.documents import Document
+from prag_core.model.base_model import start_token
+from prag_core.model.prompts import chat, question_prompt
+from prag_core.training.sequences import RECITE, encode
+
+LENGTH_CLASSES = (96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024, 2048, 4096, 8192)
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """What a training step holds.
+
+    Attributes:
+        documents: N, documents a step.
+        groups: sizes M of the groups, one drawn a step; each must divide `documents`.
+        questions: question rows a document.
+        completions: completion rows a document (text goes on from a few of its words).
+        recitations: rows a document that ask for its text by its title; kind COMPLETION.
+        unrelated: rows a document that it does not answer (KL to the base model).
+        near_share: share of groups filled with documents of the same article (hard distractors).
+        no_title_share: share of documents encoded without their title.
+        completion_tokens: longest completion; of a recitation twice as much is asked.
+        passages: add prompts with the passage (for the teacher that reads it).
+        ranks: ranks of the adapters, one drawn a step of groups of 1 (0: full); `ridge` head only.
+    """
+
+    documents: int = 8
+    groups: tuple[int, ...] = (1, 1, 2, 4)
+    questions: int = 3
+    completions: int = 1
+    recitations: int = 0
+    unrelated: int = 1
+    near_share: float = 0.5
+    no_title_share: float = 0.15
+    completion_tokens: int = 24
+    passages: bool = False
+    ranks: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for sizes that do not fit each other."""
+        if not self.groups or any(m < 1 or self.documents % m for m in self.groups):
+            raise ValueError(
+                f"got groups {list(self.groups)} and {self.documents} documents, expected group "
+                "sizes that divide the number of documents"
+            )
+        if self.questions + self.completions + self.recitations < 1:
+            raise ValueError(
+                "got no questions, completions and recitations, expected at least one row"
+            )
+        if not self.ranks or min(self.ranks) < 0:
+            raise ValueError(f"got ranks {list(self.ranks)}, expected some, each 0 (full) or more")
+
+    def require_rows(self, unrelated: float, teacher: float, regression: float) -> None:
+        """Raise ValueError for a weight of a loss (see `HypernetModule`) that no row would have."""
+        for name, weight, rows, remedy in (
+            ("unrelated_weight", unrelated, self.unrelated, "raise data.batch.unrelated"),
+            ("teacher_weight", teacher, self.passages, "set data.batch.passages"),
+            ("regression_weight", regression, 1 in self.groups, "put 1 into data.batch.groups"),
+        ):
+            if weight and not rows:
+                raise ValueError(
+                    f"got model.{name} {weight} and nothing that it applies to, expected rows for "
+                    f"it: {remedy}, or set it to 0"
+                )
+
+
+@dataclass(frozen=True)
+class Item:
+    """One tokenised document with what can be asked about it.
+
+    `pairs` are (question, answer); `facts` are patterns' (ways to ask, answer).
+    """
+
+    document: Document
+    title_ids: tuple[int, ...]
+    text_ids: tuple[int, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+    facts: tuple[tuple[tuple[str, ...], str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.title_ids) + len(self.text_ids) + 2
+
+    @property
+    def article(self) -> str:
+        """What the document is a part of."""
+        return article(self.document)
+
+
+def article(document: Document) -> str:
+    """Return the title, or the id of a document without one."""
+    return document.title or document.id
+
+
+def make_items(
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Document],
+    pairs: Sequence[tuple],
+    facts: Sequence[tuple],
+) -> list[Item]:
+    """Tokenise documents: `title: text`, without special tokens."""
+    if not documents:
+        return []
+    titles = [f"{d.title}: " if d.title else "" for d in documents]
+    title_ids = tokenizer(titles, add_special_tokens=False).input_ids
+    text_ids = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
+    return [
+        Item(d, tuple(t), tuple(x), tuple(p), tuple(f))
+        for d, t, x, p, f in zip(documents, title_ids, text_ids, pairs, facts, strict=True)
+    ]
+
+
+class BatchBuilder:
+    """Draws documents and rows of a step and pads them."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        pools: Sequence[Sequence[Item]],
+        weights: Sequence[float],
+        config: BatchConfig,
+        seed: int = 0,
+        least: int = 1,
+    ) -> None:
+        """Sort the items of every pool into classes of similar length.
+
+        Args:
+            tokenizer: of the base model.
+            pools: items by source (question sets, corpora).
+            weights: share of the groups that each pool gives.
+            config: what a step holds.
+            seed: of all draws.
+            least: documents of a length class that is drawn from.
+
+        Raises:
+            ValueError: nothing to draw from.
+        """
+        self.tokenizer, self.config = tokenizer, config
+        self.start, self.end = start_token(tokenizer), tokenizer.eos_token_id
+        self.seed, self.pools, self.weights = seed, pools, weights
+        self.classes: dict[int, list[np.ndarray]] = {}  # places in every pool
+        self.articles: dict[tuple[str, int], list[Item]] = defaultdict(list)
+        for number, pool in enumerate(pools):
+            in_memory = not hasattr(pool, "lengths")  # else a `DiskCorpus`
+            lengths = np.array([len(item) for item in pool]) if in_memory else pool.lengths
+            order = np.searchsorted(LENGTH_CLASSES, lengths)
+            for index, bound in enumerate(LENGTH_CLASSES):
+                places = np.flatnonzero(order == index)
+                if len(places):
+                    empty = [np.empty(0, dtype=int)] * len(pools)
+                    self.classes.setdefault(bound, empty)[number] = places
+                for place in places if in_memory else ():
+                    self.articles[pool[place].article, bound].append(pool[place])
+
+        self.classes = {b: p for b, p in self.classes.items() if sum(map(len, p)) >= least}
+        if not self.classes:
+            raise ValueError(
+                f"got {sum(map(len, pools))} documents, expected {least} or more of similar "
+                "length: check the folders, data.max_document_tokens and data.validation_articles"
+            )
+
+    def build(self, step: int, rank: int = 0) -> Batch:
+        """Return the batch of one step and process."""
+        draw = random.Random(f"{self.seed}-{step}-{rank}")
+        group = draw.choice(self.config.groups)
+        items = self._documents(group, draw)
+        rows = StepRows()
+        for index, item in enumerate(items):
+            for _ in range(self.config.questions):
+                self._question(rows, item, draw)
+            for _ in range(self.config.completions):
+                rows.add(*self._completion(item, draw), COMPLETION)
+            for _ in range(self.config.recitations):
+                rows.add(*self._recitation(item), COMPLETION)
+            first = index - index % group
+            articles = {member.article for member in items[first : first + group]}
+            for _ in range(self.config.unrelated):
+                self._unrelated(rows, self._stranger(articles, draw), draw)
+        ids = [self._document_ids(item, draw) for item in items]
+        documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)
+        batch = rows.tensors(self.tokenizer.pad_token_id)
+        batch |= {"documents": documents, "lengths": lengths, "group": group}
+        batch["rank"] = draw.choice(self.config.ranks) if group == 1 else 0
+        return batch | {"document_ids": [item.document.id for item in items]}
+
+    def _stranger(self, articles: set[str], draw: random.Random) -> Item:
+        """Draw a document of other articles (after 20 tries, of any)."""
+        pools = [pool for pool in self.pools if len(pool)]
+        for _ in range(20):
+            item = draw.choice(draw.choice(pools))
+            if item.article not in articles:
+                break
+        return item
+
+    def _documents(self, group: int, draw: random.Random) -> list[Item]:
+        """Draw N documents of one length class, group by group."""
+        sizes = {bound: sum(map(len, places)) for bound, places in self.classes.items()}
+        bound = draw.choices(list(sizes), list(sizes.values()))[0]
+        places = self.classes[bound]
+        weights = [w if len(held) else 0 for w, held in zip(self.weights, places, strict=True)]
+        weights = weights if any(weights) else [float(len(held) > 0) for held in places]
+
+        items: list[Item] = []
+        taken: set[str] = set()
+
+        def one() -> Item:
+            for _ in range(20):  # none twice in a step, where the class has enough
+                number = draw.choices(range(len(places)), weights)[0]
+                item = self.pools[number][draw.choice(places[number])]
+                if item.document.id not in taken:
+                    break
+            taken.add(item.document.id)
+            return item
+
+        while len(items) < self.config.documents:
+            members = [one()]
+            if group > 1 and draw.random() < self.config.near_share:
+                near = self.articles.get((members[0].article, bound), [])
+                others = [item for item in near if item.document.id not in taken]
+                members += draw.sample(others, min(len(others), group - 1))
+                taken.update(item.document.id for item in members)
+            items += [*members, *(one() for _ in range(group - len(members)))]
+        return items
+
+    def _document_ids(self, item: Item, draw: random.Random) -> list[int]:
+        titled = draw.random() >= self.config.no_title_share
+        title = item.title_ids if titled else ()
+        return [self.start, *title, *item.text_ids, self.end]
+
+    def _pair(self, item: Item, draw: random.Random) -> tuple[str, str] | None:
+        if item.pairs:
+            return draw.choice(item.pairs)
+        return ask(item.facts, draw) if item.facts else None
+
+    def _question(self, rows: StepRows, item: Item, draw: random.Random) -> None:
+        pair = self._pair(item, draw)
+        if pair is None:
+            rows.add(*self._completion(item, draw), COMPLETION)
+            return
+        ids, start = self._encode(question_prompt(self.tokenizer, pair[0]), pair[1])
+        row = rows.add(ids, start, ANSWER)
+        if self.config.passages:
+            prompt = question_prompt(self.tokenizer, pair[0], [item.document])
+            rows.add_teacher(*self._encode(prompt, pair[1]), row)
+
+    def _unrelated(self, rows: StepRows, stranger: Item, draw: random.Random) -> None:
+        pair = self._pair(stranger, draw)
+        if pair is not None and draw.random() < 0.5:
+            rows.add_unrelated(*self._encode(question_prompt(self.tokenizer, pair[0]), pair[1]))
+            return
+        begin = draw.randrange(max(1, len(stranger.text_ids) - 32))
+        rows.add_unrelated([self.start, *stranger.text_ids[begin : begin + 48]], 2)
+
+    def _completion(self, item: Item, draw: random.Random) -> tuple[list[int], int]:
+        """Return a few words of the text and how it goes on."""
+        text = item.text_ids
+        cut = draw.randrange(min(4, len(text) - 1), max(5, len(text) - 8)) if len(text) > 1 else 0
+        begin = max(0, cut - draw.randint(4, 32))
+        end = cut + self.config.completion_tokens
+        return [self.start, *text[begin:end]], 1 + cut - begin
+
+    def _recitation(self, item: Item) -> tuple[list[int], int]:
+        """Return the request for the text, as in the trained path, and how the text begins."""
+        prompt = chat(self.tokenizer, RECITE.format(title=item.document.title or "the document"))
+        head = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        return [*head, *item.text_ids[: 2 * self.config.completion_tokens]], len(head)
+
+    def _encode(self, prompt: str, answer: str) -> tuple[list[int], int]:
+        sequence = encode(self.tokenizer, prompt, answer)
+        return list(sequence.ids), sequence.answer_start

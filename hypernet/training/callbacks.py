@@ -1,0 +1,59 @@
+"""Callbacks of a training run: the newest weights as files, and a checkpoint to go on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning
+from lightning.pytorch.callbacks import Checkpoint
+
+from hypernet.network.checkpoint import save_checkpoint
+from hypernet.training.module import HypernetModule
+
+
+class ExportNetwork(lightning.Callback):
+    """Write config.json and model.safetensors after every validation and at the end."""
+
+    def __init__(self, folder: str = "runs/hypernet/export") -> None:
+        """Name the folder; it always holds the newest weights."""
+        self.folder = folder
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
+        """Write the newest weights."""
+        if trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking:
+            self._write(trainer, module)
+
+    def on_fit_end(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
+        """Write the last weights."""
+        if trainer.is_global_zero:
+            self._write(trainer, module)
+
+    def _write(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
+        training = {"steps": trainer.global_step, "base_model": module.base_model}
+        training |= {
+            key: round(float(value), 4)
+            for key, value in trainer.callback_metrics.items()
+            if key.startswith("val/")
+        }
+        folder = Path(self.folder)
+        save_checkpoint(folder, module.network, module.network_config, module.base, training)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keep last.ckpt, the newest state, to go on from; ModelCheckpoint keeps the best."""
+
+    def __init__(self, dirpath: str, every_n_steps: int = 50) -> None:
+        """Name the folder, and after how many steps it is written (and at the end of a run)."""
+        self.path, self.every_n_steps = Path(dirpath) / "last.ckpt", every_n_steps
+        self.written = -1  # step
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_) -> None:
+        """Write it every few steps."""
+        if trainer.global_step and trainer.global_step % self.every_n_steps == 0:
+            self.on_train_end(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, *_) -> None:
+        """Write it, once a step."""
+        if self.written != trainer.global_step:
+            self.written = trainer.global_step
+            trainer.save_checkpoint(self.path)

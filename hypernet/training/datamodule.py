@@ -1,0 +1,291 @@
+"""Data module: folders of documents and questions go in, batches of a step come out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import lightning
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from hypernet.generation.conditions import Sample
+from hypernet.training.batch_rows import Batch
+from hypernet.training.batches import (
+    LENGTH_CLASSES,
+    BatchBuilder,
+    BatchConfig,
+    Item,
+    article,
+    make_items,
+)
+from hypernet.training.disk_corpus import DiskCorpus
+from hypernet.training.relations import find_facts
+from hypernet.training.sources import (
+    articles_of,
+    corpus_file,
+    held_out_articles,
+    read_question_set,
+    split,
+)
+from prag_core.augmentation.span_augmenter import choose_pairs
+from prag_core.corpus.documents import Document, iter_documents
+from prag_core.model.base_model import BaseModel
+
+DEFAULT_BATCH = BatchConfig()
+LEAST_TOKENS = 4  # of a document, start and end included, that is trained on
+ENDLESS = 10_000_000  # steps; `trainer.max_steps` ends a run
+
+
+class Steps(Dataset):
+    """Map step -> batch, from `first` on."""
+
+    def __init__(self, builder: BatchBuilder, count: int, first: int = 0, rank: int = 0) -> None:
+        """Cover steps first .. first + count - 1."""
+        self.builder, self.count, self.first, self.rank = builder, count, first, rank
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Batch:
+        if index >= self.count:
+            raise IndexError(index)
+        return self.builder.build(self.first + index, self.rank)
+
+
+class DocumentStream(IterableDataset):
+    """A process's part of the documents of a file, read as they are needed."""
+
+    def __init__(self, path: Path, rank: int = 0, processes: int = 1) -> None:
+        """Name the file, and which of so many processes reads."""
+        self.path, self.rank, self.processes = path, rank, processes
+
+    def __iter__(self):
+        return islice(iter_documents(self.path), self.rank, None, self.processes)
+
+
+class HypernetDataModule(lightning.LightningDataModule):
+    """Question sets and corpora, split by article."""
+
+    def __init__(
+        self,
+        question_sets: Sequence[str] = (),
+        corpora: Sequence[str] = (),
+        corpus_share: float = 0.25,
+        weights: Sequence[float] = (),
+        corpus_limit: int | None = None,
+        corpus_pairs: int = 0,
+        corpus_on_disk: bool = False,
+        batch: BatchConfig = DEFAULT_BATCH,
+        validation_articles: int = 40,
+        validation_steps: int = 4,
+        max_document_tokens: int = 256,
+        workers: int = 0,
+        predict_corpus: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Describe the data.
+
+        Args:
+            question_sets: folders with corpus.jsonl(.gz) and questions.jsonl(.gz).
+            corpora: folders with corpus.jsonl(.gz): completions, and questions from patterns.
+            corpus_share: share of the groups that come from the corpora; sets of one kind share
+                by size.
+            weights: instead, one a question set and then one a corpus: the mixture.
+            corpus_limit: documents taken of each corpus; all when omitted.
+            corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
+                patterns' (see `prag_core.augmentation.span_augmenter`).
+            corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
+                corpora that exceed memory.
+            batch: what a step holds.
+            validation_articles: articles (titles) held out of each question set (no other set or
+                corpus trains on them either), or of the corpora where there is no question set.
+            validation_steps: batches a validation.
+            max_document_tokens: longer documents are left out of training.
+            workers: processes that build batches; each keeps a copy of the memory that this one
+                had when it began, so on a CPU rather 0.
+            predict_corpus: folder or file of documents that `predict` parametrizes.
+            seed: of the split and of all draws.
+
+        Raises:
+            ValueError: another number of weights than of sets and corpora, or documents of more
+                tokens than a batch takes.
+        """
+        super().__init__()
+        if max_document_tokens > LENGTH_CLASSES[-1]:
+            raise ValueError(
+                f"got max_document_tokens {max_document_tokens}, expected at most "
+                f"{LENGTH_CLASSES[-1]}: cut longer documents"
+            )
+        if weights and len(weights) != len(question_sets) + len(corpora):
+            raise ValueError(
+                f"got {len(weights)} weights, expected {len(question_sets) + len(corpora)}: one "
+                "a question set, then one a corpus"
+            )
+        self.weights = tuple(weights)
+        self.question_sets, self.corpora = tuple(question_sets), tuple(corpora)
+        self.corpus_share, self.corpus_limit = corpus_share, corpus_limit
+        self.corpus_pairs, self.batch = corpus_pairs, batch
+        self.corpus_on_disk = corpus_on_disk
+        self.validation_articles, self.validation_steps = validation_articles, validation_steps
+        self.max_document_tokens, self.workers, self.seed = max_document_tokens, workers, seed
+        self.predict_corpus = predict_corpus
+        self.training: list[Sequence[Item]] = []
+        self.validation: list[Item] = []
+
+    def load(self, base: BaseModel) -> None:
+        """Read and tokenise everything once; called with the module's base model.
+
+        Raises:
+            ValueError: no documents, or no questions in a question set.
+            FileNotFoundError: a folder or file is missing.
+        """
+        self.base = base
+        self.training, self.validation, held_out = self._question_items()
+        corpora = [self._corpus(path) for path in map(corpus_file, self.corpora)]
+        if not self.question_sets:
+            found = articles_of(corpora)
+            held_out = held_out_articles(found, self.validation_articles, self.seed)
+        for corpus in corpora:
+            kept, others = split(corpus, held_out)
+            self.training.append(kept)
+            if not self.question_sets:
+                self.validation += others
+
+    def _corpus(self, path: Path) -> list[Item] | DiskCorpus:
+        if self.corpus_on_disk:
+            corpus = DiskCorpus(path, self.base, self._facts, self.corpus_limit)
+            return corpus.fitting(LEAST_TOKENS, self.max_document_tokens)
+        documents = list(islice(iter_documents(path), self.corpus_limit))
+        facts = [self._facts(document) for document in documents]
+        return self._fitting(
+            make_items(self.base.tokenizer, documents, [()] * len(documents), facts)
+        )
+
+    def _facts(self, document: Document) -> tuple:
+        """Return what can be asked about a document without questions: (ways to ask, answer)."""
+        pairs = choose_pairs(document, self.corpus_pairs) if self.corpus_pairs else ()
+        return (*find_facts(document), *(((pair.question,), pair.answer) for pair in pairs))
+
+    def calibration_ids(self, count: int) -> list[list[int]]:
+        """Return documents that a new network is calibrated on."""
+        total = sum(map(len, self.training))
+        places = random.Random(self.seed).sample(range(total), min(count, total))
+        chosen = []
+        for place in places:
+            for pool in self.training:
+                if place < len(pool):
+                    chosen.append(pool[place])
+                    break
+                place -= len(pool)
+        return [[*item.title_ids, *item.text_ids] for item in chosen]
+
+    def train_dataloader(self) -> DataLoader:
+        """Return batches from the trainer's step on (after a resume: where it stopped)."""
+        trainer = self.trainer
+        first = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
+        rank = trainer.global_rank if trainer else 0
+        builder = self._builder(self.training, self._shares(), self.batch)
+        return self._loader(Steps(builder, ENDLESS, first, rank))
+
+    def _shares(self) -> list[float]:
+        """Return what share of the groups each question set and corpus gives."""
+        if self.weights:
+            return list(self.weights)
+        count = len(self.question_sets)
+        shares = []
+        for pools, share in (
+            (self.training[:count], 1 - self.corpus_share),
+            (self.training[count:], self.corpus_share),
+        ):
+            total = sum(map(len, pools)) or 1
+            shares += [share * len(pool) / total for pool in pools]
+        return shares
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Return held-out articles one document at a time, and in groups of the largest size.
+
+        Outside of `fit` single documents come with prompts that hold the passage, too.
+
+        Raises:
+            ValueError: fewer than two documents were held out.
+        """
+        if len(self.validation) < 2:
+            raise ValueError(
+                f"got {len(self.validation)} held-out documents to validate on, expected 2 or "
+                "more: raise data.validation_articles, or train without "
+                "(trainer.limit_val_batches=0, and no checkpoint that monitors val/...)"
+            )
+        alone = self.trainer is not None and self.trainer.state.fn != "fit"
+        documents = max(2, self.batch.documents)  # so that there is another's adapter
+        common = {"no_title_share": 0.0, "ranks": (0,), "documents": documents}
+        loaders = []
+        for group in sorted({1, max(self.batch.groups)}):
+            reads = alone and group == 1
+            config = replace(self.batch, groups=(group,), passages=reads, **common)
+            builder = self._builder([self.validation], [1.0], config, least=2)
+            loaders.append(self._loader(Steps(builder, self.validation_steps)))
+        return loaders
+
+    test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> DataLoader:
+        """Stream this process's documents of `predict_corpus` in lists of 32."""
+        if self.predict_corpus is None:
+            raise ValueError("got no documents to predict for, expected --data.predict_corpus")
+        trainer = self.trainer
+        part = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        documents = DocumentStream(corpus_file(self.predict_corpus), *part)
+        return DataLoader(documents, batch_size=32, collate_fn=list)
+
+    def sample(self, documents: int) -> Sample:
+        """Return held-out documents and all their questions.
+
+        Raises:
+            ValueError: fewer than 2 documents, or no questions.
+        """
+        items = random.Random(self.seed).sample(
+            self.validation, min(documents, len(self.validation))
+        )
+        rows = [
+            (question, (answer,), index)
+            for index, item in enumerate(items)
+            for question, answer in (*item.pairs, *((ways[0], said) for ways, said in item.facts))
+        ]
+        if len(items) < 2 or not rows:
+            raise ValueError(
+                f"got {len(items)} held-out documents with {len(rows)} questions to score, "
+                "expected 2 or more with some: raise model.score_documents and "
+                "data.validation_articles, set data.corpus_pairs, or set model.score_documents to 0"
+            )
+        return Sample(tuple(item.document for item in items), tuple(rows))
+
+    def _builder(self, pools, weights, config: BatchConfig, least: int = 1) -> BatchBuilder:
+        return BatchBuilder(self.base.tokenizer, pools, weights, config, self.seed, least)
+
+    def _loader(self, steps: Steps) -> DataLoader:
+        return DataLoader(
+            steps, batch_size=None, num_workers=self.workers, pin_memory=self.workers > 0
+        )
+
+    def _fitting(self, items: list[Item]) -> list[Item]:
+        return [item for item in items if LEAST_TOKENS < len(item) <= self.max_document_tokens]
+
+    def _question_items(self) -> tuple[list[Sequence[Item]], list[Item], set[str]]:
+        """Return each question set's items, the held-out ones of all, and what was held out."""
+        sets = [read_question_set(folder) for folder in self.question_sets]
+        held_out: set[str] = set()
+        for documents, _ in sets:
+            found = {article(document) for document in documents}
+            held_out |= held_out_articles(found, self.validation_articles, self.seed)
+        training: list[Sequence[Item]] = []
+        validation: list[Item] = []
+        for documents, pairs in sets:
+            facts = [()] * len(documents)
+            items = self._fitting(make_items(self.base.tokenizer, documents, pairs, facts))
+            kept, others = split(items, held_out)
+            training.append(kept)
+            validation += others
+        return training, validation, held_out

@@ -1,0 +1,5 @@
+"""Adapters: the contract of both parametrizers, how adapters merge, and where they are kept.
+
+`Adapter` and `AdapterSpec`, `merge` (exact sum; ridge memories are solved again together),
+smaller ranks (`low_rank`), likeness (`similarity`), and `AdapterStore`.
+"""

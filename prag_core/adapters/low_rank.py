@@ -1,0 +1,176 @@
+"""Rank: an adapter goes in, one of smaller rank whose update answers alike comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from prag_core.adapters.adapter import Adapter
+
+PASSED_ON = 0.6  # of what a module of a smaller rank leaves out
+
+
+def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
+    """Return the adapter with at most `rank` rows a module, of a ridge memory on average.
+
+    Of a ridge memory (it carries the Gram matrix of its keys K) the responses to its own keys are
+    kept as well as that rank allows: with Y = B A K' = U S V', the update U_r U_r' B A is the
+    nearest of rank r (reduced-rank regression, Izenman, 1975). Tokens with like values so share a
+    row, and none is dropped. The modules share one budget, `rank` times their number (as in
+    AdaLoRA, Zhang et al., 2023; see `keep_largest`), and what one leaves out is passed on to the
+    next (see `cut`). Of the rows that all documents share, `rank_of_shared` a module are kept,
+    those that answer most to whitened inputs. The keys are gone afterwards: in a merge such an
+    adapter is summed, not solved again. Of any other adapter dW is truncated module by module
+    (Eckart and Young, 1936).
+
+    Raises:
+        ValueError: no row is left for the document.
+    """
+    shared = int(adapter.extra["shared_rows"]) if "shared_rows" in adapter.extra else 0
+    own_rank = rank_of_own(rank, shared)
+    if adapter.rank <= rank:
+        return adapter
+    kept = rank_of_shared(rank, shared)
+    ends = [len(a) - shared for a, _ in adapter.tensors.values()]
+    pairs = zip(adapter.tensors.values(), ends, strict=True)
+    own = [(a[:end].float(), b[:, :end].float()) for (a, b), end in pairs]  # (R, I), (O, R)
+    if "gram" in adapter.extra:
+        grams, strengths = (adapter.extra[name].float() for name in ("gram", "ridge"))
+        own = _by_response(own, grams, strengths, own_rank)
+    else:
+        own = [_truncated(a, b, own_rank) for a, b in own]
+    tensors = {}
+    for index, (path, (a, b)) in enumerate(adapter.tensors.items()):
+        rows, columns = own[index]
+        rest_a, rest_b = a[ends[index] :], b[:, ends[index] :]
+        if kept < shared:
+            scale = adapter.extra["whitening"][index].float() if "whitening" in adapter.extra else 1
+            rest_a, rest_b = _truncated(rest_a.float() / scale, rest_b.float(), kept)
+            rest_a = rest_a * scale
+        tensors[path] = (
+            torch.cat([rows.to(a.dtype), rest_a.to(a.dtype)]),
+            torch.cat([columns.to(b.dtype), rest_b.to(b.dtype)], 1),
+        )
+    ratio = adapter.spec.scale  # unchanged: alpha / rank of the new spec
+    spec = replace(adapter.spec, rank=rank, alpha=ratio * rank)
+    extra = {"shared_rows": torch.tensor([kept])} if shared else {}
+    return replace(adapter, spec=spec, tensors=tensors, extra=extra)
+
+
+def rank_of_shared(rank: int, shared: int) -> int:
+    """Return how many of the shared rows a budget keeps: a sixteenth of it, at least one."""
+    return min(shared, max(1, rank // 16))
+
+
+def rank_of_own(rank: int, shared: int) -> int:
+    """Return what a budget leaves for the document's own rows; ValueError where that is nothing."""
+    own = rank - rank_of_shared(rank, shared)
+    if own < 1:
+        raise ValueError(
+            f"got rank {rank}, expected {rank - own + 1} or more: a row for the document, beside "
+            f"those kept of the {shared} that all documents share"
+        )
+    return own
+
+
+def _by_response(
+    pairs: list[tuple[Tensor, Tensor]], grams: Tensor, strengths: Tensor, rank: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Return every module's rows (r, I) and directions (O, r), `rank` the mean of all r."""
+    answers = []
+    for gram, strength in zip(grams, strengths, strict=True):
+        eye = torch.eye(len(gram), device=gram.device)
+        factor = torch.linalg.cholesky(gram + strength * eye)
+        answers.append(torch.cholesky_solve(gram, factor))  # A K' (R, R)
+    kept = []
+    values = torch.stack([b.mT for _, b in pairs])  # (L, R, O)
+    for (a, _), (v, left, growth) in zip(
+        pairs, cut(values, torch.stack(answers), rank), strict=True
+    ):
+        left = left[:, left.any(0)]
+        kept.append(((v @ left).mT @ a, growth * left))
+    return kept
+
+
+def cut(values: Tensor, answers: Tensor, rank: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield every module's values V (..., R, O), directions U (..., O, M) and growth (...).
+
+    What is left of V is growth V U U'. All modules write to one residual stream, so that a share
+    (`PASSED_ON`) of what one leaves out is added to the next one's values: error feedback, as in
+    gradient compression (Karimireddy et al., 2019). The growth restores the norm of the responses,
+    the root of sum S^2 over what is kept of it. Both were chosen on held-out articles.
+
+    Args:
+        values: of all modules, (..., L, R, O); row t of each is the same token's.
+        answers: A K', what each row says to each key, (..., L, R, R); responses Y are V' A K'.
+        rank: directions kept a module, on average; U is 0 where none is.
+    """
+    with torch.no_grad():
+        energies = response_directions(values.mT @ answers)[1]
+        marked = keep_largest(energies, rank)  # the first ones of each module
+        held = (energies * marked).sum(-1).clamp(min=1e-30)
+        growth = (energies.sum(-1) / held).clamp(min=1).sqrt()
+    left_out = torch.zeros_like(values[..., 0, :, :])
+    for index in range(values.shape[-3]):
+        v = values[..., index, :, :] + PASSED_ON * left_out
+        with torch.no_grad():
+            left = response_directions(v.mT @ answers[..., index, :, :])[0]
+            left = left * marked[..., index, None, :]
+        left_out = v - (v @ left) @ left.mT
+        yield v, left, growth[..., index]
+
+
+def response_directions(response: Tensor) -> tuple[Tensor, Tensor]:
+    """Return U (..., O, M) and S^2 (..., M) of responses Y = U S V' (..., O, R), M = min(O, R)."""
+    energies, vectors = torch.linalg.eigh(response.mT @ response)  # ascending
+    most = min(response.shape[-2:])
+    energies, vectors = energies.flip(-1)[..., :most], vectors.flip(-1)[..., :most]
+    return torch.linalg.qr(response @ vectors)[0], energies
+
+
+def keep_largest(energies: Tensor, rank: int) -> Tensor:
+    """Mark the largest S^2 / sqrt(sum S^2) of all modules, `rank` a module on average.
+
+    As all modules write to one residual stream, their S^2 could compete as they are; but what early
+    layers write, of small norm, is read by all that come later. Divided by their sum all modules
+    would keep much alike. The root lies between; it was chosen on held-out articles.
+
+    Args:
+        energies: S^2 (..., L, M) of L modules, the largest first.
+        rank: marked a module, on average; at least one in each.
+    """
+    shares = energies / energies.sum(-1, keepdim=True).clamp(min=1e-30).sqrt()
+    shares[..., 0] = torch.inf
+    flat = shares.flatten(-2)
+    most = min(rank * energies.shape[-2], flat.shape[-1])
+    kept = torch.zeros_like(flat, dtype=torch.bool)
+    return kept.scatter(-1, flat.topk(most).indices, True).view_as(energies)
+
+
+def project(values: Tensor, a: Tensor, keys: Tensor, rank: int) -> Tensor:
+    """Return what `reduce_rank` leaves of values (G, L, R, H), as values.
+
+    Args:
+        values: V, (G, L, R, H).
+        a: addresses A, (G, L, R, I).
+        keys: K, (G, L, R, I); the responses are V' A K'.
+        rank: directions kept a layer, on average over the L layers.
+    """
+    with torch.autocast(values.device.type, enabled=False):
+        answers = a @ keys.float().mT  # (G, L, R, R)
+        kept = [
+            growth[..., None, None] * (v @ left) @ left.mT
+            for v, left, growth in cut(values.float(), answers, rank)
+        ]
+    return torch.stack(kept, 1).to(values.dtype)
+
+
+def _truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the r largest singular directions of B A, without building it."""
+    left, upper = torch.linalg.qr(b)  # (O, R), (R, R)
+    right, lower = torch.linalg.qr(a.mT)  # (I, R), (R, R)
+    u, s, v = torch.linalg.svd(upper @ lower.mT)
+    return (right @ v[:rank].mT).mT, left @ (u[:, :rank] * s[:rank])

@@ -1,0 +1,183 @@
+"""Answer spans: a document goes in, short spans that make good answers come out, by rules alone.
+
+Names (capitalised runs), dates, numbers, quoted titles, and noun-like phrases where those run out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prag_core.corpus.documents import Document
+
+MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+UNITS = (
+    "percent|million|billion|trillion|hundred|thousand|dozen|metres|meters|kilometres|kilometers|"
+    "miles|feet|foot|inches|tonnes|tons|kilograms|grams|pounds|dollars|euros|hours|minutes|"
+    "seconds|days|weeks|months|years|degrees|litres|hectares|acres|square|cubic|sec|ft|mi|km|kg|cm|mm|°C|°F"
+)
+NUMBER_WORDS = (
+    "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
+    "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+)
+YEAR = r"1[0-9]\d\d|20\d\d"
+CAPITAL = r"[A-Z][\w'’&-]*(?:\.(?=[A-Z]))?"
+KINDS = {  # in order of preference where spans overlap
+    "date": re.compile(
+        rf"\b(?:(?:\d{{1,2}} )?(?:{MONTHS})(?: \d{{1,2}}(?!\d))?(?:,? (?:{YEAR}))?|(?:{YEAR})s?)\b"
+        r"(?![,.]?\d|%)"
+    ),
+    "title": re.compile(r"[\"“]([^\"“”]{3,60}[^\"“”,.])[\"”]"),
+    "name": re.compile(
+        rf"\b{CAPITAL}(?:(?: (?:of|de|van|von|du|la|del|the))* {CAPITAL})*(?!\.[A-Z])"
+    ),
+    "number": re.compile(
+        rf"(?<![\w.,-])(?:[$£€]?\d+(?:,\d{{3}})*(?:\.\d+)?%?|(?:{NUMBER_WORDS})(?:-\w+)?)"
+        rf"(?:[ -](?:{UNITS})\b){{0,2}}(?![\w-])"
+    ),
+    "phrase": re.compile(r"\b(?:an?|the|its|his|her|their|by|from|with|into|of) ([a-z][a-z -]+)"),
+}
+PREFERENCE = {"name": 0, "date": 1, "number": 2, "title": 3, "phrase": 4}
+_FUNCTION_WORDS = (
+    "a an and are as at be been but by can could did do does for from had has have he her him his "
+    "how i if in into is it its may more most no not of off on or our over she should so some such "
+    "than that the their them then there these they this those through to under until up was we "
+    "were what when where which while who whom whose why will with would you your all also any "
+    "both each few many much other one only out own same very about above after again against "
+    "before being below between during further here just too because during upon however although "
+    "though despite since like among along within without per every another first second third "
+    "following later today early late according several around near once still never"
+)
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+MAX_PHRASE_WORDS = 3
+ABBREVIATION = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|St|Mt|No|vs|Jr|Sr|Prof|Gen|Col|Inc|Ltd|[A-Z])\.$")
+
+
+@dataclass(frozen=True)
+class AnswerSpan:
+    """A short span of a document: its text, kind (a key of `KINDS`), sentence and place in it."""
+
+    text: str
+    kind: str
+    sentence: str
+    start: int
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split a text after full stops, but not after initials and common abbreviations."""
+    sentences: list[str] = []
+    for piece in re.split(r"(?<=[.!?])[\"”’)\]]*\s+(?=[\"“(\[]?[A-Z0-9])", text.strip()):
+        if sentences and ABBREVIATION.search(sentences[-1]):
+            sentences[-1] += f" {piece}"
+        elif piece:
+            sentences.append(piece)
+    return sentences
+
+
+def words(text: str) -> list[str]:
+    """Return the lower-case words and numbers of a text."""
+    return re.findall(r"\w+(?:[.,]\d+)*", text.lower())
+
+
+def content_words(text: str) -> set[str]:
+    """Return the words that are no function words."""
+    return set(words(text)) - FUNCTION_WORDS
+
+
+def choose_spans(document: Document, limit: int) -> list[AnswerSpan]:
+    """Choose up to `limit` distinct spans, spread over all sentences.
+
+    Each round takes the best span left of every sentence, so that the first few cover the whole
+    document: names before dates, numbers, quoted titles and phrases, and a kind that is used less
+    before one used more. What the title says and what the text repeats (its subject) is left out.
+    """
+    text = document.text
+    queues = [_spans(sentence, document) for sentence in split_sentences(text)]
+    chosen: list[AnswerSpan] = []
+    taken: list[str] = []
+    used = dict.fromkeys(PREFERENCE, 0)
+    while len(chosen) < limit and any(queues):
+        for queue in queues:
+            queue[:] = [s for s in queue if not any(s.text.lower() in t for t in taken)]
+            if not queue or len(chosen) == limit:
+                continue
+            best = min(queue, key=lambda span: (span.kind == "phrase", used[span.kind]))
+            chosen.append(best)
+            used[best.kind] += 1
+            taken.append(best.text.lower())
+    return chosen
+
+
+def _spans(sentence: str, document: Document) -> list[AnswerSpan]:
+    """Find the spans of one sentence that do not overlap, best kinds first."""
+    title, text = document.title.lower(), document.text.lower()
+    covered: list[tuple[int, int]] = []
+    spans = []
+    for kind, start, end in _candidates(sentence, document.text):
+        found = sentence[start:end]
+        if any(start < b and a < end for a, b in covered):
+            continue
+        if kind != "phrase":  # a span left out below must not come back as part of a phrase
+            covered.append((start, end))
+        lower = found.lower()
+        if len(found) < 2 and not found.isdigit():
+            continue
+        if lower in title or text.count(lower) > 2 or sentence.lower().count(lower) > 1:
+            continue
+        covered.append((start, end))
+        spans.append(AnswerSpan(found, kind, sentence, start))
+    return sorted(spans, key=lambda span: (PREFERENCE[span.kind], " " not in span.text))
+
+
+def _candidates(sentence: str, text: str) -> Iterator[tuple[str, int, int]]:
+    for kind, pattern in KINDS.items():
+        for match in pattern.finditer(sentence):
+            start, end = match.span(match.lastindex or 0)
+            if kind == "name":
+                start = _skip_opening(sentence, start, end, text)
+                end -= 2 * sentence[start:end].endswith(("'s", "’s"))
+            elif kind == "phrase":
+                end = _phrase_end(sentence, start, end)
+                if re.search(r"\b[Tt]heir $|\b[Tt]he $", sentence[:start]) and re.search(
+                    r" \w+[^s]s$", sentence[start:end]
+                ):  # "the flesh tastes": more often a verb than a plural
+                    end = start
+            if end > start and sentence[end - 1] != ".":
+                yield kind, start, end
+
+
+def _skip_opening(sentence: str, start: int, end: int, text: str) -> int:
+    """Move a name's start past a capital that only opens the sentence."""
+    first = sentence[start:end].split()[0]
+    alone = len(first) == end - start
+    if first.lower() in FUNCTION_WORDS or (
+        alone and start < 2 and not re.search(rf"[a-z,] {re.escape(first)}\b", text)
+    ):
+        return start + len(first) + (not alone)
+    return start
+
+
+def _phrase_end(sentence: str, start: int, end: int) -> int:
+    """Cut a run of lower-case words before its first function word or likely verb."""
+    stop = start
+    for count, match in enumerate(re.finditer(r"[a-z-]+", sentence[start:end])):
+        word = match.group()
+        if word in FUNCTION_WORDS or count == MAX_PHRASE_WORDS + 1:
+            break
+        if count and word.endswith(("ed", "ing", "ly")):
+            break
+        stop = start + match.end()
+    phrase = sentence[start:stop].split()
+    too_long = len(phrase) > MAX_PHRASE_WORDS or len(phrase[0] if phrase else "") < 3
+    return start if too_long or phrase[-1].endswith("ly") else stop
+
+
+def find_details(text: str) -> set[str]:
+    """Return the names, dates and numbers of a text, lower case."""
+    return {
+        sentence[start:end].lower()
+        for sentence in split_sentences(text)
+        for kind, start, end in _candidates(sentence, text)
+        if kind in ("name", "date", "number")
+    }

@@ -1,0 +1,216 @@
+"""Questions by rule: an answer span goes in, a question for it comes out, no model asked.
+
+The sentence itself becomes the question, its span replaced by a question word: moved to the front
+where an auxiliary verb allows it ("In what year was the light finished?"), else left in its place
+("The light stands how many feet tall?"). Plain, but true by construction.
+"""
+
+from __future__ import annotations
+
+import re
+
+from prag_core.augmentation.answer_spans import FUNCTION_WORDS, UNITS, AnswerSpan, content_words
+
+_PREPOSITIONS = (
+    "in on at by since until till from around after before during of about near to into with for "
+    "through under over between against toward towards as"
+)
+PREPOSITIONS = frozenset(_PREPOSITIONS.split())
+AUXILIARIES = "was|were|is|are|has|had|have|can|will|could|would|may|must"
+PRONOUN = re.compile(r"^(It|He|She)\b(?! (?:is|was) (?:said|believed|thought|known))")
+PERSON = re.compile(r"[A-Z][\w'’-]+(?: [A-Z][\w'’.-]*){1,2}")
+PLACES = (
+    "Island|Islands|River|Lake|County|City|Street|Road|Park|Bay|Valley|Mountains|Hill|Harbour|"
+    "Harbor|Forest|Square|Sea|Ocean|Desert|Point|Peninsula|Coast|Beach|Bridge|Province"
+)
+THINGS = (
+    rf"{PLACES}|University|College|School|War|Company|Corporation|Institute|Society|Union|Party|"
+    "Church|Museum|Act|Treaty|Council|Court|Army|Navy|Empire|Kingdom|Republic|Association|League|"
+    "Tunnel|Pass|Tower|Press|Committee|Office|Department|Agency|Bank|Prize|Award|Club|Festival|Hall|House|Library|Theatre"
+)
+AGENTS = re.compile(
+    r"(?:by|named|called|\w(?:er|or|ist|ian|man|ess)|teacher|king|queen|poet) (?:(?:was|is) )?$"
+)
+KIND_BEFORE = re.compile(
+    r"\bthe (?P<place>village|town|city|island|river|valley|skerry|region|province|district|parish|"
+    r"port|state|county|kingdom) of $|\b(?:[Tt]he|[Aa]n?) (?P<role>[a-z]+(?: [a-z]+){0,2}) $"
+)
+APPOSITION = re.compile(r"^((?:The|Its|His|Her|Their|An?) [^,]{3,50}), (?:the |an? )?$")
+OPENING = re.compile(r"^(?:However|Moreover|Furthermore|Also|Today|Later|Thus|Then|But|And), ?")
+LISTED = re.compile(r"(?:,|–|—|:|\b(?:and|or)) (?:the |a |an )?$")
+SUBORDINATE = re.compile(r"^(?:As|While|Although|Because|If|Since|Whereas|After|Before|When)\b")
+QUESTION_WORD = re.compile(
+    r"\b(?:(?:by|in|on|at|from|under|near|with|to|for|into|after|since|until) )?"
+    r"(?:how many(?: [a-z]+)?|how much money|which [a-z]+|what (?:year|decade|date|percentage)|"
+    r"what|whom|who|when)\b",
+    re.IGNORECASE,
+)
+DANGLING = re.compile(rf" (?:{AUXILIARIES}|of|the|a|by|in|to)$")
+LONG = 22  # words in a question
+
+
+def rule_question(span: AnswerSpan, title: str = "") -> str:
+    """Turn the span's sentence into a question that the span answers; "" where none is sensible.
+
+    Args:
+        span: a span of the document.
+        title: the document's title; it replaces a pronoun that opens the sentence, and is put
+            before a question that says nothing of it.
+    """
+    before, after = _clause(span)
+    if span.kind == "name" and after.startswith(",") and (match := APPOSITION.match(before)):
+        word = "who" if AGENTS.search(f"{match[1]} ") else "what"
+        return _finish(f"{word} is {_lower_first(match[1])}", title)
+    if LISTED.search(before) or SUBORDINATE.match(before) or "(" in before:
+        return ""
+    before, word = _question_word(span, before, after)
+    partial = span.kind == "phrase" and re.match(r" (?:of|to)\b", after)
+    if not word or partial or DANGLING.search(after) or after.startswith(("'", "’")):
+        return ""
+    before = replace_pronoun(before, title)
+    if before.strip().lower() in ("", "the", "a", "an"):
+        if not re.match(r" \w", after) or after.split()[0] in ("and", "or", "of"):
+            return ""
+        question = f"{word}{after}"
+    else:
+        question = _fronted(before, word, after) or f"{before}{word}{after}"
+    return _finish(question, title)
+
+
+def replace_pronoun(sentence: str, title: str) -> str:
+    """Put the title in place of an "It" that opens the sentence, a person's name of "He", "She"."""
+    match = PRONOUN.match(sentence)
+    person = PERSON.fullmatch(title) and not re.search(rf"\b(?:{THINGS})\b", title)
+    if not match or not title or (match[1] != "It" and not person):
+        return sentence
+    return title + sentence[match.end() :]
+
+
+def question_words(question: str) -> str:
+    """Return the question word of a rule's question and its preposition, for a model to go on."""
+    match = QUESTION_WORD.search(question.split(": ", 1)[-1])
+    found = match.group().strip() if match else ""
+    return found[:1].upper() + found[1:]
+
+
+def _finish(question: str, title: str) -> str:
+    """Add capital, question mark and, where it says nothing of the title, the title."""
+    question = re.sub(r"\s+", " ", question).strip(" ,;:-")
+    unclosed = question.count("(") != question.count(")")
+    if unclosed or len(question.split()) > LONG or len(content_words(question)) < 2:
+        return ""
+    if title and not content_words(title) & content_words(question):
+        return f"About {title}: {_lower_first(question)}?"
+    return f"{question[0].upper()}{question[1:]}?"
+
+
+def _clause(span: AnswerSpan) -> tuple[str, str]:
+    """Return the text before and after the span, without brackets and side clauses."""
+    before = span.sentence[: span.start]
+    after = span.sentence[span.start + len(span.text) :].rstrip(' .!?"”')
+    if span.kind == "title":
+        before, after = before.rstrip('"“'), after.lstrip('"”')
+    before = re.sub(r"\s*[(\[][^()\[\]]*[)\]]", "", before)
+    after = re.sub(r"\s*[(\[][^()\[\]]*[)\]]", "", after)
+    after = re.split(
+        r"[;:–—]|, (?:and|but|which|who|where|while|although|with|such as|including)\b", after
+    )[0]
+    if before.strip() and ", " not in before:
+        after = re.split(r",(?!\d)", after)[0]
+    before = OPENING.sub("", re.split(r"; ", before)[-1])
+    if match := re.match(r"^([A-Z][\w ]+?), (?:which|who)\b[^,]*, ", before):
+        before = f"{match[1]} {before[match.end() :]}"
+    return before, after
+
+
+def _question_word(span: AnswerSpan, before: str, after: str) -> tuple[str, str]:
+    """Return the text before the question word, and the word with its preposition ("": none)."""
+    kind = KIND_BEFORE.search(before) if span.kind == "name" else None
+    if kind and FUNCTION_WORDS & set((kind["role"] or "").split()):
+        kind = None
+    if kind:
+        before = before[: kind.start()]
+    if span.kind in ("name", "phrase", "title"):
+        before = re.sub(r"(?:^|(?<= ))(?:[Tt]he|[Aa]n?|its|his|her|their) $", "", before)
+    if span.kind == "date":
+        before = re.sub(r"(?<= )the $", "", before)
+    last = before.split()[-1].lower() if before.strip() else ""
+    preposition = last if last in PREPOSITIONS else ""
+    rest = before[: len(before.rstrip()) - len(preposition)] if preposition else before
+    rule = {"date": _when, "number": _how_many}.get(span.kind, _what)
+    word = (
+        f"which {kind['role'] or kind['place']}" if kind else rule(span, rest, preposition, after)
+    )
+    if word and preposition and not word.startswith("when"):
+        word = f"{preposition} {word}"
+    return (rest, word) if word else (before, "")
+
+
+def _when(span: AnswerSpan, rest: str, preposition: str, after: str) -> str:
+    if not preposition or preposition in ("of", "between", "for"):
+        return ""
+    if span.text[-1] == "s":
+        return "what decade"
+    if span.text.isdigit():
+        return "what year"
+    return "when" if preposition in ("in", "on") else "what date"
+
+
+def _how_many(span: AnswerSpan, rest: str, preposition: str, after: str) -> str:
+    if "%" in span.text or "percent" in span.text:
+        return "what percentage"
+    if span.text[0] in "$£€":
+        return "how much money"
+    if unit := re.search(rf"\b(?:{UNITS})(?: (?:{UNITS}))?$", span.text):
+        return f"how many {unit.group()}"
+    if re.search(r"\b(?:the|an?) $", rest):
+        return ""
+    following = re.match(r" ([a-z]+)", after)
+    return "how many" if following and following[1] not in FUNCTION_WORDS else ""
+
+
+def _what(span: AnswerSpan, rest: str, preposition: str, after: str) -> str:
+    if span.kind == "name":
+        parts = span.text.split()
+        thing = re.search(rf"\b(?:{THINGS})\b", span.text)
+        agent = AGENTS.search(f"{rest}{preposition}".rstrip() + " ") or (
+            not rest.strip() and not preposition
+        )
+        if 2 <= len(parts) <= 3 and not thing and agent and "of" not in parts:
+            return "whom" if preposition else "who"
+        if preposition in ("in", "at", "near") or re.search(rf"\b(?:{PLACES})$", span.text):
+            return "which place"
+        following = re.match(r" ([a-z]+)", after)
+        if (
+            following
+            and following[1] not in FUNCTION_WORDS
+            and following[1][-2:] not in ("ed", "es")
+        ):
+            return "which" if rest.strip() else "what"
+    return "what"
+
+
+def _fronted(before: str, word: str, after: str) -> str:
+    """Move the question word to the front, the auxiliary behind it; "" where there is none."""
+    match = re.match(rf"^(.+?) ({AUXILIARIES}) (.*)$", before.strip() + " ")
+    if not match:
+        return ""
+    subject, auxiliary, rest = match.groups()
+    if len(subject.split()) > 8 or re.search(
+        r",|\b(?:that|which|who|where|when|if|and)\b", subject
+    ):
+        return ""
+    if word.split()[-1] in ("many", "which", "percentage", "money") or "how many" in word:
+        return ""
+    opening = subject.split()[0].lower()
+    if re.match(r"(?:an?|the|one|not) ", rest) or (word == "what" and not rest and after.strip()):
+        return ""
+    if opening in PREPOSITIONS or len(rest.split()) > 6 or word.startswith(("of ", "as ")):
+        return ""
+    return f"{word} {auxiliary} {_lower_first(subject)} {rest}{after}"
+
+
+def _lower_first(text: str) -> str:
+    """Lower the first letter of a text that opens with a function word."""
+    first = text.split()[0]
+    return text[0].lower() + text[1:] if first.lower() in FUNCTION_WORDS else text

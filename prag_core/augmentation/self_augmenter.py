@@ -1,0 +1,182 @@
+"""Self-augmentation: a model is asked for rewrites, and for question-answer pairs as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from prag_core.adapters.adapter import fingerprint
+from prag_core.augmentation.answer_spans import find_details
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair, merge_pairs
+from prag_core.augmentation.templates import QA_EXAMPLE, QA_PAIRS, REWRITE, titled
+from prag_core.corpus.documents import Document
+from prag_core.model.base_model import BaseModel
+from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.generate import generate
+from prag_core.model.prompts import chat
+
+
+def require_counts(rewrites: int, qa_pairs: int) -> None:
+    """Raise ValueError unless both counts are sensible."""
+    if rewrites < 0 or qa_pairs < 0:
+        raise ValueError(
+            f"got {rewrites} rewrites and {qa_pairs} question-answer pairs, expected 0 or more"
+        )
+
+
+VERSION = 2  # of the checks below
+MIN_KEPT = 0.7  # share of names, dates and numbers that a rewrite must keep
+
+
+class SelfAugmenter:
+    """Ask a model for rewrites and for question-answer pairs as JSON (Su et al., 2025).
+
+    What does not parse is asked again with sampling, hotter each time. A document that never
+    parses keeps the pairs that came, and says so in `error`.
+
+    Args:
+        base: the model that writes; it need not be the one that the adapters are for.
+        rewrites: n, rewrites a document.
+        qa_pairs: m, question-answer pairs a document.
+        retries: how often a document is asked again.
+        batch_size: documents asked together.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        rewrites: int = 1,
+        qa_pairs: int = 3,
+        retries: int = 3,
+        batch_size: int = 16,
+    ) -> None:
+        require_counts(rewrites, qa_pairs)
+        self.base, self.rewrites, self.qa_pairs = base, rewrites, qa_pairs
+        self.retries, self.batch_size = retries, batch_size
+        self.fingerprint = fingerprint(
+            ["self", VERSION, base.fingerprint, rewrites, qa_pairs, retries, REWRITE, QA_PAIRS]
+        )
+
+    def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
+        """Augment each document; see the class for what happens to one that fails."""
+        rewrites = ask_rewrites(self.base, documents, self.rewrites, self.batch_size)
+        pairs: list[tuple[QAPair, ...]] = [()] * len(documents)
+        pending = list(range(len(documents))) if self.qa_pairs else []
+        for attempt in range(self.retries + 1):
+            if not pending:
+                break
+            options = GenerationOptions(
+                max_new_tokens=64 * self.qa_pairs,
+                temperature=0.4 * attempt,
+                top_p=0.95,
+                stop=("```\n", "]\n"),
+                seed=attempt,
+                batch_size=self.batch_size,
+            )
+            passages = [titled(documents[i].title, documents[i].text) for i in pending]
+            prompts = [
+                chat(self.base.tokenizer, QA_PAIRS.format(count=self.qa_pairs, passage=passage))
+                for passage in passages
+            ]
+            for i, text in zip(pending, generate_fitting(self.base, prompts, options), strict=True):
+                pairs[i] = merge_pairs(pairs[i], parse_qa_pairs(text or ""))[: self.qa_pairs]
+            pending = [i for i in pending if len(pairs[i]) < self.qa_pairs]
+        return [
+            AugmentedDocument(
+                document,
+                tuple(text for text in rewritten if text),
+                found,
+                self._error(rewritten, found),
+            )
+            for document, rewritten, found in zip(documents, rewrites, pairs, strict=True)
+        ]
+
+    def _error(self, rewrites: Sequence[str], pairs: Sequence[QAPair]) -> str:
+        missing = []
+        if len(pairs) < self.qa_pairs:
+            missing.append(
+                f"got {len(pairs)} question-answer pairs in {self.retries + 1} attempts, "
+                f"expected {self.qa_pairs}"
+            )
+        if not all(rewrites):
+            missing.append("got no rewrite that keeps the facts (or it exceeds the context)")
+        return "; ".join(missing)
+
+
+def generate_fitting(
+    base: BaseModel, prompts: Sequence[str], options: GenerationOptions
+) -> list[str | None]:
+    """Generate for the prompts that fit the model's context; None for the others."""
+    room = base.context_length - options.max_new_tokens
+    lengths = [len(base.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
+    fitting = [i for i, length in enumerate(lengths) if length <= room]
+    texts: list[str | None] = [None] * len(prompts)
+    for i, text in zip(
+        fitting, generate(base, [prompts[i] for i in fitting], options=options), strict=True
+    ):
+        texts[i] = text
+    return texts
+
+
+def ask_rewrites(
+    base: BaseModel, documents: Sequence[Document], count: int, batch_size: int = 16
+) -> list[list[str]]:
+    """Ask for `count` rewrites of each document: the first greedy, the others sampled.
+
+    Returns:
+        `count` texts a document, "" where the model wrote none that `keeps_details`.
+    """
+    rewrites: list[list[str]] = [[] for _ in documents]
+    texts = [titled(document.title, document.text) for document in documents]
+    longest = max((len(base.tokenizer(text).input_ids) for text in texts), default=0)
+    prompts = [chat(base.tokenizer, REWRITE.format(passage=text)) for text in texts]
+    for number in range(count):
+        options = GenerationOptions(
+            max_new_tokens=min(max(32, longest * 5 // 4), max(1, base.context_length // 2)),
+            temperature=0.7 if number else 0.0,
+            top_p=0.95,
+            stop=(),
+            seed=number,
+            batch_size=batch_size,
+        )
+        written = generate_fitting(base, prompts, options)
+        for row, document, text in zip(rewrites, documents, written, strict=True):
+            text = " ".join((text or "").split())
+            row.append(text if keeps_details(document.text, text) else "")
+    return rewrites
+
+
+def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
+    """Read question-answer pairs out of a model's JSON, also where the list is cut off or wrapped.
+
+    Every `{...}` that is an object with a question and an answer counts, but no repetition of the
+    prompt's example; anything else is passed over.
+    """
+    pairs: tuple[QAPair, ...] = ()
+    decoder = json.JSONDecoder()
+    start = text.find("{")
+    while start >= 0:
+        try:
+            found, end = decoder.raw_decode(text, start)
+        except json.JSONDecodeError:
+            found, end = None, start + 1
+        if isinstance(found, dict):
+            question, answer = (str(found.get(key) or "") for key in ("question", "answer"))
+            if question.strip() and answer.strip() and question != QA_EXAMPLE:
+                pairs = merge_pairs(pairs, [QAPair(question.strip(), answer.strip())])
+        start = text.find("{", end)
+    return pairs
+
+
+def keeps_details(text: str, rewrite: str) -> bool:
+    """Say whether a rewrite is long enough, keeps names and numbers, and invents no numbers."""
+    length = len(rewrite.split()) / max(1, len(text.split()))
+    details = find_details(text)
+    kept = sum(detail in rewrite.lower() for detail in details)
+    numbers = {d for d in find_details(rewrite) if any(map(str.isdigit, d))}
+    return (
+        0.6 <= length <= 1.5
+        and kept >= MIN_KEPT * len(details)
+        and all(number in text.lower() for number in numbers)
+        and rewrite.strip() != text.strip()
+    )

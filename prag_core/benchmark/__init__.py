@@ -1,0 +1,1 @@
+"""Benchmark: a grid of evaluations, as one table."""

@@ -1,0 +1,1 @@
+"""Commands: what each `prag` subcommand does; signatures are the command line and the YAML."""

@@ -1,0 +1,1 @@
+"""Compare: trained and generated adapters of the same documents, side by side."""

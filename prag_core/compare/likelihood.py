@@ -1,0 +1,81 @@
+"""Knowledge: documents, questions and adapters go in, mean negative log-likelihoods come out.
+
+What an adapter knows shows before a word is decoded: how likely it makes the document's own text
+and the golden answers, against no adapter, another document's adapter, and the passage in the
+prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from prag_core.adapters.adapter import Adapter
+from prag_core.corpus.documents import Document
+from prag_core.corpus.question_sets import Question
+from prag_core.model.attach import attached
+from prag_core.model.base_model import BaseModel, start_token
+from prag_core.model.prompts import question_prompt
+from prag_core.model.token_loss import IGNORE, sequence_nll
+from prag_core.training.sequences import TrainingSequence, encode
+
+TEXT_TOKENS = 512  # of a document that are scored
+BATCH = 16
+
+Load = Callable[[str], Adapter]
+
+
+def text_sequences(base: BaseModel, documents: Sequence[Document]) -> list[TrainingSequence]:
+    """Return the documents' texts behind a start token, which is not scored."""
+    tokenizer = base.tokenizer
+    start = start_token(tokenizer)
+    texts = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
+    return [TrainingSequence((start, *ids[: TEXT_TOKENS - 1]), 1) for ids in texts]
+
+
+def answer_sequences(
+    base: BaseModel, questions: Sequence[Question], passages: Sequence[Sequence[Document]]
+) -> list[TrainingSequence]:
+    """Return prompt and first golden answer of every question, without the end token."""
+    sequences = []
+    for question, found in zip(questions, passages, strict=True):
+        prompt = question_prompt(base.tokenizer, question.question, found)
+        whole = encode(base.tokenizer, prompt, question.golden_answers[0])
+        sequences.append(TrainingSequence(whole.ids[:-1], whole.answer_start))
+    return sequences
+
+
+def mean_nll(
+    base: BaseModel,
+    sequences: Sequence[TrainingSequence],
+    document_ids: Sequence[str] | None = None,
+    load: Load | None = None,
+) -> list[float]:
+    """Return the mean NLL of every sequence from its start on, in nats a token.
+
+    Args:
+        base: base model.
+        sequences: token ids; tokens before `answer_start` are not scored.
+        document_ids: whose adapter each sequence is read with; none when omitted.
+        load: returns a document's adapter; needed with document_ids.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids))
+    values = [0.0] * len(sequences)
+    padding = base.tokenizer.pad_token_id or 0
+    for begin in range(0, len(order), BATCH):
+        rows = order[begin : begin + BATCH]
+        width = len(sequences[rows[-1]].ids)
+        ids = torch.full((len(rows), width), padding)
+        labels = torch.full((len(rows), width), IGNORE)
+        for row, index in enumerate(rows):
+            tokens = torch.tensor(sequences[index].ids)
+            first = sequences[index].answer_start
+            ids[row, : len(tokens)] = tokens
+            labels[row, first : len(tokens)] = tokens[first:]
+        adapters = None if document_ids is None else [load(document_ids[i]) for i in rows]
+        with attached(base, adapters):
+            found = sequence_nll(base, ids, labels)
+        for index, value in zip(rows, found.tolist(), strict=True):
+            values[index] = value
+    return values

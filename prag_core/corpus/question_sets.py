@@ -1,0 +1,219 @@
+"""Question sets: a folder, a file or a hub name goes in, a `QuestionSet` comes out.
+
+Files are recognised by content: SQuAD v1.1 and v2, 2WikiMultihopQA, HotpotQA, PopQA,
+ComplexWebQuestions, PRAG's list of {question, answer} and FlashRAG's JSON lines. Folders hold
+corpus.jsonl and questions.jsonl (FlashRAG fields), or BEIR's corpus, queries and qrels.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.questions import Question, read_questions
+from prag_core.corpus.records import Reject, iter_records, rejecter
+
+HUB_NAME = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions over one corpus; the corpus is empty where the source has none."""
+
+    name: str
+    documents: tuple[Document, ...]
+    questions: tuple[Question, ...]
+
+    @cached_property
+    def documents_by_id(self) -> dict[str, Document]:
+        """Documents by `Document.id`."""
+        return {document.id: document for document in self.documents}
+
+    def sample(self, count_documents: int, seed: int, keep_corpus: bool = False) -> QuestionSet:
+        """Draw documents that have questions, and keep all the questions about them.
+
+        A multi-hop question also brings its other gold documents, beyond count_documents.
+
+        Args:
+            count_documents: how many documents to draw.
+            seed: the same seed draws the same documents on every machine.
+            keep_corpus: keep the other documents as distractors.
+
+        Raises:
+            ValueError: fewer documents have questions.
+        """
+        asked = {gold_id for question in self.questions for gold_id in question.gold_ids}
+        candidates = [document.id for document in self.documents if document.id in asked]
+        if not 1 <= count_documents <= len(candidates):
+            raise ValueError(
+                f"got count_documents {count_documents}, expected 1 to {len(candidates)}, the "
+                f"documents of {self.name} that have questions: ask for fewer"
+            )
+        drawn = set(random.Random(seed).sample(candidates, count_documents))
+        questions = tuple(q for q in self.questions if drawn.intersection(q.gold_ids))
+        kept = {gold_id for question in questions for gold_id in question.gold_ids}
+        documents = tuple(d for d in self.documents if keep_corpus or d.id in kept)
+        return QuestionSet(f"{self.name}-{count_documents}-seed{seed}", documents, questions)
+
+
+def load_question_set(
+    source: str | Path,
+    split: str = "",
+    limit: int | None = None,
+    skip_bad: bool = False,
+    counts: Counter[str] | None = None,
+) -> QuestionSet:
+    """Load questions, and the corpus where the source has one.
+
+    Questions that are marked as unanswerable (SQuAD v2) are left out.
+
+    Args:
+        source: a folder, a file (plain or gzip), or a hub name such as `rajpurkar/squad`; `hub:`
+            before it forces the hub, `:config` after it names a configuration.
+        split: hub: `validation` unless named; BEIR: `test`; folder: `<split>.jsonl` instead of
+            questions.jsonl.
+        limit: keep the first questions only; the corpus stays whole.
+        skip_bad: leave out bad records, and questions whose gold documents are missing.
+        counts: receives the numbers left out, as "bad", "missing_gold", "unanswerable", and
+            "duplicate" (documents).
+
+    Raises:
+        FileNotFoundError: neither a path nor a name that the hub knows.
+        ValueError: a bad record, gold ids that are not in the corpus, or no questions.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"got limit {limit}, expected 1 or more questions: raise it or omit it")
+    counts = Counter() if counts is None else counts
+    reject = rejecter(skip_bad, counts)
+    path, hub = Path(source), HUB_NAME.fullmatch(str(source))
+    documents: list[Document] = []
+    if path.is_dir():
+        documents, questions = _folder(path, split, reject, skip_bad, counts)
+    elif path.is_file():
+        questions = read_questions(iter_records(path, reject), documents, reject, counts)
+    elif hub:
+        questions = read_questions(_hub_records(hub, split), documents, reject, counts)
+    else:
+        raise FileNotFoundError(
+            f"got {source}, which does not exist, expected a folder, a file, or a hub name "
+            "such as rajpurkar/squad: check the path"
+        )
+    name = (
+        hub["name"].rsplit("/")[-1]
+        if hub and not path.exists()
+        else path.resolve().name.split(".")[0]
+    )
+    if not questions:
+        raise ValueError(
+            f"got no questions in {source}, expected at least one: check the path; "
+            "documents without questions are read with read_documents"
+        )
+    return _linked(name, documents, questions[:limit], skip_bad, counts)
+
+
+def _linked(
+    name: str,
+    documents: list[Document],
+    questions: list[Question],
+    skip_bad: bool,
+    counts: Counter[str],
+) -> QuestionSet:
+    """Turn gold ids, given as source ids or document ids, into document ids."""
+    unique = {document.id: document for document in reversed(documents)}  # the first one stays
+    counts["duplicate"] += len(documents) - len(unique)
+    known = {document_id: document_id for document_id in unique}
+    for document in documents:
+        if document.source_id and known.setdefault(document.source_id, document.id) != document.id:
+            raise ValueError(
+                f"got the id {document.source_id!r} on two different documents of {name}, "
+                "expected unique ids: rename one"
+            )
+    missing = [i for question in questions for i in question.gold_ids if i not in known]
+    if missing and not skip_bad:
+        raise ValueError(
+            f"got {len(missing)} gold ids that are not among the {len(unique)} documents of "
+            f"{name}, the first ones {missing[:3]}, expected ids of its corpus: add these "
+            "documents, or leave the questions out with skip_bad"
+        )
+    linked = [
+        replace(q, gold_ids=tuple(dict.fromkeys(known[i] for i in q.gold_ids)))
+        for q in questions
+        if all(i in known for i in q.gold_ids)
+    ]
+    if missing:
+        counts["missing_gold"] += len(questions) - len(linked)
+        logger.warning("%s: left out %d questions: no gold document", name, counts["missing_gold"])
+    return QuestionSet(name, tuple(reversed(unique.values())), tuple(linked))
+
+
+def _folder(
+    folder: Path, split: str, reject: Reject, skip_bad: bool, counts: Counter[str]
+) -> tuple[list[Document], list[Question]]:
+    corpus = _one_of(folder, "corpus")
+    documents = list(iter_documents(corpus, skip_bad, counts)) if corpus else []
+    if path := _one_of(folder, split or "questions"):
+        return documents, read_questions(
+            iter_records(path, reject, "jsonl"), documents, reject, counts
+        )
+    if path := _one_of(folder, "queries"):
+        return documents, _beir_questions(path, folder / "qrels", split or "test", reject)
+    raise ValueError(
+        f"got {folder}, expected {split or 'questions'}.jsonl or BEIR's queries.jsonl in it (or "
+        "with .gz): check the path; documents without questions are read with read_documents"
+    )
+
+
+def _one_of(folder: Path, stem: str) -> Path | None:
+    paths = (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _beir_questions(path: Path, qrels: Path, split: str, reject: Reject) -> list[Question]:
+    judgements = qrels / f"{split}.tsv"
+    if not judgements.is_file():
+        found = sorted(file.stem for file in qrels.glob("*.tsv"))
+        raise ValueError(f"got split {split!r}, expected one of {found} in {qrels}: name it")
+    gold: dict[str, list[str]] = {}
+    for where, row in iter_records(judgements, reject, "tsv"):
+        if not {"query-id", "corpus-id", "score"} <= row.keys():
+            reject(where, f"got the columns {list(row)}, expected query-id, corpus-id, score")
+        elif row["score"] != "0":
+            gold.setdefault(row["query-id"], []).append(row["corpus-id"])
+    questions = []
+    for where, record in iter_records(path, reject, "jsonl"):
+        if not isinstance(record, Mapping) or not {"_id", "text"} <= record.keys():
+            reject(where, "got a query without _id or text, expected both")
+        elif record["_id"] in gold:
+            questions.append(
+                Question(record["_id"], record["text"], (), tuple(gold[record["_id"]]))
+            )
+    return questions
+
+
+def _hub_records(hub: re.Match[str], split: str) -> Iterator[tuple[str, object]]:
+    import datasets  # slow to import, and only needed here
+
+    name, split = hub["name"], split or "validation"
+    try:
+        rows = datasets.load_dataset(name, hub["config"], split=split)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"got {hub[0]} with split {split!r}, neither a path here nor loaded from the hub "
+            f"({error}): check name, split, configuration (name:config) and network"
+        ) from error
+    yield from ((f"{name}, {split} record {i}", row) for i, row in enumerate(rows, 1))
+
+
+def demo_question_set() -> QuestionSet:
+    """Load the invented corpus and its questions from the package."""
+    with as_file(files("prag_core") / "resources" / "demo") as folder:
+        return load_question_set(folder)

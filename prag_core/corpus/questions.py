@@ -1,0 +1,146 @@
+"""Questions: records of any of the known question sets go in, `Question` records come out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prag_core.corpus.documents import Document
+from prag_core.corpus.records import Reject
+
+ID_FIELDS = ("id", "_id", "ID", "qid", "question_id", "test_id")
+ANSWER_FIELDS = ("golden_answers", "possible_answers", "answers", "answer")
+# What a question is, as its source names it, and our name for it.
+KIND_FIELDS = {"type": "type", "level": "level", "prop": "prop", "compositionality_type": "type"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with its answers.
+
+    Attributes:
+        id: unique in its set.
+        question: the text.
+        golden_answers: every accepted answer; empty where the source has none (BEIR).
+        gold_ids: `Document.id` of the documents that hold the answer.
+        metadata: e.g. `type`, the sub-task of a multi-hop question.
+    """
+
+    id: str
+    question: str
+    golden_answers: tuple[str, ...]
+    gold_ids: tuple[str, ...] = ()
+    metadata: dict = field(default_factory=dict, compare=False)
+
+
+def read_questions(
+    records: Iterable[tuple[str, object]],
+    documents: list[Document],
+    reject: Reject,
+    counts: Counter[str],
+) -> list[Question]:
+    """Read questions, and append the documents that they carry to `documents`.
+
+    Gold ids are document ids where the record carries its documents, else as the source has them.
+    """
+    questions: dict[str, Question] = {}
+    texts = {document.id for document in documents}
+    for where, record in _flat(records):
+        try:
+            context, gold_ids = _context(record)
+            question = _question(record, gold_ids, len(questions))
+        except (KeyError, TypeError, ValueError) as error:
+            reject(where, str(error) if isinstance(error, ValueError) else f"got {error!r}")
+            continue
+        documents += [document for document in context if document.id not in texts]
+        texts |= {document.id for document in context}
+        if not question.golden_answers:
+            counts["unanswerable"] += 1
+        elif question.id in questions:
+            reject(where, f"got question id {question.id!r} twice, expected unique ids")
+        else:
+            questions[question.id] = question
+    return list(questions.values())
+
+
+def _flat(records: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+    """Unfold SQuAD's {"data": [{title, paragraphs: [{context, qas}]}]}."""
+    for where, record in records:
+        if not isinstance(record, Mapping) or not isinstance(record.get("data"), list):
+            yield where, record
+            continue
+        try:
+            for article in record["data"]:
+                for paragraph in article["paragraphs"]:
+                    place = {"title": article.get("title", ""), "context": paragraph["context"]}
+                    for question in paragraph["qas"]:
+                        yield f"{where}, question {question.get('id')}", {**place, **question}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{where}: got a data list without {error!r}, expected SQuAD's layout "
+                "(data, paragraphs, context, qas): check the file"
+            ) from error
+
+
+def _question(record: Mapping, gold_ids: Iterable[str], number: int) -> Question:
+    text = record.get("question")
+    answers = next((record[name] for name in ANSWER_FIELDS if name in record), None)
+    if not isinstance(text, str) or not text.strip() or answers is None:
+        raise ValueError(
+            f"got the fields {', '.join(record)}, expected question and one of "
+            f"{', '.join(ANSWER_FIELDS)}"
+        )
+    if "possible_answers" in record and isinstance(answers, str):
+        answers = json.loads(answers)  # PopQA keeps a JSON list in a string
+    found = next((record[name] for name in ID_FIELDS if record.get(name) is not None), number)
+    metadata = {ours: record[name] for name, ours in KIND_FIELDS.items() if record.get(name)}
+    metadata |= record.get("metadata") or {}
+    golden = tuple(dict.fromkeys(_strings(answers)))
+    return Question(str(found), text.strip(), golden, tuple(gold_ids), metadata)
+
+
+def _strings(answers: object) -> Iterator[str]:
+    """Collect the strings of an answer, a list of them, or {text | answer, aliases}."""
+    if isinstance(answers, Mapping):
+        for name in ("text", "answer", "aliases"):
+            yield from _strings(answers.get(name))
+    elif isinstance(answers, (list, tuple)):
+        for answer in answers:
+            yield from _strings(answer)
+    elif answers is not None and str(answers).strip():
+        yield str(answers).strip()
+
+
+def _context(record: object) -> tuple[list[Document], list[str]]:
+    """Return the documents that a record carries and its gold ids."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f"got a JSON {type(record).__name__}, expected an object")
+    context, facts = (_parsed(record, name) for name in ("context", "supporting_facts"))
+    if context is None:
+        return [], [str(gold_id) for gold_id in record.get("gold_ids") or ()]
+    if isinstance(context, str):
+        title = (record.get("title") or "").replace("_", " ")
+        document = Document(context.strip(), title)
+        return [document], [document.id]
+    # The original files have [[title, sentences], ...], the hub {"title": [...], ...: [...]}.
+    if isinstance(context, Mapping):
+        sentences = context["sentences"] if "sentences" in context else context["content"]
+        context = zip(context["title"], sentences, strict=True)
+    documents = {
+        title: Document(" ".join(sentence.strip() for sentence in sentences).strip(), title)
+        for title, sentences in context
+    }
+    documents = {title: document for title, document in documents.items() if document.text}
+    titles = facts["title"] if isinstance(facts, Mapping) else [fact[0] for fact in facts or ()]
+    gold_ids = [documents[t].id if t in documents else t for t in dict.fromkeys(titles)]
+    return list(documents.values()), gold_ids
+
+
+def _parsed(record: Mapping, name: str) -> object:
+    """Return a field; where a multi-hop set keeps JSON in a string, its value."""
+    value = record.get(name)
+    if isinstance(value, str) and "supporting_facts" in record:
+        return json.loads(value)
+    return value

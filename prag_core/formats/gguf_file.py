@@ -1,0 +1,148 @@
+"""GGUF LoRA files for llama.cpp: an Adapter goes in or comes out.
+
+llama.cpp scales by alpha / rank with one alpha a file, so modules of a lower rank are padded with
+zeros. Extra tensors of an adapter do not fit the format and are left out. bfloat16 becomes
+float32, which every build of llama.cpp adds without loss.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import gguf
+import torch
+from torch import Tensor
+
+from prag_core.adapters.adapter import Adapter
+from prag_core.formats.foreign_lora import ForeignLora, pad_rank
+from prag_core.model.base_model import BaseModel
+
+ARCHITECTURES = {
+    "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma",
+    "gemma2": "gemma2", "gemma3_text": "gemma3",
+}  # fmt: skip
+TENSOR_NAME = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)\.weight\.lora_([ab])")
+NOTE_KEY = "prag.adapter"  # spec and metadata as JSON
+
+
+def to_gguf(adapter: Adapter, path: str | Path, model_type: str = "llama") -> Path:
+    """Write a GGUF LoRA file under a temporary name, then rename it.
+
+    Args:
+        adapter: what to write.
+        path: the file; replaced if there is one.
+        model_type: `config.model_type` of the base model.
+
+    Raises:
+        ValueError: a model type that llama.cpp names otherwise or does not have.
+    """
+    if model_type not in ARCHITECTURES:
+        raise ValueError(
+            f"got model type {model_type!r}, expected one of {', '.join(ARCHITECTURES)}"
+        )
+    path = Path(path)
+    rank = max(1, adapter.rank)
+    note = {"spec": asdict(adapter.spec), "metadata": dict(adapter.metadata)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    writer = gguf.GGUFWriter(scratch, ARCHITECTURES[model_type])
+    try:
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", adapter.spec.scale * rank)
+        writer.add_string(NOTE_KEY, json.dumps(note, sort_keys=True, ensure_ascii=False))
+        for module_path, pair in adapter.tensors.items():
+            _, _, layer, _, module = module_path.split(".")
+            name = f"blk.{layer}.ffn_{module.removesuffix('_proj')}.weight.lora_"
+            for letter, tensor in zip("ab", pad_rank(*pair, rank), strict=True):
+                writer.add_tensor(name + letter, _array(tensor))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        scratch.chmod(0o644)
+        scratch.rename(path)
+    finally:
+        writer.close()
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def from_gguf(path: str | Path, base: BaseModel) -> Adapter:
+    """Read a GGUF LoRA file on FFN modules, of any tensor type (quantised ones as float32).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a GGUF LoRA file, not on FFN modules only, or of another base model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"got no file {path}, expected a GGUF LoRA file: check the path")
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, IndexError, OSError, KeyError) as error:
+        raise ValueError(
+            f"got {path} that is damaged or no GGUF file ({error}): export it again"
+        ) from error
+    _require_lora(reader, path, base)
+    pairs = _pairs(reader, path)
+    alpha = float(_value(reader, "adapter.lora.alpha") or 0.0)
+    scales = {p: alpha / a.shape[0] if alpha else 1.0 for p, (a, _) in pairs.items()}
+    note = json.loads(_value(reader, NOTE_KEY) or "{}")
+    return ForeignLora(str(path), pairs, scales, note).to_adapter(base)
+
+
+def _array(tensor: Tensor):
+    tensor = tensor.detach().cpu().contiguous()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _value(reader: gguf.GGUFReader, key: str) -> str | float | None:
+    """Return a string or a number of the file's header; None where it is not there."""
+    field = reader.fields.get(key)
+    if field is None:
+        return None
+    part = field.parts[field.data[0]]
+    is_text = field.types[0] == gguf.GGUFValueType.STRING
+    return bytes(part).decode() if is_text else part[0].item()
+
+
+def _require_lora(reader: gguf.GGUFReader, path: Path, base: BaseModel) -> None:
+    model_type = base.model.config.model_type
+    expected = {
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "general.architecture": ARCHITECTURES.get(model_type, model_type),
+    }
+    found = {key: _value(reader, key) for key in expected}
+    if found != expected:
+        raise ValueError(
+            f"got {path} with {found}, expected {expected}: name a LoRA adapter made for the base "
+            f"model {base.name}, not a model file"
+        )
+
+
+def _pairs(reader: gguf.GGUFReader, path: Path) -> Mapping[str, tuple[Tensor, Tensor]]:
+    halves: dict[str, dict[str, Tensor]] = {}
+    for tensor in reader.tensors:
+        match = TENSOR_NAME.fullmatch(tensor.name)
+        if match is None:
+            raise ValueError(
+                f"got tensor {tensor.name} in {path}, expected LoRA on ffn_gate, ffn_up and "
+                "ffn_down only: train it with these modules"
+            )
+        if tensor.tensor_type == gguf.GGMLQuantizationType.F16:
+            array = tensor.data
+        else:
+            array = gguf.dequantize(tensor.data, tensor.tensor_type)
+        module_path = f"model.layers.{match[1]}.mlp.{match[2]}_proj"
+        halves.setdefault(module_path, {})[match[3]] = torch.tensor(array)  # a copy: mapped file
+    single = [module_path for module_path, half in halves.items() if len(half) != 2]
+    if single:
+        raise ValueError(f"got {single[0]} without A or B in {path}: export it again")
+    return {module_path: (half["a"], half["b"]) for module_path, half in halves.items()}

@@ -1,0 +1,5 @@
+"""Model: the frozen base model, its prompts, and how it answers with adapters attached.
+
+`load_base_model`, `attached` (the only place where the model is changed, restored at the end),
+`generate` (one adapter a batch row), token losses.
+"""

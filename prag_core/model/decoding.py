@@ -1,0 +1,161 @@
+"""Decoding: rows join a batch, each with its own adapter, and leave it when they are answered.
+
+The adapters are attached during each forward pass only: between two steps the model is unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache
+
+from prag_core.adapters.adapter import Adapter
+from prag_core.model.attach import AdapterStack, hooked, shared_updates
+from prag_core.model.base_model import BaseModel
+from prag_core.model.decoding_rows import Row
+
+GREEDY_BELOW = 1e-4  # temperature; logits divided by less overflow
+
+
+class DecodingBatch:
+    """Rows decoded together, one token a step; they join and leave between steps."""
+
+    def __init__(self, base: BaseModel, shared: Adapter | None = None) -> None:
+        """Start without rows.
+
+        Args:
+            base: the base model.
+            shared: one adapter for all rows, instead of each its own.
+
+        Raises:
+            ValueError: an adapter of another base model.
+        """
+        self.base, self.rows = base, []
+        self.shared = shared_updates(base, shared) if shared else None
+        self.stack = AdapterStack(base)
+        self.cache: DynamicCache | None = None
+        self.ids = self.mask = self.positions = torch.empty(0)  # (N, 1), (N, T), (N, 1)
+
+    @torch.no_grad()
+    def join(self, rows: Sequence[Row]) -> list[tuple[Row, str]]:
+        """Read the rows' prompts; returns every row's text after its first token.
+
+        Raises:
+            ValueError: an adapter of another base model.
+        """
+        rows = list(rows)
+        longest = max(row.prompt_tokens for row in rows)
+        ids = torch.full((len(rows), longest), self.base.tokenizer.pad_token_id)
+        mask = torch.zeros(len(rows), longest, dtype=torch.long)
+        for place, row in enumerate(rows):
+            ids[place, longest - row.prompt_tokens :] = torch.tensor(row.ids)
+            mask[place, longest - row.prompt_tokens :] = 1
+        ids, mask = ids.to(self.base.device), mask.to(self.base.device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
+        first, cache = len(self.rows), DynamicCache()
+        try:
+            if self.shared is None:
+                self.stack.append([row.adapter for row in rows])
+            chosen = self._forward(rows, first, ids, mask, positions, cache)
+            self._add(chosen, mask, positions[:, -1:] + 1, cache)
+        except BaseException:
+            self.stack.reorder(range(first))
+            raise
+        self.rows += rows
+        return self._push(rows, chosen)
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[Row, str]]:
+        """Decode one token of every row; returns (row, text that became final) of each."""
+        self.mask = pad(self.mask, (0, 1), value=1)
+        chosen = self._forward(self.rows, 0, self.ids, self.mask, self.positions, self.cache)
+        self.ids, self.positions = chosen, self.positions + 1
+        return self._push(self.rows, chosen)
+
+    def drop(self, rows: Sequence[Row]) -> None:
+        """Take rows out of the batch, answered or not."""
+        gone = {id(row) for row in rows}
+        kept = [place for place, row in enumerate(self.rows) if id(row) not in gone]
+        if len(kept) == len(self.rows):
+            return
+        moved = [place for place in kept if place >= len(kept)]
+        holes = {p for p in range(len(kept))}.difference(kept)
+        order = [moved.pop() if place in holes else place for place in range(len(kept))]
+        self.rows = [self.rows[place] for place in order]
+        if self.shared is None:
+            self.stack.reorder(order)
+        if not order:
+            self.cache = None
+            return
+        index = torch.tensor(order, device=self.base.device)
+        self.ids, self.positions = self.ids[index], self.positions[index]
+        mask = self.mask[index]
+        begin = int(mask.any(0).int().argmax())  # columns that only padding is left in
+        self.mask = mask[:, begin:]
+        for layer in self.cache.layers:
+            layer.keys = layer.keys[index, :, begin:]
+            layer.values = layer.values[index, :, begin:]
+
+    def _forward(self, rows, first: int, ids, mask, positions, cache) -> Tensor:
+        """Run the model over rows from `first` on; returns their next tokens (N, 1)."""
+        updates = self.stack.updates(first) if self.shared is None else self.shared
+        with hooked(self.base, updates):
+            logits = self.base.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]  # (N, V)
+        return choose(logits, rows)
+
+    def _add(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> None:
+        """Join new rows' state to that of the others, padded on the left to one length."""
+        if self.cache is None:
+            self.ids, self.mask, self.positions, self.cache = ids, mask, positions, cache
+            return
+        length = max(self.mask.shape[1], mask.shape[1])
+        joined = []  # made before anything changes: there may be no memory for it
+        for mine, new in zip(self.cache.layers, cache.layers, strict=True):
+            pairs = ((mine.keys, new.keys), (mine.values, new.values))  # (N, heads, T, d) each
+            joined.append(
+                [
+                    torch.cat([pad(t, (0, 0, length - t.shape[2], 0)) for t in pair])
+                    for pair in pairs
+                ]
+            )
+        masks = [pad(m, (length - m.shape[1], 0)) for m in (self.mask, mask)]
+        self.ids, self.mask = torch.cat([self.ids, ids]), torch.cat(masks)
+        self.positions = torch.cat([self.positions, positions])
+        for layer, (keys, values) in zip(self.cache.layers, joined, strict=True):
+            layer.keys, layer.values = keys, values
+
+    def _push(self, rows: Sequence[Row], chosen: Tensor) -> list[tuple[Row, str]]:
+        pieces = [
+            (row, row.push(token)) for row, token in zip(rows, chosen[:, 0].tolist(), strict=True)
+        ]
+        self.drop([row for row in rows if row.finish])
+        return pieces
+
+
+def choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Pick every row's token, by its own options and random numbers; (N, V) -> (N, 1).
+
+    Greedy, or nucleus sampling (Holtzman et al., 2020).
+    """
+    chosen = logits.argmax(-1, keepdim=True)
+    for place, row in enumerate(rows):
+        options = row.options
+        if options.temperature >= GREEDY_BELOW:
+            probabilities = torch.softmax(logits[place].float() / options.temperature, -1)
+            if not torch.isfinite(probabilities).all():
+                continue  # an adapter gone wrong must not fail the other rows
+            ordered, index = probabilities.sort(descending=True)
+            outside = ordered.cumsum(-1) - ordered >= options.top_p
+            ordered = ordered.masked_fill(outside, 0.0)
+            chosen[place] = index[torch.multinomial(ordered, 1, generator=row.generator)]
+    return chosen

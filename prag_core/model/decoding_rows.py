@@ -1,0 +1,153 @@
+"""Decoding rows: a prompt with its adapter and options goes in, its text grows token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from prag_core.adapters.adapter import Adapter
+from prag_core.model.base_model import BaseModel
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How answers are decoded.
+
+    Attributes:
+        max_new_tokens: longest answer in tokens.
+        temperature: 0 is greedy; above it, sampling.
+        top_p: nucleus of the distribution that sampling draws from.
+        stop: strings that end an answer (they are cut off).
+        seed: of the sampling.
+        batch_size: rows decoded together.
+    """
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ("\n",)
+    seed: int = 0
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values out of range."""
+        if self.max_new_tokens < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"got max_new_tokens {self.max_new_tokens} and batch_size {self.batch_size}, "
+                "expected 1 or more of both"
+            )
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"got temperature {self.temperature} and top_p {self.top_p}, expected "
+                "temperature >= 0 and 0 < top_p <= 1"
+            )
+
+
+class Row:
+    """One prompt with its adapter, and its text as far as it is decoded.
+
+    Attributes:
+        prompt_tokens: length of the prompt.
+        tokens: tokens decoded, an end token included.
+        finish: "" while it is decoded, then `stop` or `length`, as OpenAI's API names them.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        prompt: str,
+        adapter: Adapter | None = None,
+        options: GenerationOptions | None = None,
+    ) -> None:
+        """Tokenise the prompt (special tokens included).
+
+        Raises:
+            ValueError: an empty prompt, or one that leaves no room for an answer in the context.
+        """
+        if not prompt:
+            raise ValueError("got an empty prompt, expected text: leave it out")
+        self.adapter, self.options = adapter, options or GenerationOptions()
+        self.ids = base.tokenizer(prompt, add_special_tokens=False).input_ids
+        self.prompt_tokens, self.tokens, self.finish = len(self.ids), 0, ""
+        room = base.context_length - self.options.max_new_tokens
+        if self.prompt_tokens > room:
+            raise ValueError(
+                f"got a prompt of {self.prompt_tokens} tokens, expected at most {room} (context "
+                f"{base.context_length} less max_new_tokens {self.options.max_new_tokens}): use "
+                "fewer or shorter passages"
+            )
+        self.text = RowText(base, self.options.stop)
+        self.generator = torch.Generator(base.device).manual_seed(self.options.seed)
+
+    def push(self, token: int) -> str:
+        """Take a token, return the text that became final."""
+        self.tokens += 1
+        piece = self.text.push(token)
+        if self.text.done:
+            self.finish = "stop"
+        elif self.tokens == self.options.max_new_tokens:
+            self.finish = "length"
+            piece += self.text.flush()
+        return piece
+
+
+class RowText:
+    """Text of one row while it is decoded; holds back what a stop string might still cut."""
+
+    def __init__(self, base: BaseModel, stop: tuple[str, ...]) -> None:
+        """Start without text."""
+        self.tokenizer, self.stop = base.tokenizer, [s for s in stop if s]
+        self.tokens: list[int] = []
+        self.sent, self.done = 0, False
+        self.ends = end_tokens(base)
+
+    def push(self, token: int) -> str:
+        """Take a token, return the text that became final."""
+        if self.done:
+            return ""
+        if token in self.ends:
+            return self.flush()
+        self.tokens.append(token)
+        text = self._text()
+        begin = len(text) - len(text.lstrip())  # a line break before the answer ends nothing
+        cuts = [text.find(s, begin if s.isspace() else 0) for s in self.stop]
+        if found := [cut for cut in cuts if cut >= 0]:
+            return self._send(text[: min(found)], last=True)
+        text = text.rstrip("\ufffd")  # bytes of an unfinished UTF-8 sequence
+        held = max((_overlap(text, s) for s in self.stop), default=0)
+        return self._send(text[: len(text) - held])
+
+    def flush(self) -> str:
+        """End the row and return what was held back."""
+        if self.done:
+            return ""
+        return self._send(self._text(), last=True)
+
+    def _text(self) -> str:
+        # Cleaning up spaces would change text that was sent already.
+        return self.tokenizer.decode(
+            self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def _send(self, text: str, last: bool = False) -> str:
+        piece, self.sent = text[self.sent :], max(self.sent, len(text))
+        self.done = last
+        return piece
+
+
+def end_tokens(base: BaseModel) -> set[int]:
+    """Return the ids that end a text: the tokenizer's and those of the generation config.
+
+    The token that begins a text (in some chat formats: a turn) ends the one before it as well.
+    """
+    configured = base.model.generation_config.eos_token_id  # None, a number or a list
+    ends = configured if isinstance(configured, list) else [configured]
+    tokenizer = base.tokenizer
+    every = (tokenizer.eos_token_id, tokenizer.bos_token_id, *ends)
+    return {token for token in every if token is not None}
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,73 @@
+"""Generate: prompts and adapters go in, texts come out; the model is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prag_core.adapters.adapter import Adapter
+from prag_core.model.base_model import BaseModel
+from prag_core.model.decoding import DecodingBatch
+from prag_core.model.decoding_rows import GenerationOptions, Row
+
+
+def generate(
+    base: BaseModel,
+    prompts: Sequence[str],
+    adapters: Sequence[Adapter | None] | Adapter | None = None,
+    options: GenerationOptions | None = None,
+) -> list[str]:
+    """Answer each prompt; rows of similar length are decoded together.
+
+    Args:
+        base: the base model.
+        prompts: full prompts (see `prompts`), special tokens included.
+        adapters: one for all prompts, one a prompt (None: none), or None.
+        options: decoding options.
+
+    Returns:
+        One text a prompt, in order, without stop strings and surrounding space.
+
+    Raises:
+        ValueError: not one adapter a prompt, or a prompt that is empty or too long.
+    """
+    options = options or GenerationOptions()
+    shared = adapters is None or isinstance(adapters, Adapter)
+    if not shared and len(adapters) != len(prompts):
+        raise ValueError(f"got {len(adapters)} adapters, expected {len(prompts)}: one a prompt")
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), options.batch_size):
+        rows = order[start : start + options.batch_size]
+        batch = adapters if shared else [adapters[i] for i in rows]
+        for row, piece in stream(base, [prompts[i] for i in rows], batch, options):
+            answers[rows[row]] += piece
+    return [answer.strip() for answer in answers]
+
+
+def stream(
+    base: BaseModel,
+    prompts: Sequence[str],
+    adapters: Sequence[Adapter | None] | Adapter | None = None,
+    options: GenerationOptions | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Decode one batch and yield (row, new text) as soon as the text is final.
+
+    The adapters are attached during each forward pass only, so that whoever takes the pieces
+    meets the unchanged model between them, and may stop taking them at any time.
+
+    Raises:
+        ValueError: an empty prompt, or one that leaves no room for an answer in the context.
+    """
+    shared = adapters if isinstance(adapters, Adapter) else None
+    if not shared and adapters and all(adapter is adapters[0] for adapter in adapters):
+        shared = adapters[0]
+    own = [None] * len(prompts) if shared or adapters is None else adapters
+    rows = [Row(base, p, adapter, options) for p, adapter in zip(prompts, own, strict=True)]
+    index = {id(row): place for place, row in enumerate(rows)}
+    batch = DecodingBatch(base, shared)
+    pieces = batch.join(rows)
+    while True:
+        yield from ((index[id(row)], piece) for row, piece in pieces if piece)
+        if not batch.rows:
+            return
+        pieces = batch.step()

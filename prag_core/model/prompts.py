@@ -1,0 +1,131 @@
+"""Prompts: every template for asking, and chat formatting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from prag_core.corpus.documents import Document
+
+STYLES = ("direct", "cot")
+CLOSED_BOOK = "Answer the question with a short phrase.\n\n{examples}Question: {question}"
+# The wording of Su et al. (2025); the best of four for the embedded model on SQuAD train.
+IN_CONTEXT = (
+    "You should answer the question by referring to the knowledge provided below and integrating "
+    "your own knowledge.\n{passages}\n\n{examples}Question: {question}"
+)
+CONCLUSION = "So the answer is"
+# Few-shot chain of thought (Wei et al., 2022) for multi-hop questions.
+EXAMPLES = (
+    (
+        "When did the director of the film The Glass Harbour die?",
+        "The film The Glass Harbour was directed by Ida Brandt. Ida Brandt died on 4 May 1971.",
+        "4 May 1971",
+    ),
+    (
+        "Who is older, Paul Renner or Jan Tschichold?",
+        "Paul Renner was born in 1878. Jan Tschichold was born in 1902. The earlier is 1878.",
+        "Paul Renner",
+    ),
+    (
+        "Are the Elbe and the Oder both rivers in Europe?",
+        "The Elbe is a river in Central Europe. The Oder is a river in Central Europe.",
+        "yes",
+    ),
+)
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
+    """Format one user turn, up to where the assistant's answer begins.
+
+    A tokenizer without chat template gets plain text. Encode the result with
+    `add_special_tokens=False`: it holds the special tokens already.
+    """
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": user}]
+        return tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # read by Qwen3's template alone: short answers, no monologue
+        )
+    return f"{tokenizer.bos_token or ''}{user}\nAnswer:"
+
+
+def format_passages(passages: Sequence[Document]) -> str:
+    """Number the passages and put their titles before them."""
+    lines = []
+    for number, passage in enumerate(passages, 1):
+        title = f"{passage.title}: " if passage.title else ""
+        lines.append(f"Passage {number}: {title}{passage.text}")
+    return "\n".join(lines)
+
+
+def question_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    passages: Sequence[Document] = (),
+    style: str = "direct",
+) -> str:
+    """Build the prompt for one question, with passages (in_context) or without (closed book).
+
+    Raises:
+        ValueError: an unknown style.
+    """
+    if style not in STYLES:
+        raise ValueError(f"got prompt style {style!r}, expected one of {list(STYLES)}")
+    examples = ""
+    if style == "cot":
+        shots = [f"Question: {q}\nAnswer: {why} {CONCLUSION} {a}." for q, why, a in EXAMPLES]
+        examples = "\n\n".join(shots) + "\n\n"
+    template = IN_CONTEXT if passages else CLOSED_BOOK
+    user = template.format(question=question, passages=format_passages(passages), examples=examples)
+    return chat(tokenizer, user)
+
+
+def extract_answer(text: str, style: str = "direct") -> str:
+    """Return the short answer: for `cot` what follows the conclusion, else the text itself."""
+    if style == "cot" and CONCLUSION in text:
+        return text.split(CONCLUSION)[-1].strip().strip(".").strip()
+    return text
+
+
+def conversation_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    passages: Sequence[Document] = (),
+) -> str:
+    """Build the prompt for a conversation whose last turn is the user's.
+
+    One user turn alone is a question (`question_prompt`), as adapters are trained for it. A longer
+    conversation keeps its turns; passages are put into the last.
+
+    Args:
+        tokenizer: of the base model.
+        messages: turns with `role` (system, user or assistant) and `content`.
+        passages: put into the prompt.
+
+    Raises:
+        ValueError: turns that the chat template refuses.
+    """
+    question = messages[-1]["content"]
+    if len(messages) == 1:
+        return question_prompt(tokenizer, question, passages)
+    if passages:
+        shown = format_passages(passages)
+        question = IN_CONTEXT.format(question=question, passages=shown, examples="")
+    turns = [*messages[:-1], {"role": "user", "content": question}]
+    if tokenizer.chat_template:
+        try:
+            return tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"got a conversation that the model's chat template refuses ({error}), expected "
+                "turns of user and assistant in alternation: leave out the system's turn"
+            ) from error
+    lines = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns]
+    return f"{tokenizer.bos_token or ''}" + "\n".join(lines) + "\nAssistant:"

@@ -1,0 +1,162 @@
+"""Build: settings go in, the pipeline they describe comes out.
+
+`Setup` is the part of the command line and of the YAML files that all commands share.
+`build_parametrizer` finds who makes the adapters by name among the entry points of PARAMETRIZERS,
+functions (base model, setup, function that builds the augmenter) -> Parametrizer, so that other
+packages can bring theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Literal
+
+from prag_core.adapters.adapter import Parametrizer
+from prag_core.adapters.store import AdapterStore
+from prag_core.augmentation.augmented import Augmenter, CachedAugmenter, FileAugmenter
+from prag_core.augmentation.self_augmenter import SelfAugmenter
+from prag_core.augmentation.span_augmenter import SpanAugmenter
+from prag_core.corpus.documents import Document
+from prag_core.formats.peft_folder import from_peft
+from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
+from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.pipeline.answers import AnswerOptions
+from prag_core.training.loop import SPEED_OPTIONS, LoraTrainingOptions
+from prag_core.training.lora_trainer import LoraTrainer
+
+PARAMETRIZERS = "prag.parametrizers"  # entry point group
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """How a document gets rewrites and question-answer pairs.
+
+    Attributes:
+        strategy: `span` (answer spans first; for small models), `self` (asks for JSON, as the
+            paper does) or `file` (ready-made pairs).
+        rewrites: rewrites a document (paper: 1).
+        qa_pairs: question-answer pairs a document, at most (paper: 3).
+        model: another model that writes them; the base model when empty.
+        file: JSON lines {"document", "question", "answer"}, for strategy `file`.
+    """
+
+    strategy: Literal["span", "self", "file"] = "span"
+    rewrites: int = 0
+    qa_pairs: int = 8
+    model: str = ""
+    file: str = ""
+
+
+def content_hash(name: str) -> str:
+    """Hash the files of a local file or folder, empty where there is none (a hub name, say)."""
+    path, digest = Path(name), hashlib.blake2b(digest_size=8)
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file())
+    for file in files:
+        if file.suffix not in (".md", ".svg"):  # a card and its pictures do not change the weights
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest() if files else ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every command builds its pipeline from.
+
+    Attributes:
+        base_model: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
+        dtype: `auto` (see `load_base_model`), `bfloat16` or `float32`.
+        device: `auto`, `cpu` or `cuda`.
+        path: who makes the adapters: `trained` (one small training a document), `generated`
+            (one forward pass of a hypernetwork), or a name that another package registers.
+        hypernet: checkpoint of the generated path: folder or hub name.
+        hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
+        retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
+        augmentation: rewrites and question-answer pairs.
+        training: the trained path.
+        generation: decoding.
+        answering: prompt style and merge weights.
+    """
+
+    base_model: str = EMBEDDED_NAME
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    device: str = "auto"
+    path: str = "trained"
+    hypernet: str = "checkpoints/smollm2-135m-ridge"
+    hypernet_rank: int = 0
+    retriever: Literal["auto", "bm25", "bm25s"] = "auto"
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    training: LoraTrainingOptions = field(default_factory=LoraTrainingOptions)
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    answering: AnswerOptions = field(default_factory=AnswerOptions)
+
+    def answer_config(self) -> dict:
+        """Return the settings that answers depend on, to be kept beside results."""
+        config = asdict(self)
+        config["generation"].pop("batch_size")
+        for name in SPEED_OPTIONS:
+            config["training"].pop(name)
+        unread = {"trained": ("hypernet", "hypernet_rank"), "generated": ("training",)}
+        for name in ("device", *unread.get(self.path, ())):
+            config.pop(name)
+        names = [config.get("hypernet"), config.get("training", {}).get("init")]
+        names.append(config["augmentation"]["file"])
+        config["contents"] = {name: content_hash(name) for name in names if name}
+        return config
+
+
+def build_augmenter(
+    base: BaseModel,
+    options: AugmentationOptions,
+    store: AdapterStore,
+    documents: Sequence[Document] = (),
+) -> Augmenter:
+    """Build the chosen augmenter; what a model writes is cached in the store.
+
+    Raises:
+        ValueError: strategy `file` without a file, or a file that does not fit the documents.
+    """
+    if options.strategy == "file":
+        if not options.file:
+            raise ValueError(
+                "got augmentation strategy 'file' without a file, expected JSON lines of "
+                "question-answer pairs: set --augmentation.file"
+            )
+        return FileAugmenter(options.file, documents)
+    writer = load_base_model(options.model) if options.model else base
+    kind = SpanAugmenter if options.strategy == "span" else SelfAugmenter
+    return CachedAugmenter(kind(writer, options.rewrites, options.qa_pairs), store)
+
+
+def build_parametrizer(
+    base: BaseModel, setup: Setup, store: AdapterStore | None, documents: Sequence[Document] = ()
+) -> Parametrizer:
+    """Build the parametrizer of the chosen path, found by its name among PARAMETRIZERS.
+
+    Args:
+        base: base model.
+        setup: settings; `path` names the entry point.
+        store: keeps what a model wrote about documents (`build_augmenter`).
+        documents: that an augmentation file names.
+
+    Raises:
+        ValueError: no such path, or settings that do not fit the base model.
+        FileNotFoundError: no such hypernetwork checkpoint or initial adapter.
+    """
+    known = {point.name: point for point in entry_points(group=PARAMETRIZERS)}
+    if setup.path not in known:
+        raise ValueError(
+            f"got path {setup.path!r}, expected one of {', '.join(sorted(known))}: name another, "
+            f"or install the package that registers it under {PARAMETRIZERS}"
+        )
+    augmenter = partial(build_augmenter, base, setup.augmentation, store, documents)
+    return known[setup.path].load()(base, setup, augmenter)
+
+
+def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -> LoraTrainer:
+    """Build the parametrizer of the trained path (entry point `trained`)."""
+    init = from_peft(setup.training.init, base) if setup.training.init else None
+    return LoraTrainer(base, augmenter(), setup.training, init)

@@ -1,0 +1,293 @@
+"""The pipeline, the page to read first: documents go in, questions are answered.
+
+    document -> adapter -> store;  question -> retrieve -> merge -> attach + generate -> Answer
+
+One switch says how a question is answered:
+
+    closed_book  nothing but the question
+    in_context   retrieved passages in the prompt (standard RAG)
+    da_rag       augmented passages in the prompt: text, rewrites and question-answer pairs
+    parametric   retrieved documents' adapters, merged and attached; no passage in the prompt
+    combine      adapters and passages
+    sft          one adapter trained on the whole corpus, whatever the question
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
+from prag_core.adapters.store import AdapterStore
+from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
+from prag_core.corpus.documents import Document
+from prag_core.model.base_model import BaseModel, load_base_model
+from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.generate import generate
+from prag_core.model.prompts import extract_answer
+from prag_core.pipeline.answering import find_hits, prepare
+from prag_core.pipeline.answers import Answer, AnswerOptions
+from prag_core.pipeline.parts import Setup, build_parametrizer
+from prag_core.retrieval.bm25 import Hit, Retriever, make_retriever
+
+GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
+MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
+
+
+class ParametricRAG:
+    """Documents as adapters over one frozen base model."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        retriever: Retriever | None = None,
+        parametrizer: Parametrizer | None = None,
+        store: AdapterStore | str | Path | None = None,
+        augmenter: Augmenter | None = None,
+        generation: GenerationOptions | None = None,
+        options: AnswerOptions | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            base: frozen base model.
+            retriever: finds documents for a question; BM25 when omitted.
+            parametrizer: makes adapters; the adapter modes need one.
+            store: where adapters are kept, or its folder; documents kept there come back.
+            augmenter: for `da_rag`; the parametrizer's own when omitted.
+            generation: decoding options.
+            options: prompt style and merge weighting.
+        """
+        self.base, self.parametrizer = base, parametrizer
+        self.retriever = retriever if retriever is not None else make_retriever("auto")
+        self.store = AdapterStore(store) if isinstance(store, (str, Path)) else store
+        self.augmenter = augmenter or getattr(parametrizer, "augmenter", None)
+        self.generation = generation or GenerationOptions()
+        self.options = options or AnswerOptions()
+        self.documents: dict[str, Document] = {}
+        if self.store is not None:
+            self._index(Document(**record) for _, record in self.store.records("document"))
+
+    @classmethod
+    def from_pretrained(
+        cls, base_model: str = "smollm2-135m", store: str | Path | None = None, **settings
+    ) -> ParametricRAG:
+        """Load a base model with all parts around it; `settings` are the fields of `build.Setup`.
+
+        Adapters are generated unless `path="trained"`, and kept in `store`, a temporary folder
+        when omitted.
+        """
+        setup = Setup(**{"base_model": base_model, "path": "generated", **settings})
+        return assemble(setup, AdapterStore(store or tempfile.mkdtemp(prefix="prag-")))
+
+    def add_documents(
+        self,
+        documents: Iterable[Document | str],
+        progress: Callable[[int], None] = lambda done: None,
+        parametrize: bool = True,
+    ) -> ParametricRAG:
+        """Index the documents and make the adapters that the store does not have yet.
+
+        Adapters are stored batch by batch: an interruption loses the documents in flight, and a
+        second call makes only what is missing.
+
+        Args:
+            documents: documents, or plain texts; one that is there already is not made again.
+            progress: called with the number of documents done after each batch.
+            parametrize: make adapters now; else index only (`ensure_adapters` makes them).
+
+        Raises:
+            ValueError: no documents.
+        """
+        documents = (Document(d) if isinstance(d, str) else d for d in documents)
+        unique = {document.id: document for document in documents}
+        if not unique:
+            raise ValueError("got no documents, expected at least one: check the corpus")
+        new = [document for document in unique.values() if document.id not in self.documents]
+        if self.store is not None and new:  # first, so that a full disk leaves the index as it was
+            self.store.put_records("document", {d.id: asdict(d) for d in new})
+        self._index(new)
+        if parametrize and self.parametrizer is not None:
+            self.ensure_adapters(unique, progress)
+        return self
+
+    def ensure_adapters(
+        self, document_ids: Iterable[str], progress: Callable[[int], None] = lambda done: None
+    ) -> None:
+        """Make and store the adapters that these documents do not have yet, batch by batch.
+
+        Raises:
+            ValueError: an unknown document, or no parametrizer or store.
+        """
+        document_ids = list(dict.fromkeys(document_ids))
+        self.require(document_ids)
+        store, parametrizer = self._adapter_parts()
+        missing = [self.documents[i] for i in document_ids if not store.has(self._key(i))]
+        missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
+        done = len(document_ids) - len(missing)
+        progress(done)
+        for start in range(0, len(missing), parametrizer.batch_size):
+            batch = missing[start : start + parametrizer.batch_size]
+            adapters = parametrizer.parametrize(batch)
+            store.put_many([(self._key(d.id), a) for d, a in zip(batch, adapters, strict=True)])
+            done += len(batch)
+            progress(done)
+
+    def remove_documents(self, document_ids: Iterable[str]) -> None:
+        """Forget documents: index entry, stored records and adapters (of every parametrizer).
+
+        Adapters of the whole corpus (mode `sft`) go too: they hold what is to be forgotten.
+
+        Raises:
+            ValueError: an id that is not there; then nothing is removed.
+        """
+        document_ids = list(dict.fromkeys(document_ids))
+        self.require(document_ids)
+        for document_id in document_ids if self.store is not None else ():
+            self.store.delete_record("document", document_id)  # first: a full disk changes nothing
+        self.retriever.delete(document_ids)
+        for document_id in document_ids:
+            del self.documents[document_id]
+        if self.store is not None:
+            self.forget(document_ids)
+
+    def forget(self, document_ids: Iterable[str]) -> None:
+        """Delete what the store holds that was made from these documents."""
+        document_ids = list(document_ids)
+        for document_id in document_ids:
+            for key, _ in list(self.store.records(AUGMENTATION, document_id)):
+                self.store.delete_record(AUGMENTATION, key)
+        for prefix in (*document_ids, GLOBAL):
+            for key in list(self.store.keys(prefix)):
+                self.store.delete(key)
+
+    def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
+        """Return the k best documents of each question (all, where there are fewer)."""
+        return self.retriever.retrieve(questions, k)
+
+    def adapter(self, document_id: str) -> Adapter:
+        """Return the stored adapter of one document.
+
+        Raises:
+            ValueError: no parametrizer or store, an unknown document, or one without adapter.
+        """
+        self.require([document_id])
+        store, _ = self._adapter_parts()
+        key = self._key(document_id)
+        if not store.has(key):
+            raise ValueError(
+                f"got no adapter for document {document_id}, expected one under {key}: "
+                "call add_documents (`prag parametrize`) with this parametrizer first"
+            )
+        return store.get(key)
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        mode: str = "parametric",
+        k: int = 3,
+        document_ids: Sequence[Sequence[str]] | None = None,
+        scores: Sequence[Sequence[float]] | None = None,
+    ) -> list[Answer]:
+        """Answer questions in one of `MODES`.
+
+        Args:
+            questions: plain questions.
+            mode: how to answer.
+            k: documents a question, from the retriever.
+            document_ids: one or more documents of each question, instead of the retriever's; the
+                modes without documents (`closed_book`, `sft`) take no notice of them.
+            scores: a retrieval score for each of these documents, by which a merge may weigh them;
+                1 each when omitted.
+
+        Raises:
+            ValueError: an unknown mode or document, or a mode whose parts are missing.
+        """
+        questions = [questions] if isinstance(questions, str) else list(questions)
+        hits = find_hits(self, questions, mode, k, document_ids, scores)
+        answers, size = [], MERGED_BATCHES * self.generation.batch_size
+        for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
+            prepared = prepare(self, questions[rows], hits[rows], mode)
+            prompts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
+            texts = generate(self.base, prompts, adapters, self.generation)
+            answers += [
+                Answer(p.question, extract_answer(text, self.options.style), mode, p.documents)
+                for p, text in zip(prepared, texts, strict=True)
+            ]
+        return answers
+
+    def train_global(self) -> Adapter:
+        """Train (or load) the one adapter over all documents, for mode `sft`.
+
+        Raises:
+            ValueError: no documents, parametrizer or store, or a parametrizer that cannot train.
+        """
+        store, parametrizer = self._adapter_parts()
+        if not hasattr(parametrizer, "train_global"):
+            name = type(parametrizer).__name__
+            raise ValueError(f"got {name}, expected LoraTrainer for mode sft: leave the mode out")
+        key = self._key(GLOBAL + fingerprint(sorted(self.documents)))
+        if not store.has(key):
+            augmented = parametrizer.augmenter.augment(list(self.documents.values()))
+            store.put(key, parametrizer.train_global(augmented))
+        return store.get(key)
+
+    def _index(self, documents: Iterable[Document]) -> None:
+        # In the order of the store, so that equal scores fall alike after a restart.
+        documents = sorted(documents, key=lambda document: document.id)
+        self.retriever.add(documents)
+        self.documents |= {document.id: document for document in documents}
+
+    def require(self, document_ids: Iterable[str]) -> None:
+        """Raise ValueError for ids of documents that are not there."""
+        unknown = [i for i in document_ids if i not in self.documents]
+        if unknown:
+            raise ValueError(
+                f"got unknown document ids {unknown[:3]}, expected ids among the "
+                f"{len(self.documents)} documents added: add the documents first"
+            )
+
+    def _key(self, document_id: str) -> str:
+        return adapter_key(document_id, self.parametrizer.spec, self.parametrizer.fingerprint)
+
+    def _adapter_parts(self) -> tuple[AdapterStore, Parametrizer]:
+        if self.parametrizer is None or self.store is None:
+            raise ValueError(
+                "got no parametrizer or no store, expected both for modes with adapters: "
+                "pass parametrizer= and store= to ParametricRAG"
+            )
+        return self.store, self.parametrizer
+
+
+def assemble(
+    setup: Setup, store: AdapterStore, documents: Sequence[Document] = ()
+) -> ParametricRAG:
+    """Load the base model and put the pipeline together over an open store.
+
+    Args:
+        setup: settings.
+        store: where adapters and documents are kept.
+        documents: the corpus that an augmentation file names; the store's own when omitted.
+    """
+    base = load_base_model(setup.base_model, setup.dtype, setup.device)
+    corpus = documents or [Document(**record) for _, record in store.records("document")]
+    return ParametricRAG(
+        base,
+        make_retriever(setup.retriever),
+        build_parametrizer(base, setup, store, corpus),
+        store,
+        generation=setup.generation,
+        options=setup.answering,
+    )
+
+
+@contextmanager
+def build_pipeline(
+    setup: Setup, store: str | Path, documents: Sequence[Document] = ()
+) -> Iterator[ParametricRAG]:
+    """Open the store and assemble the pipeline over it; closes the store at the end."""
+    with AdapterStore(store) as opened:
+        yield assemble(setup, opened, documents)

@@ -1,0 +1,1 @@
+"""Report: results go in; tables, figures and pages come out."""

@@ -1,0 +1,140 @@
+"""Server: an HTTP application over a `Service`.
+
+/v1/documents  /v1/jobs   documents are added, listed and removed; trainings followed
+/v1/chat/completions  /v1/completions  /v1/models   answers, as in OpenAI's API
+/healthz  /readyz  /metrics
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from prag_core.server.completion_routes import CompletionEndpoints
+from prag_core.server.document_routes import DocumentEndpoints
+from prag_core.server.engine import ClosedError, QueueFullError
+from prag_core.server.guard import Guard
+from prag_core.server.metrics import Metrics
+from prag_core.server.schemas import Limits, error_object
+from prag_core.server.service import Service
+
+log = logging.getLogger(__name__)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+FAILURES = {  # status, type, message (None: the error's own)
+    QueueFullError: (429, "rate_limit_error", None),
+    ClosedError: (503, "server_error", "the server is shutting down: try again later"),
+    TimeoutError: (504, "timeout_error", None),
+    OSError: (507, "server_error", "got no room to keep this, expected free space on the server"),
+}
+
+
+def create_app(
+    service: Service,
+    metrics: Metrics,
+    model: str,
+    api_key: str = "",
+    limits: Limits | None = None,
+    page: bool = False,
+    grace: float = 30.0,
+) -> FastAPI:
+    """Build the application.
+
+    Args:
+        service: what it serves.
+        metrics: what it counts in.
+        model: name under which the base model is offered.
+        api_key: key that all but the health endpoints ask for; empty: none.
+        limits: what it takes.
+        page: offer the page at `/`.
+        grace: seconds that requests get at the end.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.engine.close, grace)
+
+    app = FastAPI(title="prag", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
+    limits, metrics.service = limits or Limits(), service
+    DocumentEndpoints(service, model, limits).register(app)
+    CompletionEndpoints(service, model, limits).register(app)
+
+    @app.get("/healthz")
+    async def healthy() -> dict:
+        """Say that the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def ready() -> JSONResponse:
+        """Say whether questions are answered."""
+        alive = service.engine.alive
+        return JSONResponse({"status": "ok" if alive else "closing"}, 200 if alive else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def show_metrics() -> Response:
+        """Return Prometheus' metrics."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    if page:
+        _add_page(app)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    for kind in FAILURES:
+        app.add_exception_handler(kind, _failure)
+    app.add_middleware(
+        Guard, metrics=metrics, api_key=api_key, max_body_bytes=limits.max_body_bytes
+    )
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    for route, name in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+        app.add_api_route(route, _file(name), include_in_schema=False)
+
+
+def _file(name: str) -> Callable[[], Awaitable[Response]]:
+    content = files("prag_core").joinpath("resources", "page", name).read_bytes()
+    kind = PAGE_TYPES[name.rsplit(".", 1)[1]]
+    headers = {"content-security-policy": "default-src 'self'", "cache-control": "no-cache"}
+
+    async def show() -> Response:
+        return Response(content, media_type=kind, headers=headers)
+
+    return show
+
+
+async def _http_error(http: HttpRequest, error: HTTPException) -> JSONResponse:
+    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    message = str(error.detail).encode("utf-8", "replace").decode()
+    return JSONResponse(error_object(message, kind), error.status_code, error.headers)
+
+
+async def _invalid(http: HttpRequest, error: RequestValidationError) -> JSONResponse:
+    """Name the fields that are wrong, not their values."""
+    places = [
+        ".".join(str(part) for part in item["loc"] if part != "body") + f": {item['msg']}"
+        for item in error.errors()
+    ]
+    message = "; ".join(dict.fromkeys(places)).encode("utf-8", "replace").decode()
+    return JSONResponse(error_object(message, "invalid_request_error"), 400)
+
+
+async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
+    known = next(kind for kind in FAILURES if isinstance(error, kind))
+    status, kind, message = FAILURES[known]
+    if known is OSError:
+        log.error("a request failed", exc_info=error)
+        if error.errno not in NO_ROOM:
+            status, message = 500, "the server failed; its log says why"
+    return JSONResponse(error_object(message or str(error), kind), status)

@@ -1,0 +1,242 @@
+"""Completion endpoints of the server, as in OpenAI's API: answers from documents' adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+
+from prag_core.model.decoding_rows import Row
+from prag_core.retrieval.bm25 import Hit
+from prag_core.server.engine import Ticket
+from prag_core.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    Limits,
+    Request,
+    envelope,
+    error_object,
+    identifier,
+    usage,
+)
+from prag_core.server.service import Service
+
+Prompt = Sequence[Mapping[str, str]] | Sequence[int] | str
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Pending:
+    """A row in the engine, seen from the event loop."""
+
+    row: Row
+    documents: list[dict]
+    ticket: Ticket | None = None
+    pieces: asyncio.Queue = field(default_factory=asyncio.Queue)
+
+    async def texts(self, http: HttpRequest) -> AsyncIterator[str]:
+        """Yield the answer's pieces; gives the row up when no one listens any more."""
+        checked = time.monotonic()
+        try:
+            while True:
+                event = None
+                with suppress(asyncio.TimeoutError):
+                    event = await asyncio.wait_for(self.pieces.get(), 1.0)
+                if time.monotonic() > checked + 1.0:
+                    checked = time.monotonic()
+                    if await http.is_disconnected():
+                        return
+                if event is None:
+                    continue
+                piece, error, finished = event
+                if error is not None:
+                    raise error
+                yield piece
+                if finished:
+                    return
+        finally:
+            self.ticket.cancel()
+
+
+class CompletionEndpoints:
+    """The functions behind /v1/chat/completions, /v1/completions and /v1/models."""
+
+    def __init__(self, service: Service, model: str, limits: Limits) -> None:
+        """Put the parts together; `model` is the name under which the base model is offered."""
+        self.service, self.model, self.limits = service, model, limits
+
+    def register(self, app: FastAPI) -> None:
+        """Name the routes."""
+        app.get("/v1/models")(self.list_models)
+        app.get("/v1/models/{model:path}")(self.get_model)
+        app.post("/v1/chat/completions", response_model=None)(self.chat)
+        app.post("/v1/completions", response_model=None)(self.complete)
+
+    async def list_models(self) -> dict:
+        """List the one model that is served."""
+        return {"object": "list", "data": [await self.get_model(self.model)]}
+
+    async def get_model(self, model: str) -> dict:
+        """Describe the model."""
+        self._check_model(model)
+        return {"id": model, "object": "model", "created": 0, "owned_by": "prag"}
+
+    async def chat(self, body: ChatRequest, http: HttpRequest) -> dict | StreamingResponse:
+        """Answer a conversation."""
+        turns = [message.turn() for message in body.messages]
+        return await self._reply([turns], body, http, chat=True)
+
+    async def complete(
+        self, body: CompletionRequest, http: HttpRequest
+    ) -> dict | StreamingResponse:
+        """Go on from one or more prompts, as they are."""
+        return await self._reply(body.prompts, body, http, chat=False)
+
+    async def _reply(
+        self, prompts: Sequence[Prompt], body: Request,
+        http: HttpRequest, chat: bool,
+    ) -> dict | StreamingResponse:  # fmt: skip
+        self._check_model(body.model or self.model)
+        rows: list[Pending] = []
+        try:
+            for prompt in prompts:
+                rows.append(await self._submit(prompt, body))
+        except BaseException:
+            for row in rows:
+                row.ticket.cancel()
+            raise
+        name = identifier("chatcmpl" if chat else "cmpl")
+        if body.stream:
+            events = self._events(name, rows, body, http, chat)
+            return StreamingResponse(events, media_type="text/event-stream")
+        choices = []
+        try:
+            for index, row in enumerate(rows):
+                text = "".join([piece async for piece in row.texts(http)])
+                said = {"role": "assistant", "content": text.strip()}
+                content = {"message": said} if chat else {"text": text}
+                choices.append(
+                    {"index": index, **content, "logprobs": None, "finish_reason": row.row.finish}
+                )
+        finally:
+            for row in rows:
+                row.ticket.cancel()
+        kind = "chat.completion" if chat else "text_completion"
+        origin = _origin(rows, body)
+        return envelope(kind, name, self.model, choices=choices, usage=_usage(rows), **origin)
+
+    def _check_model(self, model: str) -> None:
+        if model != self.model:
+            raise HTTPException(404, f"got model {model[:100]!r}, expected {self.model!r}")
+
+    async def _submit(self, prompt: Prompt, body: Request) -> Pending:
+        """Retrieve, merge and queue one row."""
+        options = body.options(self.limits.default_tokens)
+        if options.max_new_tokens > self.limits.max_tokens:
+            raise HTTPException(
+                400,
+                f"got max_tokens {options.max_new_tokens}, expected at most "
+                f"{self.limits.max_tokens}",
+            )
+
+        self.service.engine.require_room()
+
+        def build() -> tuple[Row, list[dict]]:
+            asked = prompt
+            if prompt and isinstance(prompt[0], int):
+                tokenizer = self.service.rag.base.tokenizer
+                if max(prompt) >= len(tokenizer):
+                    raise ValueError(
+                        f"got token id {max(prompt)}, expected less than {len(tokenizer)}"
+                    )
+                asked = tokenizer.decode(prompt)
+            chosen = (body.document_ids, body.merge, body.among, body.path)
+            text, adapter, hits = self.service.prepare(asked, body.mode, body.k, *chosen)
+            row = Row(self.service.rag.base, text, adapter, options)
+            return row, [self._used(hit) for hit in hits]
+
+        try:
+            pending = Pending(*await asyncio.to_thread(build))
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        loop = asyncio.get_running_loop()
+
+        def emit(piece: str, error: Exception | None) -> None:
+            event = (piece, error, bool(pending.row.finish))
+            with suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(pending.pieces.put_nowait, event)
+
+        pending.ticket = self.service.engine.submit(pending.row, emit, self.limits.timeout)
+        return pending
+
+    def _used(self, hit: Hit) -> dict:
+        found = self.service.get(hit.document_id)
+        title = found[0].title if found else ""
+        return {"id": hit.document_id, "title": title, "score": round(hit.score, 4)}
+
+    async def _events(
+        self, name: str, rows: list[Pending], body: Request, http: HttpRequest, chat: bool
+    ) -> AsyncIterator[bytes]:
+        """Yield server-sent events: the pieces, the documents with the last one, [DONE]."""
+        kind = "chat.completion.chunk" if chat else "text_completion"
+
+        def event(choices: list[dict], **fields) -> bytes:
+            record = envelope(kind, name, self.model, choices=choices, **fields)
+            return f"data: {json.dumps(record, ensure_ascii=False)}\n\n".encode()
+
+        def choice(index: int, text: str, finish: str | None = None, **delta: str) -> dict:
+            content = {"delta": {**delta, "content": text}} if chat else {"text": text}
+            return {"index": index, **content, "logprobs": None, "finish_reason": finish}
+
+        try:
+            for index, row in enumerate(rows):
+                if chat:
+                    yield event([choice(index, "", role="assistant")])
+                pieces = row.texts(http)
+                async for piece in _trimmed(pieces) if chat else pieces:
+                    yield event([choice(index, piece)])
+                yield event([choice(index, "", row.row.finish or "stop")], **_origin(rows, body))
+            if body.include_usage:
+                yield event([], usage=_usage(rows))
+            yield b"data: [DONE]\n\n"
+        except Exception as error:  # the status was sent: only an event can say so
+            known = isinstance(error, TimeoutError)
+            if not known:
+                log.exception("a stream failed")
+            message = str(error) if known else "the server failed; its log says why"
+            record = error_object(message, "timeout_error" if known else "server_error")
+            yield f"data: {json.dumps(record)}\n\n".encode()
+        finally:
+            for row in rows:
+                row.ticket.cancel()
+
+
+async def _trimmed(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Leave out space before the first and after the last word."""
+    said, held = False, ""
+    async for piece in pieces:
+        text = held + piece
+        body = text.rstrip()
+        held = text[len(body) :]
+        if body := body if said else body.lstrip():
+            said = True
+            yield body
+
+
+def _usage(rows: Sequence[Pending]) -> dict[str, int]:
+    return usage(sum(row.row.prompt_tokens for row in rows), sum(row.row.tokens for row in rows))
+
+
+def _origin(rows: Sequence[Pending], body: Request) -> dict:
+    """Say how and from which documents the answer was made; a list a prompt, where several are."""
+    documents = [row.documents for row in rows]
+    return {"mode": body.mode, "documents": documents[0] if len(rows) == 1 else documents}

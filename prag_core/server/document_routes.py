@@ -1,0 +1,221 @@
+"""Document endpoints of the server: documents are added, listed and removed; trainings followed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Query, UploadFile
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+
+from prag_core.adapters.similarity import update_norms
+from prag_core.corpus.documents import Document, read_documents
+from prag_core.formats.peft_folder import to_peft
+from prag_core.server.engine import QueueFullError
+from prag_core.server.jobs import Job
+from prag_core.server.schemas import Limits, NewDocument, NewDocuments, NewJob, document_object
+from prag_core.server.served import Served
+from prag_core.server.service import Service
+
+GZIP = b"\x1f\x8b"
+WAITING = 16  # requests with documents that are made or wait
+ServedPath = Literal["generated", "trained"]
+
+
+class DocumentEndpoints:
+    """The functions behind /v1/documents and /v1/jobs."""
+
+    def __init__(self, service: Service, model: str, limits: Limits) -> None:
+        """Put the parts together.
+
+        Documents are made in threads of their own, so that questions do not wait for them.
+        """
+        self.service, self.model, self.limits = service, model, limits
+        self.threads = ThreadPoolExecutor(2, "documents")
+        self.adding = 0
+
+    def register(self, app: FastAPI) -> None:
+        """Name the routes."""
+        documents, one = "/v1/documents", "/v1/documents/{document_id}"
+        app.post(documents, status_code=201)(self.add_documents)
+        app.post(f"{documents}/upload", status_code=201)(self.upload)
+        app.get(documents)(self.list_documents)
+        app.get(one)(self.get_document)
+        app.delete(one)(self.remove_document)
+        app.get(f"{one}/adapter", response_class=FileResponse)(self.get_adapter)
+        app.get(f"{one}/norms")(self.get_norms)
+        app.get("/v1/jobs")(self.list_jobs)
+        app.post("/v1/jobs", status_code=201)(self.add_job)
+        app.get("/v1/jobs/{job_id}")(self.get_job)
+        app.delete("/v1/jobs/{job_id}")(self.cancel_job)
+
+    async def add_documents(
+        self, body: NewDocuments | NewDocument, path: ServedPath = "generated"
+    ) -> dict:
+        """Turn documents into adapters; with `path=trained`, also queue their training."""
+        new = body.documents if isinstance(body, NewDocuments) else [body]
+        return await self._add([item.document() for item in new], path)
+
+    async def upload(self, files: list[UploadFile], path: ServedPath = "generated") -> dict:
+        """Take documents as files: txt, md, tsv, json or jsonl (not compressed)."""
+        documents = []
+        for file in files:
+            documents += await asyncio.to_thread(_read, file.filename or "", await file.read())
+        return await self._add(documents, path)
+
+    async def list_documents(
+        self, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str = ""
+    ) -> dict:
+        """List documents in order of their ids, those behind `after`."""
+        rows = await asyncio.to_thread(self.service.list, limit + 1, after)
+        data = [document_object(*row) for row in rows[:limit]]
+        return {"object": "list", "data": data, "has_more": len(rows) > limit}
+
+    async def get_document(self, document_id: str) -> dict:
+        """Return a document with its text."""
+        return document_object(*await self._found(document_id), text=True)
+
+    async def remove_document(self, document_id: str) -> dict:
+        """Forget a document, its adapters and all that was derived from it."""
+        await self._found(document_id)
+        await asyncio.to_thread(self.service.remove, document_id)
+        return {"id": document_id, "object": "document", "deleted": True}
+
+    async def get_adapter(self, document_id: str) -> FileResponse:
+        """Return a document's adapter as a zipped PEFT folder."""
+        await self._found(document_id)
+        folder = tempfile.TemporaryDirectory()
+
+        def write() -> str:
+            adapter = self.service.adapter(document_id)
+            made = to_peft(adapter, Path(folder.name) / "adapter", self.model)
+            return shutil.make_archive(str(Path(folder.name) / "adapter"), "zip", made)
+
+        try:
+            archive = await asyncio.to_thread(write)
+        except ValueError as error:  # removed meanwhile
+            folder.cleanup()
+            raise _unknown("document") from error
+        return FileResponse(
+            archive,
+            media_type="application/zip",
+            filename=f"{document_id}.zip",
+            background=BackgroundTask(folder.cleanup),
+        )
+
+    async def get_norms(self, document_id: str) -> dict:
+        """Return the Frobenius norm of an adapter's update in every layer and module."""
+        _, served = await self._found(document_id)
+        try:
+            norms = await asyncio.to_thread(lambda: update_norms(self.service.adapter(document_id)))
+        except ValueError as error:  # removed meanwhile
+            raise _unknown("document") from error
+        return {"object": "norms", "path": served.path, "data": norms}
+
+    async def add_job(self, body: NewJob) -> dict:
+        """Queue the training of documents; their generated adapters serve meanwhile."""
+        for document_id in body.document_ids:
+            await self._found(document_id)
+        ids = list(dict.fromkeys(body.document_ids))
+        return _job_object(await asyncio.to_thread(self.service.train, ids))
+
+    async def list_jobs(self) -> dict:
+        """List trainings, the oldest first."""
+        return {
+            "object": "list",
+            "data": [_job_object(job) for job in await asyncio.to_thread(self.service.jobs.all)],
+        }
+
+    async def get_job(self, job_id: str) -> dict:
+        """Return a training as it stands."""
+        return self._job(await asyncio.to_thread(self.service.jobs.get, job_id))
+
+    async def cancel_job(self, job_id: str) -> dict:
+        """Stop a training; documents trained so far keep their trained adapters."""
+        return self._job(await asyncio.to_thread(self.service.jobs.cancel, job_id))
+
+    async def _add(self, documents: Sequence[Document], path: ServedPath) -> dict:
+        self._check(documents)
+        if self.adding >= WAITING:
+            raise QueueFullError(
+                f"got more than {WAITING} requests with documents: try again later"
+            )
+        self.adding += 1
+        try:
+            loop = asyncio.get_running_loop()
+            ids = await loop.run_in_executor(self.threads, self.service.add, documents)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        finally:
+            self.adding -= 1
+        found = await asyncio.to_thread(lambda: [self.service.get(i) for i in dict.fromkeys(ids)])
+        reply = {"object": "list", "data": [document_object(*row) for row in found if row]}
+        if path == "trained":
+            job = await asyncio.to_thread(self.service.train, list(dict.fromkeys(ids)))
+            reply["job"] = _job_object(job)
+        return reply
+
+    def _check(self, documents: Sequence[Document]) -> None:
+        limits = self.limits
+        if len(documents) > limits.max_documents:
+            raise HTTPException(
+                413,
+                f"got {len(documents)} documents, expected at most {limits.max_documents} in one "
+                "request: send several",
+            )
+        longest = max(len(document.text) for document in documents)
+        if longest > limits.max_document_characters:
+            raise HTTPException(
+                413,
+                f"got a document of {longest} characters, expected at most "
+                f"{limits.max_document_characters}: cut it into parts",
+            )
+
+    async def _found(self, document_id: str) -> tuple[Document, Served]:
+        found = await asyncio.to_thread(self.service.get, document_id)
+        if found is None:
+            raise _unknown("document")
+        return found
+
+    def _job(self, job: Job | None) -> dict:
+        if job is None:
+            raise _unknown("job")
+        return _job_object(job)
+
+
+def _unknown(kind: str) -> HTTPException:
+    return HTTPException(404, f"got the id of no {kind}, expected one of GET /v1/{kind}s")
+
+
+def _read(name: str, content: bytes) -> list[Document]:
+    """Read the documents of an uploaded file.
+
+    Raises:
+        HTTPException: a file that cannot be read, with the name that the client gave it.
+    """
+    name = Path(name).name[-100:] or "document.txt"
+    if name in (".", ".."):
+        name = "document.txt"
+    if content[:2] == GZIP or name.endswith(".gz"):
+        raise HTTPException(400, f"got {name}, which is compressed: send it as it is")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / name
+        try:
+            place.write_bytes(content)
+            return read_documents(place)
+        except RecursionError as error:
+            raise HTTPException(400, f"got {name}, which is nested too deeply") from error
+        except (ValueError, OSError) as error:
+            raise HTTPException(400, str(error).replace(f"{folder}/", "")) from error
+
+
+def _job_object(job: Job) -> dict:
+    return {"object": "job", **asdict(job)}

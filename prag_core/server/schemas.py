@@ -1,0 +1,236 @@
+"""Schemas of the server: requests as OpenAI's API names their fields, and the project's own."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from prag_core.corpus.documents import Document
+from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.server.served import Served
+
+
+def encodable(text: str) -> str:
+    """Return a text that can be written as UTF-8; JSON may name halves of characters alone.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("got half of a surrogate pair, expected whole characters") from error
+    return text
+
+
+UTF8 = AfterValidator(encodable)
+Text = Annotated[str, UTF8]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+ServedMode = Literal["closed_book", "in_context", "parametric", "combine"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes.
+
+    Attributes:
+        max_body_bytes: of a request.
+        max_documents: in one request.
+        max_document_characters: of one document.
+        max_tokens: tokens of an answer.
+        default_tokens: tokens of an answer whose request names no number.
+        timeout: seconds that a request may take.
+    """
+
+    max_body_bytes: int = 32 << 20
+    max_documents: int = 256
+    max_document_characters: int = 50_000
+    max_tokens: int = 512
+    default_tokens: int = 64
+    timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values out of range."""
+        for name, value in asdict(self).items():
+            if value <= 0:
+                raise ValueError(f"got {name} {value}, expected more than 0")
+
+
+class Request(BaseModel):
+    """What both completion endpoints take; OpenAI's other fields are let through unread."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = Field("", description="The served model's name, or nothing.")
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    temperature: Annotated[float | None, Field(ge=0, le=2)] = 0.0
+    top_p: Annotated[float | None, Field(gt=0, le=1)] = 1.0
+    seed: int | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stream: bool | None = False
+    stream_options: dict[str, Any] | None = None
+    n: Literal[1] | None = 1
+    mode: ServedMode = Field("parametric", description="How documents take part.")
+    k: int = Field(1, ge=1, le=20, description="Documents that the retriever finds.")
+    document_ids: Annotated[list[str], Field(min_length=1, max_length=20)] | None = Field(
+        None, description="Documents to answer from, instead of the retriever's."
+    )
+    among: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="Documents that the retriever may find; all when omitted."
+    )
+    path: Literal["generated", "trained"] | None = Field(
+        None, description="Which of a document's adapters; the newest when omitted."
+    )
+    merge: Literal["ones", "mean", "score", "relative"] = Field(
+        "relative", description="Merge weights."
+    )
+
+    def options(self, default_tokens: int) -> GenerationOptions:
+        """Return the decoding options."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return GenerationOptions(
+            max_new_tokens=self.max_tokens or default_tokens,
+            temperature=self.temperature or 0.0,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            stop=tuple(text for text in stop if text),
+            seed=secrets.randbits(63) if self.seed is None else self.seed % 2**63,
+        )
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return bool((self.stream_options or {}).get("include_usage"))
+
+
+class Part(BaseModel):
+    """A text part of a message."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[Part]
+
+    def turn(self) -> dict[str, str]:
+        """Return it as chat templates take it."""
+        content = self.content
+        if not isinstance(content, str):
+            content = "".join(part.text for part in content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class ChatRequest(Request):
+    """Body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=256)]
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+
+    @field_validator("messages")
+    @classmethod
+    def user_speaks_last(cls, messages: list[Message]) -> list[Message]:
+        """Refuse a conversation without a question at its end."""
+        if messages[-1].role != "user" or not messages[-1].turn()["content"].strip():
+            raise ValueError("the last message must be the user's, and not empty")
+        return messages
+
+    def options(self, default_tokens: int) -> GenerationOptions:
+        """Return the decoding options."""
+        return super().options(self.max_completion_tokens or default_tokens)
+
+
+class CompletionRequest(Request):
+    """Body of POST /v1/completions."""
+
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=256)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=256)]
+    )
+    echo: Literal[False] | None = False
+    logprobs: Literal[None, 0, False] = None
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """Return the prompts, texts or token ids, as a list."""
+        single = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if single else self.prompt
+
+
+class NewDocument(BaseModel):
+    """A document to add."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[str, Field(min_length=1), UTF8]
+    title: Annotated[str, Field(max_length=500), UTF8] = ""
+    source: Annotated[str, Field(max_length=500), UTF8] = ""
+
+    def document(self) -> Document:
+        """Return it as the pipeline knows it."""
+        return Document(self.text, self.title, self.source)
+
+
+class NewDocuments(BaseModel):
+    """Documents to add."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    documents: Annotated[list[NewDocument], Field(min_length=1)]
+
+
+class NewJob(BaseModel):
+    """Documents to train."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    document_ids: Annotated[list[str], Field(min_length=1, max_length=1000)]
+
+
+def identifier(kind: str) -> str:
+    """Return a new id, e.g. chatcmpl-0123..."""
+    return f"{kind}-{secrets.token_hex(12)}"
+
+
+def document_object(document: Document, served: Served, text: bool = False) -> dict:
+    """Describe a document and its adapter."""
+    shown = {"text": document.text} if text else {}
+    return {
+        "id": document.id,
+        "object": "document",
+        "title": document.title,
+        "characters": len(document.text),
+        "path": served.path,
+        "bytes": served.bytes,
+        "seconds": served.seconds,
+        "created": served.created,
+        **shown,
+    }
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """Count tokens as OpenAI's API does."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def envelope(kind: str, name: str, model: str, **fields) -> dict:
+    """Return what every completion object begins with."""
+    return {"id": name, "object": kind, "created": int(time.time()), "model": model, **fields}
+
+
+def error_object(message: str, kind: str, code: str | None = None) -> dict:
+    """Return an error as OpenAI's API writes it."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

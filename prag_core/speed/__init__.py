@@ -1,0 +1,1 @@
+"""Speed: every path timed beside its baseline, in one run."""

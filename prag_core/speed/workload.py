@@ -1,0 +1,102 @@
+"""What the benchmark works on: the demo's documents, their questions and adapters trained on them.
+
+No model writes anything here: the rewrite of a document is its sentences in reverse order, and the
+pairs are the demo's own questions, so that every machine measures the same tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prag_core.adapters.adapter import adapter_key, fingerprint
+from prag_core.adapters.store import AdapterStore
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair
+from prag_core.corpus.documents import Document
+from prag_core.corpus.question_sets import demo_question_set
+from prag_core.model.base_model import BaseModel
+from prag_core.training.loop import LoraTrainingOptions
+from prag_core.training.lora_trainer import LoraTrainer, paper_options
+
+PAIRS = 3  # question-answer pairs a document, as in Su et al. (2025)
+
+
+@dataclass(frozen=True)
+class BenchQuestion:
+    """A question and the documents it is answered from, the one with the answer first."""
+
+    text: str
+    documents: tuple[Document, ...]
+
+
+class FixedAugmenter:
+    """Augments every document of the demo without a model."""
+
+    fingerprint = fingerprint("bench")
+
+    def augment(self, documents: list[Document]) -> list[AugmentedDocument]:
+        """Return each document with one rewrite and the demo's first three questions on it."""
+        pairs: dict[str, list[QAPair]] = {document.id: [] for document in documents}
+        for question in demo_question_set().questions:
+            if question.gold_ids[0] in pairs:
+                pair = QAPair(question.question, question.golden_answers[0])
+                pairs[question.gold_ids[0]].append(pair)
+        return [
+            AugmentedDocument(document, (_reversed(document.text),), tuple(chosen[:PAIRS]))
+            for document, chosen in zip(documents, pairs.values(), strict=True)
+        ]
+
+
+def bench_documents(count: int = 12) -> list[Document]:
+    """Return the demo's first documents."""
+    return list(demo_question_set().documents)[:count]
+
+
+def bench_questions(count: int, k: int = 3) -> list[BenchQuestion]:
+    """Return questions with k documents each; a question that comes again has other documents."""
+    chosen = demo_question_set()
+    places = {document.id: place for place, document in enumerate(chosen.documents)}
+    size, built = len(places), []
+    for i in range(count):
+        turn, index = divmod(i, len(chosen.questions))
+        question = chosen.questions[index]
+        own = places[question.gold_ids[0]]
+        others = [1 + (turn * (k - 1) + step) % (size - 1) for step in range(k - 1)]
+        documents = tuple(chosen.documents[(own + step) % size] for step in (0, *others))
+        built.append(BenchQuestion(question.question, documents))
+    return built
+
+
+def bench_options(base: BaseModel) -> LoraTrainingOptions:
+    """Return the paper's settings, cut to the model's context."""
+    return paper_options(max_tokens=min(paper_options().max_tokens, base.context_length))
+
+
+class BenchAdapters:
+    """Adapters of the demo's documents, trained with the paper's settings and kept in a store."""
+
+    def __init__(self, base: BaseModel, folder: str | Path) -> None:
+        """Open the store in this folder and train what is missing there."""
+        self.trainer = LoraTrainer(base, FixedAugmenter(), bench_options(base))
+        self.store = AdapterStore(folder)
+        missing = [d for d in bench_documents() if not self.store.has(self.key(d))]
+        if missing:
+            adapters = self.trainer.parametrize(missing)
+            self.store.put_many(zip(map(self.key, missing), adapters, strict=True))
+
+    def key(self, document: Document) -> str:
+        """Return the document's store key."""
+        return adapter_key(document.id, self.trainer.spec, self.trainer.fingerprint)
+
+    def __enter__(self) -> BenchAdapters:
+        """Return the open store."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the store."""
+        self.store.close()
+
+
+def _reversed(text: str) -> str:
+    sentences = text.rstrip(".").split(". ")
+    return ". ".join(reversed(sentences)) + "."

@@ -1,0 +1,152 @@
+"""Trained path: augmented documents go in, one trained LoRA adapter a document comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, replace
+
+import torch
+
+from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
+from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPair
+from prag_core.corpus.documents import Document
+from prag_core.model.base_model import BaseModel
+from prag_core.training.loop import (
+    SPEED_OPTIONS,
+    LoraTrainingOptions,
+    finish,
+    fit,
+    fit_steps,
+    group_documents,
+)
+from prag_core.training.sequences import TrainingSequence, build_sequences
+from prag_core.training.stacked_lora import StackedLora, initial_tensors
+
+# Su et al., 2025, section 4.1 and its code.
+PAPER = LoraTrainingOptions(
+    rank=2, learning_rate=3e-4, epochs=1, scheme="paper", loss="all", sequences_per_step=1
+)
+GLOBAL_STEP = 8  # least sequences in a step of `train_global`: one adapter has many documents
+
+
+def paper_options(**changes) -> LoraTrainingOptions:
+    """Return the settings of Su et al. (2025), with the named changes."""
+    return replace(PAPER, **changes)
+
+
+class LoraTrainer:
+    """Parametrizer of the trained path (Su et al., 2025, arXiv 2501.15915, section 3.2)."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        augmenter: Augmenter,
+        options: LoraTrainingOptions | None = None,
+        init: Adapter | None = None,
+    ) -> None:
+        """Prepare the trainer.
+
+        Args:
+            base: frozen base model.
+            augmenter: makes rewrites and question-answer pairs.
+            options: training settings.
+            init: adapter that every document starts from; a seeded random one when omitted.
+
+        Raises:
+            ValueError: rank, modules or layers that the base model cannot take, or an `init` of
+                another spec.
+        """
+        self.base, self.augmenter = base, augmenter
+        self.options = options or LoraTrainingOptions()
+        self.batch_size = self.options.documents_per_batch
+        layers = self.options.layers or tuple(range(base.num_layers))
+        if max(layers) >= base.num_layers:
+            raise ValueError(
+                f"got layer {max(layers)}, expected layers from 0 to {base.num_layers - 1}"
+            )
+        self.spec = AdapterSpec(
+            base_model=base.fingerprint,
+            rank=self.options.rank,
+            alpha=self.options.alpha,
+            modules=self.options.modules,
+            layers=layers,
+            dtype=self.options.dtype,
+        )
+        if self.options.init and init is None:
+            raise ValueError(
+                f"got the option init {self.options.init!r} alone, expected its adapter too: pass "
+                "init=from_peft(options.init, base)"
+            )
+        if init and replace(init.spec, dtype=self.spec.dtype) != self.spec:
+            raise ValueError(
+                f"got an initial adapter of {init.spec}, expected {self.spec}: "
+                "train it with the same base model, rank, alpha, modules and layers"
+            )
+        self.init = init.tensors if init else initial_tensors(base, self.spec, self.options.seed)
+        quality = {
+            key: value
+            for key, value in asdict(self.options).items()
+            if key not in (*SPEED_OPTIONS, "dtype")
+        }
+        quality["init"] = fingerprint(init.to_bytes().hex()) if init else "random"
+        self.fingerprint = fingerprint(["lora", quality, augmenter.fingerprint])
+
+    def parametrize(self, documents: Sequence[Document]) -> list[Adapter]:
+        """Augment the documents and train one adapter each."""
+        return [adapter for adapter, _ in self.train(self.augmenter.augment(documents))]
+
+    def train(self, augmented: Sequence[AugmentedDocument]) -> list[tuple[Adapter, float]]:
+        """Train one adapter a document and return (adapter, loss of its last step), in order."""
+        return finish(self.train_steps(augmented))
+
+    def train_steps(
+        self, augmented: Sequence[AugmentedDocument]
+    ) -> Generator[tuple[int, int], None, list[tuple[Adapter, float]]]:
+        """Do as `train`, and yield (steps done, steps in all of the group) after each step."""
+        sequences = [self._sequences(document) for document in augmented]
+        results: list = [None] * len(augmented)
+        for group in group_documents(sequences, self.options):
+            stack = StackedLora(self.base, self.spec, [self.init] * len(group))
+            rows = [sequences[i] for i in group]
+            losses = yield from fit_steps(self.base, stack, rows, self.options)
+            for row, index in enumerate(group):
+                adapter = self._adapter(stack, row, [augmented[index].document])
+                results[index] = (adapter, losses[row])
+        return results
+
+    def train_global(self, augmented: Sequence[AugmentedDocument]) -> Adapter:
+        """Train one adapter on all documents together (the SFT baseline and control).
+
+        Raises:
+            ValueError: no documents.
+        """
+        if not augmented:
+            raise ValueError("got no documents to train on, expected some: check the corpus")
+        sequences = [s for document in augmented for s in self._sequences(document)]
+        per_step = max(self.options.sequences_per_step, GLOBAL_STEP)
+        # Steps of similar length (less padding) in any order, an incomplete one at the end.
+        sequences.sort(key=lambda sequence: -len(sequence.ids))
+        steps = [sequences[i : i + per_step] for i in range(0, len(sequences), per_step)]
+        shuffle = torch.Generator().manual_seed(self.options.seed)
+        order = [*torch.randperm(len(steps) - 1, generator=shuffle).tolist(), len(steps) - 1]
+        stack = StackedLora(self.base, self.spec, [self.init])
+        options = replace(self.options, sequences_per_step=per_step)
+        fit(self.base, stack, [[s for i in order for s in steps[i]]], options)
+        return self._adapter(stack, 0, [document.document for document in augmented])
+
+    def train_warmup(self, pairs: Sequence[QAPair]) -> Adapter:
+        """Train one adapter on question-answer pairs alone: the warm-up initialisation.
+
+        It teaches the answer's form (Su et al., 2025, section 4.1); `init` starts documents there.
+        """
+        nothing = Document("", "warm-up")
+        return self.train_global([AugmentedDocument(nothing, (), (pair,)) for pair in pairs])
+
+    def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
+        longest = min(self.options.max_tokens, self.base.context_length)
+        return build_sequences(self.base.tokenizer, document, self.options.scheme, longest)
+
+    def _adapter(self, stack: StackedLora, row: int, documents: list[Document]) -> Adapter:
+        identifier = "+".join(document.id for document in documents[:3])
+        metadata = {"document_id": identifier, "title": documents[0].title, "path": "trained"}
+        return Adapter(self.spec, stack.tensors(row, DTYPES[self.spec.dtype]), metadata)

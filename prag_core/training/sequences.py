@@ -1,0 +1,75 @@
+"""Training sequences: an augmented document goes in, token ids with the answer's start come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from prag_core.augmentation.augmented import AugmentedDocument
+from prag_core.corpus.documents import Document
+from prag_core.model.prompts import chat, question_prompt
+
+SCHEMES = ("paper", "recall")
+RECITE = "Write down what you know about {title}."
+
+
+@dataclass(frozen=True)
+class TrainingSequence:
+    """Token ids (T,) of prompt and answer; the answer begins at `answer_start`."""
+
+    ids: tuple[int, ...]
+    answer_start: int
+
+
+def build_sequences(
+    tokenizer: PreTrainedTokenizerBase, augmented: AugmentedDocument, scheme: str, max_tokens: int
+) -> list[TrainingSequence]:
+    """Write the sequences that one document is trained on.
+
+    `paper` (Su et al., 2025, and its code): the first half of the question-answer pairs (rounded
+    up) with the passage and with each rewrite, the others without passage; with 1 rewrite and 3
+    pairs these are 5. `recall`: every pair without passage, as it will be asked, and the text and
+    its rewrites as a recitation. A document without pairs is trained on its text; one without
+    text, on its pairs without passage.
+
+    Raises:
+        ValueError: neither text nor pairs.
+    """
+    document, pairs = augmented.document, augmented.qa_pairs
+    texts = [text for text in (document.text, *augmented.rewrites) if text.strip()]
+    if not texts and not pairs:
+        raise ValueError(
+            f"got a document without text and question-answer pairs ({document.id}), expected "
+            "one of both: leave it out of the corpus"
+        )
+    with_passage = pairs[: (len(pairs) + 1) // 2] if scheme == "paper" and texts else ()
+    built = []
+    for pair in with_passage:
+        for text in texts:
+            passage = Document(text, document.title)
+            prompt = question_prompt(tokenizer, pair.question, [passage])
+            built.append(encode(tokenizer, prompt, pair.answer))
+    for pair in pairs[len(with_passage) :]:
+        built.append(encode(tokenizer, question_prompt(tokenizer, pair.question), pair.answer))
+    if scheme == "recall" or not pairs:
+        prompt = chat(tokenizer, RECITE.format(title=document.title or "the document"))
+        built += [encode(tokenizer, prompt, text) for text in texts]
+    return [cut(sequence, max_tokens) for sequence in built]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> TrainingSequence:
+    """Tokenise prompt and answer and end with the end-of-sequence token."""
+    space = " " if prompt.endswith(":") else ""
+    head = tokenizer(prompt, add_special_tokens=False).input_ids
+    tail = tokenizer(space + answer, add_special_tokens=False).input_ids
+    return TrainingSequence((*head, *tail, tokenizer.eos_token_id), len(head))
+
+
+def cut(sequence: TrainingSequence, max_tokens: int) -> TrainingSequence:
+    """Keep the last `max_tokens` (2 or more): what goes first is the front of the passage.
+
+    Of an answer that is longer itself, all tokens but the first are still predicted.
+    """
+    excess = max(len(sequence.ids) - max_tokens, 0)
+    return TrainingSequence(sequence.ids[excess:], max(sequence.answer_start - excess, 1))

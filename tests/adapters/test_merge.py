@@ -1,0 +1,127 @@
+"""Merge by concatenation: exactly the weighted sum of the adapters' dense updates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from prag_core.adapters.merge import mean_adapter, merge, merge_weights
+from prag_core.model.attach import attached
+from tests.fixtures.tiny import random_adapter
+
+
+def dense(adapter, path) -> torch.Tensor:
+    a, b = adapter.tensors[path]
+    return adapter.spec.scale * b.double() @ a.double()
+
+
+@pytest.fixture
+def three(tiny_base, tiny_spec):
+    """Ranks 2, 5 and 1; scales 16, 2 and 3."""
+    shapes = [(2, 32), (5, 10), (1, 3)]
+    return [
+        random_adapter(replace(tiny_spec, rank=rank, alpha=alpha), tiny_base, seed=seed)
+        for seed, (rank, alpha) in enumerate(shapes)
+    ]
+
+
+@pytest.mark.parametrize("weights", [None, [1, 1, 1], [0.2, -1.5, 3.0], [0, 0, 1]])
+def test_equals_the_sum_of_dense_updates(three, weights):
+    merged = merge(three, weights)
+    for path in three[0].spec.paths():
+        factors = weights or [1, 1, 1]
+        expected = sum(w * dense(adapter, path) for w, adapter in zip(factors, three, strict=True))
+        torch.testing.assert_close(dense(merged, path), expected, rtol=1e-5, atol=1e-6)
+    assert merged.rank == merged.spec.rank == 8
+    assert merged.spec.scale == 1
+    assert merged.metadata["document_id"] == "doc0+doc1+doc2"
+
+
+def test_one_adapter_stays_the_same_update(three):
+    merged = merge(three[:1])
+    for path in three[0].spec.paths():
+        torch.testing.assert_close(dense(merged, path), dense(three[0], path), rtol=1e-6, atol=1e-7)
+
+
+def test_merging_in_steps_equals_merging_at_once(three):
+    at_once, in_steps = merge(three), merge([merge(three[:2]), three[2]])
+    for path in three[0].spec.paths():
+        torch.testing.assert_close(dense(in_steps, path), dense(at_once, path))
+
+
+def test_merged_adapter_acts_as_the_sum_in_the_model(tiny_base, three):
+    ids = torch.randint(5, 250, (1, 7))
+    with torch.no_grad(), attached(tiny_base, merge(three, [1, 0.5, 2])):
+        together = tiny_base.model(input_ids=ids).logits
+    delta = {
+        path: sum(w * dense(x, path) for w, x in zip([1, 0.5, 2], three, strict=True)).float()
+        for path in three[0].spec.paths()
+    }
+    handles = [
+        tiny_base.model.get_submodule(path).register_forward_hook(
+            lambda _, inputs, output, d=d: output + inputs[0] @ d.T
+        )
+        for path, d in delta.items()
+    ]
+    with torch.no_grad():
+        expected = tiny_base.model(input_ids=ids).logits
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_are_not_changed(three):
+    before = [adapter.to_bytes() for adapter in three]
+    merge(three, [2, 3, 4])
+    assert [adapter.to_bytes() for adapter in three] == before
+
+
+@pytest.mark.parametrize(
+    ("weighting", "scores", "expected"),
+    [
+        ("ones", [3.0, 1.0], [1, 1]),
+        ("mean", [3.0, 1.0, 0.0, 0.0], [0.25] * 4),
+        ("mean", [], []),
+        ("score", [3.0, 1.0], [1.5, 0.5]),
+        ("score", [3.0, -1.0], [2, 0]),
+        ("score", [0.0, -2.0], [1, 1]),  # BM25 over one or two documents
+        ("score", [5.0], [1]),
+        ("relative", [4.0, 1.0, -1.0], [1, 0.25, 0]),
+        ("relative", [0.0, -2.0], [1, 1]),
+        ("relative", [], []),
+    ],
+)
+def test_weightings(weighting, scores, expected):
+    assert merge_weights(weighting, scores) == expected
+
+
+def test_unknown_weighting_is_refused():
+    with pytest.raises(ValueError, match=r"got merge weighting 'sum', expected one of \['ones'"):
+        merge_weights("sum", [1.0])
+
+
+def test_refusals(tiny_base, tiny_spec, three):
+    with pytest.raises(ValueError, match="got no adapters, expected at least one"):
+        merge([])
+    with pytest.raises(ValueError, match="got 2 weights, expected 3, one an adapter"):
+        merge(three, [1, 1])
+    with pytest.raises(ValueError, match="got merge method 'linear', expected one of"):
+        merge(three, method="linear")
+    other = random_adapter(replace(tiny_spec, base_model="other"), tiny_base)
+    with pytest.raises(ValueError, match="got an adapter of base model other"):
+        merge([*three, other])
+    for change in ({"modules": ("down_proj",)}, {"layers": (0,)}):
+        narrow = random_adapter(replace(tiny_spec, **change), tiny_base)
+        with pytest.raises(ValueError, match=r"got an adapter of modules .* in layers"):
+            merge([*three, narrow])
+
+
+def test_mean_adapter_is_the_mean_of_the_updates(three):
+    mean = mean_adapter(iter(three))
+    for path, (a, b) in mean.tensors.items():
+        updates = [x.spec.scale * (x.tensors[path][1] @ x.tensors[path][0]) for x in three]
+        torch.testing.assert_close(mean.spec.scale * (b @ a), sum(updates) / 3)
+    with pytest.raises(ValueError, match="got no adapters"):
+        mean_adapter([])

@@ -1,0 +1,106 @@
+"""Self-augmentation: what parses counts, what does not is asked again and reported."""
+
+from __future__ import annotations
+
+import pytest
+
+from prag_core.augmentation import self_augmenter as self_augmentation
+from prag_core.augmentation.augmented import QAPair
+from prag_core.augmentation.self_augmenter import SelfAugmenter, keeps_details, parse_qa_pairs
+from prag_core.augmentation.span_augmenter import SpanAugmenter
+from prag_core.augmentation.templates import QA_PAIRS
+from prag_core.corpus.documents import Document
+from tests.fixtures.invented_documents import DYE, LIGHT
+
+PAIRS = (
+    '[{"question": "Who built it?", "answer": "Varga"}, {"question": "When?", "answer": "1867"}]'
+)
+
+
+def scripted(monkeypatch, *replies):
+    """Let each call of `generate` in self_augmentation answer every prompt with the next reply."""
+    calls = []
+
+    def fake(base, prompts, options):
+        reply = replies[min(len(calls), len(replies) - 1)]
+        calls.append((list(prompts), options))
+        return [reply(p) if callable(reply) else reply for p in prompts]
+
+    monkeypatch.setattr(self_augmentation, "generate_fitting", fake)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PAIRS,
+        f"Sure! Here you are:\n```json\n{PAIRS}\n```",
+        PAIRS[:-1] + ', {"question": "Cut o',
+        PAIRS[:-1] + ', {"question": "No answer?"}, {"question": "Who built it?", "answer": "X"}]',
+    ],
+)
+def test_parse_qa_pairs_takes_what_is_whole(text):
+    assert parse_qa_pairs(text) == (QAPair("Who built it?", "Varga"), QAPair("When?", "1867"))
+
+
+def test_self_retries_hotter_and_only_what_is_missing(monkeypatch, tiny_base):
+    def second(prompt):
+        return PAIRS if "Brannock" in prompt else "no JSON"
+
+    calls = scripted(monkeypatch, second)
+    augmenter = SelfAugmenter(tiny_base, rewrites=0, qa_pairs=2, retries=2)
+    light, dye = augmenter.augment([LIGHT, DYE])
+    assert [len(prompts) for prompts, _ in calls] == [2, 1, 1]
+    temperatures = [options.temperature for _, options in calls]
+    assert temperatures[0] == 0 and temperatures == sorted(set(temperatures))
+    assert len(light.qa_pairs) == 2 and light.error == ""
+    assert dye.qa_pairs == () and "got 0 question-answer pairs in 3 attempts" in dye.error
+
+
+def test_self_keeps_pairs_of_all_attempts(monkeypatch, tiny_base):
+    first = '{"question": "A?", "answer": "1"}'
+    scripted(monkeypatch, first, '{"question": "B?", "answer": "2"}')
+    augmented = SelfAugmenter(tiny_base, rewrites=0, qa_pairs=2).augment([DYE])[0]
+    assert augmented.qa_pairs == (QAPair("A?", "1"), QAPair("B?", "2"))
+
+
+def test_self_reports_a_document_beyond_the_context(tiny_base):
+    augmenter = SelfAugmenter(tiny_base, rewrites=1, qa_pairs=1, retries=0)
+    augmented = augmenter.augment([Document("word " * 500)])[0]
+    assert augmented.rewrites == () and augmented.qa_pairs == ()
+    assert "exceeds the context" in augmented.error and "0 question-answer" in augmented.error
+
+
+def test_self_runs_on_a_real_model(tiny_base):
+    augmented = SelfAugmenter(tiny_base, rewrites=1, qa_pairs=1, retries=1).augment([DYE])
+    assert augmented[0].document == DYE
+
+
+@pytest.mark.parametrize("kind", [SelfAugmenter, SpanAugmenter])
+def test_fingerprint_follows_the_settings_and_counts_are_checked(kind, tiny_base):
+    prints = [kind(tiny_base, 1, 3), kind(tiny_base, 2, 3), kind(tiny_base, 1, 4)]
+    assert len({augmenter.fingerprint for augmenter in prints}) == 3
+    assert kind(tiny_base).fingerprint == prints[0].fingerprint
+    with pytest.raises(ValueError, match=r"got -1 rewrites and 3 .* expected 0 or more"):
+        kind(tiny_base, rewrites=-1)
+
+
+def test_keeps_details():
+    reworded = LIGHT.text.replace("is a lighthouse", "stands as a lighthouse")
+    assert keeps_details(LIGHT.text, reworded)
+    assert not keeps_details(LIGHT.text, LIGHT.text)
+    assert not keeps_details(LIGHT.text, reworded[:80])
+    assert not keeps_details(LIGHT.text, reworded.replace("41", "77"))
+
+
+def test_a_rewrite_that_repeats_itself_is_refused(monkeypatch, tiny_base):
+    good = LIGHT.text.replace("is a lighthouse", "stands as a lighthouse")
+    for text, kept in ((good, (good,)), ("Brannock Light: " * 30, ())):
+        scripted(monkeypatch, text)
+        augmented = SelfAugmenter(tiny_base, rewrites=1, qa_pairs=0).augment([LIGHT])[0]
+        assert augmented.rewrites == kept
+        assert ("got no rewrite that keeps the facts" in augmented.error) is (not kept)
+
+
+def test_the_example_of_the_prompt_is_no_pair():
+    assert parse_qa_pairs(QA_PAIRS.format(count=3, passage="x")) == ()

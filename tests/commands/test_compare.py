@@ -1,0 +1,206 @@
+"""`prag compare` on the tiny model: every part, resume, controls and bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from hypernet.network.checkpoint import save_checkpoint
+from prag_core import cli
+from prag_core.compare import parts as compare_parts
+from prag_core.compare import quality as compare_quality
+from prag_core.compare.options import PARTS
+from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, write_question_set
+from tests.fixtures.tiny import byte_tokenizer, tiny_model
+
+TINY = [
+    "--dtype=float32", "--generation.max_new_tokens=3", "--training.layers=[0]",
+    "--training.epochs=1", "--augmentation.qa_pairs=1", "--training.rank=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The tiny model, a checkpoint for it, and a question set."""
+    folder = tmp_path_factory.mktemp("compare")
+    base = tiny_model()
+    base.model.config.max_position_embeddings = 4096  # one token a byte: prompts are long
+    base.model.save_pretrained(folder / "model")
+    byte_tokenizer().save_pretrained(folder / "model")
+    save_checkpoint(folder / "hypernet", network(base), CONFIG, base, dtype=torch.float32)
+    write_question_set(folder / "set")
+    (folder / "alone.jsonl").write_text(
+        "".join(json.dumps({"title": d.title, "text": d.text}) + "\n" for d in DOCUMENTS)
+    )
+    return folder
+
+
+def run(folders, source, output, *options) -> int:
+    """Run `prag compare`; returns the exit status."""
+    return cli.main(
+        [
+            "compare", str(folders / source), f"--output={output}", *TINY,
+            f"--base_model={folders / 'model'}", f"--hypernet={folders / 'hypernet'}",
+            "--comparison.merge_counts=[1,3]", "--comparison.cost_documents=2", *options,
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(folders, tmp_path_factory):
+    """A whole comparison: its folder and report."""
+    output = tmp_path_factory.mktemp("output") / "runs"
+    assert run(folders, "set", output) == 0
+    return output, json.loads((output / "report.json").read_text())
+
+
+def test_a_comparison_has_every_part_for_both_paths(finished):
+    output, report = finished
+    assert all(report[part] for part in PARTS)
+    modes = report["quality"]["modes"]
+    own = {f"{p}/{m}" for p in ("trained", "generated") for m in compare_quality.PATH_MODES}
+    assert set(modes) == {*compare_quality.SHARED_MODES, *own}
+    assert all(mode["n"] == 6 for mode in modes.values())
+    pairs = {(d["a"], d["b"]) for d in report["quality"]["differences"]}
+    assert ("generated/parametric", "trained/parametric") in pairs
+    assert ("generated/parametric", "generated/mean") in pairs
+    assert set(report["knowledge"]["gap_closed"]) == {"trained", "generated"}
+    assert report["merging"]["k"] == [1, 3]
+    assert len(report["similarity"]["map"]) == 12
+    assert report["side_effects"]["generated"]["changed_answers"] is not None
+    assert [point[0] for point in report["cost"]["generated"]["progress"]][-1] == 2
+    page = (output / "report.html").read_text()
+    assert "<svg" in page and "generated" in page
+
+
+def test_a_second_run_computes_nothing_again(folders, finished, monkeypatch):
+    output, report = finished
+
+    def refuse(*arguments, **options):
+        raise AssertionError("computed again")
+
+    for name in ("knowledge", "similarity", "merging", "_contained"):
+        monkeypatch.setattr(compare_parts, name, refuse)
+    monkeypatch.setattr(compare_quality.MeanControl, "answer", refuse)
+    monkeypatch.setattr("prag_core.pipeline.rag.generate", refuse)
+    assert run(folders, "set", output) == 0
+    again = json.loads((output / "report.json").read_text())
+    assert [again[part] for part in PARTS] == [report[part] for part in PARTS]
+
+
+def test_another_config_is_refused(folders, finished, capsys):
+    output, _ = finished
+    before = (output / "report.json").read_bytes()
+    assert run(folders, "set", output, "--comparison.seed=1") == 2
+    assert "comparison.seed 1, not 0" in capsys.readouterr().err
+    assert (output / "report.json").read_bytes() == before
+
+
+def test_documents_without_questions_get_the_parts_that_need_none(folders, tmp_path):
+    assert run(folders, "alone.jsonl", tmp_path, "--documents=5") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "quality" not in report and "merging" not in report
+    assert report["knowledge"]["answers"] is None
+    assert report["side_effects"]["trained"]["changed_answers"] is None
+    assert len(report["documents"]) == 5
+    assert "no questions" in report["notes"][0]
+
+
+def test_few_questions_get_no_intervals_and_a_word_why(folders, tmp_path):
+    options = ["--documents=3", "--comparison.paths=[generated]"]
+    assert run(folders, "set", tmp_path, *options) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    estimate = report["quality"]["modes"]["generated/parametric"]["metrics"]["f1"]
+    assert estimate["low"] is None
+    notes = " ".join(report["notes"])
+    assert "3 questions about 3 documents: intervals" in notes
+    assert "sft is left out" in notes and "da_rag is left out" in notes
+    assert report["disagreements"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hypernet=checkpoints/none"], "checkpoints/none"),
+        (["--comparison.paths=[]"], "got paths []"),
+        (["--comparison.parts=[quality,speed]"], "got parts ['quality', 'speed']"),
+        (["--comparison.modes=[mean,mean]"], "got modes ['mean', 'mean']"),
+        (["--comparison.merge_counts=[0]"], "merge_counts [0]"),
+        (["--documents=9"], "expected 1 to 6"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(
+    folders, tmp_path, capsys, options, message
+):
+    try:
+        assert run(folders, "set", tmp_path / "out", *options) == 2
+    except SystemExit as stopped:  # the parser's own refusal
+        assert stopped.code == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "out" / "parts").exists()
+
+
+def test_a_checkpoint_of_another_base_is_refused(folders, tmp_path, capsys):
+    other = tiny_model(seed=1)
+    save_checkpoint(tmp_path / "other", network(other), CONFIG, other, dtype=torch.float32)
+    assert run(folders, "set", tmp_path / "out", f"--hypernet={tmp_path / 'other'}") == 2
+    assert "base" in capsys.readouterr().err
+
+
+def test_parts_added_later_see_what_others_need(folders, tmp_path):
+    paths = "--comparison.paths=[generated]"
+    few = "--comparison.modes=[closed_book,in_context,parametric,shuffled]"
+    assert run(folders, "set", tmp_path, paths, few, "--comparison.parts=[side_effects,cost]") == 0
+    first = json.loads((tmp_path / "report.json").read_text())
+    assert first["side_effects"]["generated"]["changed_answers"] is None
+    assert first["cost"]["generated"]["question_seconds"] == {}
+    parts = "--comparison.parts=[quality,side_effects,cost]"
+    assert run(folders, "set", tmp_path, paths, few, parts) == 0
+    second = json.loads((tmp_path / "report.json").read_text())
+    assert second["side_effects"]["generated"]["changed_answers"] is not None
+    assert second["cost"]["generated"]["question_seconds"]
+
+
+def test_other_weights_under_the_same_name_are_noticed(folders, tmp_path, capsys):
+    shutil.copytree(folders / "hypernet", tmp_path / "hypernet")
+    options = ["--comparison.paths=[generated]", "--comparison.parts=[knowledge]"]
+    options.append(f"--hypernet={tmp_path / 'hypernet'}")
+    assert run(folders, "set", tmp_path / "out", *options) == 0
+    base = tiny_model()
+    save_checkpoint(tmp_path / "hypernet", network(base, seed=9), CONFIG, base, dtype=torch.float32)
+    assert run(folders, "set", tmp_path / "out", *options) == 2
+    assert "contents" in capsys.readouterr().err
+
+
+def test_a_bad_line_is_named_or_left_out(folders, tmp_path, capsys):
+    good = json.dumps({"title": "a", "text": "Ana likes red."})
+    other = json.dumps({"title": "b", "text": "Bob likes tin."})
+    (folders / "bad.jsonl").write_text(f"{good}\n{{bad\n{other}\n")
+    options = ["--comparison.paths=[generated]", "--comparison.parts=[similarity]"]
+    assert run(folders, "bad.jsonl", tmp_path, *options) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert run(folders, "bad.jsonl", tmp_path, *options, "--skip_bad") == 0
+    assert len(json.loads((tmp_path / "report.json").read_text())["documents"]) == 2
+
+
+def test_k_may_come_in_any_order_and_none_may_fit(folders, tmp_path):
+    options = ["--comparison.paths=[generated]", "--comparison.parts=[merging]"]
+    assert run(folders, "set", tmp_path, *options, "--comparison.merge_counts=[3,1]") == 0
+    merging = json.loads((tmp_path / "report.json").read_text())["merging"]
+    assert merging["k"] == [1, 3]
+    ones = merging["series"]["generated/ones"]
+    assert merging["series"]["generated/relative"][0] == ones[0]
+    assert run(folders, "set", tmp_path / "b", *options, "--comparison.merge_counts=[50]") == 0
+    assert json.loads((tmp_path / "b/report.json").read_text())["merging"] is None
+
+
+def test_one_document_is_compared_without_another(folders, tmp_path):
+    options = ["--documents=1", "--comparison.paths=[generated]"]
+    assert run(folders, "set", tmp_path, *options) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "generated/parametric" in report["quality"]["modes"]
+    assert "shuffled is left out" in " ".join(report["notes"])
+    assert "trained" not in report["side_effects"]

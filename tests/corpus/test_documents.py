@@ -1,0 +1,218 @@
+"""Tests of documents and records: every format, every kind of bad input."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from prag_core.corpus.documents import (
+    Document,
+    document_from_record,
+    iter_documents,
+    read_documents,
+)
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+EXPECTED = [Document("Text one.", "One", "1"), Document("Text two.", "Two", "2")]
+FORMATS = {
+    "a.jsonl": '{"id": "1", "title": "One", "text": "Text one."}\n\n'
+    '{"_id": 2, "title": "Two", "text": "Text two."}\n',
+    "flashrag.jsonl": '{"id": "1", "contents": "\\"One\\"\\nText one."}\n'
+    '{"id": "2", "contents": "Two\\nText two."}\n',
+    "list.json": json.dumps(
+        [{"id": 1, "title": "One", "text": "Text one."}, {"id": 2, "contents": "Two\nText two."}],
+        indent=1,
+    ),
+    "wrapped.json": json.dumps(
+        {
+            "documents": [
+                {"id": 1, "title": "One", "text": "Text one."},
+                {"id": 2, "title": "Two", "contents": "Text two."},
+            ]
+        }
+    ),
+    "lines.json": '{"id": 1, "title": "One", "text": "Text one."}\n'
+    '{"id": 2, "title": "Two", "text": "Text two."}\n',
+    "psgs_w100.tsv": 'id\ttext\ttitle\n1\tText one.\tOne\r\n2\t"Text two."\tTwo\n',
+    "titles.tsv": "Title\tText\tid\nOne\tText one.\t1\nTwo\tText two.\t2\n",
+}
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_documents(tmp_path, name, compressed):
+    content = FORMATS[name].encode()
+    path = write(
+        tmp_path / (name + ".gz" * compressed), gzip.compress(content) if compressed else content
+    )
+    documents = read_documents(path)
+    assert documents == EXPECTED
+    assert [d.source_id for d in documents] == ["1", "2"]
+
+
+def test_id_depends_on_title_and_text_only():
+    assert Document("t", "x", "1").id == Document("t", "x", "2", {"a": 1}).id
+    assert len({Document("t", "x").id, Document("t", "y").id, Document("u", "x").id}) == 3
+    assert Document("t", "x").id == "06eb2d059fef8ed4e17f469c375e0e3a"  # b2sum -l 128
+
+
+def test_quoted_tsv_fields_and_stray_quotes(tmp_path):
+    lines = 'id\ttext\ttitle\n7\t"A ""b"" c"\tT\n8\tsaid "so" there\tU\n'
+    documents = read_documents(write(tmp_path / "a.tsv", lines))
+    assert [d.text for d in documents] == ['A "b" c', 'said "so" there']
+
+
+def test_further_fields_become_metadata():
+    record = {"id": 3, "text": "t", "year": 1999, "metadata": {"source": "wiki"}}
+    assert document_from_record(record).metadata == {"year": 1999, "source": "wiki"}
+
+
+def test_text_and_markdown_titles(tmp_path):
+    write(tmp_path / "notes.txt", "\ufeffPlain text.\n")
+    write(tmp_path / "page.md", "# The title\n\nBody.\n")
+    write(tmp_path / "sub" / "bare.md", "Only a body.")
+    documents = read_documents(tmp_path)
+    assert [(d.title, d.text) for d in documents] == [
+        ("notes", "Plain text."),
+        ("The title", "Body."),
+        ("bare", "Only a body."),
+    ]
+
+
+def test_folder_is_read_in_sorted_order_without_foreign_and_hidden_files(tmp_path):
+    write(tmp_path / "b.txt", "second")
+    write(tmp_path / "a" / "x.jsonl", '{"text": "first"}')
+    write(tmp_path / "image.png", b"\x89PNG\0")
+    write(tmp_path / ".git" / "c.txt", "hidden")
+    assert [d.text for d in read_documents(tmp_path)] == ["first", "second"]
+
+
+def test_corpus_folder_gives_its_corpus_only(tmp_path):
+    write(tmp_path / "corpus.jsonl", '{"id": "1", "text": "passage"}')
+    write(tmp_path / "questions.jsonl", '{"id": "q", "question": "Which?"}')
+    assert [d.text for d in read_documents(tmp_path)] == ["passage"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('\n {"text": "one"}\n{"text": "two"}\n', ["one", "two"]),
+        ("Just a text.\nIn two lines.\n", ["Just a text.\nIn two lines."]),
+    ],
+)
+def test_standard_input(monkeypatch, content, expected):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    assert [d.text for d in read_documents("-")] == expected
+
+
+def test_bad_line_on_standard_input_is_numbered(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'\n{"text": "a"}\n{oops\n')))
+    with pytest.raises(ValueError, match="standard input, line 3: malformed JSON"):
+        read_documents("-")
+
+
+BAD = {
+    "line.jsonl": ('{"text": "good"}\n{"text": "bad"\n', r"line\.jsonl, line 2: malformed JSON"),
+    "type.jsonl": ('{"text": "good"}\n[1]\n', r"type\.jsonl, line 2: got a JSON list"),
+    "field.jsonl": (
+        '{"text": "good"}\n{"question": "q", "answer": "a"}\n',
+        r"line 2: got the fields question, answer, expected a string in text or contents",
+    ),
+    "empty.jsonl": ('{"text": "good"}\n{"text": " \\n"}\n', r"line 2: got an empty document"),
+    "surrogate.jsonl": ('{"text": "good"}\n{"text": "\\ud800"}\n', r"line 2: .*surrogates"),
+    "bytes.jsonl": (b'{"text": "good"}\n{"text": "\xff"}\n', r"line 2: got bytes that are not UTF"),
+    "nul.jsonl": (b'{"text": "good"}\n\0\0\n', r"line 2: got binary content"),
+    "columns.tsv": ("title\ttext\na\tgood\nb\n", r"line 3: got 1 columns, expected 2"),
+    "record.json": ('[{"text": "good"}, {"text": 3}]', r"record\.json, record 2: got the fields"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_records_are_named_or_skipped_and_counted(tmp_path, name):
+    content, message = BAD[name]
+    path = write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_documents(path)
+    assert "skip_bad" in str(error.value)
+    counts = Counter()
+    assert [d.text for d in read_documents(path, skip_bad=True, counts=counts)] == ["good"]
+    assert counts == {"bad": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"\x7fELF\0\0", "binary content"),
+        ("a.txt", b"caf\xe9", "not UTF-8"),
+        ("a.md", b" \n", "empty document"),
+    ],
+)
+def test_bad_text_file_in_a_folder(tmp_path, name, content, message):
+    write(tmp_path / name, content)
+    write(tmp_path / "good.txt", "good")
+    with pytest.raises(ValueError, match=message):
+        read_documents(tmp_path)
+    counts = Counter()
+    assert [d.text for d in read_documents(tmp_path, True, counts)] == ["good"]
+    assert counts["bad"] == 1
+
+
+def test_pretty_printed_json_names_the_line(tmp_path):
+    path = write(tmp_path / "a.json", '[\n {"text": "a"},\n {"text" "b"}\n]')
+    with pytest.raises(ValueError, match=r"a\.json, line 3: malformed JSON"):
+        read_documents(path)
+
+
+def test_duplicates_are_kept_once_and_counted(tmp_path, caplog):
+    path = write(tmp_path / "a.jsonl", '{"id": 1, "text": "same"}\n{"id": 2, "text": "same"}\n')
+    counts = Counter()
+    assert [d.source_id for d in read_documents(path, counts=counts)] == ["1"]
+    assert counts == {"duplicate": 1}
+    assert "1 duplicate" in caplog.text
+    assert len(list(iter_documents(path))) == 2
+
+
+def test_empty_corpus(tmp_path):
+    with pytest.raises(ValueError, match=r"got no documents in .*expected at least one"):
+        read_documents(write(tmp_path / "a.jsonl", "\n"))
+    with pytest.raises(ValueError, match="got no readable file"):
+        read_documents(write(tmp_path / "sub" / "x.png", "").parent)
+
+
+def test_wrong_paths(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist, expected a file or folder"):
+        read_documents(tmp_path / "nowhere.jsonl")
+    with pytest.raises(ValueError, match="expected a file that ends in jsonl, json, tsv, txt, md"):
+        read_documents(write(tmp_path / "a.pdf", "x"))
+
+
+def test_truncated_gzip(tmp_path):
+    lines = gzip.compress("".join(f'{{"text": "{i}"}}\n' for i in range(9999)).encode())
+    with pytest.raises(ValueError, match="damaged gzip file"):
+        read_documents(write(tmp_path / "a.jsonl.gz", lines[: len(lines) // 2]))
+
+
+def test_iteration_is_lazy(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "one"}\nbroken\n')
+    documents = iter_documents(path)
+    assert next(documents).text == "one"
+    with pytest.raises(ValueError, match="line 2"):
+        next(documents)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data sets in {DATA}")
+@pytest.mark.parametrize(("name", "number"), [("squad_dev", 2067), ("popqa_250", 380)])
+def test_real_corpora(name, number):
+    assert sum(1 for _ in iter_documents(DATA / name)) == number

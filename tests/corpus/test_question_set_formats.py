@@ -1,0 +1,208 @@
+"""Tests of question sets: each original format, names on the hub, the real sets."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pytest
+
+from prag_core.corpus.documents import Document
+from prag_core.corpus.question_sets import Question, load_question_set
+from tests.fixtures.question_sets import write
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SETS = {
+    "squad_train": (18_891, 87_599),  # 5 paragraphs occur twice
+    "squad_dev": (2_067, 10_570),
+    "2wikimultihopqa_dev500": (3_301, 500),
+    "hotpotqa_100": (994, 100),
+    "popqa_250": (380, 250),
+}
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Oil_crisis",
+            "paragraphs": [
+                {
+                    "context": "It began in October 1973. It ended in 1974.",
+                    "qas": [
+                        {
+                            "id": "a",
+                            "question": "When did it begin?",
+                            "answers": [
+                                {"text": "October 1973", "answer_start": 12},
+                                {"text": "1973", "answer_start": 20},
+                                {"text": "1973", "answer_start": 20},
+                            ],
+                        },
+                        {"id": "b", "question": "Why?", "answers": [], "is_impossible": True},
+                    ],
+                }
+            ],
+        }
+    ],
+}
+HOTPOT = [
+    {
+        "_id": "h1",
+        "question": "Who made the film whose director was born in Oslo?",
+        "answer": "Ann Lee",
+        "type": "bridge",
+        "level": "easy",
+        "context": [
+            ["Film A", ["Film A is a film.", " It was made by Ann Lee."]],
+            ["Ann Lee", ["Ann Lee was born in Oslo."]],
+            ["Other", ["Nothing of note."]],
+        ],
+        "supporting_facts": [["Film A", 1], ["Ann Lee", 0], ["Film A", 0]],
+    }
+]
+POPQA = (
+    "id\tsubj\tprop\tobj\tquestion\tpossible_answers\n"
+    '9\tJoe\toccupation\tpolitician\tWhat is Joe\'s occupation?\t"[""politician"", ""pol""]"\n'
+)
+CWQ = [
+    {
+        "ID": "c1",
+        "question": "Which one?",
+        "compositionality_type": "conjunction",
+        "answers": [{"answer_id": "m.1", "answer": "Jamaica", "aliases": ["JM", "Jam"]}],
+    },
+    {"ID": "c2", "question": "Which other?", "answer": "Cuba"},
+]
+
+
+def test_beir_folder(tmp_path):
+    write(
+        tmp_path / "corpus.jsonl", [{"_id": str(i), "title": "", "text": f"t{i}"} for i in (1, 2)]
+    )
+    write(tmp_path / "queries.jsonl", [{"_id": "q", "text": "Q?"}, {"_id": "r", "text": "R?"}])
+    write(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\nq\t2\t1\nq\t1\t0\n")
+    question_set = load_question_set(tmp_path)
+    assert question_set.questions == (Question("q", "Q?", (), (Document("t2").id,)),)
+    with pytest.raises(ValueError, match=r"got split 'dev', expected one of \['test'\]"):
+        load_question_set(tmp_path, split="dev")
+    write(tmp_path / "qrels" / "test.tsv", "q\t0\t2\t1\nq\t0\t1\t0\n")
+    with pytest.raises(ValueError, match="expected query-id, corpus-id, score"):
+        load_question_set(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dev-v2.0.json", "some.bin"])
+def test_squad_is_recognised_by_content_and_impossible_questions_left_out(tmp_path, name):
+    counts = Counter()
+    question_set = load_question_set(write(tmp_path / name, SQUAD), counts=counts)
+    [document] = question_set.documents
+    assert document.title == "Oil crisis"
+    assert question_set.questions == (
+        Question("a", "When did it begin?", ("October 1973", "1973"), (document.id,)),
+    )
+    assert counts["unanswerable"] == 1
+
+
+def test_squad_with_a_missing_field(tmp_path):
+    path = write(tmp_path / "a.json", {"data": [{"title": "T", "paragraphs": [{"qas": []}]}]})
+    with pytest.raises(ValueError, match=r"without KeyError\('context'\), expected SQuAD's layout"):
+        load_question_set(path)
+
+
+def hub_shape(record: dict) -> dict:
+    """The same multi-hop record as the hub has it."""
+    titles, sentences = zip(*record["context"], strict=True)
+    facts = {"title": [t for t, _ in record["supporting_facts"]], "sent_id": [1, 0, 0]}
+    return {
+        **{("id" if name == "_id" else name): value for name, value in record.items()},
+        "context": {"title": list(titles), "sentences": list(sentences)},
+        "supporting_facts": facts,
+    }
+
+
+@pytest.mark.parametrize("shape", ["original", "hub", "strings"])
+def test_multi_hop_sets(tmp_path, shape):
+    records = {
+        "original": HOTPOT,
+        "hub": [hub_shape(HOTPOT[0])],
+        "strings": [
+            {**HOTPOT[0], **{k: json.dumps(HOTPOT[0][k]) for k in ("context", "supporting_facts")}}
+        ],
+    }[shape]
+    question_set = load_question_set(write(tmp_path / "hotpot.json", records))
+    assert [d.title for d in question_set.documents] == ["Film A", "Ann Lee", "Other"]
+    assert question_set.documents[0].text == "Film A is a film. It was made by Ann Lee."
+    [question] = question_set.questions
+    assert question.gold_ids == tuple(d.id for d in question_set.documents[:2])
+    assert (question.id, question.golden_answers) == ("h1", ("Ann Lee",))
+    assert question.metadata == {"type": "bridge", "level": "easy"}
+
+
+def test_popqa(tmp_path):
+    question_set = load_question_set(write(tmp_path / "popQA.tsv", POPQA))
+    assert question_set.documents == ()
+    [question] = question_set.questions
+    assert question == Question("9", "What is Joe's occupation?", ("politician", "pol"))
+    assert question.metadata == {"prop": "occupation"}
+
+
+def test_complex_web_questions(tmp_path):
+    first, second = load_question_set(write(tmp_path / "cwq.json", CWQ)).questions
+    assert (first.id, first.golden_answers) == ("c1", ("Jamaica", "JM", "Jam"))
+    assert first.metadata == {"type": "conjunction"}
+    assert (second.id, second.golden_answers) == ("c2", ("Cuba",))
+
+
+def test_prag_and_flashrag_question_files(tmp_path):
+    prag = [{"question": "A?", "answer": "a"}, {"question": "B?", "answer": ["b", "c"]}]
+    questions = load_question_set(write(tmp_path / "prag.json", prag)).questions
+    assert [(q.id, q.golden_answers) for q in questions] == [("0", ("a",)), ("1", ("b", "c"))]
+    flashrag = [{"id": "x", "question": "A?", "golden_answers": ["a"]}]
+    questions = load_question_set(write(tmp_path / "test.jsonl", flashrag)).questions
+    assert questions == (Question("x", "A?", ("a",)),)
+
+
+def test_hub_names(monkeypatch):
+    asked = []
+    rows = [
+        {"id": "a", "title": "T_1", "context": "C.", "question": "Q?", "answers": {"text": ["x"]}},
+        {"id": "b", "title": "T_1", "context": "C.", "question": "R?", "answers": {"text": []}},
+    ]
+
+    def load_dataset(name, config, split):
+        asked.append((name, config, split))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    question_set = load_question_set("rajpurkar/squad")
+    assert question_set.name == "squad"
+    assert question_set.documents == (Document("C.", "T 1"),)
+    assert [q.id for q in question_set.questions] == ["a"]
+    load_question_set("hub:hotpotqa/hotpot_qa:distractor", split="train")
+    assert asked == [
+        ("rajpurkar/squad", None, "validation"),
+        ("hotpotqa/hotpot_qa", "distractor", "train"),
+    ]
+
+
+def test_hub_name_that_does_not_load(monkeypatch):
+    def load_dataset(name, config, split):
+        raise ValueError("Unknown split")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(FileNotFoundError, match=r"nor loaded from the hub \(Unknown split\)"):
+        load_question_set("owner/name")
+
+
+def test_supporting_fact_outside_the_context(tmp_path):
+    record = {**HOTPOT[0], "supporting_facts": [["Gone", 0]]}
+    with pytest.raises(ValueError, match=r"got 1 gold ids .*'Gone'"):
+        load_question_set(write(tmp_path / "a.json", [record]))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data sets in {DATA}")
+@pytest.mark.parametrize("name", SETS)
+def test_real_sets(name):
+    question_set = load_question_set(DATA / name)
+    assert (len(question_set.documents), len(question_set.questions)) == SETS[name]
+    assert all(q.gold_ids and q.golden_answers for q in question_set.questions)

@@ -1,0 +1,107 @@
+"""The merge that solves again, against the network's own joint solve and a dense reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hypernet.network.encoder import Encoder, pad
+from prag_core.adapters.merge import merge
+from prag_core.corpus.documents import Document
+from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, parametrizer
+from tests.fixtures.tiny import random_adapter
+
+
+@pytest.fixture
+def adapters(tiny_base, tmp_path):
+    return parametrizer(tiny_base, tmp_path).parametrize(DOCUMENTS)
+
+
+def update(adapter, path):
+    a, b = adapter.tensors[path]
+    return (b.float() @ a.float()) * adapter.spec.scale
+
+
+@pytest.mark.parametrize("count", [2, 6])  # 6 documents have more rows than outputs
+def test_merge_equals_the_networks_joint_solve(tiny_base, adapters, count):
+    head, encoder = network(tiny_base), Encoder(tiny_base, CONFIG.layers)
+    texts = [f"{d.title}: {d.text}" for d in DOCUMENTS[:count]]
+    ids = [encoder.frame(tiny_base.tokenizer(text).input_ids) for text in texts]
+    rows = head(encoder(*pad(ids, 0)), count)
+    merged = merge(adapters[:count])
+    for index, path in enumerate(merged.spec.paths()):
+        expected = (rows.b[0, index].mT @ rows.a[0, index]).detach()
+        error = (update(merged, path) - expected).norm() / expected.norm()
+        assert error < 0.02  # the Gram matrices are stored in half precision
+
+
+def test_merge_equals_a_dense_float64_reference(tiny_base, adapters):
+    merged, weights = merge(adapters[:2], [1.0, 0.5]), (1.0, 0.5)
+    path = merged.spec.paths()[0]
+    keys, values = [], []
+    scale = adapters[0].extra["whitening"][0].double() / 64**0.5
+    strength = adapters[0].extra["ridge"][0].double()
+    for adapter, weight in zip(adapters[:2], weights, strict=True):
+        a, b = (tensor.double() for tensor in adapter.tensors[path])
+        gram = adapter.extra["gram"][0].double()
+        keys.append((gram + strength * torch.eye(len(gram))) @ (a[:-3] / scale) * weight)
+        values.append(b[:, :-3] * weight)
+    stacked = torch.cat(keys)
+    system = stacked @ stacked.mT + strength * torch.eye(len(stacked), dtype=torch.float64)
+    expected = torch.cat(values, 1) @ torch.linalg.solve(system, stacked) * scale
+    a, b = adapters[0].tensors[path]
+    expected += b[:, -3:].double() @ a[-3:].double()  # shared rows once
+    torch.testing.assert_close(update(merged, path).double(), expected, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_a_document_of_no_weight_claims_nothing(adapters, count):
+    weights = [1.0] + [0.0] * (count - 1)
+    alone, merged = adapters[0], merge(adapters[:count], weights)
+    for path in alone.spec.paths():
+        torch.testing.assert_close(update(merged, path), update(alone, path), atol=1e-3, rtol=2e-2)
+
+
+def test_a_small_weight_gives_way_where_documents_conflict(adapters):
+    path = adapters[0].spec.paths()[0]
+    first, second = adapters[:2]
+    near = [update(merge([first, second], w), path) for w in ([1.0, 1.0], [1.0, 0.3])]
+    distance = [(x - update(first, path)).norm() for x in near]
+    assert distance[1] < 0.7 * distance[0]
+
+
+def test_few_rows_can_be_merged_again(tiny_base, tmp_path):
+    short = [Document(text) for text in ("a red fox", "an oak", "jam")]
+    adapters = parametrizer(tiny_base, tmp_path).parametrize(short)
+    pair = merge(adapters[:2])
+    assert "gram" in pair.extra
+    again, at_once = merge([pair, adapters[2]]), merge(adapters)
+    for path in pair.spec.paths():
+        difference = update(again, path) - update(at_once, path)
+        assert difference.norm() < 0.03 * update(at_once, path).norm()
+
+
+def test_concatenate_is_the_plain_sum(adapters):
+    merged = merge(adapters[:2], method="concatenate")
+    for path in merged.spec.paths():
+        expected = update(adapters[0], path) + update(adapters[1], path)
+        torch.testing.assert_close(update(merged, path), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_trained_adapters_are_summed_exactly(tiny_base, adapters):
+    spec = replace(adapters[0].spec, rank=2, alpha=4)
+    trained = [random_adapter(spec, tiny_base, seed) for seed in (0, 1)]
+    merged = merge(trained)
+    for path in merged.spec.paths():
+        expected = update(trained[0], path) + update(trained[1], path)
+        torch.testing.assert_close(update(merged, path), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_of_two_networks_are_refused(adapters):
+    foreign = replace(adapters[1], extra={**adapters[1].extra, "ridge": torch.tensor([0.5, 0.5])})
+    with pytest.raises(ValueError, match="got adapters that differ in ridge"):
+        merge([adapters[0], foreign])
+    with pytest.raises(ValueError, match="got merge method 'sum'"):
+        merge(adapters, method="sum")

@@ -1,0 +1,98 @@
+"""Checkpoints: round trip and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hypernet.cli import main
+from hypernet.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from tests.fixtures.hypernetworks import CONFIG, network
+from tests.fixtures.tiny import tiny_model
+
+
+@pytest.fixture
+def folder(tiny_base, tmp_path):
+    return save_checkpoint(tmp_path / "net", network(tiny_base), CONFIG, tiny_base)
+
+
+def test_round_trip(tiny_base, tmp_path):
+    head = network(tiny_base)
+    folder = save_checkpoint(tmp_path, head, CONFIG, tiny_base, dtype=torch.float32)
+    loaded = load_checkpoint(folder, tiny_base)
+    assert loaded.config == CONFIG
+    for key, value in head.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[key], value)
+    assert loaded.hash == load_checkpoint(folder, tiny_base).hash
+
+
+def test_another_base_model_is_refused(folder):
+    with pytest.raises(ValueError, match="got a checkpoint for base model 'tiny'"):
+        load_checkpoint(folder, tiny_model(seed=1))
+
+
+def test_missing_and_foreign_tensors_are_refused(folder, tiny_base):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["extra_weight"] = tensors.pop("gate.bias")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="missing, foreign or misshapen tensors"):
+        load_checkpoint(folder, tiny_base)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"version": 99}, "got version 99"),
+        ({"network": {"head": "unknown", "layers": [0]}}, "got head 'unknown'"),
+        (
+            {"network": {"layers": [0, 1], "widht": 16}},
+            r"got unknown network settings \['widht'\]",
+        ),
+        ({"network": {"width": 16}}, "got no layers in .*expected layers"),
+    ],
+)
+def test_other_versions_and_heads_are_refused(folder, tiny_base, change, text):
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | change))
+    with pytest.raises(ValueError, match=text):
+        load_checkpoint(folder, tiny_base)
+
+
+def test_damaged_files_are_named(folder, tiny_base):
+    record = json.loads((folder / "config.json").read_text())
+    del record["network"]
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"got no \['network'\] in .*config.json"):
+        load_checkpoint(folder, tiny_base)
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="got version None in"):
+        load_checkpoint(folder, tiny_base)
+    folder = save_checkpoint(folder, network(tiny_base), CONFIG, tiny_base)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"got a damaged .*model.safetensors"):
+        load_checkpoint(folder, tiny_base)
+
+
+def test_export_refuses_what_fit_did_not_write(tmp_path, capsys):
+    for name, content in {"empty": b"", "text": b"no checkpoint", "zip": b"PK\3\4half"}.items():
+        (tmp_path / f"{name}.ckpt").write_bytes(content)
+        assert main(["export", str(tmp_path / f"{name}.ckpt"), str(tmp_path / "out")]) == 2
+        assert "expected a .ckpt file of `hypernet fit`" in capsys.readouterr().err
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    assert main(["export", str(tmp_path / "foreign.ckpt"), str(tmp_path / "out")]) == 2
+    assert "KeyError: 'network_config'" in capsys.readouterr().err
+
+
+def test_a_missing_shipped_name_does_not_ask_the_hub(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    with pytest.raises(FileNotFoundError, match="got no checkpoint at checkpoints/none, expected"):
+        find_checkpoint("checkpoints/none")
+
+
+def test_missing_checkpoint_names_the_shipped_ones():
+    with pytest.raises(FileNotFoundError, match="smollm2-135m-ridge"):
+        find_checkpoint("no-such-checkpoint")

@@ -1,0 +1,213 @@
+"""The command line: every YAML is built, a run from the tiny YAML exports what predict loads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+from safetensors.torch import load_file
+
+from hypernet import cli
+from hypernet.network.checkpoint import save_checkpoint
+from hypernet.network.config import NetworkConfig
+from hypernet.training.batches import BatchBuilder
+from hypernet.training.datamodule import HypernetDataModule
+from hypernet.training.module import HypernetModule
+from prag_core.adapters.store import AdapterStore
+from prag_core.cli import main as prag
+from tests.fixtures.hypernetworks import network, write_question_set
+
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(FOLDER.glob("hypernet_*.yaml"))
+TINY = NetworkConfig(layers=(0, 1), width=32, blocks=4, attention_heads=2, shared_rows=8)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_yaml_parses_and_names_its_command(path):
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(HypernetModule, "model")
+    parser.add_lightning_class_args(HypernetDataModule, "data")
+    parser.add_lightning_class_args(lightning.Trainer, "trainer")
+    parser.add_argument("--seed_everything")
+    text = path.read_text()
+    assert text.startswith(f"# Command: python -m hypernet fit --config configs/{path.name}\n")
+    assert parser.parse_string(text).model.network.layers
+
+
+@pytest.fixture
+def common(tiny_base, tmp_path, monkeypatch) -> list[str]:
+    """Options of a run on the tiny model, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    tiny_base.model.save_pretrained("base")
+    tiny_base.tokenizer.save_pretrained("base")
+    data = write_question_set(tmp_path / "set")
+    return [
+        f"--config={FOLDER / 'hypernet_tiny.yaml'}", "--model.base_model=base",
+        "--model.dtype=float32", f"--data.question_sets=[{data}]", "--data.corpora=[]",
+        "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+        "--data.batch.documents=4", "--data.validation_articles=2",
+    ]  # fmt: skip
+
+
+def step_of(checkpoint: Path) -> int:
+    return torch.load(checkpoint, weights_only=True)["global_step"]
+
+
+def test_fit_validate_export_and_resume(common, tmp_path, capsys):
+    common = [*common, "--data.batch.ranks=[0,16]"]
+    run = ["--trainer.max_steps=4", "--trainer.val_check_interval=2"]
+    assert cli.main(["fit", *common, *run]) == 0
+    folder = tmp_path / "runs/hypernet_tiny"
+    weights = f"--model.weights={folder / 'export'}"
+    assert (folder / "export/model.safetensors").is_file()
+    logged = (folder / "version_0/metrics.csv").read_text()
+    settings = (folder / "version_0/config.yaml").read_text()
+    assert "use_distributed_sampler: false" in settings  # a batch knows its process
+    for name in ("gold_nll", "group2_nll", "rank16_nll", "unrelated_kl"):
+        assert f"val/{name}" in logged
+    assert "containment" not in logged  # questions are asked by validate and test alone
+    for command in ("validate", "test"):
+        assert cli.main([command, *common, weights, "--model.score_documents=2"]) == 0
+        printed = capsys.readouterr().out
+        for name in ("gold", "shuffled", "closed_book", "in_context"):
+            assert f"val/{name}_nll" in printed and f"val/{name}_containment" in printed
+    assert cli.main(["validate", *common, weights, "--data.batch.ranks=[1]"]) == 2
+    assert "got rank 1, expected 2 or more" in capsys.readouterr().err
+    last = folder / "checkpoints/last.ckpt"
+    assert cli.main(["export", str(last), "exported"]) == 2  # another base model
+    assert cli.main(["export", str(last), "exported", "--base_model=base"]) == 0
+    folders = (Path("exported"), folder / "export")
+    exported, newest = (load_file(path / "model.safetensors") for path in folders)
+    assert exported.keys() == newest.keys()
+    assert all(torch.equal(exported[key], newest[key]) for key in newest)
+    run = ["--trainer.max_steps=6", "--trainer.val_check_interval=2"]
+    assert cli.main(["fit", *common, *run, f"--ckpt_path={last}"]) == 0
+    assert step_of(last) == 6
+
+
+def test_predicted_adapters_answer_and_need_no_training_data(common, tiny_base, tmp_path, capsys):
+    save_checkpoint("network", network(tiny_base, TINY), TINY, tiny_base)
+    run = ["predict", *common, "--model.weights=network", "--model.store=store",
+           f"--data.predict_corpus={tmp_path / 'set'}"]  # fmt: skip
+    assert cli.main([*run, "--data.question_sets=[nowhere]"]) == 0
+    with AdapterStore("store") as store:
+        keys = set(store.keys())
+        assert len(keys) == 6
+    question = ["answer", "What does Ana like?", "--store=store", "--base_model=base",
+                "--dtype=float32", "--path=generated", "--hypernet=network", "--k=1"]  # fmt: skip
+    capsys.readouterr()
+    assert prag(question) == 0
+    assert "Ana" in capsys.readouterr().out  # the document it was answered from
+    with AdapterStore("store") as store:
+        assert set(store.keys()) == keys  # none was made again
+
+
+def test_a_network_without_weights_is_not_scored(common, capsys):
+    assert cli.main(["validate", *common]) == 2
+    assert "got no weights to score, expected trained ones" in capsys.readouterr().err
+    assert cli.main(["predict", *common, "--data.predict_corpus=set"]) == 2
+    assert "got no weights to predict with" in capsys.readouterr().err
+
+
+def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path, monkeypatch):
+    save = lightning.Trainer.save_checkpoint
+    saved = []
+
+    def noted(trainer, path, *_):
+        saved.append((Path(path).name, trainer.global_step))
+        save(trainer, path)
+
+    monkeypatch.setattr(lightning.Trainer, "save_checkpoint", noted)
+    run = ["fit", *common, "--model.learning_rate=0", "--trainer.val_check_interval=3"]
+    assert cli.main([*run, "--trainer.max_steps=12"]) == 0  # no validation beats the first
+    assert saved == [("best.ckpt", 3), ("last.ckpt", 10), ("last.ckpt", 12)]
+    folder = tmp_path / "runs/hypernet_tiny/checkpoints"
+    assert cli.main([*run, "--trainer.max_steps=4"]) == 0  # a new run
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert step_of(folder / "last.ckpt") == 4
+
+
+def test_a_killed_run_goes_on(common, tmp_path, monkeypatch):
+    config = yaml.safe_load((FOLDER / "hypernet_tiny.yaml").read_text())
+    config["trainer"]["callbacks"][1]["init_args"]["every_n_steps"] = 2
+    Path("often.yaml").write_text(yaml.safe_dump(config))
+    run = ["fit", "--config=often.yaml", *common[1:], "--trainer.logger=false"]
+    last = tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt"
+    command = [sys.executable, "-m", "hypernet", *run, "--trainer.max_steps=100000"]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 300
+        while not last.exists() and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+    before = step_of(last)
+    assert before >= 2
+    built, build = [], BatchBuilder.build
+    monkeypatch.setattr(
+        BatchBuilder, "build", lambda *args: (built.append(args[1]), build(*args))[1]
+    )
+    steps = ["--trainer.val_check_interval=1000", f"--trainer.max_steps={before + 3}"]
+    assert cli.main([*run, *steps, f"--ckpt_path={last}"]) == 0
+    assert built == [before, before + 1, before + 2]
+    assert step_of(last) == before + 3
+
+
+def test_two_processes_train_one_network(common, tmp_path):
+    """DDP on the CPU."""
+    run = ["fit", *common, "--trainer.devices=2", "--trainer.strategy=ddp",
+           "--trainer.max_steps=2", "--trainer.val_check_interval=2"]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "hypernet", *run], env=environment(), check=True)
+    assert (tmp_path / "runs/hypernet_tiny/export/model.safetensors").is_file()
+    assert step_of(tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt") == 2
+
+
+def test_the_base_model_is_on_the_device_of_its_process(tiny_base, monkeypatch):
+    strategy = SimpleNamespace(root_device=torch.device("cuda", 3))
+    monkeypatch.setattr(HypernetModule, "trainer", SimpleNamespace(strategy=strategy))
+    devices = []
+    monkeypatch.setattr(
+        "hypernet.training.module.load_base_model",
+        lambda *args: (devices.append(args[2]), tiny_base)[1],
+    )
+    HypernetModule(network=TINY).configure_model()
+    assert devices == ["cuda:3"]
+
+
+def test_the_shipped_configs_logger_needs_no_account(common, tmp_path, monkeypatch):
+    """Weights & Biases offline, accumulation, and bfloat16, as in hypernet_smollm2.yaml."""
+    wandb = pytest.importorskip("wandb", reason="needs wandb: pip install wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    shipped = yaml.safe_load((FOLDER / "hypernet_smollm2.yaml").read_text())
+    config = yaml.safe_load((FOLDER / "hypernet_tiny.yaml").read_text())
+    config["trainer"]["logger"] = shipped["trainer"]["logger"]
+    Path("wandb.yaml").write_text(yaml.safe_dump(config))
+    run = ["fit", "--config=wandb.yaml", *common[1:], "--trainer.accumulate_grad_batches=2",
+           "--trainer.precision=bf16-mixed", "--trainer.max_steps=2"]  # fmt: skip
+    assert cli.main([*run, "--trainer.val_check_interval=4"]) == 0
+    wandb.finish()  # the end of a process does it
+    (folder,) = Path("runs/hypernet_smollm2/wandb").glob("offline-run-*")
+    assert list(folder.glob("*.wandb"))
+    assert step_of(tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt") == 2
+
+
+def test_print_config_lists_every_option(common, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", *common, "--print_config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["data"]["batch"]["documents"] == 4
+    assert printed["model"]["network"]["whitening"] == "diagonal"
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that finds this checkout's modules."""
+    return os.environ | {"PYTHONPATH": str(FOLDER.parent)}

@@ -1,0 +1,296 @@
+"""Training: a tiny model memorises, a resumed run equals an uninterrupted one, data are split."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hypernet.network.checkpoint import save_checkpoint
+from hypernet.training.batch_rows import COMPLETION
+from hypernet.training.batches import BatchBuilder, BatchConfig
+from hypernet.training.datamodule import HypernetDataModule
+from hypernet.training.module import HypernetModule
+from hypernet.training.sources import held_out_articles
+from prag_core.adapters.adapter import AdapterSpec
+from prag_core.adapters.store import AdapterStore
+from prag_core.corpus.documents import Document
+from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, write_question_set
+from tests.fixtures.tiny import random_adapter
+
+BATCH = BatchConfig(documents=4, groups=(1, 2), questions=1, completions=1, unrelated=1)
+
+
+def parts(base, folder, **options):
+    """Module and data module on the tiny model, data loaded."""
+    torch.manual_seed(0)
+    module = HypernetModule(network=CONFIG, learning_rate=2e-2, warmup_steps=2, **options)
+    module.base = base
+    module.configure_model()
+    data = HypernetDataModule([str(write_question_set(folder))], validation_articles=2, batch=BATCH)
+    data.load(base)
+    return module, data
+
+
+def fit(module, data, folder, steps, resume=None):
+    checkpoint = ModelCheckpoint(folder, monitor="val/gold_nll", save_top_k=-1)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, callbacks=[checkpoint],
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=1,
+        val_check_interval=3, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        default_root_dir=folder, gradient_clip_val=1.0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data, ckpt_path=resume)
+
+
+def nll(module, batch, rows) -> float:
+    states = module.hidden_states(batch["rows"], rows)
+    logits = module.logits(states, batch["positions"])
+    return torch.nn.functional.cross_entropy(logits, batch["targets"]).item()
+
+
+def test_tiny_model_memorises(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path, unrelated_weight=0.0)
+    module.calibrate(data.calibration_ids(6))
+    builder = data._builder(data.training, [1.0], BatchConfig(4, (1,), 1, 0, 0))
+    optimizer = torch.optim.Adam(module.network.parameters(), 1e-2)
+    module.log_dict = module.log = lambda *args, **kwargs: None
+    for step in range(60):
+        optimizer.zero_grad()
+        module.training_step(builder.build(step), step).backward()
+        optimizer.step()
+    items = data.training[0]
+    chosen = BatchBuilder(tiny_base.tokenizer, [items[:1]], [1.0], BatchConfig(1, (1,), 1, 0, 0))
+    other = BatchBuilder(tiny_base.tokenizer, [items[1:2]], [1.0], BatchConfig(1, (1,), 1, 0, 0))
+    batch = chosen.build(0)
+    with torch.no_grad():
+        gold = nll(module, batch, module.generate_rows(batch))
+        shuffled = nll(module, batch, module.generate_rows(other.build(0)))
+    assert gold < shuffled - 0.1
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tiny_base, tmp_path):
+    whole, data = parts(tiny_base, tmp_path / "data")
+    fit(whole, data, tmp_path / "whole", 6)
+    again, data = parts(tiny_base, tmp_path / "data")
+    last = tmp_path / "whole" / "epoch=0-step=3.ckpt"
+    fit(again, data, tmp_path / "again", 6, resume=last)
+    pairs = zip(whole.state_dict().values(), again.state_dict().values(), strict=True)
+    for value, other in pairs:
+        torch.testing.assert_close(other, value)
+
+
+def test_checkpoint_of_other_settings_is_refused(tiny_base, tmp_path):
+    module, _ = parts(tiny_base, tmp_path)
+    with pytest.raises(ValueError, match="got a checkpoint with network_config"):
+        module.on_load_checkpoint({"network_config": {"width": 1}})
+
+
+def test_checkpoint_with_a_missing_tensor_is_refused(tiny_base, tmp_path):
+    module, _ = parts(tiny_base, tmp_path)
+    record = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(record)
+    module.on_load_checkpoint(record)
+    del record["state_dict"]["network.gate.bias"]
+    with pytest.raises(ValueError, match=r"missing, foreign or misshapen tensors \['network.gate"):
+        module.on_load_checkpoint(record)
+
+
+def test_weights_and_another_network_contradict(tiny_base, tmp_path):
+    save_checkpoint(tmp_path, network(tiny_base), CONFIG, tiny_base)
+    module = HypernetModule(network=replace(CONFIG, width=32), weights=str(tmp_path))
+    module.base = tiny_base
+    with pytest.raises(ValueError, match="or leave out"):
+        module.configure_model()
+
+
+def test_without_an_adapter_nothing_unrelated_changes(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path)
+    batch = data._builder(data.training, [1.0], BATCH).build(0)
+    with torch.no_grad():
+        plain = module.hidden_states(batch["rows"], None)
+        attached = module.hidden_states(batch["rows"], module.generate_rows(batch))
+        assert module._unrelated_kl(batch, plain).abs() < 1e-5
+        assert module._unrelated_kl(batch, attached) > 1e-4
+
+
+def test_only_the_network_is_saved(tiny_base, tmp_path):
+    module, _ = parts(tiny_base, tmp_path)
+    assert all(key.startswith("network.") for key in module.state_dict())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_batches_depend_on_seed_and_step_alone(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    first, second = (data._builder(data.training, [1.0], BATCH) for _ in range(2))
+    first.build(0)
+    assert first.build(5)["document_ids"] == second.build(5)["document_ids"]
+    for key, value in first.build(5).items():
+        if key == "document_ids":
+            continue
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.build(5)[key]))
+    assert not torch.equal(first.build(5)["targets"], first.build(6)["targets"][:1])
+
+
+def test_targets_are_the_answers(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    config = BatchConfig(documents=2, groups=(1,), questions=1, completions=0, unrelated=0)
+    batch = data._builder(data.training, [1.0], config).build(0)
+    tokens = batch["rows"].flatten()[batch["positions"] + 1]
+    assert torch.equal(tokens, batch["targets"])
+    text = tiny_base.tokenizer.decode(batch["targets"])
+    answers = text.split("<e>")[:2]
+    assert set(answers) <= {pair[1] for item in data.training[0] for pair in item.pairs}
+
+
+def test_recitations_ask_for_the_text_by_its_title(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    config = BatchConfig(documents=1, groups=(1,), questions=0, completions=0, recitations=1)
+    builder = data._builder(data.training, [1.0], config)
+    batch = builder.build(0)
+    (item,) = (x for x in data.training[0] if [x.document.id] == batch["document_ids"])
+    assert batch["targets"].tolist() == list(item.text_ids[:48])
+    assert item.document.title in tiny_base.tokenizer.decode(batch["rows"][0])
+    assert (batch["kinds"] == COMPLETION).all()
+
+
+def test_weights_mix_sets_and_corpora(tiny_base, tmp_path):
+    folders = [str(write_question_set(tmp_path / name)) for name in "ab"]
+    text = '{"title": "%s", "text": "One two three four five six seven eight nine."}\n'
+    for name in "cd":
+        (tmp_path / f"{name}.jsonl").write_text(text % name)
+    corpora = [str(tmp_path / f"{name}.jsonl") for name in "cd"]
+    data = HypernetDataModule(
+        folders, corpora, weights=(0, 0, 0, 1), batch=BATCH, validation_articles=1
+    )
+    data.load(tiny_base)
+    chosen = data.train_dataloader().dataset[0]["document_ids"]
+    assert set(chosen) == {data.training[3][0].document.id}
+    data.weights = ()
+    assert data._shares() == pytest.approx([0.375, 0.375, 0.125, 0.125])
+    with pytest.raises(ValueError, match="got 1 weights, expected 4"):
+        HypernetDataModule(folders, corpora, weights=(1,))
+
+
+def test_processes_draw_different_batches_of_a_step(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    builder = data._builder(data.training, [1.0], BATCH)
+    first, second = (builder.build(0, rank)["rows"] for rank in (0, 1))
+    assert first.shape != second.shape or not torch.equal(first, second)
+
+
+def test_articles_are_split(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    kept = {item.document.title for item in data.training[0]}
+    held = {item.document.title for item in data.validation}
+    assert len(held) == 2 and not kept & held
+    assert held_out_articles("abcdef", 2, 0) == held_out_articles("fedcba", 2, 0)
+
+
+def test_corpora_get_questions_by_rule(tiny_base, tmp_path):
+    text = "The mill of Oss was built by Ida Brandt in 1871. It stands still in May."
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps({"title": "Mill", "text": text}) + "\n")
+    data = HypernetDataModule(corpora=[str(tmp_path)], corpus_pairs=2, max_document_tokens=512)
+    data.load(tiny_base)
+    (item,) = data.training[0]
+    assert len(item.facts) >= 2
+    assert all(answer in text and ways[0].endswith("?") for ways, answer in item.facts)
+
+
+def test_ranks_are_checked():
+    with pytest.raises(ValueError, match=r"got ranks \[\], expected some"):
+        BatchConfig(ranks=())
+    with pytest.raises(ValueError, match="got rank 1, expected 2 or more"):
+        CONFIG.check_ranks((0, 1))
+    with pytest.raises(ValueError, match="its rank is"):
+        replace(CONFIG, head="perceiver").check_ranks((0, 16))
+
+
+def test_losses_without_rows_are_refused():
+    BATCH.require_rows(unrelated=0.3, teacher=0.0, regression=1.0)
+    for weights, name in (((0.3, 0, 0), "unrelated"), ((0, 1, 0), "teacher"), ((0, 0, 1), "regr")):
+        with pytest.raises(ValueError, match=f"got model.{name}.* and nothing that it applies to"):
+            replace(BATCH, unrelated=0, groups=(2,)).require_rows(*weights)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path / "data")
+    module.learning_rate = float("nan")
+    with pytest.raises(ValueError, match="got gradients that are not finite in step 1, expected"):
+        fit(module, data, tmp_path / "run", 4)
+
+
+def test_group_sizes_must_divide():
+    with pytest.raises(ValueError, match="expected group sizes that divide"):
+        BatchConfig(documents=8, groups=(3,))
+
+
+def test_weight_regression_draws_towards_trained_adapters(tiny_base, tmp_path):
+    with pytest.raises(FileNotFoundError, match="got no adapter store at ''"):
+        parts(tiny_base, tmp_path, regression_weight=1.0)
+    documents = DOCUMENTS[:4]
+    spec = AdapterSpec(tiny_base.fingerprint, 2, 4, ("down_proj",), (0, 1))
+    with AdapterStore(tmp_path / "trained") as store:
+        for number, document in enumerate(documents):
+            store.put(f"{document.id}-x", random_adapter(spec, tiny_base, seed=number))
+    module, data = parts(
+        tiny_base, tmp_path, regression_weight=1.0, trained_store=str(tmp_path / "trained")
+    )
+    module.calibrate(data.calibration_ids(6))
+    known = {document.id for document in documents}
+    items = [item for item in data.training[0] if item.document.id in known]
+    builder = data._builder([items], [1.0], BatchConfig(len(items), (1,), 1, 0, 0))
+    batch = builder.build(0)
+    optimizer = torch.optim.Adam(module.network.parameters(), 1e-2)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = module.trained.loss(batch["document_ids"], module.generate_rows(batch))
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.9 * losses[0]
+    unknown = module.trained.loss(["0" * 32] * len(items), module.generate_rows(batch))
+    assert float(unknown) == 0
+    logged = {}
+    module.log_dict = lambda values, **options: logged.update(values)
+    module.log = lambda *args, **kwargs: None
+    module.training_step(batch, 0)
+    assert "train/regression" in logged
+
+
+def test_a_corpus_on_disk_gives_the_batches_of_one_in_memory(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    lines = [
+        json.dumps({"title": f"T{i}", "text": f"Mill {i} of Oss was built in {1800 + i}." * 2})
+        for i in range(30)
+    ]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("\n".join([*lines, json.dumps({"title": "long", "text": "x" * 900})]))
+    questions = str(write_question_set(tmp_path / "set"))
+    made = []
+    for on_disk in (False, True):
+        data = HypernetDataModule(
+            [questions], [str(corpus)], batch=BATCH, corpus_pairs=1, corpus_on_disk=on_disk,
+            validation_articles=1, corpus_share=0.5,
+        )  # fmt: skip
+        data.load(tiny_base)
+        made.append(data)
+    assert len(made[1].training[1]) == 30  # without the one that is too long
+    assert made[0].calibration_ids(8) == made[1].calibration_ids(8)
+    loaders = [iter(data.train_dataloader()) for data in made]
+    seen = set()
+    for _ in range(6):
+        memory, disk = (next(loader) for loader in loaders)
+        assert memory["document_ids"] == disk["document_ids"]
+        assert torch.equal(memory["rows"], disk["rows"])
+        seen |= set(memory["document_ids"])
+    assert seen & {Document(r["text"], r["title"]).id for r in map(json.loads, lines)}
+    corpus.write_text("\n".join(lines[:5]))  # a changed file is read anew
+    made[1].load(tiny_base)
+    assert len(made[1].training[1]) == 5

@@ -1,0 +1,50 @@
+"""Running out of memory ends with a hint, other errors as they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import hypernet.cli
+import prag_core.cli
+from prag_core.model.hardware import is_out_of_memory
+
+CPU = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+
+
+def test_signs_of_memory_that_ran_out():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "hint"),
+    [
+        (hypernet.cli, "hypernet.cli.auto_cli", "lower data.batch.documents"),
+        (prag_core.cli, "prag_core.cli._call", "lower --generation.batch_size"),
+    ],
+)
+def test_a_hint_and_no_stack_trace(command, place, hint, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise RuntimeError(CPU)
+
+    monkeypatch.setattr(place, fail)
+    arguments = ["export"] if command is hypernet.cli else ["models"]
+    assert command.main(arguments) == 1
+    assert hint in capsys.readouterr().err
+
+    def other(*arguments, **options):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(place, other)
+    with pytest.raises(RuntimeError, match="a defect"):
+        command.main(arguments)
+
+
+def test_hypernet_refuses_bad_input_without_a_stack_trace(tmp_path, capsys):
+    assert hypernet.cli.main(["export", str(tmp_path / "none.ckpt"), str(tmp_path)]) == 2
+    assert "got no file at" in capsys.readouterr().err

@@ -1,0 +1,227 @@
+"""The pipeline: documents become adapters once, survive interruptions, and answer in every mode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from prag_core.adapters.merge import merge
+from prag_core.corpus.documents import Document
+from prag_core.model.generate import generate
+from prag_core.pipeline.answers import MODES, AnswerOptions
+from prag_core.pipeline.rag import ParametricRAG
+from tests.fixtures.parametrizers import (
+    CORPUS,
+    OnePairAugmenter,
+    RandomParametrizer,
+    make_parametrizer,
+)
+from tests.fixtures.pipelines import QUESTIONS, SHORT, prompts, texts
+
+
+@pytest.fixture
+def fast(tiny_base, store):
+    """A pipeline without documents, with the random parametrizer."""
+    return ParametricRAG(
+        tiny_base, parametrizer=RandomParametrizer(tiny_base), store=store, generation=SHORT
+    )
+
+
+def test_a_second_call_makes_nothing_again(fast):
+    done = []
+    fast.add_documents(CORPUS, done.append)
+    assert done == [0, 2, 4]
+    fast.add_documents([*CORPUS, *CORPUS], done.append)
+    assert done == [0, 2, 4, 4]
+    assert len(fast.parametrizer.batches) == 2
+    fast.add_documents(["A plain text.", "A plain text."], done.append)
+    assert done == [0, 2, 4, 4, 0, 1]
+    assert len(fast.documents) == len(fast.retriever) == 5
+
+
+def test_an_interruption_loses_the_batch_in_flight_only(tiny_base, store):
+    interrupted = RandomParametrizer(tiny_base, fail_in_batch=2)
+    rag = ParametricRAG(tiny_base, parametrizer=interrupted, store=store)
+    with pytest.raises(KeyboardInterrupt):
+        rag.add_documents(CORPUS)
+    assert len(store) == 2
+    (kept,) = interrupted.batches
+    second = RandomParametrizer(tiny_base)
+    rag = ParametricRAG(tiny_base, parametrizer=second, store=store)
+    with pytest.raises(ValueError, match=r"got no adapter for document .*call add_documents"):
+        rag.answer(QUESTIONS, k=4)
+    rag.add_documents(CORPUS)
+    assert len(store) == 4
+    assert sorted(i for batch in second.batches for i in batch) == sorted(
+        {d.id for d in CORPUS} - set(kept)
+    )
+
+
+def test_index_now_and_make_chosen_adapters_later(fast):
+    fast.add_documents(CORPUS, parametrize=False)
+    assert len(fast.store) == 0
+    fast.ensure_adapters([CORPUS[1].id, CORPUS[1].id])
+    assert fast.parametrizer.batches == [[CORPUS[1].id]]
+    assert fast.answer(["Mill?"], document_ids=[[CORPUS[1].id]])[0].text
+    with pytest.raises(ValueError, match="got unknown document ids"):
+        fast.ensure_adapters(["none"])
+
+
+def test_a_failing_store_leaves_the_index_as_it_was(fast, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fast.store, "put_records", full)
+        with pytest.raises(OSError, match="no space"):
+            fast.add_documents(CORPUS)
+    assert len(fast.documents) == len(fast.retriever) == 0
+    assert len(fast.add_documents(CORPUS).documents) == 4
+
+
+def test_unknown_id_removes_nothing(fast):
+    fast.add_documents(CORPUS)
+    with pytest.raises(ValueError, match=r"got unknown document ids \['none'\], expected ids amo"):
+        fast.remove_documents([CORPUS[0].id, "none"])
+    assert len(fast.store) == len(fast.documents) == len(fast.retriever) == 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_answers_every_question(tiny_base, store, mode):
+    trainer = make_parametrizer("trained", tiny_base)
+    rag = ParametricRAG(tiny_base, parametrizer=trainer, store=store, generation=SHORT)
+    answers = rag.add_documents(CORPUS).answer(QUESTIONS, mode, k=2)
+    assert [answer.question for answer in answers] == QUESTIONS
+    assert {answer.mode for answer in answers} == {mode}
+    count = 0 if mode in ("closed_book", "sft") else 2
+    assert [len(answer.documents) for answer in answers] == [count] * 3
+    one_by_one = [rag.answer(question, mode, k=2)[0] for question in QUESTIONS]
+    assert one_by_one == answers  # a single question may be given as a string
+
+
+def test_da_rag_and_in_context_show_their_passages(tiny_base):
+    rag = ParametricRAG(tiny_base, augmenter=OnePairAugmenter(), generation=SHORT)
+    rag.add_documents(CORPUS)  # without store and parametrizer
+    ids = [[CORPUS[0].id], [CORPUS[3].id], [CORPUS[2].id]]
+    shown = [[CORPUS[0]], [CORPUS[3]], [CORPUS[2]]]
+    expected = generate(tiny_base, prompts(tiny_base, shown), None, SHORT)
+    assert texts(rag.answer(QUESTIONS, "in_context", document_ids=ids)) == expected
+    more = [
+        [Document(f"{d.text}\n{d.text.upper()}\nQuestion: What of {d.title}? Answer: {d.text[:9]}")]
+        for (d,) in shown
+    ]
+    more = [[replace(d, title=row[0].title)] for (d,), row in zip(more, shown, strict=True)]
+    expected = generate(tiny_base, prompts(tiny_base, more), None, SHORT)
+    assert texts(rag.answer(QUESTIONS, "da_rag", document_ids=ids)) == expected
+
+
+def test_given_documents_replace_the_retrievers(fast):
+    fast.add_documents(CORPUS)
+    ids = [[CORPUS[1].id], [CORPUS[2].id, CORPUS[0].id], [CORPUS[3].id]]
+    answers = fast.answer(QUESTIONS, document_ids=ids)
+    assert [[hit.document_id for hit in answer.documents] for answer in answers] == ids
+    alone = fast.answer(QUESTIONS[1:2], document_ids=ids[1:2])
+    assert alone[0].text == answers[1].text
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_small_corpora_and_large_k(fast, size):
+    fast.add_documents(CORPUS[:size])
+    for mode in ("in_context", "parametric", "combine"):
+        answers = fast.answer(QUESTIONS, mode, k=10)
+        assert [len(answer.documents) for answer in answers] == [size] * 3
+
+
+@pytest.mark.parametrize("weighting", ["ones", "mean", "score", "relative"])
+def test_merge_weights_reach_the_adapters(fast, tiny_base, weighting):
+    fast.add_documents(CORPUS)
+    fast.options = AnswerOptions(merge_weights=weighting)
+    (hits,) = fast.retrieve(QUESTIONS[:1], k=2)
+    total = sum(hit.score for hit in hits)
+    weights = {
+        "ones": [1, 1],
+        "mean": [0.5, 0.5],
+        "score": [2 * hit.score / total for hit in hits],
+        "relative": [hit.score / hits[0].score for hit in hits],
+    }[weighting]
+    merged = merge([fast.adapter(hit.document_id) for hit in hits], weights)
+    expected = generate(tiny_base, prompts(tiny_base)[:1], merged, SHORT)
+    assert texts(fast.answer(QUESTIONS[:1], k=2)) == expected
+
+
+def test_chain_of_thought_keeps_the_conclusion(fast, monkeypatch):
+    monkeypatch.setattr(
+        "prag_core.pipeline.rag.generate",
+        lambda base, prompts, *_: ["She was. So the answer is Tarn."] * len(prompts),
+    )
+    fast.options = AnswerOptions(style="cot")
+    assert texts(fast.answer(["Where?"], "closed_book")) == ["Tarn"]
+
+
+def test_many_questions_are_answered_in_order(fast):
+    fast.add_documents(CORPUS)
+    many = [QUESTIONS[i % 3] for i in range(20)]  # more than are merged at one time
+    expected = texts(fast.answer(QUESTIONS))
+    assert texts(fast.answer(many)) == [expected[i % 3] for i in range(20)]
+
+
+def test_sft_follows_the_corpus(tiny_base, store):
+    trainer = make_parametrizer("trained", tiny_base)
+    rag = ParametricRAG(tiny_base, parametrizer=trainer, store=store, generation=SHORT)
+    rag.add_documents(CORPUS[:2], parametrize=False)
+    first = rag.train_global()
+    assert rag.train_global().to_bytes() == first.to_bytes()
+    assert len(store) == 1
+    rag.add_documents(CORPUS[2:], parametrize=False)
+    rag.answer(QUESTIONS, "sft")
+    assert len(store) == 2
+    assert rag.train_global().to_bytes() != first.to_bytes()
+
+
+def test_errors_name_the_remedy(tiny_base, fast):
+    with pytest.raises(ValueError, match="got no documents, expected at least one"):
+        fast.add_documents([])
+    for mode in ("in_context", "parametric"):
+        with pytest.raises(ValueError, match="got no documents, expected some: call add_documen"):
+            fast.answer(QUESTIONS, mode)
+    fast.add_documents(CORPUS)
+    with pytest.raises(ValueError, match="got mode 'rag', expected one of closed_book, in_context"):
+        fast.answer(QUESTIONS, "rag")
+    with pytest.raises(ValueError, match="got k 0, expected 1 or more"):
+        fast.answer(QUESTIONS, k=0)
+    for ids in ([[CORPUS[0].id]], [[CORPUS[0].id], [], [CORPUS[0].id]]):
+        with pytest.raises(ValueError, match=r"got document ids for . questions, expected one"):
+            fast.answer(QUESTIONS, document_ids=ids)
+    with pytest.raises(ValueError, match=r"got unknown document ids \['none'\]"):
+        fast.answer(["Who?"], document_ids=[["none"]])
+    with pytest.raises(ValueError, match="got RandomParametrizer, expected LoraTrainer"):
+        fast.answer(QUESTIONS, "sft")
+    with pytest.raises(ValueError, match="got no augmenter, expected one for mode da_rag"):
+        fast.answer(QUESTIONS, "da_rag")
+
+
+def test_adapter_modes_need_parametrizer_and_store(tiny_base, store):
+    for parts in ({"store": store}, {"parametrizer": RandomParametrizer(tiny_base)}):
+        rag = ParametricRAG(tiny_base, **parts)
+        rag.add_documents(CORPUS, parametrize=False)
+        for mode in ("parametric", "combine", "sft"):
+            with pytest.raises(ValueError, match="got no parametrizer or no store, expected both"):
+                rag.answer(QUESTIONS, mode)
+
+
+def test_sft_needs_documents(tiny_base, store):
+    rag = ParametricRAG(
+        tiny_base, parametrizer=make_parametrizer("trained", tiny_base), store=store
+    )
+    with pytest.raises(ValueError, match="got no documents to train on"):
+        rag.train_global()
+
+
+def test_named_documents_are_weighed_by_the_scores_given(fast, tiny_base):
+    fast.add_documents(CORPUS)
+    ids = [document.id for document in CORPUS[:2]]
+    found = fast.answer(QUESTIONS[:1], document_ids=[ids], scores=[[4.0, 1.0]])
+    merged = merge([fast.adapter(i) for i in ids], [1, 0.25])
+    assert texts(found) == generate(tiny_base, prompts(tiny_base)[:1], merged, SHORT)
+    assert [hit.score for hit in found[0].documents] == [4.0, 1.0]

@@ -1,0 +1,125 @@
+"""Relevance: memories tell what they are about; documents that are not meant are left out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hypernet.generation.conditions import Sample, Scorer
+from prag_core.adapters.low_rank import reduce_rank
+from prag_core.adapters.merge import merge
+from prag_core.pipeline.answers import AnswerOptions
+from prag_core.pipeline.rag import ParametricRAG
+from prag_core.pipeline.relevance import question_keys, relevance, relevant_hits
+from prag_core.retrieval.bm25 import Hit
+from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
+from tests.fixtures.parametrizers import CORPUS, RandomParametrizer, make_parametrizer
+from tests.fixtures.pipelines import QUESTIONS, SHORT, texts
+from tests.fixtures.services import running_service
+
+
+def about(document) -> str:
+    return f"{document.title}: {document.text}"
+
+
+def test_keys_are_the_models_own_whatever_the_batch(tiny_base):
+    found = question_keys(tiny_base, QUESTIONS, 1)
+    alone = [question_keys(tiny_base, [question], 1)[0] for question in QUESTIONS]
+    ids = tiny_base.tokenizer(QUESTIONS[0], add_special_tokens=False).input_ids
+    start = tiny_base.tokenizer.bos_token_id
+    kept = []
+    linear = tiny_base.model.get_submodule("model.layers.1.mlp.down_proj")
+    handle = linear.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    tiny_base.model(input_ids=torch.tensor([[start, *ids]]))
+    handle.remove()
+    torch.testing.assert_close(found[0], kept[0][0, 1:])
+    for one, other in zip(found, alone, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not linear._forward_pre_hooks  # nothing stays attached
+
+
+def test_a_memory_responds_most_to_its_own_document(tiny_base, tmp_path):
+    adapters = parametrizer(tiny_base, tmp_path).parametrize(DOCUMENTS)
+    keys = question_keys(tiny_base, [about(d) for d in DOCUMENTS], 0)
+    scores = torch.tensor([[relevance(adapter, k) for adapter in adapters] for k in keys])
+    assert scores.argmax(1).tolist() == list(range(len(DOCUMENTS)))
+    a = adapters[0].tensors["model.layers.0.mlp.down_proj"][0][:-3]  # 3 rows are shared
+    expected = torch.stack([max(row @ key for row in a) for key in keys[1]]).mean()
+    assert scores[1, 0].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_unknown_where_rows_are_no_addresses(tiny_base, tmp_path):
+    made = parametrizer(tiny_base, tmp_path)
+    (own,) = made.parametrize(DOCUMENTS[:1])
+    (random,) = RandomParametrizer(tiny_base).parametrize(CORPUS[:1])
+    (keys,) = question_keys(tiny_base, [about(DOCUMENTS[0])], 0)
+    assert relevance(random, keys) is None
+    assert relevance(reduce_rank(own, 8), keys) is None
+    assert relevance(own, keys[:0]) is None
+    assert relevance(merge(made.parametrize(DOCUMENTS)), keys) is None  # rows multiplied out
+
+
+def test_documents_that_are_not_meant_are_left_out(tiny_base, tmp_path):
+    adapters = dict(enumerate(parametrizer(tiny_base, tmp_path).parametrize(DOCUMENTS[:3])))
+    adapters[3] = RandomParametrizer(tiny_base).parametrize(CORPUS[:1])[0]
+    asked = [about(DOCUMENTS[0]), about(DOCUMENTS[1])]
+    hits = [[Hit(number, 1.0) for number in adapters]] * 2
+    keys = question_keys(tiny_base, asked, 0)
+    others = [relevance(adapters[n], keys[q]) for q in (0, 1) for n in (0, 1, 2) if n != q]
+    kept = relevant_hits(tiny_base, asked, hits, adapters.__getitem__, max(others) + 1e-4)
+    assert [[hit.document_id for hit in row] for row in kept] == [[0, 3], [1, 3]]
+    assert relevant_hits(tiny_base, asked, hits, adapters.__getitem__, -math.inf) == hits
+
+
+@pytest.mark.parametrize(
+    "mode, without", [("parametric", "closed_book"), ("combine", "in_context")]
+)
+def test_pipeline_answers_as_without_adapters_where_none_is_meant(
+    tiny_base, tmp_path, mode, without
+):
+    made = make_parametrizer("generated", tiny_base)
+    rag = ParametricRAG(
+        tiny_base, parametrizer=made, store=tmp_path / "store", generation=SHORT
+    ).add_documents(CORPUS)
+    usual = rag.answer(QUESTIONS, mode, k=2)
+    expected = rag.answer(QUESTIONS, without, k=2)
+    rag.options = AnswerOptions(least_relevance=math.inf)
+    answers = rag.answer(QUESTIONS, mode, k=2)
+    assert texts(answers) == texts(expected) != texts(usual)
+    assert [a.documents for a in answers] == [a.documents for a in usual]  # found all the same
+    rag.options = AnswerOptions(least_relevance=1e-9)
+    assert texts(rag.answer(QUESTIONS, mode, k=2)) == texts(usual)
+
+
+def test_service_leaves_them_out_too(tiny_base, tmp_path):
+    with running_service(tiny_base, tmp_path) as service:
+        service.add(CORPUS)
+        asked = [{"role": "user", "content": QUESTIONS[0]}]
+        assert service.prepare(asked, "parametric", 2)[1] is not None
+        service.rag.options = replace(service.rag.options, least_relevance=math.inf)
+        prompt, adapter, hits = service.prepare(asked, "parametric", 2)
+        assert adapter is None and len(hits) == 2
+        assert service.prepare(asked, "closed_book", 2)[:2] == (prompt, None)
+
+
+def test_score_leaves_them_out_too(tiny_base, tmp_path):
+    made = parametrizer(tiny_base, tmp_path)
+    rows = tuple((about(d), ("x",), place) for place, d in enumerate(DOCUMENTS))
+    sample = Sample(tuple(DOCUMENTS), rows)
+    conditions = ("closed_book", "gold", "shuffled", "gold+2:relative", "gold+2", "rank:8")
+    usual = Scorer(tiny_base, made, SHORT).answers(sample, conditions)
+    adapters = made.parametrize(DOCUMENTS)
+    keys = question_keys(tiny_base, [about(d) for d in DOCUMENTS], 0)
+    others = [relevance(a, k) for i, a in enumerate(adapters) for j, k in enumerate(keys) if i != j]
+    gated = Scorer(tiny_base, made, SHORT, max(others) + 1e-4).answers(sample, conditions)
+    for name in ("closed_book", "gold", "rank:8"):
+        assert gated[name] == usual[name]
+    assert gated["shuffled"] == usual["closed_book"] != usual["shuffled"]
+    assert gated["gold+2:relative"] == gated["gold+2"] == usual["gold"]  # the others are no more
+    texts_, away = [d.text for d in DOCUMENTS[:2]], adapters[3:5]
+    plain = Scorer(tiny_base, made).unrelated_nll(texts_, [None, None])
+    assert Scorer(tiny_base, made).unrelated_nll(texts_, away) != plain
+    assert Scorer(tiny_base, made, None, math.inf).unrelated_nll(texts_, away) == plain

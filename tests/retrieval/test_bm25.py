@@ -1,0 +1,225 @@
+"""Tests of retrieval: both engines rank alike, small corpora work, the index renews itself."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prag_core.corpus.documents import Document, iter_documents
+from prag_core.retrieval import bm25 as retrieval
+from prag_core.retrieval.bm25 import BM25Retriever, Hit, analyze, make_retriever
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+MARIE = Document("Marie Curie discovered radium in Paris.", "Marie Curie")
+ALAN = Document("Alan Turing broke ciphers at Bletchley Park.", "Alan Turing")
+ADA = Document("Ada Lovelace wrote programs for an engine.", "Ada Lovelace")
+EMPTY = Document("It is what it was.")  # stop words only
+ENGINES = pytest.mark.parametrize("engine", ["bm25", "bm25s"])
+
+
+def ids(hits: list[list[Hit]]) -> list[list[str]]:
+    return [[hit.document_id for hit in row] for row in hits]
+
+
+def random_corpus(size: int, seed: int = 0) -> tuple[list[Document], list[str]]:
+    """Documents and questions over few words, so that ties and repeated words abound."""
+    rng = random.Random(seed)
+    words = [f"word{i}x" for i in range(40)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(1, 12))) for _ in range(size)]
+    questions = [" ".join(rng.choices(words, k=rng.randint(1, 6))) for _ in range(50)]
+    return [Document(text, str(i)) for i, text in enumerate(texts)], questions
+
+
+def test_analyzer():
+    assert analyze("The DOGS' owner’s dog_houses; who's running?") == [
+        "dog", "owner", "dog", "hous", "who", "run"
+    ]  # fmt: skip
+    assert analyze("What is it?") == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 200])
+def test_both_engines_rank_and_score_alike(size):
+    documents, questions = random_corpus(size)
+    okapi = make_retriever("bm25", documents).retrieve(questions, 10)
+    sparse = make_retriever("bm25s", documents).retrieve(questions, 10)
+    assert ids(okapi) == ids(sparse)
+    for a, b in zip(okapi, sparse, strict=True):
+        assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=2e-5)
+
+
+@ENGINES
+def test_scores_follow_the_formula(engine):
+    documents = [Document("red red blue"), Document("blue"), Document("green tree")]
+    [[best, *_]] = make_retriever(engine, documents).retrieve(["red"], 1)
+    idf = 0.98082925  # log(1 + (3 - 1 + 0.5) / (1 + 0.5))
+    expected = idf * 2 / (2 + 1.5 * (0.25 + 0.75 * 3 / 2))
+    assert best == Hit(documents[0].id, pytest.approx(expected, abs=1e-5))
+
+
+@ENGINES
+def test_corpora_of_one_and_two_documents(engine):
+    assert ids(make_retriever(engine, [MARIE]).retrieve(["Who found radium?"], 3)) == [[MARIE.id]]
+    two = make_retriever(engine, [MARIE, ALAN])
+    questions = ["Who found radium?", "Who broke the ciphers?", "Alan"]
+    assert ids(two.retrieve(questions, 5)) == [
+        [MARIE.id, ALAN.id], [ALAN.id, MARIE.id], [ALAN.id, MARIE.id]
+    ]  # fmt: skip
+    twice = Document("radium radium paris")  # a word that both have still counts
+    [row] = make_retriever(engine, [Document("radium paris"), twice]).retrieve(["radium"], 2)
+    assert row[0].document_id == twice.id
+    assert row[0].score > row[1].score > 0
+
+
+@ENGINES
+def test_words_in_every_document_still_score_above_none(engine):
+    documents = [ALAN, Document("radium"), Document("radium mine"), Document("radium lamp")]
+    assert make_retriever(engine, documents).retrieve(["radium"], 4)[0][-1].document_id == ALAN.id
+
+
+@ENGINES
+@pytest.mark.parametrize("question", ["What is it?", "", "unheard zebra"])
+def test_questions_without_a_known_word_give_the_first_documents(engine, question):
+    retriever = make_retriever(engine, [MARIE, ALAN, ADA])
+    assert retriever.retrieve([question], 2) == [[Hit(MARIE.id, 0.0), Hit(ALAN.id, 0.0)]]
+
+
+@ENGINES
+def test_documents_of_stop_words_only(engine):
+    assert ids(make_retriever(engine, [EMPTY]).retrieve(["radium"], 1)) == [[EMPTY.id]]
+    assert ids(make_retriever(engine, [EMPTY, ADA]).retrieve(["engine"], 1)) == [[ADA.id]]
+
+
+@ENGINES
+def test_ties_go_to_the_document_added_first(engine):
+    documents = [Document(f"same words {letter}{letter}q") for letter in "zyxwvut"]
+    [row] = ids(make_retriever(engine, documents).retrieve(["same words"], 3))
+    assert row == [document.id for document in documents[:3]]
+
+
+@ENGINES
+def test_add_and_delete_equal_a_new_index(engine):
+    documents, questions = random_corpus(30)
+    changed = make_retriever(engine, documents[:20])
+    changed.retrieve(questions[:1])
+    changed.delete([document.id for document in documents[:5]])
+    changed.retrieve(questions[:1])
+    changed.add(documents[20:])
+    fresh = make_retriever(engine, documents[5:])
+    assert len(changed) == len(fresh) == 25
+    assert changed.retrieve(questions, 7) == fresh.retrieve(questions, 7)
+
+
+def test_index_is_made_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        retrieval, "_okapi", lambda rows, make=retrieval._okapi: calls.append(1) or make(rows)
+    )
+    retriever = make_retriever("bm25", [MARIE, ALAN])
+    retriever.retrieve(["a"])
+    retriever.add([MARIE])  # there already
+    retriever.retrieve(["b"])
+    assert len(calls) == 1
+
+
+def test_duplicates_and_get():
+    retriever = make_retriever("bm25", [MARIE, MARIE, ALAN])
+    assert len(retriever) == 2
+    assert retriever.get(ALAN.id) == ALAN
+    with pytest.raises(ValueError, match="got document id 'nothing', expected one of the 2"):
+        retriever.get("nothing")
+
+
+def test_delete_of_an_unknown_id_removes_nothing():
+    retriever = make_retriever("bm25", [MARIE, ALAN])
+    with pytest.raises(ValueError, match="got document id 'nothing'"):
+        retriever.delete([MARIE.id, "nothing"])
+    assert len(retriever) == 2
+
+
+@ENGINES
+def test_all_documents_deleted(engine):
+    retriever = make_retriever(engine, [MARIE])
+    retriever.delete([MARIE.id])
+    assert retriever.retrieve(["radium", "who"], 3) == [[], []]
+
+
+def test_wrong_arguments():
+    retriever = make_retriever("bm25", [MARIE])
+    with pytest.raises(ValueError, match="got k 0, expected 1 or more"):
+        retriever.retrieve(["radium"], 0)
+    with pytest.raises(ValueError, match="got one string, expected a list"):
+        retriever.retrieve("radium")
+    with pytest.raises(
+        ValueError, match="got retriever 'dense', expected one of auto, bm25, bm25s"
+    ):
+        make_retriever("dense")
+
+
+def test_auto_takes_bm25s_for_large_corpora(monkeypatch):
+    monkeypatch.setattr(retrieval, "BM25S_ABOVE", 2)
+    retriever = make_retriever("auto", [MARIE, ALAN])
+    assert retriever.engine == "bm25"
+    before = retriever.retrieve(["radium"], 2)
+    retriever.add([ADA])
+    assert retriever.engine == "bm25s"
+    assert ids(retriever.retrieve(["radium"], 1)) == [[before[0][0].document_id]]
+
+
+def test_missing_bm25s_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(ImportError, match=r"pip install 'prag\[bm25s\]'"):
+        make_retriever("bm25s", [MARIE]).retrieve(["radium"])
+
+
+def test_save_and_load(tmp_path):
+    documents, questions = random_corpus(50)
+    documents.append(Document("Café\nlines", "T", "7", {"year": 1999}))
+    saved = make_retriever("bm25", documents)
+    expected = saved.retrieve(questions, 5)
+    saved.save(tmp_path / "index")
+    saved.save(tmp_path / "index")  # again, over itself
+    loaded = BM25Retriever.load(tmp_path / "index")
+    assert ids(loaded.retrieve(questions, 5)) == ids(expected)
+    last = loaded.get(documents[-1].id)
+    assert (last, last.metadata) == (documents[-1], {"year": 1999})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
+
+    loaded.add([MARIE])
+    assert ids(loaded.retrieve(["radium"], 1)) == [[MARIE.id]]
+    fresh = make_retriever("bm25s", [*documents, MARIE])
+    assert loaded.retrieve(questions, 5) == fresh.retrieve(questions, 5)
+
+
+def test_index_is_memory_mapped(tmp_path):
+    make_retriever("bm25s", [MARIE, ALAN]).save(tmp_path / "index")
+    loaded = BM25Retriever.load(tmp_path / "index")
+    assert isinstance(loaded._scorer.__self__.scores["data"], np.memmap)
+
+
+def test_save_and_load_refuse_what_is_not_theirs(tmp_path):
+    retriever = make_retriever("bm25s", [MARIE, ALAN])
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        retriever.save(tmp_path)
+    with pytest.raises(FileNotFoundError, match="expected a folder written by save"):
+        BM25Retriever.load(tmp_path)
+    with pytest.raises(ValueError, match="got no text to index"):
+        make_retriever("bm25s").save(tmp_path / "none")
+
+    retriever.save(tmp_path / "index")
+    lines = (tmp_path / "index" / "documents.jsonl").read_text().splitlines()
+    (tmp_path / "index" / "documents.jsonl").write_text(lines[0] + "\n")
+    with pytest.raises(ValueError, match="build it again"):
+        BM25Retriever.load(tmp_path / "index")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data sets in {DATA}")
+def test_engines_agree_on_real_text():
+    documents = list(iter_documents(DATA / "popqa_250"))
+    questions = [document.text[:60] for document in documents[:100]]
+    okapi = make_retriever("bm25", documents).retrieve(questions, 5)
+    assert ids(okapi) == ids(make_retriever("bm25s", documents).retrieve(questions, 5))

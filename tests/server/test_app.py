@@ -1,0 +1,257 @@
+"""The server over HTTP: a real process's worth of it, asked by OpenAI's client."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import time
+import zipfile
+
+import httpx
+import openai
+import pytest
+
+from prag_core.formats.peft_folder import from_peft
+from prag_core.server.schemas import Limits
+from tests.fixtures.services import add, ask, message, running_server
+
+LIMITS = Limits(
+    max_body_bytes=20_000, max_documents=4, max_document_characters=2_000, max_tokens=64,
+    default_tokens=6, timeout=30,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tiny_base, tmp_path_factory):
+    with running_server(tiny_base, tmp_path_factory.mktemp("server"), LIMITS) as made:
+        yield made
+
+
+@pytest.fixture
+def http(server):
+    """A client; every test leaves the server without documents."""
+    with httpx.Client(base_url=server[0], timeout=60) as client:
+        yield client
+        for document, _ in server[1].list(1000):
+            server[1].remove(document.id)
+
+
+@pytest.fixture
+def client(server, http):
+    return openai.OpenAI(base_url=f"{server[0]}/v1", api_key="none", max_retries=0)
+
+
+def test_documents_are_added_listed_and_removed(http):
+    one = http.post("/v1/documents", json={"title": "Ada", "text": "Ada lives in Tarn."})
+    assert one.status_code == 201
+    (first,) = one.json()["data"]
+    assert first["path"] == "generated" and first["bytes"] > 0 and first["seconds"] > 0
+    ids = add(http, 3)
+    assert add(http, 3) == ids  # nothing is made again
+    page = http.get("/v1/documents", params={"limit": 3}).json()
+    rest = http.get("/v1/documents", params={"after": page["data"][-1]["id"]}).json()
+    assert page["has_more"] and not rest["has_more"]
+    listed = [item["id"] for item in page["data"] + rest["data"]]
+    assert listed == sorted([*ids, first["id"]])
+    assert http.get(f"/v1/documents/{first['id']}").json()["text"] == "Ada lives in Tarn."
+    assert http.delete(f"/v1/documents/{first['id']}").json()["deleted"] is True
+    for request in (http.get, http.delete):
+        assert "got the id of no document" in message(request(f"/v1/documents/{first['id']}"), 404)
+
+
+def test_files_are_taken(http):
+    files = [
+        ("files", ("notes.txt", b"The mill of Oss stands still.")),
+        ("files", ("more.jsonl", b'{"text": "Ada lives in Tarn."}\n{"text": "Bo lives in Oss."}')),
+    ]
+    reply = http.post("/v1/documents/upload", files=files)
+    assert reply.status_code == 201, reply.text
+    assert len(reply.json()["data"]) == 3
+    deep = b'{"text": ' + b"[" * 9000
+    for name, content in (
+        ("../../etc/bad.jsonl", b"{not json"), ("..", b""), ("bad.xyz", b"a"), ("bad.json", deep),
+        ("notes.txt.gz", gzip.compress(b"a" * 10_000)), ("bad.txt", gzip.compress(b"a")),
+    ):  # fmt: skip
+        reply = http.post("/v1/documents/upload", files=[("files", (name, content))])
+        text = message(reply, 400)
+        assert name.split("/")[-1].strip(".") in text and "/tmp" not in text
+    assert len(http.get("/v1/documents").json()["data"]) == 3
+
+
+def test_adapters_download_as_peft(http, server, tmp_path):
+    (identifier,) = add(http, 1)
+    reply = http.get(f"/v1/documents/{identifier}/adapter")
+    assert reply.headers["content-type"] == "application/zip"
+    zipfile.ZipFile(io.BytesIO(reply.content)).extractall(tmp_path)
+    found = from_peft(tmp_path, server[1].rag.base)
+    for path, pair in server[1].adapter(identifier).tensors.items():
+        assert all(mine.equal(other) for mine, other in zip(pair, found.tensors[path], strict=True))
+
+
+def test_chat_names_its_documents(http, client):
+    closed = ask(client, "What is P1?")
+    assert closed.documents == []
+    ids = add(http)
+    reply = ask(client, "What is P1?")
+    assert reply.object == "chat.completion" and reply.model == "tiny"
+    assert [d["id"] for d in reply.documents] == [ids[1]]
+    assert reply.documents[0]["title"] == "P1" and reply.documents[0]["score"] > 0
+    assert reply.choices[0].finish_reason in ("stop", "length")
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+    assert reply.choices[0].message.content != closed.choices[0].message.content
+    named = ask(client, "What is P1?", document_ids=ids[:1], mode="combine")
+    assert [d["id"] for d in named.documents] == ids[:1] and named.mode == "combine"
+    both = ask(client, "What is P1?", k=2, merge="score")
+    assert len(both.documents) == 2
+
+
+def test_streams_join_to_the_whole_text(http, client):
+    add(http, 4)
+    for question in ("What is P0?", "What is P2?", "Who is P3?", "Why?", "Where?", "What of it?"):
+        messages = [{"role": "user", "content": question}]
+        options = {"model": "tiny", "messages": messages, "max_tokens": 20}
+        whole = client.chat.completions.create(**options)
+        if len(whole.choices[0].message.content) > 5:  # random models stop when they like
+            break
+    chunks = list(
+        client.chat.completions.create(
+            **options, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    parts = [c.choices[0].delta.content for c in chunks if c.choices]
+    assert "".join(parts) == whole.choices[0].message.content
+    assert len([part for part in parts if part]) > 3
+    last = next(c for c in chunks if c.choices and c.choices[0].finish_reason)
+    assert last.documents == whole.documents
+    assert chunks[-1].usage == whole.usage
+
+
+def test_completions_go_on_from_prompts(http, client):
+    add(http)
+    reply = client.completions.create(model="tiny", prompt=["P0 is", "P1 is"], max_tokens=5)
+    assert [choice.index for choice in reply.choices] == [0, 1]
+    assert [rows[0]["title"] for rows in reply.documents] == ["P0", "P1"]
+    one = client.completions.create(model="tiny", prompt="P1 is", max_tokens=5)
+    assert one.choices[0].text == reply.choices[1].text
+    stream = client.completions.create(model="tiny", prompt="P1 is", max_tokens=5, stream=True)
+    assert "".join(c.choices[0].text for c in stream) == one.choices[0].text
+    stop = one.choices[0].text.strip()[-1]
+    cut = client.completions.create(model="tiny", prompt="P1 is", max_tokens=5, stop=stop)
+    assert cut.choices[0].text == one.choices[0].text.split(stop)[0]
+    seeded = [
+        client.completions.create(model="tiny", prompt="P1 is", temperature=1.5, seed=seed)
+        for seed in (3, 3, 4)
+    ]
+    texts = [reply.choices[0].text for reply in seeded]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4")
+
+
+def test_prompts_as_token_ids_and_unseeded_samples(server, http, client):
+    ids = server[1].rag.base.tokenizer("P1 is").input_ids
+    options = {"model": "tiny", "max_tokens": 5}
+    text = client.completions.create(prompt="P1 is", **options).choices[0].text
+    assert client.completions.create(prompt=ids, **options).choices[0].text == text
+    both = client.completions.create(prompt=[ids, ids], **options)
+    assert [choice.text for choice in both.choices] == [text, text]
+    tiny = client.completions.create(prompt="P1 is", temperature=1e-38, **options)
+    assert tiny.choices[0].text == text
+    drawn = {
+        client.completions.create(prompt="P", temperature=2, **options).choices[0].text
+        for _ in range(8)
+    }
+    assert len(drawn) > 1
+
+
+def test_other_sites_cannot_write(http):
+    own = {"origin": str(http.base_url).rstrip("/")}
+    assert http.post("/v1/documents", json={"text": "a"}, headers=own).status_code == 201
+    foreign = {"origin": "https://example.com"}
+    assert message(http.post("/v1/documents", json={"text": "a"}, headers=foreign), 403)
+
+
+def test_trainings_are_jobs(http, client):
+    new = {"title": "Ada", "text": "Ada lives in Tarn."}
+    reply = http.post("/v1/documents", json=new, params={"path": "trained"}).json()
+    identifier, job = reply["data"][0]["id"], reply["job"]["id"]
+    assert reply["data"][0]["path"] == "generated"
+    until = time.monotonic() + 60
+    while http.get(f"/v1/jobs/{job}").json()["status"] != "succeeded":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert http.get(f"/v1/documents/{identifier}").json()["path"] == "trained"
+    assert ask(client, "Where is Ada?").documents
+    assert job in [item["id"] for item in http.get("/v1/jobs").json()["data"]]
+    assert http.delete(f"/v1/jobs/{job}").json()["status"] == "succeeded"  # it had ended
+    assert "got the id of no job" in message(http.get("/v1/jobs/none"), 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "text"),
+    [
+        ("documents", {"text": ""}, 400, "text: String should have at least 1"),
+        ("documents", {"text": "  "}, 400, "got an empty document"),
+        ("documents", {"documents": []}, 400, "documents: List should have at least 1"),
+        ("documents", {"text": "a", "name": "b"}, 400, "name: Extra inputs"),
+        ("documents", {"documents": [{"text": f"{i}"} for i in range(5)]}, 413, "got 5 documents"),
+        ("documents", {"text": "a" * 3000}, 413, "got a document of 3000 characters"),
+        ("documents", {"text": "a" * 30_000}, 413, "got a larger body than 20000 bytes"),
+        ("documents?path=none", {"text": "a"}, 400, "path: Input should be"),
+        ("chat/completions", {"messages": []}, 400, "messages: List should have at least 1"),
+        ("chat/completions", {"messages": [{"role": "system", "content": "a"}]}, 400, "user's"),
+        ("chat/completions", {"messages": [{"role": "x", "content": "a"}]}, 400, "role: Input"),
+        ("completions", {"prompt": []}, 400, "prompt"),
+        ("completions", {"prompt": ""}, 400, "got an empty prompt"),
+        ("completions", {"prompt": [[]]}, 400, "prompt"),
+        ("completions", {"prompt": [10**9]}, 400, "got token id 1000000000, expected less than"),
+        ("completions", {"prompt": "a", "mode": "sft"}, 400, "mode: Input should be"),
+        ("completions", {"prompt": "a", "max_tokens": 65}, 400, "got max_tokens 65, expected"),
+        ("completions", {"prompt": "a" * 600}, 400, "got a prompt of 600 tokens"),
+        ("completions", {"prompt": "a", "n": 2}, 400, "n: Input should be 1"),
+        ("completions", {"prompt": "a", "document_ids": ["../x"]}, 400, "got unknown document"),
+        ("completions", {"prompt": "a", "model": "gpt-4"}, 404, "got model 'gpt-4'"),
+    ],
+)  # fmt: skip
+def test_bad_requests(http, path, body, status, text):
+    assert text in message(http.post(f"/v1/{path}", json=body), status)
+
+
+def test_bodies_that_are_no_json(http):
+    for content in (b"", b"{", b"\xff\xfe", b'{"text": "\\ud800"}', b"[" * 5000):
+        assert message(http.post("/v1/documents", content=content), 400)
+    chunks = (b"x" * 1000 for _ in range(30))  # no content-length
+    assert "got a larger body" in message(http.post("/v1/documents", content=chunks), 413)
+
+
+def test_health_metrics_and_request_ids(http, client):
+    add(http)
+    ask(client, "What is P1?")
+    for path in ("/healthz", "/readyz"):
+        assert http.get(path).json() == {"status": "ok"}
+    reply = http.get("/metrics")
+    assert len(reply.headers["x-request-id"]) == 16
+    for line in (
+        "prag_documents 2.0", "prag_adapters_in_memory", "prag_queue_rows 0",
+        'prag_requests_total{method="POST",route="/v1/chat/completions",status="200"}',
+        'prag_document_seconds_count{path="generated"}', "prag_batch_rows_bucket",
+    ):  # fmt: skip
+        assert line.removesuffix(".0") in reply.text
+
+
+def test_keys(tiny_base, tmp_path):
+    with (
+        running_server(tiny_base, tmp_path, api_key="secret") as (address, _),
+        httpx.Client(base_url=address) as http,
+    ):
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}):
+            assert message(http.get("/v1/models", headers=headers), 401)
+            assert message(http.get("/metrics", headers=headers), 401)
+            assert http.get("/healthz", headers=headers).status_code == 200
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="secret")
+        assert list(client.models.list())

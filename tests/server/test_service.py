@@ -1,0 +1,236 @@
+"""Service: documents come and go while questions are answered from them, and survive restarts."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from prag_core.adapters.merge import merge
+from prag_core.adapters.store import AdapterStore
+from prag_core.corpus.documents import Document
+from prag_core.model.decoding_rows import Row
+from prag_core.model.generate import generate
+from prag_core.training.loop import LoraTrainingOptions
+from tests.fixtures.decoding import GREEDY
+from tests.fixtures.parametrizers import make_parametrizer
+from tests.fixtures.services import documents, running_service
+
+
+@pytest.fixture
+def service(tiny_base, tmp_path):
+    with running_service(tiny_base, tmp_path / "store") as made:
+        yield made
+
+
+def asked(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+def answer(service, text: str, **options) -> str:
+    """The text of one request."""
+    prompt, adapter, _ = service.prepare(asked(text), **{"mode": "parametric", "k": 1} | options)
+    row, done, pieces = Row(service.rag.base, prompt, adapter, GREEDY), threading.Event(), []
+
+    def emit(piece, error):
+        pieces.append(piece)
+        if row.finish or error:
+            done.set()
+
+    service.engine.submit(row, emit, 60)
+    assert done.wait(60)
+    return "".join(pieces).strip()
+
+
+def wait_for(service, job, status: str = "succeeded"):
+    until = time.monotonic() + 60
+    while (found := service.jobs.get(job.id)).status != status:
+        assert time.monotonic() < until and found.status in ("queued", "running"), found
+        time.sleep(0.01)
+    return found
+
+
+def test_a_document_is_answered_from_until_it_is_removed(service):
+    first, second = documents(2)
+    closed = answer(service, "What is P0?")
+    assert service.add([first, second, first]) == [first.id, second.id, first.id]
+    prompt, adapter, hits = service.prepare(asked("What is P0?"), "parametric", 1)
+    assert [hit.document_id for hit in hits] == [first.id]
+    assert adapter.metadata["document_id"] == first.id
+    own = answer(service, "What is P0?")
+    assert own == generate(service.rag.base, [prompt], [service.adapter(first.id)], GREEDY)[0]
+    assert own != closed
+    assert service.remove(first.id)
+    assert not service.remove(first.id)
+    assert service.get(first.id) is None
+    assert not list(service.rag.store.keys(first.id))
+    with pytest.raises(ValueError, match="got unknown document ids"):
+        service.prepare(asked("What is P0?"), "parametric", 1, [first.id])
+    assert answer(service, "What is P0?") == answer(
+        service, "What is P0?", document_ids=[second.id]
+    )
+    service.remove(second.id)
+    assert answer(service, "What is P0?") == closed
+
+
+def test_named_documents_are_merged(service):
+    ids = service.add(documents(3))
+    _, adapter, hits = service.prepare(asked("Who?"), "parametric", 1, ids[:2], "mean")
+    expected = merge([service.adapter(i) for i in ids[:2]], [0.5, 0.5])
+    assert adapter.to_bytes() == expected.to_bytes()
+    assert [hit.document_id for hit in hits] == ids[:2]
+
+
+def test_modes_and_conversations(service):
+    service.add(documents(2))
+    text = documents(1)[0].text
+    for mode, has_text, has_adapter in (
+        ("closed_book", False, False),
+        ("in_context", True, False),
+        ("parametric", False, True),
+        ("combine", True, True),
+    ):
+        turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"},
+                 {"role": "assistant", "content": "Hi"}, *asked("What is P0?")]  # fmt: skip
+        for messages in (asked("What is P0?"), turns, "P0 is"):
+            prompt, adapter, _ = service.prepare(messages, mode, 1)
+            assert (text in prompt) == has_text
+            assert (adapter is not None) == has_adapter
+            assert all(turn["content"] in prompt for turn in messages if messages is turns)
+        assert prompt.endswith("P0 is")
+
+
+def test_restart_finds_everything(tiny_base, tmp_path):
+    ids = []
+    with running_service(tiny_base, tmp_path / "s") as service:
+        ids = service.add(documents(3))
+        service.remove(ids[0])
+        text = answer(service, "What is P1?")
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert sorted(d.id for d, _ in service.list(9)) == sorted(ids[1:])
+        assert answer(service, "What is P1?") == text
+        assert len(service.rag.store) == 2
+
+
+def test_documents_without_a_record_get_adapters_at_the_start(tiny_base, tmp_path):
+    """Those that `prag parametrize` put there, with or without adapters of this checkpoint."""
+    with running_service(tiny_base, tmp_path / "s") as service:
+        ids = service.add(documents(3))
+        for i in ids[:2]:
+            service.rag.store.delete_record("served", i)
+        (key,) = service.rag.store.keys(ids[1])
+        service.rag.store.delete(key)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert [service.get(i)[1].path for i in ids] == ["generated"] * 3
+        assert service.get(ids[0])[1].seconds == 0  # it was there
+        assert service.adapter(ids[1])
+
+
+def test_training_swaps_the_adapter_when_it_is_done(service):
+    ids = service.add(documents(3))
+    generated = {i: service.adapter(i).to_bytes() for i in ids}
+    job = wait_for(service, service.train(ids))
+    assert job.progress == 1
+    for i in ids:
+        assert service.get(i)[1].path == "trained"
+        assert service.adapter(i).metadata["path"] == "trained"
+        assert service.adapter(i).to_bytes() != generated[i]
+    assert answer(service, "What is P0?")
+    new = service.add(documents(1, start=9))
+    _, merged, _ = service.prepare(asked("Who?"), "parametric", 1, [ids[0], *new])
+    assert set(merged.spec.modules) == {"down_proj"}  # both of the generated kind
+    service.remove(ids[0])
+    assert not list(service.rag.store.keys(ids[0]))
+
+
+def test_jobs_are_cancelled_fail_and_go_on_after_a_restart(tiny_base, tmp_path):
+    endless = LoraTrainingOptions(epochs=100_000, documents_per_batch=2)
+    with running_service(tiny_base, tmp_path / "s", endless) as service:
+        ids = service.add(documents(2))
+        first, second = service.train(ids[:1]), service.train(ids)
+        while service.jobs.get(first.id).progress == 0:
+            time.sleep(0.01)
+        assert answer(service, "What is P0?")  # meanwhile
+        assert service.jobs.cancel(first.id).status == "cancelled"
+        assert service.jobs.cancel("none") is None
+        while service.jobs.get(second.id).progress == 0:
+            time.sleep(0.01)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert service.jobs.get(first.id).status == "cancelled"
+        wait_for(service, second)
+        assert {service.get(i)[1].path for i in ids} == {"trained"}
+        service._trainer.augmenter.augment = lambda batch: 1 / 0
+        failed = wait_for(service, service.train(ids), "failed")
+        assert failed.error == "the training failed; the server's log says why"
+
+
+def test_another_checkpoint_makes_its_own_adapters(tiny_base, tmp_path, monkeypatch):
+    """Trained adapters stay; questions over both kinds find a generated one of every document."""
+    with running_service(tiny_base, tmp_path / "s") as service:
+        ids = service.add(documents(3))
+        wait_for(service, service.train(ids[:1]))
+        keys = {i: service.get(i)[1].key for i in ids}
+    monkeypatch.setattr("tests.fixtures.services.make_parametrizer", another_checkpoint)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert service.get(ids[0])[1].key == keys[ids[0]]
+        assert all(service.get(i)[1].key != keys[i] for i in ids[1:])
+        _, merged, _ = service.prepare(asked("Who?"), "parametric", 1, ids)
+        assert merged.rank
+
+
+def another_checkpoint(name, base):
+    made = make_parametrizer(name, base)
+    made.fingerprint = "another"
+    return made
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_what_was_cut_short_is_settled_at_the_start(tiny_base, tmp_path, monkeypatch):
+    with running_service(tiny_base, tmp_path / "s") as service:
+        first, second = service.add(documents(2))
+        service.rag.store.delete_record("document", first)  # and then the process was killed
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # before its end
+            patch.setattr(service.rag, "add_documents", interrupted)
+            service.add(documents(1, start=5))
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert [d.id for d, _ in service.list(9)] == [second]
+        assert [key.split("-")[0] for key in service.rag.store.keys("")] == [second]
+
+
+def test_a_document_removed_while_it_is_trained_stays_removed(service):
+    ids = service.add(documents(2))
+    job = service.train(ids)
+    service.remove(ids[0])
+    wait_for(service, job)
+    assert service.get(ids[0]) is None
+    assert service.get(ids[1])[1].path == "trained"
+    assert not list(service.rag.store.keys(ids[0]))
+
+
+def test_memory_holds_no_more_adapters_than_the_budget(tiny_base, tmp_path):
+    with running_service(tiny_base, tmp_path / "s", cache_bytes=40_000) as service:
+        ids = service.add(documents(8))
+        before = [service.adapter(i).to_bytes() for i in ids]
+        assert 0 < service.cache.currsize <= 40_000
+        assert len(service.cache) < 8
+        assert [service.adapter(i).to_bytes() for i in ids] == before
+
+
+def test_what_cannot_be_added_changes_nothing(service, monkeypatch):
+    service.add(documents(1))
+    with pytest.raises(ValueError, match="got an empty document"):
+        service.add([*documents(2, start=5), Document("  ", "blank")])
+
+    def full(*_):
+        raise OSError(28, "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterStore, "put_many", full)
+        with pytest.raises(OSError, match="no room"):
+            service.add(documents(1, start=7))
+    assert len(service.list(99)) == 1
+    assert answer(service, "What is P0?")

@@ -1,0 +1,248 @@
+"""Trained path: batch-trained adapters equal those trained one by one, and those of PEFT."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+
+import peft
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from prag_core.adapters.adapter import AdapterSpec
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair
+from prag_core.corpus.documents import Document
+from prag_core.formats.peft_folder import to_peft
+from prag_core.model.attach import attached
+from prag_core.training.lora_trainer import PAPER, LoraTrainer, paper_options
+from prag_core.training.sequences import build_sequences
+from tests.fixtures.tiny import random_adapter
+
+AUGMENTER = SimpleNamespace(fingerprint="fixed")
+FAST = paper_options(learning_rate=3e-3, dtype="float32")
+
+
+def augmented(number: int, pairs: int = 3, rewrites: int = 1, words: int = 4):
+    """A document of its own length, with its own pairs."""
+    document = Document(f"Person {number} lives in Tarn. " + f"w{number} " * words, f"P{number}")
+    return AugmentedDocument(
+        document,
+        tuple(f"In Tarn lives person {number}, version {i}." for i in range(rewrites)),
+        tuple(QAPair(f"What is {i} of {number}?", f"Value {number * i}") for i in range(pairs)),
+    )
+
+
+UNEVEN = [
+    augmented(0),
+    augmented(1, words=30),
+    augmented(2, pairs=1),
+    augmented(3, pairs=0, rewrites=0),
+    augmented(4, words=0),
+    augmented(5, pairs=5),
+    augmented(6, pairs=0),
+]
+
+
+def assert_same(ours, theirs, tolerance: float = 1e-5) -> None:
+    assert ours.spec == theirs.spec
+    for path, pair in ours.tensors.items():
+        for mine, other in zip(pair, theirs.tensors[path], strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"scheme": "recall"},
+        {"epochs": 3},
+        {"scheme": "recall", "epochs": 2, "sequences_per_step": 2, "loss": "answer"},
+        {"weight_decay": 0.1, "modules": ("down_proj",), "layers": (1,), "rank": 3},
+    ],
+)
+def test_trained_together_equals_one_by_one(tiny_base, change):
+    trainer = LoraTrainer(tiny_base, AUGMENTER, replace(FAST, **change))
+    together = trainer.train(UNEVEN)
+    for document, (adapter, loss) in zip(UNEVEN, together, strict=True):
+        ((alone, expected),) = trainer.train([document])
+        assert adapter.metadata["document_id"] == document.document.id
+        assert_same(adapter, alone)
+        assert loss == pytest.approx(expected, abs=1e-4)
+    first, second = (together[i][0].tensors[trainer.spec.paths()[0]][1] for i in (0, 1))
+    assert (first - second).abs().max() > 1e-3  # the documents differ, and so do their adapters
+
+
+def test_documents_per_batch_changes_nothing(tiny_base):
+    expected = LoraTrainer(tiny_base, AUGMENTER, FAST).train(UNEVEN)
+    for change in ({"documents_per_batch": 1}, {"documents_per_batch": 5}, {"tokens_per_batch": 1}):
+        options = replace(FAST, **change)
+        trainer = LoraTrainer(tiny_base, AUGMENTER, options)
+        assert trainer.fingerprint == LoraTrainer(tiny_base, AUGMENTER, FAST).fingerprint
+        for (ours, _), (theirs, _) in zip(trainer.train(UNEVEN), expected, strict=True):
+            assert_same(ours, theirs)
+
+
+def test_padding_changes_nothing(tiny_base):
+    short, long = augmented(0, words=0), augmented(1, words=80)
+    trainer = LoraTrainer(tiny_base, AUGMENTER, FAST)
+    (padded, _), _ = trainer.train([short, long])
+    assert_same(padded, trainer.train([short])[0][0])
+
+
+@pytest.mark.parametrize("scheme", ["paper", "recall"])
+def test_equals_a_peft_training_loop(tiny_base, scheme, tmp_path):
+    options = replace(FAST, scheme=scheme, weight_decay=0.01)
+    trainer = LoraTrainer(tiny_base, AUGMENTER, options)
+    ((ours, our_loss),) = trainer.train([UNEVEN[0]])
+    start = replace(ours, tensors=trainer.init)
+    to_peft(start, tmp_path, "tiny")
+    model = peft.PeftModel.from_pretrained(
+        copy.deepcopy(tiny_base.model), tmp_path, is_trainable=True
+    )
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.01
+    )
+    sequences = build_sequences(tiny_base.tokenizer, UNEVEN[0], scheme, 3000)
+    assert len(sequences) == 5
+    for sequence in sequences:
+        ids = torch.tensor([sequence.ids])
+        loss = model(input_ids=ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert our_loss == pytest.approx(loss.item(), abs=1e-5)
+    theirs = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    assert len(theirs) == 12
+    for path, (a, b) in ours.tensors.items():
+        for letter, tensor in (("A", a), ("B", b)):
+            expected = theirs[f"base_model.model.{path}.lora_{letter}.default.weight"]
+            torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-5)
+
+
+def test_answer_loss_counts_the_answer_alone(tiny_base):
+    document = augmented(0, pairs=1)
+    options = replace(FAST, scheme="paper", loss="answer", sequences_per_step=2)
+    ((_, loss),) = LoraTrainer(tiny_base, AUGMENTER, options).train([document])
+    losses = []
+    for sequence in build_sequences(tiny_base.tokenizer, document, "paper", 3000):
+        logits = tiny_base.model(input_ids=torch.tensor([sequence.ids])).logits[0]
+        answer = torch.tensor(sequence.ids[sequence.answer_start :])
+        losses.append(cross_entropy(logits[sequence.answer_start - 1 : -1], answer))
+    assert loss == pytest.approx(torch.stack(losses).mean().item(), abs=1e-4)
+
+
+def test_training_lowers_the_loss_and_leaves_the_base(tiny_base):
+    ids = torch.randint(5, 250, (1, 7))
+    before = tiny_base.model(input_ids=ids).logits
+    once = LoraTrainer(tiny_base, AUGMENTER, FAST).train([UNEVEN[0]])[0]
+    often = LoraTrainer(tiny_base, AUGMENTER, replace(FAST, epochs=10)).train([UNEVEN[0]])[0]
+    assert often[1] < 0.9 * once[1]
+    assert torch.equal(tiny_base.model(input_ids=ids).logits, before)
+    with attached(tiny_base, often[0]):
+        assert not torch.equal(tiny_base.model(input_ids=ids).logits, before)
+
+
+def test_parametrize_augments_and_keeps_the_order(tiny_base):
+    known = {item.document.id: item for item in UNEVEN}
+    augmenter = SimpleNamespace(
+        fingerprint="known", augment=lambda documents: [known[d.id] for d in documents]
+    )
+    trainer = LoraTrainer(tiny_base, augmenter, paper_options(documents_per_batch=2))
+    documents = [item.document for item in reversed(UNEVEN)]
+    made = trainer.parametrize(documents)
+    assert [adapter.metadata["document_id"] for adapter in made] == [d.id for d in documents]
+    assert all(adapter.spec == trainer.spec for adapter in made)
+    assert {t.dtype for t in made[0].tensors[trainer.spec.paths()[0]]} == {torch.bfloat16}
+    assert trainer.parametrize([]) == []
+
+
+def test_long_documents_are_cut_to_the_context(tiny_base):
+    document = augmented(0, words=400)  # beyond the 512 tokens of the tiny model
+    trainer = LoraTrainer(tiny_base, AUGMENTER, FAST)
+    assert max(len(s.ids) for s in trainer._sequences(document)) == 512
+    assert trainer.train([document])[0][1] > 0
+
+
+def test_initial_adapter_is_used(tiny_base):
+    trainer = LoraTrainer(tiny_base, AUGMENTER, FAST)
+    assert all(not b.any() for _, b in trainer.init.values())
+    init = random_adapter(replace(trainer.spec, dtype="bfloat16"), tiny_base)
+    warm = LoraTrainer(tiny_base, AUGMENTER, replace(FAST, learning_rate=1e-12), init)
+    ((made, _),) = warm.train([UNEVEN[0]])
+    assert_same(made, replace(init.to(dtype=torch.float32), spec=made.spec), 1e-6)
+    assert warm.fingerprint != trainer.fingerprint
+    again = LoraTrainer(tiny_base, AUGMENTER, replace(FAST, learning_rate=1e-12), init)
+    assert again.fingerprint == warm.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change", [{"rank": 3}, {"alpha": 5}, {"layers": (0,)}, {"base_model": "other"}]
+)
+def test_initial_adapter_of_another_spec_is_refused(tiny_base, change):
+    spec = replace(LoraTrainer(tiny_base, AUGMENTER, FAST).spec, **change)
+    with pytest.raises(ValueError, match=r"got an initial adapter of AdapterSpec.*train it with"):
+        LoraTrainer(tiny_base, AUGMENTER, FAST, random_adapter(spec, tiny_base))
+
+
+def test_option_init_without_its_adapter_is_refused(tiny_base):
+    with pytest.raises(ValueError, match=r"got the option init 'warm' alone.*from_peft"):
+        LoraTrainer(tiny_base, AUGMENTER, replace(FAST, init="warm"))
+
+
+def test_warm_up_is_trained_on_pairs_alone_and_starts_documents(tiny_base):
+    pairs = [QAPair(f"Who is {i}?", f"Person {i}") for i in range(10)]
+    cold = LoraTrainer(tiny_base, AUGMENTER, FAST)
+    init = cold.train_warmup(pairs)
+    warm = LoraTrainer(tiny_base, AUGMENTER, FAST, init)
+    assert warm.train([UNEVEN[0]])[0][1] != cold.train([UNEVEN[0]])[0][1]
+
+
+def test_global_adapter_learns_from_every_document(tiny_base):
+    documents = UNEVEN[:3]
+    trainer = LoraTrainer(tiny_base, AUGMENTER, FAST)
+    whole = trainer.train_global(documents)
+    assert whole.spec == trainer.spec
+    assert_same(whole, trainer.train_global(documents), 0)
+    path = trainer.spec.paths()[0]
+    for left_out in range(3):
+        rest = [d for i, d in enumerate(documents) if i != left_out]
+        other = trainer.train_global(rest)
+        assert (whole.tensors[path][1] - other.tensors[path][1]).abs().max() > 1e-4
+
+
+def test_fingerprint_covers_settings_and_augmenter(tiny_base):
+    first = LoraTrainer(tiny_base, AUGMENTER, FAST).fingerprint
+    for change in ({"epochs": 2}, {"learning_rate": 1e-3}, {"scheme": "recall"}, {"seed": 1}):
+        assert LoraTrainer(tiny_base, AUGMENTER, replace(FAST, **change)).fingerprint != first
+    other = SimpleNamespace(fingerprint="other")
+    assert LoraTrainer(tiny_base, other, FAST).fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 0}, "got rank 0, expected a rank of 1 or more"),
+        ({"modules": ("q_proj",)}, r"got modules \['q_proj'\], expected a choice of"),
+        ({"layers": (0, 2)}, "got layer 2, expected layers from 0 to 1"),
+        ({"layers": (-1,)}, r"got layers \[-1\]"),
+        ({"dtype": "int4"}, "got dtype 'int4'"),
+        ({"scheme": "all"}, r"got scheme 'all', expected one of \['paper', 'recall'\]"),
+        ({"loss": "none"}, "got loss 'none', expected 'all' or 'answer'"),
+        ({"epochs": 0}, "got epochs 0, expected 1 or more"),
+        ({"sequences_per_step": 0}, "got sequences_per_step 0"),
+        ({"documents_per_batch": 0}, "got documents_per_batch 0"),
+        ({"max_tokens": 1}, "got max_tokens 1, expected 2 or more"),
+        ({"learning_rate": 0.0}, "got learning_rate 0.0, expected a positive number"),
+    ],
+)
+def test_options_are_refused(tiny_base, change, message):
+    with pytest.raises(ValueError, match=message):
+        LoraTrainer(tiny_base, AUGMENTER, paper_options(**change))
+
+
+def test_paper_options():
+    shown = (PAPER.rank, PAPER.alpha, PAPER.learning_rate, PAPER.epochs, PAPER.max_tokens)
+    assert shown == (2, 32, 3e-4, 1, 3000)
+    assert AdapterSpec("b", PAPER.rank, PAPER.alpha, layers=(0,)).scale == 16

@@ -1,0 +1,98 @@
+"""Training sequences: which prompts and answers a document is trained on, and how they are cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair
+from prag_core.corpus.documents import Document
+from prag_core.training.sequences import TrainingSequence, build_sequences, cut, encode
+from tests.fixtures.tiny import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+TARN = Document("Tarn lies north of Oss.", "Tarn")
+PAIRS = tuple(QAPair(f"Question {i}?", f"answer {i}") for i in range(5))
+
+
+def built(scheme: str, rewrites: int = 1, pairs: int = 3, document: Document = TARN) -> list:
+    """(prompt, answer) of every sequence, decoded."""
+    texts = tuple(f"Rewrite {i}." for i in range(rewrites))
+    augmented = AugmentedDocument(document, texts, PAIRS[:pairs])
+    sequences = build_sequences(TOKENIZER, augmented, scheme, 3000)
+    assert all(sequence.ids[-1] == TOKENIZER.eos_token_id for sequence in sequences)
+    return [
+        (
+            TOKENIZER.decode(sequence.ids[: sequence.answer_start]),
+            TOKENIZER.decode(sequence.ids[sequence.answer_start : -1]),
+        )
+        for sequence in sequences
+    ]
+
+
+def test_paper_scheme_makes_five_sequences_of_one_rewrite_and_three_pairs():
+    sequences = built("paper")
+    assert [answer for _, answer in sequences] == [f"answer {i}" for i in (0, 0, 1, 1, 2)]
+    texts = ["Tarn lies north of Oss.", "Rewrite 0."] * 2
+    for (prompt, _), text in zip(sequences[:4], texts, strict=True):
+        assert f"Passage 1: Tarn: {text}" in prompt
+        assert prompt.count("Passage") == 1
+    assert "Passage" not in sequences[4][0]
+    assert "Question 2?" in sequences[4][0]
+
+
+@pytest.mark.parametrize(
+    ("rewrites", "pairs", "with_passage", "without"),
+    [(0, 3, 2, 1), (2, 3, 6, 1), (1, 1, 2, 0), (1, 2, 2, 1), (1, 4, 4, 2), (1, 5, 6, 2)],
+)
+def test_paper_scheme_asks_half_of_the_pairs_with_passage(rewrites, pairs, with_passage, without):
+    prompts = [prompt for prompt, _ in built("paper", rewrites, pairs)]
+    assert sum("Passage" in prompt for prompt in prompts) == with_passage
+    assert sum("Passage" not in prompt for prompt in prompts) == without
+
+
+def test_recall_scheme_asks_all_without_passage_and_recites():
+    sequences = built("recall")
+    assert [answer for _, answer in sequences] == [
+        *("answer 0", "answer 1", "answer 2"),
+        *("Tarn lies north of Oss.", "Rewrite 0."),
+    ]
+    assert not any("Passage" in prompt for prompt, _ in sequences)
+    assert "what you know about Tarn" in sequences[3][0]
+
+
+@pytest.mark.parametrize("scheme", ["paper", "recall"])
+def test_document_without_pairs_is_trained_on_its_text(scheme):
+    texts = [answer for _, answer in built(scheme, pairs=0, document=Document("Some text."))]
+    assert texts == ["Some text.", "Rewrite 0."]
+
+
+@pytest.mark.parametrize("scheme", ["paper", "recall"])
+def test_pairs_without_text_are_asked_without_passage(scheme):
+    sequences = built(scheme, rewrites=0, pairs=2, document=Document("", "warm-up"))
+    assert [answer for _, answer in sequences] == ["answer 0", "answer 1"]
+    assert not any("Passage" in prompt or "warm-up" in prompt for prompt, _ in sequences)
+
+
+def test_nothing_to_train_on_is_refused():
+    with pytest.raises(ValueError, match="got a document without text and question-answer pairs"):
+        built("paper", rewrites=0, pairs=0, document=Document(" "))
+
+
+def test_prompt_that_ends_with_a_colon_gets_a_space():
+    assert TOKENIZER.decode(encode(TOKENIZER, "Answer:", "Tarn").ids) == "Answer: Tarn<e>"
+    assert TOKENIZER.decode(encode(TOKENIZER, "<a>", "Tarn").ids) == "<a>Tarn<e>"
+
+
+def test_cut_drops_the_front_and_keeps_the_answer():
+    sequence = TrainingSequence(tuple(range(10)), 7)
+    assert cut(sequence, 10) == cut(sequence, 11) == sequence
+    assert cut(sequence, 6) == TrainingSequence((4, 5, 6, 7, 8, 9), 3)
+    assert cut(sequence, 3) == TrainingSequence((7, 8, 9), 1)  # something must predict the next
+    assert cut(sequence, 2) == TrainingSequence((8, 9), 1)
+
+
+def test_long_documents_are_cut():
+    augmented = AugmentedDocument(Document("word " * 100), (), PAIRS[:2])
+    sequences = build_sequences(TOKENIZER, augmented, "paper", 50)
+    assert [len(sequence.ids) for sequence in sequences] == [50, 50]
+    assert TOKENIZER.decode(sequences[0].ids).endswith("Question 0?<e><a>answer 0<e>")
