@@ -2,14 +2,7 @@
 
     document -> adapter -> store;  question -> retrieve -> merge -> attach + generate -> Answer
 
-One switch says how a question is answered:
-
-    closed_book  nothing but the question
-    in_context   retrieved passages in the prompt (standard RAG)
-    da_rag       augmented passages in the prompt: text, rewrites and question-answer pairs
-    parametric   retrieved documents' adapters, merged and attached; no passage in the prompt
-    combine      adapters and passages
-    sft          one adapter trained on the whole corpus, whatever the question
+One switch, the mode, says how a question is answered (see `modes`).
 """
 
 from __future__ import annotations
@@ -26,15 +19,13 @@ from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.decoding_rows import GenerationOptions
-from prag_core.model.generate import generate
-from prag_core.model.prompts import extract_answer
-from prag_core.pipeline.answering import find_hits, prepare
+from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
+from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.retrieval.bm25 import Hit, Retriever, make_retriever
 
 GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
-MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
 
 
 class ParametricRAG:
@@ -168,6 +159,11 @@ class ParametricRAG:
         """Return the k best documents of each question (all, where there are fewer)."""
         return self.retriever.retrieve(questions, k)
 
+    def document(self, document_id: str) -> Document:
+        """Return a document by its id; ValueError for one that is not there."""
+        self.require([document_id])
+        return self.documents[document_id]
+
     def adapter(self, document_id: str) -> Adapter:
         """Return the stored adapter of one document.
 
@@ -191,8 +187,9 @@ class ParametricRAG:
         k: int = 3,
         document_ids: Sequence[Sequence[str]] | None = None,
         scores: Sequence[Sequence[float]] | None = None,
+        options: AnswerOptions | None = None,
     ) -> list[Answer]:
-        """Answer questions in one of `MODES`.
+        """Answer questions in one of `modes.MODES`.
 
         Args:
             questions: plain questions.
@@ -202,22 +199,61 @@ class ParametricRAG:
                 modes without documents (`closed_book`, `sft`) take no notice of them.
             scores: a retrieval score for each of these documents, by which a merge may weigh them;
                 1 each when omitted.
+            options: prompt style and merging, instead of the pipeline's own.
 
         Raises:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
         """
         questions = [questions] if isinstance(questions, str) else list(questions)
-        hits = find_hits(self, questions, mode, k, document_ids, scores)
-        answers, size = [], MERGED_BATCHES * self.generation.batch_size
-        for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
-            prepared = prepare(self, questions[rows], hits[rows], mode)
-            prompts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
-            texts = generate(self.base, prompts, adapters, self.generation)
-            answers += [
-                Answer(p.question, extract_answer(text, self.options.style), mode, p.documents)
-                for p, text in zip(prepared, texts, strict=True)
-            ]
-        return answers
+        hits = self.hits(questions, mode, k, document_ids, scores)
+        return self.answerer.answer(questions, hits, mode, options)
+
+    @property
+    def answerer(self) -> Answerer:
+        """What answers questions from the pipeline's documents."""
+        return Answerer(
+            self.base,
+            self.document,
+            self.adapter,
+            self.train_global,
+            self.augmenter,
+            self.generation,
+            self.options,
+        )
+
+    def hits(
+        self,
+        questions: Sequence[str],
+        mode: str,
+        k: int = 3,
+        document_ids: Sequence[Sequence[str]] | None = None,
+        scores: Sequence[Sequence[float]] | None = None,
+    ) -> list[list[Hit]]:
+        """Return the documents of every question: those named, or else the retriever's best k.
+
+        Named documents have the scores given, or 1 each.
+
+        Raises:
+            ValueError: an unknown mode or document, no documents, or not ids for every question.
+        """
+        if not find_mode(mode).needs_documents:
+            return [[] for _ in questions]
+        if document_ids is None:
+            if not self.documents:
+                raise ValueError("got no documents, expected some: call add_documents first")
+            return self.retrieve(questions, k)
+        if len(document_ids) != len(questions) or not all(document_ids):
+            raise ValueError(
+                f"got document ids for {sum(map(bool, document_ids))} questions, expected one or "
+                f"more for each of the {len(questions)}: name them, or let the retriever choose"
+            )
+        for ids in document_ids:
+            self.require(ids)
+        scores = scores or [[1.0] * len(ids) for ids in document_ids]
+        return [
+            [Hit(i, score) for i, score in zip(ids, row, strict=True)]
+            for ids, row in zip(document_ids, scores, strict=True)
+        ]
 
     def train_global(self) -> Adapter:
         """Train (or load) the one adapter over all documents, for mode `sft`.

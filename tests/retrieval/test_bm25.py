@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ import pytest
 from prag_core.corpus.documents import Document, iter_documents
 from prag_core.retrieval import bm25 as retrieval
 from prag_core.retrieval.bm25 import BM25Retriever, Hit, analyze, make_retriever
+from tests.fixtures.paths import DATA
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MARIE = Document("Marie Curie discovered radium in Paris.", "Marie Curie")
 ALAN = Document("Alan Turing broke ciphers at Bletchley Park.", "Alan Turing")
 ADA = Document("Ada Lovelace wrote programs for an engine.", "Ada Lovelace")
