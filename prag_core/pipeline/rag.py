@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapters.store import AdapterStore
@@ -24,6 +25,7 @@ from prag_core.pipeline.answers import Answer, AnswerOptions
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.retrieval.bm25 import Hit, Retriever, make_retriever
+from prag_core.training.lora_trainer import LoraTrainer
 
 GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
 
@@ -40,6 +42,7 @@ class ParametricRAG:
         augmenter: Augmenter | None = None,
         generation: GenerationOptions | None = None,
         options: AnswerOptions | None = None,
+        documents: Iterable[Document] | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -51,6 +54,7 @@ class ParametricRAG:
             augmenter: for `da_rag`; the parametrizer's own when omitted.
             generation: decoding options.
             options: prompt style and merge weighting.
+            documents: the corpus, instead of the documents that the store keeps; only indexed.
         """
         self.base, self.parametrizer = base, parametrizer
         self.retriever = retriever if retriever is not None else make_retriever("auto")
@@ -59,12 +63,13 @@ class ParametricRAG:
         self.generation = generation or GenerationOptions()
         self.options = options or AnswerOptions()
         self.documents: dict[str, Document] = {}
-        if self.store is not None:
-            self._index(Document(**record) for _, record in self.store.records("document"))
+        if documents is None and self.store is not None:
+            documents = (Document(**record) for _, record in self.store.records("document"))
+        self._index(documents or ())
 
     @classmethod
     def from_pretrained(
-        cls, base_model: str = "smollm2-135m", store: str | Path | None = None, **settings
+        cls, base_model: str = "smollm2-135m", store: str | Path | None = None, **settings: Any
     ) -> ParametricRAG:
         """Load a base model with all parts around it; `settings` are the fields of `build.Setup`.
 
@@ -93,8 +98,8 @@ class ParametricRAG:
         Raises:
             ValueError: no documents.
         """
-        documents = (Document(d) if isinstance(d, str) else d for d in documents)
-        unique = {document.id: document for document in documents}
+        given = (Document(d) if isinstance(d, str) else d for d in documents)
+        unique = {document.id: document for document in given}
         if not unique:
             raise ValueError("got no documents, expected at least one: check the corpus")
         new = [document for document in unique.values() if document.id not in self.documents]
@@ -137,23 +142,25 @@ class ParametricRAG:
         """
         document_ids = list(dict.fromkeys(document_ids))
         self.require(document_ids)
-        for document_id in document_ids if self.store is not None else ():
-            self.store.delete_record("document", document_id)  # first: a full disk changes nothing
+        if self.store is not None:  # first: a full disk changes nothing
+            for document_id in document_ids:
+                self.store.delete_record("document", document_id)
         self.retriever.delete(document_ids)
         for document_id in document_ids:
             del self.documents[document_id]
-        if self.store is not None:
-            self.forget(document_ids)
+        self.forget(document_ids)
 
     def forget(self, document_ids: Iterable[str]) -> None:
         """Delete what the store holds that was made from these documents."""
-        document_ids = list(document_ids)
+        store, document_ids = self.store, list(document_ids)
+        if store is None:
+            return
         for document_id in document_ids:
-            for key, _ in list(self.store.records(AUGMENTATION, document_id)):
-                self.store.delete_record(AUGMENTATION, key)
+            for key, _ in list(store.records(AUGMENTATION, document_id)):
+                store.delete_record(AUGMENTATION, key)
         for prefix in (*document_ids, GLOBAL):
-            for key in list(self.store.keys(prefix)):
-                self.store.delete(key)
+            for key in list(store.keys(prefix)):
+                store.delete(key)
 
     def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
         """Return the k best documents of each question (all, where there are fewer)."""
@@ -262,7 +269,7 @@ class ParametricRAG:
             ValueError: no documents, parametrizer or store, or a parametrizer that cannot train.
         """
         store, parametrizer = self._adapter_parts()
-        if not hasattr(parametrizer, "train_global"):
+        if not isinstance(parametrizer, LoraTrainer):
             name = type(parametrizer).__name__
             raise ValueError(f"got {name}, expected LoraTrainer for mode sft: leave the mode out")
         key = self._key(GLOBAL + fingerprint(sorted(self.documents)))
@@ -287,7 +294,8 @@ class ParametricRAG:
             )
 
     def _key(self, document_id: str) -> str:
-        return adapter_key(document_id, self.parametrizer.spec, self.parametrizer.fingerprint)
+        _, parametrizer = self._adapter_parts()
+        return adapter_key(document_id, parametrizer.spec, parametrizer.fingerprint)
 
     def _adapter_parts(self) -> tuple[AdapterStore, Parametrizer]:
         if self.parametrizer is None or self.store is None:

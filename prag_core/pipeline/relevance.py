@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.base_model import BaseModel, ffn_linears, start_token
+from prag_core.model.padding import pad
 from prag_core.retrieval.bm25 import Hit
 
 BATCH = 32  # questions read together
@@ -32,9 +33,7 @@ def question_keys(base: BaseModel, questions: Sequence[str], layer: int) -> list
     keys: list[Tensor] = []
     for begin in range(0, len(rows), BATCH):
         batch = rows[begin : begin + BATCH]
-        ids = torch.full((len(batch), max(map(len, batch))), padding)
-        for index, row in enumerate(batch):
-            ids[index, : len(row)] = torch.tensor(row)
+        ids, _ = pad(batch, padding)  # (N, T)
         found = _inputs(base, linear, ids.to(base.device))  # (N, T, I)
         keys += [found[index, 1 : len(row)] for index, row in enumerate(batch)]
     return keys
