@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urljoin
-from urllib.request import Request, urlopen
 
 from filelock import FileLock
 
@@ -164,6 +162,9 @@ def _pip_download(requirement: str, folder: Path) -> None:
 
 def _index_download(requirement: str, folder: Path) -> None:
     """Download a wheel from `$PIP_INDEX_URL` or PyPI where the environment has no pip (PEP 691)."""
+    from urllib.parse import urljoin
+    from urllib.request import Request, urlopen  # deferred: slow to import
+
     name, version = requirement.split("==")
     page = f"{os.environ.get('PIP_INDEX_URL', 'https://pypi.org/simple').rstrip('/')}/{name}/"
     json_format = {"Accept": "application/vnd.pypi.simple.v1+json"}
