@@ -71,6 +71,7 @@ class AdapterSpec:
             )
         if self.dtype not in DTYPES:
             raise ValueError(f"got dtype {self.dtype!r}, expected one of {sorted(DTYPES)}")
+        # Frozen: the fields can only be set past the class's own __setattr__.
         object.__setattr__(self, "modules", tuple(sorted(set(self.modules), key=FFN_MODULES.index)))
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         object.__setattr__(self, "alpha", float(self.alpha))
@@ -100,6 +101,7 @@ class AdapterSpec:
 
 def fingerprint(value: object) -> str:
     """Hash a JSON-serialisable value to 16 hex digits (key order does not matter)."""
+    # default=str, so that paths count too; the digest is short as it stands in names of files.
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -143,6 +145,7 @@ class Adapter:
                     f"got A {tuple(a.shape)} and B {tuple(b.shape)} at {path}, "
                     "expected A (R, I) and B (O, R) of one rank R: check their order"
                 )
+        # A memory holds one Gram matrix a module, of the rows that are the document's own.
         own = [a.shape[0] - self.shared_rows for a, _ in self.tensors.values()]
         solved = own if self.memory is None else [len(gram) for gram in self.memory.gram]
         if self.shared_rows < 0 or min(own) < 0 or own != solved:
@@ -161,7 +164,7 @@ class Adapter:
         """Part a module's A and B into the document's own rows and the shared ones (the last)."""
         a, b = self.tensors[path]
         own = a.shape[0] - self.shared_rows
-        return (a[:own], b[:, :own]), (a[own:], b[:, own:])
+        return (a[:own], b[:, :own]), (a[own:], b[:, own:])  # (R, I), (O, R); (shared, I), ..
 
     @property
     def nbytes(self) -> int:
@@ -198,9 +201,9 @@ class Adapter:
             size = int.from_bytes(data[:8], "little")
             header = json.loads(data[8 : 8 + size])
             note = json.loads(header.pop("__metadata__")["adapter"])
-            tensors = _views(data, 8 + size, header) or load(data)
+            tensors = _views(data, 8 + size, header) or load(data)  # load also names the damage
             fields, metadata = note["spec"], note["metadata"]
-            fields |= {name: tuple(fields[name]) for name in ("modules", "layers")}
+            fields |= {name: tuple(fields[name]) for name in ("modules", "layers")}  # JSON lists
             spec = AdapterSpec(**fields)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -213,7 +216,7 @@ class Adapter:
             if name.startswith(MEMORY_PREFIX)
         }
         pairs = {path: _pair(tensors, path) for path in spec.paths()}
-        return cls(spec, pairs, metadata, *read_memory(memory))
+        return cls(spec, pairs, metadata, *read_memory(memory))  # checks the shapes
 
 
 def peft_state_dict(adapter: Adapter) -> dict[str, Tensor]:
@@ -266,6 +269,7 @@ def _views(data: bytes, start: int, header: Mapping[str, dict[str, Any]]) -> dic
         end = stop
     if start + end != len(data):
         return {}
+    # bytearray: a copy of its own, as a tensor over bytes that cannot be written is refused.
     flat = torch.frombuffer(bytearray(data), dtype=dtype, offset=start)
     return {name: flat.as_strided(shape, (shape[1], 1), at) for name, shape, at in places}
 

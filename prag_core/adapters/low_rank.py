@@ -35,7 +35,7 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
     if adapter.rank <= rank:
         return adapter
     split = [adapter.split(path) for path in adapter.tensors]
-    own = [(a.float(), b.float()) for (a, b), _ in split]  # (R, I), (O, R)
+    own = [(a.float(), b.float()) for (a, b), _ in split]  # L of (R, I), (O, R)
     if memory is not None:
         own = _by_response(own, memory, own_rank)
     else:
@@ -48,11 +48,9 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
             whitening = 1 if memory is None else memory.whitening[module].float()
             rest_a, rest_b = _truncated(rest_a.float() / whitening, rest_b.float(), kept)
             rest_a = rest_a * whitening
-        rows, columns = own[module]
-        tensors[path] = (
-            torch.cat([rows.to(a.dtype), rest_a.to(a.dtype)]),  # (r + kept, I)
-            torch.cat([columns.to(b.dtype), rest_b.to(b.dtype)], 1),  # (O, r + kept)
-        )
+        whole_a = torch.cat([own[module][0].to(a.dtype), rest_a.to(a.dtype)])  # (r + kept, I)
+        whole_b = torch.cat([own[module][1].to(b.dtype), rest_b.to(b.dtype)], 1)  # (O, r + kept)
+        tensors[path] = whole_a, whole_b
     spec = replace(adapter.spec, rank=rank, alpha=adapter.spec.scale * rank)  # the same scale
     return replace(adapter, spec=spec, tensors=tensors, memory=None, shared_rows=kept)
 

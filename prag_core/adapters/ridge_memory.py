@@ -84,8 +84,9 @@ class RidgeMemory:
 
     def keys(self, a: Tensor, module: int) -> Tensor:
         """Recover K^ (R, I or I + k) from a module's A (R, I): the inverse of `solve`."""
-        strength = self.ridge[module].float()
-        keys = recover_keys(a.float() / self.scale(module), self.gram[module].float(), strength)
+        rows = a.float() / self.scale(module)  # A^
+        # A^ = (G + lambda)^-1 K^, so that K^ = (G + lambda) A^.
+        keys = self.gram[module].float() @ rows + self.ridge[module].float() * rows
         if self.beside is None:
             return keys  # (R, I)
         return torch.cat([keys, self.beside[module].float()], 1)  # (R, I + k)
@@ -97,9 +98,14 @@ class RidgeMemory:
         return rows[:, : len(scale)] * scale  # (R, I)
 
     def solve_product(self, values: Tensor, keys: Tensor, module: int) -> Tensor:
-        """Return the update B A (O, I) of values (O, R) and keys K^ (R, I or I + k)."""
-        product = solve_product(values, keys, self.ridge[module].float())  # (O, I or I + k)
-        scale = self.scale(module)
+        """Return B A (O, I) of values B (O, R) and keys K^ (R, I or I + k), without A itself."""
+        strength, scale = self.ridge[module].float(), self.scale(module)
+        if len(keys) <= keys.shape[1]:  # of the two equal forms the smaller system, as `solve_rows`
+            factor = _factor(keys @ keys.mT, strength)  # (R, R)
+            product = torch.cholesky_solve(values.mT, factor).mT @ keys  # as wide as K^
+        else:
+            factor = _factor(keys.mT @ keys, strength)  # as wide as K^, square
+            product = torch.cholesky_solve((values @ keys).mT, factor).mT
         return product[:, : len(scale)] * scale  # (O, I)
 
     def answers(self, module: int) -> Tensor:
@@ -197,26 +203,6 @@ def solve_rows(keys: Tensor, strength: Tensor, slope: bool = False) -> tuple[Ten
     inverse = _inverse(keys.mT @ keys, strength)  # (..., I, I)
     rows = keys @ inverse  # (..., R, I)
     return rows, rows @ inverse if slope else None
-
-
-def solve_product(values: Tensor, keys: Tensor, strength: Tensor) -> Tensor:
-    """Return values' A^, (O, I), without A^ itself: for more rows than outputs.
-
-    Args:
-        values: (O, R).
-        keys: scaled keys K^, (R, I), float32.
-        strength: lambda.
-    """
-    if len(keys) <= keys.shape[1]:
-        factor = _factor(keys @ keys.mT, strength)  # (R, R)
-        return torch.cholesky_solve(values.mT, factor).mT @ keys
-    factor = _factor(keys.mT @ keys, strength)  # (I, I)
-    return torch.cholesky_solve((values @ keys).mT, factor).mT
-
-
-def recover_keys(rows: Tensor, gram: Tensor, strength: Tensor) -> Tensor:
-    """Return K^ from A^ and K^ K^': the inverse of `solve_rows`."""
-    return gram @ rows + strength * rows
 
 
 def _inverse(gram: Tensor, strength: Tensor) -> Tensor:

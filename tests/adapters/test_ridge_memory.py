@@ -9,9 +9,7 @@ import torch
 
 from prag_core.adapters.ridge_memory import (
     RidgeMemory,
-    recover_keys,
     require_one_network,
-    solve_product,
     solve_rows,
     solve_together,
 )
@@ -43,26 +41,6 @@ def test_rows_of_zeros_stay_zero_and_change_nothing():
     torch.testing.assert_close(found[:6], solve_rows(keys, strength)[0])
 
 
-def test_keys_are_recovered_from_rows_and_gram():
-    torch.manual_seed(0)
-    keys, strength = torch.randn(12, 16), torch.tensor(0.1)
-    rows = solve_rows(keys, strength)[0]
-    torch.testing.assert_close(
-        recover_keys(rows, keys @ keys.mT, strength), keys, atol=1e-4, rtol=1e-4
-    )
-
-
-@pytest.mark.parametrize("rows", [5, 40])  # fewer and more than I
-def test_product_equals_values_times_rows(rows):
-    torch.manual_seed(0)
-    keys, values = torch.randn(rows, INPUTS), torch.randn(OUTPUTS, rows)
-    strength = torch.tensor(0.1)
-    expected = values @ solve_rows(keys, strength)[0]
-    torch.testing.assert_close(
-        solve_product(values, keys, strength), expected, atol=1e-4, rtol=1e-3
-    )
-
-
 def document(rows: int, seed: int, background: int = 0):
     """A memory of two modules, K^ (2, R, I + k), A (2, R, I), B (2, O, R)."""
     generator = torch.Generator().manual_seed(seed)
@@ -71,6 +49,15 @@ def document(rows: int, seed: int, background: int = 0):
     memory = RidgeMemory.from_keys(keys, whitening, ridge)
     a = torch.stack([memory.solve(keys[module], module) for module in (0, 1)])
     return memory, keys, a, torch.randn(2, OUTPUTS, rows, generator=generator)
+
+
+@pytest.mark.parametrize("background", [0, BACKGROUND])
+@pytest.mark.parametrize("rows", [5, 40])  # fewer and more than I
+def test_product_equals_values_times_rows(rows, background):
+    memory, keys, a, b = document(rows, 0, background)
+    for module in (0, 1):
+        product = memory.solve_product(b[module], keys[module], module)
+        torch.testing.assert_close(product, b[module] @ a[module], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("background", [0, BACKGROUND])
