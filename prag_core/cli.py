@@ -1,40 +1,47 @@
-"""Command line: `prag parametrize | answer | evaluate | demo | ...`, see COMMANDS.
+"""Command line: `prag COMMAND ...`; the commands with a line each are in COMMANDS.
 
-Every option is a parameter of the command's function (commands.py) or a field of `Setup`
-(build.py), and may stand in a YAML file given with --config.
+Arguments go in, an exit status comes out. Every option is a parameter of the command's function
+(one file each in prag_core/commands/) or a field of `Setup` (pipeline/parts.py), and may stand in
+a YAML file given with --config. Only the command that was asked for is imported: `prag --help`
+loads no other package.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
-import docstring_parser
-import transformers
-from jsonargparse import ArgumentParser
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
-from prag_core.benchmark.run import benchmark
-from prag_core.commands import demo, serve
-from prag_core.commands import shared as commands
-from prag_core.commands.compare import compare
-from prag_core.model.hardware import is_out_of_memory
-from prag_core.pipeline.parts import Setup
-from prag_core.speed import run as bench
 
+class Command(NamedTuple):
+    """Where a command's function stands ("module:function"), and its first docstring line."""
+
+    place: str
+    summary: str
+
+
+SUMMARIES = {
+    "demo": "Turn 12 invented documents into adapters and ask about them in every mode.",
+    "parametrize": "Turn documents into adapters; what the store has already is skipped.",
+    "answer": "Answer questions from the documents of a store.",
+    "serve": "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
+    "evaluate": "Score every mode on a question set, with intervals and controls; resumable.",
+    "benchmark": "Run a grid of question sets, base models, paths and modes into one table.",
+    "compare": "Compare trained with generated adapters: quality, side effects, merging, cost.",
+    "speed": "Measure speed beside stock PEFT; parts measured earlier stay in the file.",
+    "warmup": "Train an adapter on question-answer pairs, for the trained path to start from.",
+    "store": "Look into a store, check it, shrink it, and move adapters in and out.",
+    "models": "Show which base models load, and where the embedded one lies.",
+}
 COMMANDS = {
-    "parametrize": commands.parametrize,
-    "warmup": commands.warmup,
-    "answer": commands.answer,
-    "evaluate": commands.evaluate,
-    "compare": compare,
-    "benchmark": benchmark,
-    "store": commands.store,
-    "models": commands.models,
-    "demo": demo.demo,
-    "bench": bench.bench,
-    "serve": serve.serve,
+    name: Command(f"prag_core.commands.{name}:{name}", text) for name, text in SUMMARIES.items()
 }
 # Fields of `Setup` that a command does not read, and so does not offer.
 UNREAD = {
@@ -43,37 +50,104 @@ UNREAD = {
     "benchmark": {"path", "base_model", "dtype", "hypernet"},
     "serve": {"generation", "answering"},
 }
-HINT = (
+DEFAULTS = {"serve": {"path": "generated"}}  # where a command's differ from those of `Setup`
+MEMORY_HINT = (
     "got a batch that exceeds memory, expected one that fits: lower --generation.batch_size, "
     "--training.tokens_per_batch or --training.documents_per_batch, and run the command again; "
     "what is finished is kept"
 )
-DEFAULTS = {"serve": {"path": "generated"}}  # where a command's differ from those of `Setup`
 
 
-def build_parser() -> ArgumentParser:
-    """Build the parser: one subcommand a function, `Setup` flattened into those that take it."""
-    parser = ArgumentParser(
-        prog="prag", description=sys.modules["prag_core"].__doc__.split("\n")[0]
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (2: bad input, 1: out of memory, 130: Ctrl-C)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name, status = pick_command("prag", sys.modules["prag_core"].__doc__, COMMANDS, arguments)
+    if name is None:
+        return status
+    # Read by huggingface_hub and transformers when they are imported: no bars for loading weights.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    function = load_function(COMMANDS[name].place)
+    parser = build_parser(f"prag {name}", function, UNREAD.get(name, ()), DEFAULTS.get(name, {}))
+    parsed = parser.parse_args([_underscored(argument) for argument in arguments[1:]])
+    return run_command(
+        f"prag {name}", lambda: call(function, parser.instantiate(parsed)), MEMORY_HINT
     )
-    subcommands = parser.add_subcommands(required=True, dest="command")
-    for name, function in COMMANDS.items():
-        subparser = ArgumentParser(description=inspect.getdoc(function).split("\n")[0])
-        subparser.add_argument("--config", action="config", help="YAML file with any of these")
-        switches = _switches(function)
-        skip = {"setup", *switches}
-        subparser.add_function_arguments(function, skip=skip, as_positional=True)
-        for switch, text in switches.items():
-            subparser.add_argument(f"--{switch}", action="store_true", help=text)
-        if "setup" in inspect.signature(function).parameters:
-            subparser.add_class_arguments(Setup, skip=UNREAD.get(name, set()))
-        subparser.set_defaults(DEFAULTS.get(name, {}))
-        subcommands.add_subcommand(name, subparser)
+
+
+def pick_command(
+    program: str, about: str, commands: Mapping[str, Command], arguments: Sequence[str]
+) -> tuple[str | None, int]:
+    """Return the command's name; or None and the exit status, with the overview printed.
+
+    Args:
+        program: name on the command line.
+        about: text whose first line says what the program does.
+        commands: by name.
+        arguments: of the command line; the command comes first.
+    """
+    first = arguments[0] if arguments else None
+    if first in commands:
+        return first, 0
+    asked_for_help = first in ("-h", "--help")
+    if not asked_for_help and arguments:
+        print(
+            f"{program}: got command {first!r}, expected one of {', '.join(commands)}: "
+            f"see {program} --help",
+            file=sys.stderr,
+        )
+        return None, 2
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
+    text = "\n".join([
+        f"usage: {program} COMMAND [options]", "", about.strip().split("\n")[0], "",
+        "commands:", *lines, "", f"options of a command: {program} COMMAND --help",
+    ])  # fmt: skip
+    print(text, file=sys.stdout if asked_for_help else sys.stderr)
+    return None, 0 if asked_for_help else 2
+
+
+def load_function(place: str) -> Callable:
+    """Import "module:function"."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def build_parser(
+    program: str, function: Callable, unread: Sequence[str] = (), defaults: Mapping | None = None
+) -> ArgumentParser:
+    """Build a command's parser: its parameters and, where it takes a `Setup`, the fields of that.
+
+    Args:
+        program: name shown in messages.
+        function: the command.
+        unread: fields of `Setup` that the command does not offer.
+        defaults: that differ from those of `Setup`.
+    """
+    from jsonargparse import ArgumentParser  # deferred, as --help of the program needs none
+
+    parser = ArgumentParser(prog=program, description=summary(function))
+    parser.add_argument("--config", action="config", help="YAML file with any of these")
+    switches = _switches(function)
+    parser.add_function_arguments(function, skip={"setup", *switches}, as_positional=True)
+    for switch, text in switches.items():
+        parser.add_argument(f"--{switch}", action="store_true", help=text)
+    if "setup" in inspect.signature(function).parameters:
+        from prag_core.pipeline.parts import Setup
+
+        parser.add_class_arguments(Setup, skip={*unread})
+    parser.set_defaults(defaults or {})
     return parser
+
+
+def summary(function: Callable) -> str:
+    """Return the first docstring line."""
+    return inspect.getdoc(function).split("\n")[0]
 
 
 def _switches(function: Callable) -> dict[str, str]:
     """Return {name: help} of the boolean parameters, which become flags without a value."""
+    import docstring_parser  # comes with jsonargparse[signatures], which reads docstrings by it
+
     parameters = docstring_parser.parse(inspect.getdoc(function)).params
     return {p.arg_name: p.description for p in parameters if _is_switch(function, p.arg_name)}
 
@@ -82,37 +156,47 @@ def _is_switch(function: Callable, name: str) -> bool:
     return inspect.signature(function).parameters[name].annotation in (bool, "bool")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (2: bad input, 1: out of memory, 130: Ctrl-C)."""
-    parser = build_parser()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    arguments = [_underscored(argument) for argument in arguments]
-    parsed = parser.parse_args(arguments)
-    transformers.logging.disable_progress_bar()
+def call(function: Callable, options: Namespace) -> None:
+    """Call a command's function; options that are not its parameters are the shared `Setup`."""
+    parameters, values = inspect.signature(function).parameters, vars(options)
+    arguments = {name: value for name, value in values.items() if name in parameters}
+    if "setup" in parameters:
+        from prag_core.pipeline.parts import Setup
+
+        names = {field.name for field in fields(Setup)} & values.keys()
+        arguments["setup"] = Setup(**{name: values[name] for name in names})
+    function(**arguments)
+
+
+def run_command(program: str, command: Callable[[], object], memory_hint: str) -> int:
+    """Call a command and turn the errors of users and machines into messages.
+
+    Args:
+        program: name in front of the messages.
+        command: what to call.
+        memory_hint: what to do where memory ran out.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 1 where memory ran out, 130 after Ctrl-C.
+    """
     try:
-        _call(COMMANDS[parsed.command], vars(parser.instantiate(parsed)[parsed.command]))
+        command()
     except (ValueError, OSError, KeyError) as error:
-        print(f"prag {parsed.command}: {error}", file=sys.stderr)
+        if type(error) is KeyError:  # a defect; the store's own kind has a message
+            raise
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
+        from prag_core.model.hardware import is_out_of_memory  # torch is loaded by now
+
         if not is_out_of_memory(error):
             raise
-        print(f"prag {parsed.command}: {str(error).splitlines()[0]}\n{HINT}", file=sys.stderr)
+        print(f"{program}: {str(error).splitlines()[0]}\n{memory_hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
-
-
-def _call(function: Callable, options: dict) -> None:
-    """Call a command's function; options that are not its own are the shared `Setup`."""
-    own = inspect.signature(function).parameters
-    arguments = {name: value for name, value in options.items() if name in own}
-    if "setup" in own:
-        names = {field.name for field in fields(Setup)} & options.keys()
-        arguments["setup"] = Setup(**{name: options[name] for name in names})
-    function(**arguments)
 
 
 def _underscored(argument: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prag_core.cli import build_parser
+from prag_core import cli
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 CORE = [path for path in CONFIGS if "prag " in path.read_text().split("\n\n")[0]]
@@ -19,8 +19,10 @@ def test_yaml_parses_with_its_own_command(path):
     command = re.search(r"^#\s+prag (\w+) --config (\S+)(?: (\S+))?$", text, re.MULTILINE)
     assert command and command[2] == f"configs/{path.name}"
     source = [command[3]] if command[3] else []
-    parsed = build_parser().parse_args([command[1], "--config", str(path), *source])
-    assert parsed[command[1]].output.startswith("runs/")
+    name = command[1]
+    function = cli.load_function(cli.COMMANDS[name].place)
+    parser = cli.build_parser(name, function, cli.UNREAD.get(name, ()))
+    assert parser.parse_args(["--config", str(path), *source]).output.startswith("runs/")
 
 
 def test_there_are_configs():

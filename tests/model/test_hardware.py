@@ -25,7 +25,7 @@ def test_signs_of_memory_that_ran_out():
     ("command", "place", "hint"),
     [
         (hypernet.cli, "hypernet.cli.auto_cli", "lower data.batch.documents"),
-        (prag_core.cli, "prag_core.cli._call", "lower --generation.batch_size"),
+        (prag_core.cli, "prag_core.cli.call", "lower --generation.batch_size"),
     ],
 )
 def test_a_hint_and_no_stack_trace(command, place, hint, monkeypatch, capsys):
