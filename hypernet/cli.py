@@ -62,11 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
 
     def command() -> None:
-        function = load_function(COMMANDS[name].place)
         if COMMANDS[name].place == TRAINER:
-            function(words)
+            load_function(TRAINER)(words)
             return
-        parser = build_parser(f"hypernet {name}", function)
+        function, parser = build_parser(f"hypernet {name}", COMMANDS[name])
         call(function, parser.instantiate(parser.parse_args(words[1:])))
 
     return run_command(f"hypernet {name}", command, MEMORY_HINT)

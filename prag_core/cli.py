@@ -12,45 +12,77 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, get_type_hints
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
-class Command(NamedTuple):
-    """Where a command's function stands ("module:function"), and its first docstring line."""
+@dataclass(frozen=True)
+class Command:
+    """A command's place and what of its options differs from the function's own parameters.
+
+    Attributes:
+        place: "module:function".
+        summary: first line of the function's docstring.
+        unread: fields of `Setup` that the command does not read, and so does not offer.
+        defaults: that differ from those of `Setup`.
+        words: parameters that are written without their names, and may be left out.
+    """
 
     place: str
     summary: str
+    unread: Sequence[str] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    words: Sequence[str] = ()
 
 
-SUMMARIES = {
-    "demo": "Turn 12 invented documents into adapters and ask about them in every mode.",
-    "parametrize": "Turn documents into adapters; what the store has already is skipped.",
-    "answer": "Answer questions from the documents of a store.",
-    "serve": "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
-    "evaluate": "Score every mode on a question set, with intervals and controls; resumable.",
-    "benchmark": "Run a grid of question sets, base models, paths and modes into one table.",
-    "compare": "Compare trained with generated adapters: quality, side effects, merging, cost.",
-    "speed": "Measure speed beside stock PEFT; parts measured earlier stay in the file.",
-    "warmup": "Train an adapter on question-answer pairs, for the trained path to start from.",
-    "store": "Look into a store, check it, shrink it, and move adapters in and out.",
-    "models": "Show which base models load, and where the embedded one lies.",
-}
+def _command(name: str, summary: str, **options) -> Command:
+    return Command(f"prag_core.commands.{name}:{name}", summary, **options)
+
+
 COMMANDS = {
-    name: Command(f"prag_core.commands.{name}:{name}", text) for name, text in SUMMARIES.items()
+    "demo": _command(
+        "demo",
+        "Turn 12 invented documents into adapters and ask about them in every mode.",
+        unread=["path"],
+    ),
+    "parametrize": _command(
+        "parametrize", "Turn documents into adapters; what the store has already is skipped."
+    ),
+    "answer": _command("answer", "Answer questions from the documents of a store."),
+    "serve": _command(
+        "serve",
+        "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
+        unread=["generation", "answering"],
+        defaults={"path": "generated"},
+    ),
+    "evaluate": _command(
+        "evaluate", "Score every mode on a question set, with intervals and controls; resumable."
+    ),
+    "benchmark": _command(
+        "benchmark",
+        "Run a grid of question sets, base models, paths and modes into one table.",
+        unread=["path", "base_model", "dtype", "hypernet"],
+    ),
+    "compare": _command(
+        "compare",
+        "Compare trained with generated adapters: quality, side effects, merging, cost.",
+        unread=["path"],
+    ),
+    "speed": _command(
+        "speed", "Measure speed beside stock PEFT; parts measured earlier stay in the file."
+    ),
+    "warmup": _command(
+        "warmup", "Train an adapter on question-answer pairs, for the trained path to start from."
+    ),
+    "store": _command(
+        "store", "Look into a store, check it, shrink it, and move adapters in and out."
+    ),
+    "models": _command("models", "Show which base models load, and where the embedded one lies."),
 }
-# Fields of `Setup` that a command does not read, and so does not offer.
-UNREAD = {
-    "demo": {"path"},
-    "compare": {"path"},
-    "benchmark": {"path", "base_model", "dtype", "hypernet"},
-    "serve": {"generation", "answering"},
-}
-DEFAULTS = {"serve": {"path": "generated"}}  # where a command's differ from those of `Setup`
 MEMORY_HINT = (
     "got a batch that exceeds memory, expected one that fits: lower --generation.batch_size, "
     "--training.tokens_per_batch or --training.documents_per_batch, and run the command again; "
@@ -66,8 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     # Read by huggingface_hub and transformers when they are imported: no bars for loading weights.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    function = load_function(COMMANDS[name].place)
-    parser = build_parser(f"prag {name}", function, UNREAD.get(name, ()), DEFAULTS.get(name, {}))
+    function, parser = build_parser(f"prag {name}", COMMANDS[name])
     parsed = parser.parse_args([_underscored(argument) for argument in arguments[1:]])
     return run_command(
         f"prag {name}", lambda: call(function, parser.instantiate(parsed)), MEMORY_HINT
@@ -112,31 +143,39 @@ def load_function(place: str) -> Callable:
     return getattr(import_module(module), name)
 
 
-def build_parser(
-    program: str, function: Callable, unread: Sequence[str] = (), defaults: Mapping | None = None
-) -> ArgumentParser:
-    """Build a command's parser: its parameters and, where it takes a `Setup`, the fields of that.
+def build_parser(program: str, command: Command) -> tuple[Callable, ArgumentParser]:
+    """Import a command's function and build its parser.
+
+    Options are the function's parameters and, where one is `setup`, the fields of `Setup`.
 
     Args:
         program: name shown in messages.
-        function: the command.
-        unread: fields of `Setup` that the command does not offer.
-        defaults: that differ from those of `Setup`.
-    """
-    from jsonargparse import ArgumentParser  # deferred, as --help of the program needs none
+        command: the command.
 
+    Returns:
+        The function, to be called by `call`, and the parser.
+    """
+    from jsonargparse import ArgumentParser  # deferred: --help of the program needs none
+
+    function = load_function(command.place)
     parser = ArgumentParser(prog=program, description=summary(function))
     parser.add_argument("--config", action="config", help="YAML file with any of these")
-    switches = _switches(function)
-    parser.add_function_arguments(function, skip={"setup", *switches}, as_positional=True)
-    for switch, text in switches.items():
-        parser.add_argument(f"--{switch}", action="store_true", help=text)
-    if "setup" in inspect.signature(function).parameters:
-        from prag_core.pipeline.parts import Setup
-
-        parser.add_class_arguments(Setup, skip={*unread})
-    parser.set_defaults(defaults or {})
-    return parser
+    help_texts, types = parameter_help(function), get_type_hints(function)
+    parameters = inspect.signature(function).parameters
+    switches = [name for name in parameters if types[name] is bool]
+    for word in command.words:
+        default = parameters[word].default
+        parser.add_argument(
+            word, nargs="?", type=types[word], default=default, help=help_texts[word]
+        )
+    skip = {"setup", *switches, *command.words}
+    parser.add_function_arguments(function, skip=skip, as_positional=True)
+    for switch in switches:  # flags without a value
+        parser.add_argument(f"--{switch}", action="store_true", help=help_texts[switch])
+    if "setup" in parameters:
+        parser.add_class_arguments(types["setup"], skip={*command.unread})
+    parser.set_defaults(dict(command.defaults))
+    return function, parser
 
 
 def summary(function: Callable) -> str:
@@ -144,16 +183,12 @@ def summary(function: Callable) -> str:
     return inspect.getdoc(function).split("\n")[0]
 
 
-def _switches(function: Callable) -> dict[str, str]:
-    """Return {name: help} of the boolean parameters, which become flags without a value."""
+def parameter_help(function: Callable) -> dict[str, str]:
+    """Return {parameter: its text in the docstring}."""
     import docstring_parser  # comes with jsonargparse[signatures], which reads docstrings by it
 
-    parameters = docstring_parser.parse(inspect.getdoc(function)).params
-    return {p.arg_name: p.description for p in parameters if _is_switch(function, p.arg_name)}
-
-
-def _is_switch(function: Callable, name: str) -> bool:
-    return inspect.signature(function).parameters[name].annotation in (bool, "bool")
+    parsed = docstring_parser.parse(inspect.getdoc(function))
+    return {parameter.arg_name: parameter.description for parameter in parsed.params}
 
 
 def call(function: Callable, options: Namespace) -> None:
@@ -161,10 +196,9 @@ def call(function: Callable, options: Namespace) -> None:
     parameters, values = inspect.signature(function).parameters, vars(options)
     arguments = {name: value for name, value in values.items() if name in parameters}
     if "setup" in parameters:
-        from prag_core.pipeline.parts import Setup
-
-        names = {field.name for field in fields(Setup)} & values.keys()
-        arguments["setup"] = Setup(**{name: values[name] for name in names})
+        setup = get_type_hints(function)["setup"]
+        names = {entry.name for entry in fields(setup)} & values.keys()
+        arguments["setup"] = setup(**{name: values[name] for name in names})
     function(**arguments)
 
 

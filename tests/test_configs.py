@@ -11,9 +11,9 @@ import yaml
 
 import hypernet.cli
 from prag_core import cli
+from tests.fixtures.paths import CONFIGS, ROOT
 
-ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+PATHS = sorted(CONFIGS.glob("*.yaml"))
 
 
 def commands(path: Path) -> list[list[str]]:
@@ -35,7 +35,7 @@ def resolve(command: list[str], capsys) -> dict:
     return yaml.safe_load(printed.out)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_yaml_opens_with_its_command_and_resolves(path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     first, *others = commands(path)
@@ -45,7 +45,7 @@ def test_yaml_opens_with_its_command_and_resolves(path, capsys, monkeypatch):
         assert resolve(command, capsys)["output"].startswith("runs/")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_every_key_has_its_comment(path):
     """Where it comes first, unless its value is a section; and no line is too long."""
     lines = path.read_text().splitlines()
@@ -58,7 +58,7 @@ def test_every_key_has_its_comment(path):
 def test_the_base_sets_every_option_of_network_and_data(capsys, monkeypatch):
     """configs/hypernet.yaml is the reference: what `fit` knows of model and data stands in it."""
     monkeypatch.chdir(ROOT)
-    path = ROOT / "configs" / "hypernet.yaml"
+    path = CONFIGS / "hypernet.yaml"
     written, resolved = yaml.safe_load(path.read_text()), resolve(commands(path)[0], capsys)
     for section in ("model", "data"):
         assert flat(written[section]).keys() == flat(resolved[section]).keys()

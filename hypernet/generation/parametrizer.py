@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hypernet.network.checkpoint import Checkpoint, load_checkpoint
-from hypernet.network.encoder import Encoder, pad
+from hypernet.network.encoder import Encoder
 from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, adapter_key, fingerprint
 from prag_core.adapters.low_rank import rank_of_own, reduce_rank
 from prag_core.adapters.merge import merge
@@ -18,6 +18,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import Augmenter
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel
+from prag_core.model.padding import pad
 from prag_core.pipeline.parts import Setup
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypernet.network.encoder import pad
+from prag_core.model.padding import pad
 
 ANSWER, COMPLETION = 0, 1
 Batch = dict[str, Tensor | int | list[str]]

@@ -25,5 +25,5 @@ def warmup(question_set: str, to: str, setup: Setup, limit: int | None = None) -
     questions = load_question_set(question_set, limit=limit, skip_bad=True).questions
     pairs = [QAPair(q.question, q.golden_answers[0]) for q in questions if q.golden_answers]
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    trainer = LoraTrainer(base, SpanAugmenter(base), setup.training)
+    trainer = LoraTrainer(base, SpanAugmenter(), setup.training)
     print(to_peft(trainer.train_warmup(pairs), to, setup.base_model))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prag_core.adapters.adapter import Parametrizer
 from prag_core.adapters.store import AdapterStore
@@ -37,11 +37,11 @@ class AugmentationOptions:
     """How a document gets rewrites and question-answer pairs.
 
     Attributes:
-        strategy: `span` (answer spans first; for small models), `self` (asks for JSON, as the
+        strategy: `span` (by rule, from answer spans), `self` (asks for JSON, as the
             paper does) or `file` (ready-made pairs).
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
-        model: another model that writes them; the base model when empty.
+        model: another model that writes them (`self`); the base model when empty.
         file: JSON lines {"document", "question", "answer"}, for strategy `file`.
     """
 
@@ -93,7 +93,7 @@ class Setup:
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     answering: AnswerOptions = field(default_factory=AnswerOptions)
 
-    def answer_config(self) -> dict:
+    def answer_config(self) -> dict[str, Any]:
         """Return the settings that answers depend on, to be kept beside results."""
         config = asdict(self)
         config["generation"].pop("batch_size")
@@ -111,7 +111,7 @@ class Setup:
 def build_augmenter(
     base: BaseModel,
     options: AugmentationOptions,
-    store: AdapterStore,
+    store: AdapterStore | None,
     documents: Sequence[Document] = (),
 ) -> Augmenter:
     """Build the chosen augmenter; what a model writes is cached in the store.
@@ -126,9 +126,11 @@ def build_augmenter(
                 "question-answer pairs: set --augmentation.file"
             )
         return FileAugmenter(options.file, documents)
+    if options.strategy == "span":
+        return SpanAugmenter(options.rewrites, options.qa_pairs)
     writer = load_base_model(options.model) if options.model else base
-    kind = SpanAugmenter if options.strategy == "span" else SelfAugmenter
-    return CachedAugmenter(kind(writer, options.rewrites, options.qa_pairs), store)
+    augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
+    return augmenter if store is None else CachedAugmenter(augmenter, store)
 
 
 def build_parametrizer(
@@ -153,7 +155,8 @@ def build_parametrizer(
             f"or install the package that registers it under {PARAMETRIZERS}"
         )
     augmenter = partial(build_augmenter, base, setup.augmentation, store, documents)
-    return known[setup.path].load()(base, setup, augmenter)
+    parametrizer: Parametrizer = known[setup.path].load()(base, setup, augmenter)
+    return parametrizer
 
 
 def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -> LoraTrainer:

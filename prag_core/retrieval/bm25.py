@@ -10,17 +10,13 @@ Two engines compute it: rank_bm25, and bm25s for large corpora. Both rank alike.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import shutil
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -33,7 +29,6 @@ from prag_core.corpus.documents import Document
 K1, B = 1.5, 0.75
 BM25S_ABOVE = 20_000  # documents; rank_bm25 takes over 30 ms a question from here on
 ENGINES = ("auto", "bm25", "bm25s")
-ANALYZER = "lower, stop words, snowball english 1"  # change it when `analyze` changes
 DECIMALS = 5  # scores are rounded, so that ties do not depend on the order of a sum
 STOP_WORDS = """
     a about after all also an and any are as at be because been before but by can could did do does
@@ -217,59 +212,6 @@ class BM25Retriever:
         index.index((rows, dict(self._vocabulary)), show_progress=False)
         return index, index.get_scores_from_ids
 
-    def save(self, folder: str | Path) -> None:
-        """Write documents and bm25s index to a folder, whole or not at all.
-
-        Raises:
-            ValueError: nothing to index, or the folder holds something else.
-            ImportError: bm25s is not installed.
-        """
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / "retriever.json").exists():
-            raise ValueError(f"got {folder}, which holds other files, expected a new folder")
-        rows = self._index_rows()
-        if not any(rows):
-            raise ValueError("got no text to index, expected documents: add some before saving")
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        self._bm25s_index(rows)[0].save(unfinished, show_progress=False)
-        with (unfinished / "documents.jsonl").open("w", encoding="utf-8") as file:
-            for d in self._documents.values():
-                fields = {"text": d.text, "title": d.title, "source_id": d.source_id}
-                fields["metadata"] = d.metadata
-                file.write(json.dumps(fields, ensure_ascii=False) + "\n")
-        header = {"analyzer": ANALYZER, "documents": len(self)}
-        (unfinished / "retriever.json").write_text(json.dumps(header))
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, engine: str = "bm25s") -> BM25Retriever:
-        """Open what `save` wrote; the index stays on disk (memory-mapped).
-
-        Raises:
-            FileNotFoundError: no saved retriever there.
-            ValueError: damaged, or made with another analyzer.
-            ImportError: bm25s is not installed.
-        """
-        folder = Path(folder)
-        if not (folder / "retriever.json").exists():
-            raise FileNotFoundError(f"got {folder}, expected a folder written by save")
-        header = json.loads((folder / "retriever.json").read_text())
-        with (folder / "documents.jsonl").open(encoding="utf-8") as file:
-            retriever = cls((Document(**json.loads(line)) for line in file), engine)
-        got = {"analyzer": ANALYZER, "documents": len(retriever)}
-        if header != got:
-            raise ValueError(
-                f"got a retriever folder {folder} with {header}, expected {got}: "
-                "build it again from the documents"
-            )
-        index = _bm25s().BM25.load(folder, mmap=True, show_progress=False)
-        retriever._vocabulary, retriever._ids = index.vocab_dict, list(retriever._documents)
-        retriever._scorer = index.get_scores_from_ids
-        return retriever
-
 
 def _okapi(rows: list[array]) -> Scorer:
     """Score with rank_bm25; its idf, not positive for frequent words, is replaced by Lucene's."""
@@ -290,7 +232,7 @@ def _bm25s() -> ModuleType:
         import bm25s
     except ImportError as error:
         raise ImportError(
-            f"bm25s is not installed; it is needed for `bm25s`, for saving, and for more than "
+            f"bm25s is not installed; it is needed for `bm25s`, and for more than "
             f"{BM25S_ABOVE:,} documents: pip install 'prag[bm25s]', or choose the retriever `bm25`"
         ) from error
     return bm25s

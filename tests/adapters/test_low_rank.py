@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hypernet.network.encoder import pad
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.low_rank import PASSED_ON, rank_of_shared, reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.adapters.ridge import recover_keys
+from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
 from tests.fixtures.tiny import random_adapter
 

@@ -24,8 +24,8 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.cli import load_function, summary
 from prag_core.cli import main as prag
 from tests.fixtures.hypernetworks import network, write_question_set
+from tests.fixtures.paths import CONFIGS, ROOT
 
-FOLDER = Path(__file__).parent.parent.parent / "configs"
 TINY = NetworkConfig(layers=(0, 1), width=32, blocks=4, attention_heads=2, shared_rows=8)
 
 
@@ -64,7 +64,7 @@ def common(tiny_base, tmp_path, monkeypatch) -> list[str]:
     tiny_base.tokenizer.save_pretrained("base")
     data = write_question_set(tmp_path / "set")
     return [
-        f"--config={FOLDER / 'hypernet.yaml'}", f"--config={FOLDER / 'hypernet_tiny.yaml'}",
+        f"--config={CONFIGS / 'hypernet.yaml'}", f"--config={CONFIGS / 'hypernet_tiny.yaml'}",
         "--model.base_model=base",
         "--model.dtype=float32", f"--data.question_sets=[{data}]", "--data.corpora=[]",
         "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
@@ -231,4 +231,4 @@ def test_print_config_lists_every_option(common, capsys):
 
 def environment() -> dict[str, str]:
     """The environment of a process that finds this checkout's modules."""
-    return os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+    return os.environ | {"PYTHONPATH": str(ROOT)}

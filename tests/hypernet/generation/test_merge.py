@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hypernet.network.encoder import Encoder, pad
+from hypernet.network.encoder import Encoder
 from prag_core.adapters.merge import merge
 from prag_core.corpus.documents import Document
+from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, parametrizer
 from tests.fixtures.tiny import random_adapter
 
