@@ -33,7 +33,7 @@ def imported(folder: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def declared() -> dict[str, set[str]]:
-    """What pyproject.toml declares: for the packages with their extras, and for all of the tests."""
+    """What pyproject.toml declares for a folder: with all extras, `dev` for the tests alone."""
     tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11 or newer")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = dict(project["optional-dependencies"])
