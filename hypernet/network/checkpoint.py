@@ -19,7 +19,7 @@ from hypernet.network.heads import build_head
 from prag_core.model.base_model import BaseModel
 
 VERSION = 1
-SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"
+SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
