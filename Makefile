@@ -22,10 +22,9 @@ demo: $(STAMP) ## Turn 12 documents into adapters and answer questions from them
 test: $(STAMP) ## Run all tests, those with the embedded model included
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-lint: $(STAMP) ## Check style and the directions of imports
+lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
 
 speed: $(STAMP) ## Measure speed against PEFT and the paper's settings
 	$(BIN)/prag speed

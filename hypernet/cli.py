@@ -20,6 +20,7 @@ from prag_core.cli import (
     run_command,
 )
 
+# Lightning's commands share one function: the module, data and trainer classes are their options.
 TRAINER = "hypernet.commands.training:run_trainer"
 COMMANDS = {
     "fit": Command(TRAINER, "Train a network, or go on from a checkpoint (--ckpt_path)."),
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
 
     def command() -> None:
-        if COMMANDS[name].place == TRAINER:
+        if COMMANDS[name].place == TRAINER:  # parses by itself, and reports errors as we do
             load_function(TRAINER)(words)
             return
         function, parser = build_parser(f"hypernet {name}", COMMANDS[name])

@@ -43,6 +43,8 @@ def _command(name: str, summary: str, **options) -> Command:
     return Command(f"prag_core.commands.{name}:{name}", summary, **options)
 
 
+# In the order in which a new user meets them. The summaries are repeated here, so that the overview
+# needs no import; a test holds them equal to the docstrings.
 COMMANDS = {
     "demo": _command(
         "demo",
@@ -56,7 +58,7 @@ COMMANDS = {
     "serve": _command(
         "serve",
         "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
-        unread=["generation", "answering"],
+        unread=["generation", "answering"],  # each request brings its own
         defaults={"path": "generated"},
     ),
     "evaluate": _command(
@@ -65,7 +67,7 @@ COMMANDS = {
     "benchmark": _command(
         "benchmark",
         "Run a grid of question sets, base models, paths and modes into one table.",
-        unread=["path", "base_model", "dtype", "hypernet"],
+        unread=["path", "base_model", "dtype", "hypernet"],  # a list of models has them
     ),
     "compare": _command(
         "compare",
@@ -99,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read by huggingface_hub and transformers when they are imported: no bars for loading weights.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     function, parser = build_parser(f"prag {name}", COMMANDS[name])
+    # Wrong options end here, with argparse's own message and status 2.
     parsed = parser.parse_args([_underscored(argument) for argument in arguments[1:]])
     return run_command(
         f"prag {name}", lambda: call(function, parser.instantiate(parsed)), MEMORY_HINT
@@ -160,7 +163,10 @@ def build_parser(program: str, command: Command) -> tuple[Callable, ArgumentPars
     function = load_function(command.place)
     parser = ArgumentParser(prog=program, description=summary(function))
     parser.add_argument("--config", action="config", help="YAML file with any of these")
-    help_texts, types = parameter_help(function), get_type_hints(function)
+    help_texts = parameter_help(function)
+    types = get_type_hints(
+        function
+    )  # annotations are strings: `from __future__ import annotations`
     parameters = inspect.signature(function).parameters
     switches = [name for name in parameters if types[name] is bool]
     for word in command.words:
@@ -172,7 +178,7 @@ def build_parser(program: str, command: Command) -> tuple[Callable, ArgumentPars
     parser.add_function_arguments(function, skip=skip, as_positional=True)
     for switch in switches:  # flags without a value
         parser.add_argument(f"--{switch}", action="store_true", help=help_texts[switch])
-    if "setup" in parameters:
+    if "setup" in parameters:  # its fields become options of the command, not of --setup
         parser.add_class_arguments(types["setup"], skip={*command.unread})
     parser.set_defaults(dict(command.defaults))
     return function, parser
@@ -194,6 +200,7 @@ def parameter_help(function: Callable) -> dict[str, str]:
 def call(function: Callable, options: Namespace) -> None:
     """Call a command's function; options that are not its parameters are the shared `Setup`."""
     parameters, values = inspect.signature(function).parameters, vars(options)
+    # What is neither a parameter nor a field (--config, say) has done its work.
     arguments = {name: value for name, value in values.items() if name in parameters}
     if "setup" in parameters:
         setup = get_type_hints(function)["setup"]

@@ -23,6 +23,7 @@ def export(checkpoint: str, folder: str, base_model: str = "") -> None:
     """
     record, config = _read_checkpoint(checkpoint)
     base = _load_base(checkpoint, record, base_model)
+    # The head is built to check names and shapes: a folder that cannot be loaded is not written.
     head = build_head(config, *base.module_shape("down_proj"))
     tensors = {key.removeprefix("network."): v for key, v in record["state_dict"].items()}
     check_tensors(checkpoint, tensors, head.state_dict())
@@ -41,6 +42,7 @@ def _read_checkpoint(checkpoint: str) -> tuple[dict, NetworkConfig]:
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"got no file at {checkpoint}, expected a .ckpt file of `fit`")
     try:
+        # weights_only: a .ckpt is a pickle, and may be somebody else's.
         record = torch.load(checkpoint, map_location="cpu", weights_only=True)
         config = network_config(checkpoint, record["network_config"])
         missing = {"state_dict", "base_fingerprint", "global_step"} - record.keys()
@@ -67,7 +69,7 @@ def _load_base(checkpoint: str, record: dict, name: str) -> BaseModel:
             f"got {checkpoint}, which does not name its base model ({fingerprint}), expected its "
             "name: set --base_model"
         )
-    base = load_base_model(name, device="cpu")
+    base = load_base_model(name, device="cpu")  # for its shapes and its fingerprint
     if base.fingerprint != fingerprint:
         raise ValueError(
             f"got base model {name} ({base.fingerprint}), expected the one that {checkpoint} was "

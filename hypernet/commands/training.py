@@ -60,10 +60,12 @@ class HypernetCLI(LightningCLI):
             default="csv",
             help="metrics.csv in a folder version_N, or Weights & Biases offline, with no account",
         )
+        # Callbacks of every run: their options stand at the top level of a YAML.
         parser.add_lightning_class_args(ExportNetwork, "export")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(ModelCheckpoint, "best_checkpoint")
         parser.set_defaults({f"best_checkpoint.{name}": value for name, value in BEST.items()})
+        # All folders follow from one, so that a run is moved or repeated by one option.
         parser.link_arguments("output", "trainer.default_root_dir")
         parser.link_arguments("output", "export.folder", _export_folder)
         for callback in ("last_checkpoint", "best_checkpoint"):
@@ -87,6 +89,7 @@ class HypernetCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; the data are tokenised with the model's tokenizer."""
         super().instantiate_classes()
+        # Lightning would load the base model after the data; here its tokenizer is needed first.
         self.model.trainer = self.trainer
         self.model.configure_model()
         if self.name != "predict":  # that needs no training data

@@ -86,6 +86,11 @@ def test_fit_validate_export_and_resume(common, tmp_path, capsys):
     logged = (folder / "version_0/metrics.csv").read_text()
     settings = (folder / "version_0/config.yaml").read_text()
     assert "use_distributed_sampler: false" in settings  # a batch knows its process
+    resolved = next(folder.glob("version_0/config.yaml"))
+    with pytest.raises(SystemExit) as stop:  # what was saved beside the output runs again
+        cli.main(["fit", f"--config={resolved}", "--print_config"])
+    assert stop.value.code == 0
+    assert "output: runs/hypernet_tiny" in capsys.readouterr().out
     for name in ("gold_nll", "group2_nll", "rank16_nll", "unrelated_kl"):
         assert f"val/{name}" in logged
     assert "containment" not in logged  # questions are asked by validate and test alone
