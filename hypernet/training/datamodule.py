@@ -98,7 +98,7 @@ class HypernetDataModule(lightning.LightningDataModule):
             corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
                 patterns' (see `prag_core.augmentation.span_augmenter`).
             corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
-                corpora that exceed memory.
+                corpora that the machine cannot hold.
             batch: what a step holds.
             validation_articles: articles (titles) held out of each question set (no other set or
                 corpus trains on them either), or of the corpora where there is no question set.

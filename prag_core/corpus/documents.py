@@ -85,8 +85,8 @@ def document_from_record(record: object) -> Document:
         raise ValueError(f"got the fields {names}, expected a string in text or contents")
     if not text.strip():
         raise ValueError("got an empty document, expected text")
-    more = fields.pop("metadata", None)
-    metadata = {**fields, **(more if isinstance(more, Mapping) else {})}
+    extra = fields.pop("metadata", None)
+    metadata = {**fields, **(extra if isinstance(extra, Mapping) else {})}
     source_id = next((str(value) for value in ids if value is not None), "")
     (title + text).encode()  # a lone surrogate: UnicodeEncodeError, which is a ValueError
     return Document(text.strip(), title.strip(), source_id, metadata)
@@ -95,7 +95,7 @@ def document_from_record(record: object) -> Document:
 def read_documents(
     source: str | Path, skip_bad: bool = False, counts: Counter[str] | None = None
 ) -> list[Document]:
-    """Read a corpus into memory; documents equal in title and text are kept once.
+    """Read a whole corpus; documents equal in title and text are kept once.
 
     Args:
         source: a jsonl, json, tsv, txt or md file (each also .gz), a folder of them, or "-".
@@ -125,7 +125,7 @@ def read_documents(
 def iter_documents(
     source: str | Path, skip_bad: bool = False, counts: Counter[str] | None = None
 ) -> Iterator[Document]:
-    """Stream documents, duplicates included, one file line in memory at a time.
+    """Stream documents, duplicates included, one file line at a time.
 
     Arguments and errors are those of `read_documents`, except that no document is no error.
     """

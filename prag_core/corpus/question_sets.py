@@ -60,8 +60,8 @@ class QuestionSet:
                 f"got count_documents {count_documents}, expected 1 to {len(candidates)}, the "
                 f"documents of {self.name} that have questions: ask for fewer"
             )
-        drawn = set(random.Random(seed).sample(candidates, count_documents))
-        questions = tuple(q for q in self.questions if drawn.intersection(q.gold_ids))
+        sample = set(random.Random(seed).sample(candidates, count_documents))
+        questions = tuple(q for q in self.questions if sample.intersection(q.gold_ids))
         needed = {gold_id for question in questions for gold_id in question.gold_ids}
         documents = tuple(d for d in self.documents if keep_corpus or d.id in needed)
         return QuestionSet(f"{self.name}-{count_documents}-seed{seed}", documents, questions)
@@ -127,15 +127,15 @@ def _linked(unlinked: QuestionSet, skip_bad: bool, counts: Counter[str]) -> Ques
     name, documents, questions = unlinked.name, unlinked.documents, unlinked.questions
     unique = {document.id: document for document in reversed(documents)}  # the first one stays
     counts["duplicate"] += len(documents) - len(unique)
-    known = {document_id: document_id for document_id in unique}
+    targets = {document_id: document_id for document_id in unique}
     # Duplicates too: a question may name either source id of one text.
     for document in documents:
-        if document.source_id and known.setdefault(document.source_id, document.id) != document.id:
+        if document.source_id and targets.setdefault(document.source_id, document.id) != document.id:
             raise ValueError(
                 f"got the id {document.source_id!r} on two different documents of {name}, "
                 "expected unique ids: rename one"
             )
-    missing = [i for question in questions for i in question.gold_ids if i not in known]
+    missing = [i for question in questions for i in question.gold_ids if i not in targets]
     if missing and not skip_bad:
         raise ValueError(
             f"got {len(missing)} gold ids that are not among the {len(unique)} documents of "
@@ -144,9 +144,9 @@ def _linked(unlinked: QuestionSet, skip_bad: bool, counts: Counter[str]) -> Ques
         )
     # All or none: a question without one of its gold documents cannot be answered from the rest.
     linked = [
-        replace(q, gold_ids=tuple(dict.fromkeys(known[i] for i in q.gold_ids)))
+        replace(q, gold_ids=tuple(dict.fromkeys(targets[i] for i in q.gold_ids)))
         for q in questions
-        if all(i in known for i in q.gold_ids)
+        if all(i in targets for i in q.gold_ids)
     ]
     if missing:
         counts["missing_gold"] += len(questions) - len(linked)

@@ -1,4 +1,4 @@
-"""Cross-entropy of chosen tokens without the (tokens, V) logits of a whole batch in memory."""
+"""Token loss: ids and labels go in, cross-entropy comes out, a few tokens' logits at a time."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if cap:
                 logits = cap * torch.tanh(logits / cap)
             normaliser = logits.logsumexp(-1, keepdim=True)  # (chunk, 1)
-            picked = target[rows, None]  # (chunk, 1)
-            losses[rows] = (normaliser - logits.gather(-1, picked))[:, 0]
+            index = target[rows, None]  # (chunk, 1)
+            losses[rows] = (normaliser - logits.gather(-1, index))[:, 0]
             slope = 1 - (logits / cap) ** 2 if cap else None  # of the tanh
             # d loss / d logits = softmax - one-hot; in place, because V is large.
             delta = logits.sub_(normaliser).exp_()  # (chunk, V)
-            delta.scatter_add_(-1, picked, torch.full_like(picked, -1, dtype=delta.dtype))
+            delta.scatter_add_(-1, index, torch.full_like(index, -1, dtype=delta.dtype))
             delta = delta * slope if cap else delta
             gradient[rows] = delta.to(weight.dtype) @ weight  # (chunk, H)
         ctx.save_for_backward(gradient)

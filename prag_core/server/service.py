@@ -43,7 +43,7 @@ class Service:
             rag: pipeline with parametrizer and store; only the service may use it from now on.
             engine: runs its model.
             make_trainer: builds the trained path, when it is first asked for.
-            cache_bytes: adapters kept in memory, at most.
+            cache_bytes: adapters that are cached, at most.
             observe: called with path and seconds for every adapter made.
         """
         self.rag, self.engine, self.observe = rag, engine, observe
@@ -207,8 +207,8 @@ class Service:
 
     def _key(self, document_id: str) -> str:
         """Return the key of the adapter that the service's own parametrizer makes."""
-        made = self.rag.parametrizer
-        return adapter_key(document_id, made.spec, made.fingerprint)
+        parametrizer = self.rag.parametrizer
+        return adapter_key(document_id, parametrizer.spec, parametrizer.fingerprint)
 
     def _loader(self, hits: Sequence[Hit], path: str | None) -> Callable[[str], Adapter]:
         """Return what loads these documents' adapters: trained ones where all of them are trained.
@@ -226,7 +226,7 @@ class Service:
         return self.adapter
 
     def _load(self, key: str) -> Adapter:
-        """Return an adapter from memory or from the store.
+        """Return an adapter from the cache or from the store.
 
         Raises:
             RuntimeError: the store does not have it, or cannot read it.
@@ -253,26 +253,26 @@ class Service:
 
     def _keep(self, documents, adapters, parametrizer, seconds: float) -> None:
         """Store adapters and records, then let the documents be found."""
-        made, items = {}, {}
+        records, items = {}, {}
         for document, adapter in zip(documents, adapters, strict=True):
             key = adapter_key(document.id, parametrizer.spec, parametrizer.fingerprint)
             items[key] = adapter
-            made[document.id] = served_record(key, adapter, seconds)
-            self.observe(made[document.id].path, seconds)
+            records[document.id] = served_record(key, adapter, seconds)
+            self.observe(records[document.id].path, seconds)
         with self.lock:
             try:
                 # The record first, the document last: what is cut short in between is found at the
                 # next start by its record, and forgotten.
-                self.rag.store.put_records(KIND, {i: asdict(s) for i, s in made.items()})
+                self.rag.store.put_records(KIND, {i: asdict(s) for i, s in records.items()})
                 self.rag.store.put_many(items)
                 self.rag.add_documents(documents, parametrize=False)
-                self.served |= made
+                self.served |= records
             except ValueError as error:
                 raise RuntimeError("got a store that takes no adapters") from error
 
-    def _record(self, made: Mapping[str, Served]) -> None:
-        self.rag.store.put_records(KIND, {i: asdict(record) for i, record in made.items()})
-        self.served |= made
+    def _record(self, records: Mapping[str, Served]) -> None:
+        self.rag.store.put_records(KIND, {i: asdict(record) for i, record in records.items()})
+        self.served |= records
 
     def _train(self, document_ids: tuple[str, ...]) -> Generator[float, None, None]:
         """Train documents batch by batch; those removed meanwhile are left out."""
