@@ -19,6 +19,7 @@ from prag_core.benchmark.run import benchmark
 from prag_core.commands import demo, serve
 from prag_core.commands import shared as commands
 from prag_core.commands.compare import compare
+from prag_core.commands.store import store
 from prag_core.model.hardware import is_out_of_memory
 from prag_core.pipeline.parts import Setup
 from prag_core.speed import run as bench
@@ -30,7 +31,7 @@ COMMANDS = {
     "evaluate": commands.evaluate,
     "compare": compare,
     "benchmark": benchmark,
-    "store": commands.store,
+    "store": store,
     "models": commands.models,
     "demo": demo.demo,
     "bench": bench.bench,

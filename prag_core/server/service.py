@@ -81,22 +81,23 @@ class Service:
             if document_id not in self.rag.documents:
                 return False
             self.rag.remove_documents([document_id])
-            del self.served[document_id]
-            for key in [key for key in self.cache if key.startswith(document_id)]:
-                del self.cache[key]
-            self.rag.store.delete_record(KIND, document_id)
+            if document_id in self.served:
+                self._drop(document_id)
             return True
 
     def get(self, document_id: str) -> tuple[Document, Served] | None:
         """Return a document with its adapter's record, None where there is none."""
         with self.lock:
-            document = self.rag.documents.get(document_id)
-            return document and (document, self.served[document_id])
+            self.refresh()
+            if document_id not in self.served:
+                return None
+            return self.rag.documents[document_id], self.served[document_id]
 
     def list(self, limit: int, after: str = "") -> list[tuple[Document, Served]]:
         """Return documents in order of their ids, those behind `after`."""
         with self.lock:
-            ids = sorted(i for i in self.rag.documents if i > after)[:limit]
+            self.refresh()
+            ids = sorted(i for i in self.served if i > after)[:limit]
             return [(self.rag.documents[i], self.served[i]) for i in ids]
 
     def train(self, document_ids: Sequence[str]) -> Job:
@@ -140,11 +141,13 @@ class Service:
         raw = isinstance(messages, str)
         question = messages if raw else messages[-1]["content"]
         with self.lock:  # so that no document is removed in between
+            self.refresh()
             if not self.rag.documents and not document_ids:
                 mode = "closed_book"
             named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
             size = k if among is None else max(len(self.rag.documents), 1)
             hits = find_hits(self.rag, [question], mode, size, named)
+            hits = [[hit for hit in hits[0] if hit.document_id in self.served]]
             if among is not None and named is None:
                 self.rag.require(among)
                 allowed = set(among)
@@ -167,6 +170,30 @@ class Service:
             return begin + shown + messages, adapter, hits[0]
         return conversation_prompt(tokenizer, messages, found), adapter, hits[0]
 
+    def refresh(self) -> None:
+        """Take notice of what other processes did to the store; call it with the lock.
+
+        A document that one of them added is served from when it has an adapter.
+        """
+        if not self.rag.refresh():
+            return
+        documents = self.rag.documents
+        for document_id in self.served.keys() - documents.keys():
+            self._drop(document_id)
+        adopted = {}
+        for document_id in documents.keys() - self.served.keys():
+            if self.rag.store.has(key := self._key(document_id)):
+                adopted[document_id] = served_record(key, self.rag.store.get(key), 0.0)
+        if adopted:
+            self._record(adopted)
+
+    def _drop(self, document_id: str) -> None:
+        """Serve a document no longer, which the pipeline has forgotten."""
+        del self.served[document_id]
+        for key in [key for key in self.cache if key.startswith(document_id)]:
+            del self.cache[key]
+        self.rag.store.delete_record(KIND, document_id)
+
     def _find_again(self) -> None:
         """Settle what the store holds: removals that were cut short, other checkpoints' adapters.
 
@@ -175,8 +202,7 @@ class Service:
         documents, store = self.rag.documents, self.rag.store
         for document_id in self.served.keys() - documents.keys():
             self.rag.forget([document_id])
-            del self.served[document_id]
-            store.delete_record(KIND, document_id)
+            self._drop(document_id)
         keep = {i: served for i, served in self.served.items() if self._usable(served)}
         missing = []
         for document_id, document in documents.items():

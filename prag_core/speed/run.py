@@ -23,7 +23,7 @@ from prag_core.speed.training import bench_training
 
 PARTS = ("train", "merge", "generate", "latency", "store", "serve")
 HYPERNET = Setup().hypernet
-PACKAGES = ("torch", "transformers", "peft", "lmdb")
+PACKAGES = ("torch", "transformers", "peft")
 STORE_LIMITS = (
     ("open", "open_ms", "ms", 50),
     ("get one at random", "get_ms", "ms", 1),

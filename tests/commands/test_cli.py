@@ -75,7 +75,7 @@ def test_parametrize_answer_and_store(corpus, options, tmp_path, capsys):
     assert run("store", "verify", "--path", store) == 0
     assert run("store", "list", "--path", store) == 0
     key = capsys.readouterr().out.splitlines()[1].split("\t")[0]
-    assert run("store", "compact", "--path", store) == 0
+    assert run("store", "sweep", "--path", store) == 0
     target, model = tmp_path / "peft", options[0].split("=")[1]
     assert run("store", "export", "--path", store, "--key", key, "--to", target,
                "--base_model", model) == 0  # fmt: skip
@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, options, tmp_path):
     ]  # fmt: skip
 
     def count() -> int:
-        if not (store / "data.mdb").exists():
+        if not (store / "store.json").exists():
             return 0
         with AdapterStore(store, readonly=True) as opened:
             return len(opened)

@@ -103,7 +103,7 @@ def test_peft_files_are_stable_and_readable_by_all(tmp_path, uneven):
     folders = [to_peft(uneven, tmp_path / name, "org/tiny") for name in ("one", "two")]
     names = sorted(path.name for path in folders[0].iterdir())
     assert names == ["adapter_config.json", "adapter_model.safetensors",
-                     "prag_adapter.json", "prag_extra.safetensors"]  # fmt: skip
+                     "memory.safetensors", "prag_adapter.json"]  # fmt: skip
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
         assert (folders[0] / name).stat().st_mode & 0o777 == 0o644
