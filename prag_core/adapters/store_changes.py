@@ -116,13 +116,15 @@ def clear_disk_errors(store: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in DISK_ERRORS and error.filename is not None:
+        if str(error.strerror).startswith("got "):  # it says so already
+            raise
+        if error.errno in DISK_ERRORS:
             raise OSError(
                 error.errno,
-                f"got no room to write {error.filename} ({error.strerror}), expected free space: "
-                "free some and try again; all that was there is kept",
+                f"got no room to write {error.filename or store} ({error.strerror}), expected free "
+                "space: free some and try again; all that was there is kept",
             ) from error
-        if error.errno in WRITE_ERRORS and error.filename is not None:
+        if error.errno in WRITE_ERRORS:
             raise OSError(
                 error.errno,
                 f"got a folder that cannot be written, {store} ({error.strerror}), expected one "

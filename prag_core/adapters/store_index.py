@@ -140,11 +140,12 @@ class StoreIndex:
             isolation_level=None,  # transactions are begun in `writing`
             check_same_thread=False,  # `_lock` lets one thread in at a time
         )
-        # With FULL, a truncated journal is synchronised too, so that a commit is never undone.
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         if mode.startswith("rw"):
-            connection.execute("PRAGMA journal_mode=TRUNCATE")
+            # The journal stays, its header zeroed and synchronised: a commit is never undone, and
+            # on a full disk it still has room for a delete.
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA journal_mode=PERSIST")
+            connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         return connection
 
     def _reader(self) -> sqlite3.Connection:
@@ -159,7 +160,7 @@ class StoreIndex:
         except sqlite3.OperationalError as error:
             connection.close()
             journal = self.path.with_name(f"{self.path.name}-journal")
-            if not journal.exists() or not journal.stat().st_size:
+            if not _is_hot(journal):
                 return self._connect("ro&immutable=1")
             if os.access(self.path.parent, os.W_OK):  # undo what a killed writer left
                 repaired = self._connect("rw")
@@ -184,3 +185,11 @@ class StoreIndex:
                 f"got {self.path} that SQLite cannot use ({error}), expected the index of a store: "
                 "rebuild it with `prag store reindex`, or restore it from a backup"
             ) from error
+
+
+def _is_hot(journal: Path) -> bool:
+    """Say whether a journal holds pages to be put back: its header is there and not zeroed."""
+    if not journal.exists():
+        return False
+    with journal.open("rb") as file:
+        return file.read(1) not in (b"", b"\0")
