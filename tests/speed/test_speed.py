@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from hypernet.network.checkpoint import save_checkpoint
-from prag_core.speed.measurement import PeftProcess, compared, limited
+from prag_core.speed.measurement import PeftProcess, compared, limited, reached
 from prag_core.speed.run import PARTS, bench, bench_table
 from prag_core.speed.workload import bench_questions
 from tests.fixtures.hypernetworks import CONFIG, network
@@ -54,6 +54,7 @@ def test_ratios_say_how_many_times_better():
     assert compared("merge", "", 2.0, 6.0, "ms", 4).met is False
     assert compared("latency", "", 2.0, 6.0, "ms").met is None
     assert limited("store", "", 5.0, "ms", 5).met and not limited("store", "", 5.1, "ms", 5).met
+    assert reached("store", "", 5.0, "/s", 5).met and not reached("store", "", 4.9, "/s", 5).met
 
 
 def test_a_question_that_comes_again_has_other_documents():
