@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from safetensors.torch import load, save
 
@@ -45,7 +46,7 @@ def read_adapter(
     return _with_memory(adapter, files[MEMORY]) if MEMORY in files else adapter
 
 
-def peft_config(adapter: Adapter, base_model_name: str) -> dict:
+def peft_config(adapter: Adapter, base_model_name: str) -> dict[str, Any]:
     """Settings of PEFT's LoraConfig; the rank is the tensors' own, and the scale the spec's."""
     scale, rank = adapter.spec.scale, adapter.rank
     ranks = {path: a.shape[0] for path, (a, _) in adapter.tensors.items() if a.shape[0] != rank}
@@ -70,7 +71,7 @@ def peft_config(adapter: Adapter, base_model_name: str) -> dict:
     }
 
 
-def json_bytes(value: dict) -> bytes:
+def json_bytes(value: Mapping[str, Any]) -> bytes:
     """Write JSON for people: indented, keys in order."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 

@@ -26,6 +26,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from prag_core.adapters import store_upkeep
 from prag_core.adapters.adapter import Adapter, AdapterSpec
@@ -196,7 +197,7 @@ class AdapterStore:
 
     def __len__(self) -> int:
         """Number of adapters."""
-        return self._index.rows("SELECT count(*) FROM adapters")[0][0]
+        return int(self._index.rows("SELECT count(*) FROM adapters")[0][0])
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the keys in order; what others write meanwhile may or may not come."""
@@ -254,7 +255,7 @@ class AdapterStore:
         self._index.require_writable()
         return store_upkeep.sweep(self.path, self._index, grace)
 
-    def put_record(self, kind: str, key: str, record: dict) -> None:
+    def put_record(self, kind: str, key: str, record: Mapping[str, Any]) -> None:
         """Write a JSON record beside the adapters, e.g. an augmentation; replaces what was there.
 
         Raises:
@@ -262,7 +263,7 @@ class AdapterStore:
         """
         self.put_records(kind, {key: record})
 
-    def put_records(self, kind: str, records: Mapping[str, dict]) -> None:
+    def put_records(self, kind: str, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Write records of one kind in one transaction: all or none."""
         rows = []
         for key, record in records.items():
@@ -279,7 +280,7 @@ class AdapterStore:
             with self._index.writing() as connection:
                 connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
 
-    def get_record(self, kind: str, key: str) -> dict | None:
+    def get_record(self, kind: str, key: str) -> dict[str, Any] | None:
         """Read a record; None where there is none. Raises ValueError on damaged bytes."""
         query = "SELECT record, checksum FROM records WHERE kind = ? AND key = ?"
         rows = self._index.rows(query, (kind, key))
@@ -291,7 +292,7 @@ class AdapterStore:
             query = "DELETE FROM records WHERE kind = ? AND key = ?"
             return connection.execute(query, (kind, key)).rowcount == 1
 
-    def records(self, kind: str, prefix: str = "") -> Iterator[tuple[str, dict]]:
+    def records(self, kind: str, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """Iterate over (key, record) of one kind in order of keys, those that begin with prefix."""
         for key, text, checksum in self._index.scan(RECORDS, prefix, kind):
             yield key, _read_record(kind, key, text, checksum)
@@ -424,13 +425,14 @@ def _require_record_name(kind: str, key: str) -> None:
     _require_key(key)
 
 
-def _read_record(kind: str, key: str, text: str, checksum: int) -> dict:
+def _read_record(kind: str, key: str, text: str, checksum: int) -> dict[str, Any]:
     if record_checksum(kind, key, text) != checksum:
         raise ValueError(
             f"got damaged bytes for record {kind}/{key}, expected those that were written: delete "
             "the record and make it again"
         )
-    return json.loads(text)
+    record: dict[str, Any] = json.loads(text)
+    return record
 
 
 def _require_spec(key: str, spec: AdapterSpec, expected: AdapterSpec) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 PATIENCE = 60.0  # seconds that another process may take for its change
@@ -69,12 +70,12 @@ class StoreIndex:
                 connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
             connection.close()
 
-    def rows(self, query: str, parameters: tuple = ()) -> list[tuple]:
+    def rows(self, query: str, parameters: tuple[str | int, ...] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a query."""
         with self._lock, self._clear_errors():
             return self._open().execute(query, parameters).fetchall()
 
-    def scan(self, query: str, prefix: str = "", *fixed: str) -> Iterator[tuple]:
+    def scan(self, query: str, prefix: str = "", *fixed: str) -> Iterator[tuple[Any, ...]]:
         """Iterate over rows in order of their keys, a page at a time.
 
         Args:
@@ -111,7 +112,7 @@ class StoreIndex:
 
     def version(self) -> int:
         """Return a number that changes when another connection has changed anything."""
-        return self.rows("PRAGMA data_version")[0][0]
+        return int(self.rows("PRAGMA data_version")[0][0])
 
     def close(self) -> None:
         """Close; a second call does nothing."""

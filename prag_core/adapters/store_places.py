@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from prag_core.adapters.adapter import Adapter, AdapterSpec
 from prag_core.adapters.durable import write_files
@@ -49,7 +50,7 @@ class Row:
     checksums: str
 
     @property
-    def note(self) -> dict:
+    def note(self) -> dict[str, Any]:
         """The row for `prag_adapter.json`, but for the place, which the folder says itself."""
         return {
             "key": self.key,
@@ -91,7 +92,8 @@ def stage_pack(scratch: Path, rows: Sequence[Row], values: Sequence[bytes]) -> l
         rows: of the adapters; they come back with the place to come.
         values: what `Adapter.to_bytes` gave for each.
     """
-    header, start = {}, 0
+    header: dict[str, dict[str, Any]] = {}
+    start = 0
     for row, value in zip(rows, values, strict=True):
         stop = start + len(value)
         header[row.key] = {"dtype": "U8", "shape": [len(value)], "data_offsets": [start, stop]}
@@ -194,7 +196,7 @@ def _hash(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def _json(value: Mapping) -> str:
+def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 

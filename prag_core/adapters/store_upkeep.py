@@ -12,13 +12,13 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from prag_core.adapters.durable import sync_tree
 from prag_core.adapters.peft_files import NOTE
 from prag_core.adapters.store_changes import (
     SELECT,
     insert_rows,
     move_in,
     scratch_folder,
-    sync_tree,
 )
 from prag_core.adapters.store_index import StoreIndex
 from prag_core.adapters.store_places import (
@@ -35,6 +35,7 @@ from prag_core.adapters.store_places import (
 )
 
 PACK_ROWS = 1024  # adapters of a full pack
+NAMED = "SELECT 1 FROM adapters WHERE key = ? AND place = ?"
 ROWS = f"{SELECT} WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
 
 
@@ -54,9 +55,7 @@ def damage(store: Path, index: StoreIndex) -> Iterator[str]:
                 _check_folder(store, row)
             load_adapter(store, row)
         except FileNotFoundError as error:
-            if index.rows(
-                "SELECT 1 FROM adapters WHERE key = ? AND place = ?", (row.key, row.place)
-            ):
+            if index.rows(NAMED, (row.key, row.place)):  # else it was replaced meanwhile
                 yield f"{row.key}: got no file {error.filename}"
         except ValueError as error:
             yield f"{row.key}: {error}"
@@ -89,13 +88,10 @@ def sweep(store: Path, index: StoreIndex, grace: float) -> int:
         with index.writing() as connection:
             query = "SELECT DISTINCT place FROM adapters"
             named = {store / place for (place,) in connection.execute(query)}
-            unused = [
-                path
-                for path in _places_on_disk(store)
-                if path not in named and path != scratch and path.stat().st_mtime <= latest
-            ]
-            for number, path in enumerate(unused):  # quick: removing takes longer, without lock
-                path.rename(scratch / str(number))
+            for number, path in enumerate(set(_places_on_disk(store)) - named - {scratch}):
+                with suppress(FileNotFoundError):  # another process clears what it staged itself
+                    if path.stat().st_mtime <= latest:  # quick: removing takes longer, without lock
+                        path.rename(scratch / str(number))
         size = disk_bytes(scratch)
         shutil.rmtree(scratch)
     return size
@@ -161,7 +157,7 @@ def reindex(store: Path, index: StoreIndex) -> int:
     with index.writing() as connection:
         connection.execute("DELETE FROM adapters")
         insert_rows(connection, rows_on_disk(store))
-        return connection.execute("SELECT count(*) FROM adapters").fetchone()[0]
+        return int(connection.execute("SELECT count(*) FROM adapters").fetchone()[0])
 
 
 def disk_bytes(folder: Path) -> int:
