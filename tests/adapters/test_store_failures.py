@@ -85,18 +85,6 @@ def folder(tmp_path):
     return tmp_path / "store"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 4 MB, where the machine lets us mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_nothing_acknowledged_is_lost_by_kills(folder, adapter):
     """PRAG_KILLS sets how often two writers are killed under load, at random moments."""
     draw, kept, gone = random.Random(0), set(), set()

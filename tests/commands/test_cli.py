@@ -126,6 +126,22 @@ def test_store_sweep_reindex_and_view(adapters, tmp_path, capsys):
     assert config["base_model_name_or_path"] == "org/m"
 
 
+def test_a_readonly_mount_is_answered_from_and_looked_into(corpus, options, small_disk, tmp_path):
+    store, key = small_disk / "store", ""
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    with AdapterStore(store) as opened:
+        key = next(opened.keys())
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert run("answer", "Where is Bo?", "--store", store, *options) == 0
+    for action in ("list", "verify"):
+        assert run("store", action, "--path", store) == 0
+    view, target = tmp_path / "view", tmp_path / "peft"
+    assert run("store", "view", "--path", store, "--to", view, "--engine_model", "org/m") == 0
+    assert run("store", "export", "--path", store, "--key", key, "--to", target) == 0
+    for action in ("sweep", "delete"):
+        assert run("store", action, "--path", store, "--key", key) == 2
+
+
 @pytest.mark.parametrize("action", ["list", "sweep", "reindex", "delete"])
 def test_store_never_makes_a_store_to_look_into(tmp_path, capsys, action):
     assert run("store", action, "--path", tmp_path / "none") == 2
