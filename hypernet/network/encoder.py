@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prag_core.model.base_model import BaseModel, ffn_linears, start_token
+from prag_core.model.padding import pad
 
 
 @dataclass(frozen=True)
@@ -121,16 +122,6 @@ class Encoder:
         scale = tokens.float().square().mean(1).clamp(min=1e-12).rsqrt()
         outputs = [linear(k).float().std() for linear, k in zip(self.linears, tokens, strict=True)]
         return scale, torch.stack(outputs)
-
-
-def pad(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Right-pad token ids; returns ids (N, T) and lengths (N,), on the CPU."""
-    longest = max(len(row) for row in rows)
-    width = -(-longest // multiple) * multiple
-    ids = torch.full((len(rows), width), value, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.as_tensor(row)
-    return ids, torch.tensor([len(row) for row in rows])
 
 
 class _LastKeysError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypernet.network.encoder import pad
+from prag_core.model.padding import pad
 
 ANSWER, COMPLETION = 0, 1
 Batch = dict[str, Tensor | int | list[str]]
@@ -23,6 +23,7 @@ class StepRows:
         self.teacher_positions: list[tuple[int, int, int]] = []  # row, position, target index
 
     def add(self, ids: list[int], start: int, kind: int) -> int:
+        """Add a row whose tokens from `start` on are targets; return the number of the first."""
         first = len(self.targets)
         row = len(self.rows)
         self.targets += [(row, p - 1, ids[p], kind) for p in range(start, len(ids))]
@@ -30,11 +31,13 @@ class StepRows:
         return first
 
     def add_teacher(self, ids: list[int], start: int, first: int) -> None:
+        """Add a row that the base model reads, for the targets from number `first` on."""
         row = len(self.teacher)
         self.teacher_positions += [(row, p - 1, first + p - start) for p in range(start, len(ids))]
         self.teacher.append(ids)
 
     def add_unrelated(self, ids: list[int], start: int) -> None:
+        """Add a row of unrelated text, which the base model reads alone too."""
         row = len(self.rows)
         self.unrelated += [(row, p - 1) for p in range(start, len(ids))]
         self.plain.append(row)

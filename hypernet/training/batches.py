@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from hypernet.network.encoder import pad
 from hypernet.training.batch_rows import ANSWER, COMPLETION, Batch, StepRows
 from hypernet.training.relations import ask
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import start_token
+from prag_core.model.padding import pad
 from prag_core.model.prompts import chat, question_prompt
 from prag_core.training.sequences import RECITE, encode
 

@@ -14,7 +14,7 @@ from hypernet.generation.conditions import Scorer, table
 from hypernet.generation.parametrizer import HypernetParametrizer, store_adapters
 from hypernet.network.checkpoint import Checkpoint, check_tensors, continued
 from hypernet.network.config import NetworkConfig
-from hypernet.network.encoder import Encoder, pad
+from hypernet.network.encoder import Encoder
 from hypernet.network.heads import build_head, needs_background
 from hypernet.network.rows import Rows
 from hypernet.training.attach_rows import attached_rows
@@ -25,6 +25,7 @@ from hypernet.training.schedule import adamw, require_finite_gradients, warmup_c
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
+from prag_core.model.padding import pad
 from prag_core.training.stacked_lora import short_attention
 
 CALIBRATION_DOCUMENTS, BACKGROUND_DOCUMENTS = 64, 512
@@ -252,7 +253,7 @@ class HypernetModule(lightning.LightningModule):
         if self.weights is None:
             raise ValueError(
                 "got no weights to predict with, expected an exported checkpoint: set "
-                "--model.weights, e.g. checkpoints/smollm2-135m-ridge"
+                "--model.weights, e.g. smollm2-135m-ridge"
             )
         with AdapterStore(self.store) as store:
             return store_adapters(self.parametrizer(), batch, store)

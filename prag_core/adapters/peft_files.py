@@ -1,19 +1,25 @@
 """One adapter as files: an Adapter goes in, bytes by file name come out, and the other way round.
 
 `adapter_model.safetensors` and `adapter_config.json` are stock PEFT; `memory.safetensors`, where
-the adapter has a ridge memory, lies beside them and other programs ignore it.
+the adapter has a ridge memory or shared rows, lies beside them and other programs ignore it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from safetensors.torch import load, save
 
-from prag_core.adapters.adapter import Adapter, AdapterSpec, peft_pairs, peft_state_dict
+from prag_core.adapters.adapter import (
+    Adapter,
+    AdapterSpec,
+    memory_state_dict,
+    peft_pairs,
+    peft_state_dict,
+    read_memory,
+)
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 NOTE, MEMORY = "prag_adapter.json", "memory.safetensors"
@@ -42,8 +48,8 @@ def read_adapter(
     Raises:
         ValueError: truncated, or not the tensors of the spec.
     """
-    adapter = Adapter(spec, peft_pairs(files[WEIGHTS], spec), metadata)
-    return _with_memory(adapter, files[MEMORY]) if MEMORY in files else adapter
+    memory = load(files[MEMORY]) if MEMORY in files else {}
+    return Adapter(spec, peft_pairs(files[WEIGHTS], spec), metadata, *read_memory(memory))
 
 
 def peft_config(adapter: Adapter, base_model_name: str) -> dict[str, Any]:
@@ -82,9 +88,5 @@ def _number(value: float) -> int | float:
 
 def _memory_bytes(adapter: Adapter) -> bytes:
     """Serialise what a merge solves again from; nothing where the adapter has none."""
-    extra = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.extra.items()}
-    return save(extra) if extra else b""
-
-
-def _with_memory(adapter: Adapter, content: bytes) -> Adapter:
-    return replace(adapter, extra=load(content))
+    tensors = memory_state_dict(adapter)
+    return save(tensors) if tensors else b""

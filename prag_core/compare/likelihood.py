@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from prag_core.adapters.adapter import Adapter
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question
 from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel, start_token
+from prag_core.model.padding import labels, pad
 from prag_core.model.prompts import question_prompt
 from prag_core.model.token_loss import IGNORE, sequence_nll
 from prag_core.training.sequences import TrainingSequence, encode
@@ -65,17 +64,11 @@ def mean_nll(
     padding = base.tokenizer.pad_token_id or 0
     for begin in range(0, len(order), BATCH):
         rows = order[begin : begin + BATCH]
-        width = len(sequences[rows[-1]].ids)
-        ids = torch.full((len(rows), width), padding)
-        labels = torch.full((len(rows), width), IGNORE)
-        for row, index in enumerate(rows):
-            tokens = torch.tensor(sequences[index].ids)
-            first = sequences[index].answer_start
-            ids[row, : len(tokens)] = tokens
-            labels[row, first : len(tokens)] = tokens[first:]
+        ids, lengths = pad([sequences[i].ids for i in rows], padding)  # (rows, T)
+        target = labels(ids, [sequences[i].answer_start for i in rows], lengths, IGNORE)
         adapters = None if document_ids is None else [load(document_ids[i]) for i in rows]
         with attached(base, adapters):
-            found = sequence_nll(base, ids, labels)
+            found = sequence_nll(base, ids, target)
         for index, value in zip(rows, found.tolist(), strict=True):
             values[index] = value
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -17,13 +17,8 @@ from prag_core.corpus.question_sets import Question
 from prag_core.evaluation.assignment import neighbours, other_documents
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, ratio_interval
 from prag_core.evaluation.results import SHUFFLED, estimate
-from prag_core.model.generate import generate
-from prag_core.model.prompts import extract_answer, question_prompt
-from prag_core.pipeline.answering import merged_adapters
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.retrieval.bm25 import Hit
-
-MERGED_AT_ONCE = 64  # questions whose merged adapters are in memory together
 
 Rags = Mapping[str, ParametricRAG]
 
@@ -207,12 +202,10 @@ def merging(
         return None
     ranked = _mixed_hits(rags, documents, questions, counts[-1], seed)
     hits = {k: _shuffled([row[:k] for row in ranked], seed) for k in counts}
-    texts = {document.id: document for document in documents}
     series: dict[str, list[dict]] = {"in_context": []}
     first = next(iter(rags.values()))
     for k in counts:
-        passages = [[texts[hit.document_id] for hit in row] for row in hits[k]]
-        values = _contained(first, questions, passages, None)
+        values = _contained(first, questions, hits[k], "in_context")
         series["in_context"].append(asdict(estimate(values, seed)))
     for path, rag in rags.items():
         for weighting in weightings:
@@ -221,7 +214,7 @@ def merging(
                 if k == 1 and weighting != weightings[0]:  # one document: every weighting is 1
                     points.append(series[f"{path}/{weightings[0]}"][0])
                     continue
-                values = _contained(rag, questions, None, hits[k], weighting)
+                values = _contained(rag, questions, hits[k], "parametric", weighting)
                 points.append(asdict(estimate(values, seed)))
     return {"k": counts, "n": len(questions), "metric": "containment", "series": series}
 
@@ -251,26 +244,16 @@ def _shuffled(rows: list[list[Hit]], seed: int) -> list[list[Hit]]:
 def _contained(
     rag: ParametricRAG,
     questions: Sequence[Question],
-    passages: Sequence[Sequence[Document]] | None,
-    hits: Sequence[Sequence[Hit]] | None,
+    hits: Sequence[Sequence[Hit]],
+    mode: str,
     weighting: str = "ones",
 ) -> np.ndarray:
-    """Answer with passages or with merged adapters; 1 where the golden answer is contained."""
-    values, style = [], rag.options.style
-    for begin in range(0, len(questions), MERGED_AT_ONCE):
-        rows = slice(begin, begin + MERGED_AT_ONCE)
-        asked = questions[rows]
-        found = passages[rows] if passages else [()] * len(asked)
-        adapters = (
-            merged_adapters(rag.adapter, hits[rows], "parametric", weighting) if hits else None
-        )
-        prompts = [
-            question_prompt(rag.base.tokenizer, q.question, read, style)
-            for q, read in zip(asked, found, strict=True)
+    """Answer from these documents; 1 where the golden answer is contained."""
+    options = replace(rag.options, merge_weights=weighting)
+    answers = rag.answerer.answer([q.question for q in questions], hits, mode, options)
+    return np.array(
+        [
+            score_answer(answer.text, question.golden_answers).containment
+            for question, answer in zip(questions, answers, strict=True)
         ]
-        texts = generate(rag.base, prompts, adapters, rag.generation)
-        values += [
-            score_answer(extract_answer(text, style), question.golden_answers).containment
-            for question, text in zip(asked, texts, strict=True)
-        ]
-    return np.array(values)
+    )

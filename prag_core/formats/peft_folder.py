@@ -1,8 +1,8 @@
 """Export and import: an Adapter becomes a stock PEFT folder, and a LoRA folder an Adapter.
 
 A PEFT folder loads in PEFT and vLLM as it is. Beside PEFT's own two files lies `prag_adapter.json`
-(spec and metadata), and `memory.safetensors` where the adapter has a ridge memory; other
-programs ignore both. GGUF files, for llama.cpp, are written and read by `gguf_lora`.
+(spec and metadata), and `memory.safetensors` where the adapter has a ridge memory or shared rows;
+other programs ignore both. GGUF files, for llama.cpp, are written and read by `gguf_lora`.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def from_peft(folder: str | Path, base: BaseModel) -> Adapter:
     pairs = _pairs(_read_tensors(folder / WEIGHTS), folder)
     scales = {path: _scale(config, path, a.shape[0]) for path, (a, _) in pairs.items()}
     note = _read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
-    extra = _read_tensors(folder / MEMORY) if (folder / MEMORY).is_file() else {}
-    return ForeignLora(str(folder), pairs, scales, note, extra).to_adapter(base)
+    memory = _read_tensors(folder / MEMORY) if (folder / MEMORY).is_file() else {}
+    return ForeignLora(str(folder), pairs, scales, note, memory).to_adapter(base)
 
 
 def _link(source: Path, target: Path, content: bytes) -> bool:

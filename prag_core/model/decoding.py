@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn import functional
 from transformers import DynamicCache
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.attach import AdapterStack, hooked, shared_updates
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import Row
+from prag_core.model.padding import pad
 
 GREEDY_BELOW = 1e-4  # temperature; logits divided by less overflow
 
@@ -47,12 +48,8 @@ class DecodingBatch:
             ValueError: an adapter of another base model.
         """
         rows = list(rows)
-        longest = max(row.prompt_tokens for row in rows)
-        ids = torch.full((len(rows), longest), self.base.tokenizer.pad_token_id)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        for place, row in enumerate(rows):
-            ids[place, longest - row.prompt_tokens :] = torch.tensor(row.ids)
-            mask[place, longest - row.prompt_tokens :] = 1
+        ids, lengths = pad([row.ids for row in rows], self.base.tokenizer.pad_token_id, left=True)
+        mask = (torch.arange(ids.shape[1], 0, -1) <= lengths[:, None]).long()  # (N, T)
         ids, mask = ids.to(self.base.device), mask.to(self.base.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
         first, cache = len(self.rows), DynamicCache()
@@ -70,7 +67,7 @@ class DecodingBatch:
     @torch.no_grad()
     def step(self) -> list[tuple[Row, str]]:
         """Decode one token of every row; returns (row, text that became final) of each."""
-        self.mask = pad(self.mask, (0, 1), value=1)
+        self.mask = functional.pad(self.mask, (0, 1), value=1)
         chosen = self._forward(self.rows, 0, self.ids, self.mask, self.positions, self.cache)
         self.ids, self.positions = chosen, self.positions + 1
         return self._push(self.rows, chosen)
@@ -124,11 +121,11 @@ class DecodingBatch:
             pairs = ((mine.keys, new.keys), (mine.values, new.values))  # (N, heads, T, d) each
             joined.append(
                 [
-                    torch.cat([pad(t, (0, 0, length - t.shape[2], 0)) for t in pair])
+                    torch.cat([functional.pad(t, (0, 0, length - t.shape[2], 0)) for t in pair])
                     for pair in pairs
                 ]
             )
-        masks = [pad(m, (length - m.shape[1], 0)) for m in (self.mask, mask)]
+        masks = [functional.pad(m, (length - m.shape[1], 0)) for m in (self.mask, mask)]
         self.ids, self.mask = torch.cat([self.ids, ids]), torch.cat(masks)
         self.positions = torch.cat([self.positions, positions])
         for layer, (keys, values) in zip(self.cache.layers, joined, strict=True):

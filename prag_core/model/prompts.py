@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Union
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from prag_core.adapters.adapter import fingerprint
 from prag_core.corpus.documents import Document
 
 STYLES = ("direct", "cot")
@@ -35,6 +38,58 @@ EXAMPLES = (
         "yes",
     ),
 )
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A text to go on from as it is, without chat format."""
+
+    text: str
+
+
+Conversation = Sequence[Mapping[str, str]]  # turns with `role` and `content`, the last a user's
+Question = Union[str, Conversation, Continuation]  # noqa: UP007 (evaluated on Python 3.10)
+
+
+def plain_question(question: Question) -> str:
+    """Return the text that documents are retrieved for."""
+    if isinstance(question, Continuation):
+        return question.text
+    return question if isinstance(question, str) else question[-1]["content"]
+
+
+def prompt_id(question: Question = "", passages: bool = False, style: str = "direct") -> str:
+    """Name the wording that a question is asked in; it changes when the wording does.
+
+    Adapters and checkpoints record the id of the prompt that they were made for: that of a plain
+    question without passages.
+    """
+    if isinstance(question, Continuation):
+        return "continuation"
+    if not isinstance(question, str) and len(question) > 1:
+        return "conversation"
+    wording = [IN_CONTEXT if passages else CLOSED_BOOK, EXAMPLES if style == "cot" else ""]
+    return f"{style}-{'in_context' if passages else 'closed_book'}-{fingerprint(wording)[:6]}"
+
+
+def write_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    question: Question,
+    passages: Sequence[Document] = (),
+    style: str = "direct",
+) -> str:
+    """Write the whole prompt of a question, a conversation or a text to go on from.
+
+    Raises:
+        ValueError: an unknown style, or turns that the chat template refuses.
+    """
+    if isinstance(question, Continuation):
+        shown = "".join(f"{passage.text}\n\n" for passage in passages)
+        begins = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+        return (tokenizer.bos_token if begins else "") + shown + question.text
+    if isinstance(question, str):
+        return question_prompt(tokenizer, question, passages, style)
+    return conversation_prompt(tokenizer, question, passages)
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, user: str) -> str:

@@ -1,24 +1,45 @@
-"""Answers: the ways to ask, and the record that comes out."""
+"""Answers: how a question is asked, and the record that comes out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prag_core.retrieval.bm25 import Hit
 
-MODES = ("closed_book", "in_context", "da_rag", "parametric", "combine", "sft")
-PASSAGE_MODES = ("in_context", "da_rag", "combine")
-ADAPTER_MODES = ("parametric", "combine")
+@dataclass(frozen=True)
+class Source:
+    """A document that an answer was made from.
+
+    Attributes:
+        document_id: its id.
+        score: of the retriever, or given with the document.
+        weight: of its adapter in the merge; 0 where the adapter was left out as not relevant,
+            None where the mode attaches no document's adapter.
+    """
+
+    document_id: str
+    score: float
+    weight: float | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answered question and the documents it was answered from."""
+    """One answered question, and what the answer was made from.
+
+    Attributes:
+        question: as it was asked.
+        text: the answer.
+        mode: name of the mode (see `modes`).
+        documents: whose adapters, passages or both were used.
+        path: who made the adapters (`trained`, `generated`, ...); "" without any.
+        prompt: id of the prompt (see `prompts.prompt_id`).
+    """
 
     question: str
     text: str
     mode: str
-    documents: tuple[Hit, ...] = ()
+    documents: tuple[Source, ...] = ()
+    path: str = ""
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,8 +52,12 @@ class AnswerOptions:
             `score` (see `prag_core.adapters.merge.merge_weights`).
         least_relevance: generated adapters that respond less to a question are left out (see
             `prag_core.pipeline.relevance`; without any left it answers as closed_book). 0: none is.
+        merge_method: `auto` (ridge memories are solved again together) or `concatenate`.
+        rank: adapters are cut to so many rows a module before they are merged; 0: not.
     """
 
     style: str = "direct"
     merge_weights: str = "relative"
     least_relevance: float = 0.0
+    merge_method: str = "auto"
+    rank: int = 0

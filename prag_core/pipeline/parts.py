@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prag_core.adapters.adapter import Parametrizer
 from prag_core.adapters.store import AdapterStore
@@ -37,11 +37,11 @@ class AugmentationOptions:
     """How a document gets rewrites and question-answer pairs.
 
     Attributes:
-        strategy: `span` (answer spans first; for small models), `self` (asks for JSON, as the
+        strategy: `span` (by rule, from answer spans), `self` (asks for JSON, as the
             paper does) or `file` (ready-made pairs).
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
-        model: another model that writes them; the base model when empty.
+        model: another model that writes them (`self`); the base model when empty.
         file: JSON lines {"document", "question", "answer"}, for strategy `file`.
     """
 
@@ -67,12 +67,12 @@ class Setup:
     """What every command builds its pipeline from.
 
     Attributes:
-        base_model: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
+        base_model: embedded (see `prag models`), hub name, local folder or GGUF file.
         dtype: `auto` (see `load_base_model`), `bfloat16` or `float32`.
         device: `auto`, `cpu` or `cuda`.
         path: who makes the adapters: `trained` (one small training a document), `generated`
             (one forward pass of a hypernetwork), or a name that another package registers.
-        hypernet: checkpoint of the generated path: folder or hub name.
+        hypernet: checkpoint of the generated path: shipped name, folder or hub name.
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
         augmentation: rewrites and question-answer pairs.
@@ -85,7 +85,7 @@ class Setup:
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
     path: str = "trained"
-    hypernet: str = "checkpoints/smollm2-135m-ridge"
+    hypernet: str = "smollm2-135m-ridge"
     hypernet_rank: int = 0
     retriever: Literal["auto", "bm25", "bm25s"] = "auto"
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
@@ -93,7 +93,7 @@ class Setup:
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     answering: AnswerOptions = field(default_factory=AnswerOptions)
 
-    def answer_config(self) -> dict:
+    def answer_config(self) -> dict[str, Any]:
         """Return the settings that answers depend on, to be kept beside results."""
         config = asdict(self)
         config["generation"].pop("batch_size")
@@ -111,7 +111,7 @@ class Setup:
 def build_augmenter(
     base: BaseModel,
     options: AugmentationOptions,
-    store: AdapterStore,
+    store: AdapterStore | None,
     documents: Sequence[Document] = (),
 ) -> Augmenter:
     """Build the chosen augmenter; what a model writes is cached in the store.
@@ -126,9 +126,11 @@ def build_augmenter(
                 "question-answer pairs: set --augmentation.file"
             )
         return FileAugmenter(options.file, documents)
+    if options.strategy == "span":
+        return SpanAugmenter(options.rewrites, options.qa_pairs)
     writer = load_base_model(options.model) if options.model else base
-    kind = SpanAugmenter if options.strategy == "span" else SelfAugmenter
-    return CachedAugmenter(kind(writer, options.rewrites, options.qa_pairs), store)
+    augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
+    return augmenter if store is None else CachedAugmenter(augmenter, store)
 
 
 def build_parametrizer(
@@ -153,7 +155,8 @@ def build_parametrizer(
             f"or install the package that registers it under {PARAMETRIZERS}"
         )
     augmenter = partial(build_augmenter, base, setup.augmentation, store, documents)
-    return known[setup.path].load()(base, setup, augmenter)
+    parametrizer: Parametrizer = known[setup.path].load()(base, setup, augmenter)
+    return parametrizer
 
 
 def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -> LoraTrainer:

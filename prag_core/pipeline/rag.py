@@ -2,14 +2,7 @@
 
     document -> adapter -> store;  question -> retrieve -> merge -> attach + generate -> Answer
 
-One switch says how a question is answered:
-
-    closed_book  nothing but the question
-    in_context   retrieved passages in the prompt (standard RAG)
-    da_rag       augmented passages in the prompt: text, rewrites and question-answer pairs
-    parametric   retrieved documents' adapters, merged and attached; no passage in the prompt
-    combine      adapters and passages
-    sft          one adapter trained on the whole corpus, whatever the question
+One switch, the mode, says how a question is answered (see `modes`).
 """
 
 from __future__ import annotations
@@ -19,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapters.store import AdapterStore
@@ -26,15 +20,14 @@ from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.decoding_rows import GenerationOptions
-from prag_core.model.generate import generate
-from prag_core.model.prompts import extract_answer
-from prag_core.pipeline.answering import find_hits, prepare
+from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
+from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.retrieval.bm25 import Hit, Retriever, make_retriever
+from prag_core.training.lora_trainer import LoraTrainer
 
 GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
-MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
 
 
 class ParametricRAG:
@@ -49,6 +42,7 @@ class ParametricRAG:
         augmenter: Augmenter | None = None,
         generation: GenerationOptions | None = None,
         options: AnswerOptions | None = None,
+        documents: Iterable[Document] | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -60,6 +54,7 @@ class ParametricRAG:
             augmenter: for `da_rag`; the parametrizer's own when omitted.
             generation: decoding options.
             options: prompt style and merge weighting.
+            documents: the corpus, instead of the documents that the store keeps; only indexed.
         """
         self.base, self.parametrizer = base, parametrizer
         self.retriever = retriever if retriever is not None else make_retriever("auto")
@@ -69,13 +64,14 @@ class ParametricRAG:
         self.options = options or AnswerOptions()
         self.documents: dict[str, Document] = {}
         self._version: int | None = None  # of the store, when its documents were last read
-        if self.store is not None:
+        if documents is None and self.store is not None:
             self._version = self.store.version()
-            self._index(Document(**record) for _, record in self.store.records("document"))
+            documents = (Document(**record) for _, record in self.store.records("document"))
+        self._index(documents or ())
 
     @classmethod
     def from_pretrained(
-        cls, base_model: str = "smollm2-135m", store: str | Path | None = None, **settings
+        cls, base_model: str = "smollm2-135m", store: str | Path | None = None, **settings: Any
     ) -> ParametricRAG:
         """Load a base model with all parts around it; `settings` are the fields of `build.Setup`.
 
@@ -125,8 +121,8 @@ class ParametricRAG:
         Raises:
             ValueError: no documents.
         """
-        documents = (Document(d) if isinstance(d, str) else d for d in documents)
-        unique = {document.id: document for document in documents}
+        given = (Document(d) if isinstance(d, str) else d for d in documents)
+        unique = {document.id: document for document in given}
         if not unique:
             raise ValueError("got no documents, expected at least one: check the corpus")
         new = [document for document in unique.values() if document.id not in self.documents]
@@ -174,27 +170,34 @@ class ParametricRAG:
         """
         document_ids = list(dict.fromkeys(document_ids))
         self.require(document_ids)
-        for document_id in document_ids if self.store is not None else ():
-            self.store.delete_record("document", document_id)  # first: a full disk changes nothing
+        if self.store is not None:  # first: a full disk changes nothing
+            for document_id in document_ids:
+                self.store.delete_record("document", document_id)
         self.retriever.delete(document_ids)
         for document_id in document_ids:
             del self.documents[document_id]
-        if self.store is not None:
-            self.forget(document_ids)
+        self.forget(document_ids)
 
     def forget(self, document_ids: Iterable[str]) -> None:
         """Delete what the store holds that was made from these documents."""
-        document_ids = list(document_ids)
+        store, document_ids = self.store, list(document_ids)
+        if store is None:
+            return
         for document_id in document_ids:
-            for key, _ in list(self.store.records(AUGMENTATION, document_id)):
-                self.store.delete_record(AUGMENTATION, key)
+            for key, _ in list(store.records(AUGMENTATION, document_id)):
+                store.delete_record(AUGMENTATION, key)
         prefixes = (*document_ids, GLOBAL)
-        self.store.delete_many(key for prefix in prefixes for key in self.store.keys(prefix))
+        store.delete_many(key for prefix in prefixes for key in store.keys(prefix))
 
     def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
         """Return the k best documents of each question (all, where there are fewer)."""
         self.refresh()
         return self.retriever.retrieve(questions, k)
+
+    def document(self, document_id: str) -> Document:
+        """Return a document by its id; ValueError for one that is not there."""
+        self.require([document_id])
+        return self.documents[document_id]
 
     def adapter(self, document_id: str) -> Adapter:
         """Return the stored adapter of one document.
@@ -219,8 +222,9 @@ class ParametricRAG:
         k: int = 3,
         document_ids: Sequence[Sequence[str]] | None = None,
         scores: Sequence[Sequence[float]] | None = None,
+        options: AnswerOptions | None = None,
     ) -> list[Answer]:
-        """Answer questions in one of `MODES`.
+        """Answer questions in one of `modes.MODES`.
 
         Args:
             questions: plain questions.
@@ -230,22 +234,61 @@ class ParametricRAG:
                 modes without documents (`closed_book`, `sft`) take no notice of them.
             scores: a retrieval score for each of these documents, by which a merge may weigh them;
                 1 each when omitted.
+            options: prompt style and merging, instead of the pipeline's own.
 
         Raises:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
         """
         questions = [questions] if isinstance(questions, str) else list(questions)
-        hits = find_hits(self, questions, mode, k, document_ids, scores)
-        answers, size = [], MERGED_BATCHES * self.generation.batch_size
-        for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
-            prepared = prepare(self, questions[rows], hits[rows], mode)
-            prompts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
-            texts = generate(self.base, prompts, adapters, self.generation)
-            answers += [
-                Answer(p.question, extract_answer(text, self.options.style), mode, p.documents)
-                for p, text in zip(prepared, texts, strict=True)
-            ]
-        return answers
+        hits = self.hits(questions, mode, k, document_ids, scores)
+        return self.answerer.answer(questions, hits, mode, options)
+
+    @property
+    def answerer(self) -> Answerer:
+        """What answers questions from the pipeline's documents."""
+        return Answerer(
+            self.base,
+            self.document,
+            self.adapter,
+            self.train_global,
+            self.augmenter,
+            self.generation,
+            self.options,
+        )
+
+    def hits(
+        self,
+        questions: Sequence[str],
+        mode: str,
+        k: int = 3,
+        document_ids: Sequence[Sequence[str]] | None = None,
+        scores: Sequence[Sequence[float]] | None = None,
+    ) -> list[list[Hit]]:
+        """Return the documents of every question: those named, or else the retriever's best k.
+
+        Named documents have the scores given, or 1 each.
+
+        Raises:
+            ValueError: an unknown mode or document, no documents, or not ids for every question.
+        """
+        if not find_mode(mode).needs_documents:
+            return [[] for _ in questions]
+        if document_ids is None:
+            if not self.documents:
+                raise ValueError("got no documents, expected some: call add_documents first")
+            return self.retrieve(questions, k)
+        if len(document_ids) != len(questions) or not all(document_ids):
+            raise ValueError(
+                f"got document ids for {sum(map(bool, document_ids))} questions, expected one or "
+                f"more for each of the {len(questions)}: name them, or let the retriever choose"
+            )
+        for ids in document_ids:
+            self.require(ids)
+        scores = scores or [[1.0] * len(ids) for ids in document_ids]
+        return [
+            [Hit(i, score) for i, score in zip(ids, row, strict=True)]
+            for ids, row in zip(document_ids, scores, strict=True)
+        ]
 
     def train_global(self) -> Adapter:
         """Train (or load) the one adapter over all documents, for mode `sft`.
@@ -254,7 +297,7 @@ class ParametricRAG:
             ValueError: no documents, parametrizer or store, or a parametrizer that cannot train.
         """
         store, parametrizer = self._adapter_parts()
-        if not hasattr(parametrizer, "train_global"):
+        if not isinstance(parametrizer, LoraTrainer):
             name = type(parametrizer).__name__
             raise ValueError(f"got {name}, expected LoraTrainer for mode sft: leave the mode out")
         key = self._key(GLOBAL + fingerprint(sorted(self.documents)))
@@ -279,7 +322,8 @@ class ParametricRAG:
             )
 
     def _key(self, document_id: str) -> str:
-        return adapter_key(document_id, self.parametrizer.spec, self.parametrizer.fingerprint)
+        _, parametrizer = self._adapter_parts()
+        return adapter_key(document_id, parametrizer.spec, parametrizer.fingerprint)
 
     def _adapter_parts(self) -> tuple[AdapterStore, Parametrizer]:
         if self.parametrizer is None or self.store is None:

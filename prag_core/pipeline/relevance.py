@@ -7,13 +7,14 @@ adapted one. A document that is not meant is then left out, as if it had not bee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.base_model import BaseModel, ffn_linears, start_token
+from prag_core.model.padding import pad
 from prag_core.retrieval.bm25 import Hit
 
 BATCH = 32  # questions read together
@@ -32,9 +33,7 @@ def question_keys(base: BaseModel, questions: Sequence[str], layer: int) -> list
     keys: list[Tensor] = []
     for begin in range(0, len(rows), BATCH):
         batch = rows[begin : begin + BATCH]
-        ids = torch.full((len(batch), max(map(len, batch))), padding)
-        for index, row in enumerate(batch):
-            ids[index, : len(row)] = torch.tensor(row)
+        ids, _ = pad(batch, padding)  # (N, T)
         found = _inputs(base, linear, ids.to(base.device))  # (N, T, I)
         keys += [found[index, 1 : len(row)] for index, row in enumerate(batch)]
     return keys
@@ -50,11 +49,11 @@ def relevance(adapter: Adapter, keys: Tensor) -> float | None:
         adapter: adapter of a document.
         keys: (T, I), of its first layer (see `question_keys`).
     """
-    if "gram" not in adapter.extra or not len(keys):
+    if adapter.memory is None or not len(keys):
         return None
-    a = adapter.tensors[adapter.spec.paths()[0]][0].float()
-    own = a[: len(a) - int(adapter.extra["shared_rows"])]
-    return (keys.to(a) @ own.mT).amax(-1).mean().item()
+    (own, _), _ = adapter.split(adapter.spec.paths()[0])
+    own = own.float()  # (R, I)
+    return (keys.to(own) @ own.mT).amax(-1).mean().item()  # (T, R) -> (T,) -> a number
 
 
 def is_meant(adapter: Adapter, keys: Tensor, least: float) -> bool:
@@ -67,7 +66,7 @@ def relevant_hits(
     base: BaseModel,
     questions: Sequence[str],
     hits: Sequence[Sequence[Hit]],
-    load: Callable[[str], Adapter],
+    adapters: Mapping[str, Adapter],
     least: float,
 ) -> list[list[Hit]]:
     """Return every question's documents without those whose adapter responds to it less.
@@ -76,18 +75,17 @@ def relevant_hits(
         base: base model.
         questions: plain questions.
         hits: documents of every question.
-        load: returns a document's adapter.
+        adapters: of these documents, by document id.
         least: `relevance` that a document needs; one that has none is kept.
     """
-    loaded = {i: load(i) for i in {hit.document_id for row in hits for hit in row}}
-    layers = {adapter.spec.layers[0] for adapter in loaded.values()}
+    layers = {adapter.spec.layers[0] for adapter in adapters.values()}
     keys = {layer: question_keys(base, questions, layer) for layer in layers}
 
     def meant(number: int, adapter: Adapter) -> bool:
         return is_meant(adapter, keys[adapter.spec.layers[0]][number], least)
 
     return [
-        [hit for hit in row if meant(number, loaded[hit.document_id])]
+        [hit for hit in row if meant(number, adapters[hit.document_id])]
         for number, row in enumerate(hits)
     ]
 

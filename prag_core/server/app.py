@@ -66,7 +66,8 @@ def create_app(
         await asyncio.to_thread(service.engine.close, grace)
 
     app = FastAPI(title="prag", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
-    limits, metrics.service = limits or Limits(), service
+    limits = limits or Limits()
+    metrics.watch(service)
     DocumentEndpoints(service, model, limits).register(app)
     CompletionEndpoints(service, model, limits).register(app)
 

@@ -16,7 +16,8 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 from prag_core.model.decoding_rows import Row
-from prag_core.retrieval.bm25 import Hit
+from prag_core.model.prompts import Continuation, Question
+from prag_core.pipeline.answers import Source
 from prag_core.server.engine import Ticket
 from prag_core.server.schemas import (
     ChatRequest,
@@ -151,18 +152,18 @@ class CompletionEndpoints:
         self.service.engine.require_room()
 
         def build() -> tuple[Row, list[dict]]:
-            asked = prompt
+            question: Question = Continuation(prompt) if isinstance(prompt, str) else prompt
             if prompt and isinstance(prompt[0], int):
                 tokenizer = self.service.rag.base.tokenizer
                 if max(prompt) >= len(tokenizer):
                     raise ValueError(
                         f"got token id {max(prompt)}, expected less than {len(tokenizer)}"
                     )
-                asked = tokenizer.decode(prompt)
-            chosen = (body.document_ids, body.merge, body.among, body.path)
-            text, adapter, hits = self.service.prepare(asked, body.mode, body.k, *chosen)
-            row = Row(self.service.rag.base, text, adapter, options)
-            return row, [self._used(hit) for hit in hits]
+                question = Continuation(tokenizer.decode(prompt))
+            wanted = (body.document_ids, body.merge, body.among, body.path)
+            prepared = self.service.prepare(question, body.mode, body.k, *wanted)
+            row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
+            return row, [self._described(source) for source in prepared.documents]
 
         try:
             pending = Pending(*await asyncio.to_thread(build))
@@ -178,10 +179,13 @@ class CompletionEndpoints:
         pending.ticket = self.service.engine.submit(pending.row, emit, self.limits.timeout)
         return pending
 
-    def _used(self, hit: Hit) -> dict:
-        found = self.service.get(hit.document_id)
-        title = found[0].title if found else ""
-        return {"id": hit.document_id, "title": title, "score": round(hit.score, 4)}
+    def _described(self, source: Source) -> dict:
+        known = self.service.get(source.document_id)
+        record = {"id": source.document_id, "title": known[0].title if known else ""}
+        record["score"] = round(source.score, 4)
+        if source.weight is not None:
+            record["weight"] = round(source.weight, 4)
+        return record
 
     async def _events(
         self, name: str, rows: list[Pending], body: Request, http: HttpRequest, chat: bool

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from prag_core.server.service import Service
 
@@ -31,7 +33,6 @@ class Metrics:
         self.document_seconds = Histogram(
             "prag_document_seconds", "Time to make an adapter", ["path"], registry=self.registry
         )
-        self.service: Service | None = None
 
     def observe_step(self, rows: int, seconds: float) -> None:
         """Note a decoding step."""
@@ -47,16 +48,19 @@ class Metrics:
         self.requests.labels(method, route, status).inc()
         self.latency.labels(route).observe(seconds)
 
+    def watch(self, service: Service) -> None:
+        """Show what a service holds, read when the metrics are asked for."""
+        gauges: dict[str, Callable[[], float]] = {
+            "prag_queue_rows": lambda: len(service.engine.waiting),
+            "prag_decoding_rows": lambda: len(service.engine.batch.rows),
+            "prag_documents": lambda: len(service.rag.documents),
+            "prag_adapters_in_memory": lambda: len(service.cache),
+            "prag_adapter_bytes_in_memory": lambda: service.cache.currsize,
+        }
+        for name, read in gauges.items():
+            words = name.removeprefix("prag_").replace("_", " ")
+            Gauge(name, words.capitalize(), registry=self.registry).set_function(read)
+
     def text(self) -> bytes:
         """Return all metrics as Prometheus reads them."""
-        service, lines = self.service, []
-        gauges = {
-            "prag_queue_rows": len(service.engine.waiting),
-            "prag_decoding_rows": len(service.engine.batch.rows),
-            "prag_documents": len(service.rag.documents),
-            "prag_adapters_in_memory": len(service.cache),
-            "prag_adapter_bytes_in_memory": service.cache.currsize,
-        }
-        for name, value in gauges.items():
-            lines.append(f"# TYPE {name} gauge\n{name} {value}\n")
-        return generate_latest(self.registry) + "".join(lines).encode()
+        return generate_latest(self.registry)

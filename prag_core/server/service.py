@@ -9,19 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 
 from cachetools import LRUCache
-from transformers import PreTrainedTokenizerBase
 
 from prag_core.adapters.adapter import Adapter, adapter_key
 from prag_core.corpus.documents import Document
-from prag_core.model.prompts import conversation_prompt
-from prag_core.pipeline.answering import find_hits, merged_adapters, passages
-from prag_core.pipeline.answers import ADAPTER_MODES
+from prag_core.model.prompts import Question, plain_question
+from prag_core.pipeline.answerer import Answerer, Prepared
+from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.pipeline.relevance import relevant_hits
 from prag_core.retrieval.bm25 import Hit
 from prag_core.server.engine import Engine
 from prag_core.server.jobs import Job, Jobs
@@ -116,19 +113,19 @@ class Service:
 
     def prepare(
         self,
-        messages: Sequence[Mapping[str, str]] | str,
+        question: Question,
         mode: str,
         k: int,
         document_ids: Sequence[str] | None = None,
         weighting: str = "relative",
         among: Sequence[str] | None = None,
         path: str | None = None,
-    ) -> tuple[str, Adapter | None, list[Hit]]:
-        """Return prompt, merged adapter and documents of a request.
+    ) -> Prepared:
+        """Return a request's prompt, merged adapter and documents.
 
         Args:
-            messages: a conversation, or a prompt to go on from as it is.
-            mode: see `answers.MODES`; without documents every mode is `closed_book`.
+            question: a question, a conversation, or a text to go on from as it is.
+            mode: see `modes.MODES`; without documents every mode is `closed_book`.
             k: documents that the retriever finds.
             document_ids: documents to use instead.
             weighting: see `merge.merge_weights`.
@@ -138,37 +135,42 @@ class Service:
         Raises:
             ValueError: an unknown mode, document or weighting, or no adapter of this path.
         """
-        raw = isinstance(messages, str)
-        question = messages if raw else messages[-1]["content"]
         with self.lock:  # so that no document is removed in between
             self.refresh()
             if not self.rag.documents and not document_ids:
                 mode = "closed_book"
-            named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
-            size = k if among is None else max(len(self.rag.documents), 1)
-            hits = find_hits(self.rag, [question], mode, size, named)
-            hits = [[hit for hit in hits[0] if hit.document_id in self.served]]
-            if among is not None and named is None:
-                self.rag.require(among)
-                allowed = set(among)
-                hits = [[hit for hit in hits[0] if hit.document_id in allowed][:k]]
-            loaded = {}
-            if mode in ADAPTER_MODES:
-                load = self._loader(hits[0], path)
-                loaded = {hit.document_id: load(hit.document_id) for hit in hits[0]}
-            found = passages(self.rag, hits, mode)[0]
-        least, meant = self.rag.options.least_relevance, hits
-        if loaded and least > 0:
-            load = loaded.__getitem__
-            read = partial(relevant_hits, self.rag.base, [question], hits, load, least)
-            meant = self.engine.call(read).result()
-        adapter = merged_adapters(loaded.__getitem__, meant, mode, weighting)[0]
-        tokenizer = self.rag.base.tokenizer
-        if raw:
-            shown = "".join(f"{document.text}\n\n" for document in found)
-            begin = tokenizer.bos_token if begins_texts(tokenizer) else ""
-            return begin + shown + messages, adapter, hits[0]
-        return conversation_prompt(tokenizer, messages, found), adapter, hits[0]
+            hits = self._hits(plain_question(question), mode, k, document_ids, among)
+            hits = [hit for hit in hits if hit.document_id in self.served]
+            documents = {hit.document_id: self.rag.document(hit.document_id) for hit in hits}
+            adapters: dict[str, Adapter] = {}
+            if find_mode(mode).adapters:
+                load = self._loader(hits, path)
+                adapters = {hit.document_id: load(hit.document_id) for hit in hits}
+        answerer = Answerer(
+            self.rag.base,
+            documents.__getitem__,
+            adapters.__getitem__,
+            options=replace(self.rag.options, merge_weights=weighting),
+            run=lambda work: self.engine.call(work).result(),
+        )
+        return answerer.prepare([question], [hits], mode)[0]
+
+    def _hits(
+        self,
+        question: str,
+        mode: str,
+        k: int,
+        document_ids: Sequence[str] | None,
+        among: Sequence[str] | None,
+    ) -> list[Hit]:
+        """Return the documents of one request (see `prepare`)."""
+        named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
+        if among is None or named is not None:
+            return self.rag.hits([question], mode, k, named)[0]
+        self.rag.require(among)
+        allowed, every = set(among), max(len(self.rag.documents), 1)
+        (hits,) = self.rag.hits([question], mode, every)
+        return [hit for hit in hits if hit.document_id in allowed][:k]
 
     def refresh(self) -> None:
         """Take notice of what other processes did to the store; call it with the lock.
@@ -318,8 +320,3 @@ class Service:
                 there = [(d, adapter) for d, (adapter, _) in pairs if d.id in self.served]
                 if there:
                     self._keep(*zip(*there, strict=True), trainer, seconds)
-
-
-def begins_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Say whether a tokenizer puts its beginning-of-sequence token before a text."""
-    return tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]

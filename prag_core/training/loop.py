@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prag_core.adapters.adapter import FFN_MODULES
 from prag_core.model.base_model import BaseModel
+from prag_core.model.padding import labels, pad
 from prag_core.model.token_loss import IGNORE, next_token_loss
 from prag_core.training.sequences import SCHEMES, TrainingSequence
 from prag_core.training.stacked_lora import StackedLora, short_attention
@@ -164,12 +165,8 @@ def finish(steps: Generator[object, None, Result]) -> Result:
 def _loss(base: BaseModel, rows: list[list[TrainingSequence]], tokens: str) -> Tensor:
     """Mean next-token loss of each document's sequences, (N,)."""
     flat = [sequence for document in rows for sequence in document]
-    length = max(len(sequence.ids) for sequence in flat)
-    ids = torch.zeros(len(flat), length, dtype=torch.long)
-    labels = torch.full((len(flat), length), IGNORE)
-    for row, sequence in enumerate(flat):
-        first = sequence.answer_start if tokens == "answer" else 1
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        labels[row, first : len(sequence.ids)] = ids[row, first : len(sequence.ids)]
+    ids, lengths = pad([sequence.ids for sequence in flat])  # (rows, T)
+    starts = [sequence.answer_start if tokens == "answer" else 1 for sequence in flat]
+    target = labels(ids, starts, lengths, IGNORE)
     owner = torch.arange(len(rows)).repeat_interleave(len(rows[0]))
-    return next_token_loss(base, ids, labels, owner, len(rows))
+    return next_token_loss(base, ids, target, owner, len(rows))

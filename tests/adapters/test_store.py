@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from prag_core.adapters.adapter import Adapter, AdapterSpec, adapter_key
+from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.adapters.store import AdapterStore, UnknownKeyError, reindex
 from prag_core.speed.store import bench_store
 from tests.fixtures.stores import assert_same, disk, table
@@ -176,15 +177,13 @@ def test_reindex_from_folders_equals_the_old_index(folder, tiny_base, tiny_spec)
 
 
 def test_ridge_memory_comes_back(folder, adapter):
-    rich = replace(adapter, extra={"gram": torch.ones(6, 2, 2), "ridge": torch.ones(6)})
+    memory = RidgeMemory(torch.ones(6, 1, 1).half(), torch.ones(6, 64), torch.ones(6))
+    rich = replace(adapter, memory=memory, shared_rows=1)
     with AdapterStore(folder) as store:
         store.put("a", rich)
         store.put_many({"b": rich}, pack=True)
         for key in ("a", "b"):
-            extra = store.get(key).extra
-            assert {name: extra[name].equal(value) for name, value in rich.extra.items()} == {
-                "gram": True, "ridge": True
-            }  # fmt: skip
+            assert_same(store.get(key), rich)
         assert (store.weights_path("a").parent / "memory.safetensors").exists()
         assert store.verify() == []
 

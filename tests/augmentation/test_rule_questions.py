@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prag_core.augmentation.answer_spans import choose_spans
-from prag_core.augmentation.rule_questions import question_words, rule_question
+from prag_core.augmentation.rule_questions import rule_question
 from prag_core.corpus.documents import Document
 from tests.fixtures.invented_documents import LIGHT
 
@@ -32,4 +32,3 @@ def test_rule_questions_move_to_the_front():
     document = Document("The treaty of the islands was signed in 1723.", "Islands")
     question = rule_question(choose_spans(document, 1)[0], document.title)
     assert question == "In what year was the treaty of the islands signed?"
-    assert question_words("About X: it lies near which town?") == "Near which town"

@@ -21,8 +21,7 @@ from tests.fixtures.benchmarks import (
     table,
     write_set,
 )
-
-CONFIGS = Path(__file__).parent.parent / "configs"
+from tests.fixtures.paths import CONFIGS
 
 
 def paper_group(**changes):

@@ -17,8 +17,8 @@ from prag_core.corpus.documents import (
     iter_documents,
     read_documents,
 )
+from tests.fixtures.paths import DATA
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 EXPECTED = [Document("Text one.", "One", "1"), Document("Text two.", "Two", "2")]
 FORMATS = {
     "a.jsonl": '{"id": "1", "title": "One", "text": "Text one."}\n\n'

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import datasets
 import pytest
 
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question, load_question_set
+from tests.fixtures.paths import DATA
 from tests.fixtures.question_sets import write
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = {
     "squad_train": (18_891, 87_599),  # 5 paragraphs occur twice
     "squad_dev": (2_067, 10_570),

@@ -12,7 +12,7 @@ from prag_core.evaluation.estimates import paired_bootstrap
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import EVALUATED_MODES, SHUFFLED
-from prag_core.pipeline.answers import MODES
+from prag_core.pipeline.modes import MODES
 from prag_core.pipeline.parts import content_hash
 from tests.fixtures.evaluations import StubRag, options, town_set
 

@@ -25,8 +25,9 @@ from hypernet.training.module import HypernetModule
 from prag_core.adapters.store import AdapterStore
 from prag_core.cli import main as prag
 from tests.fixtures.hypernetworks import network, write_question_set
+from tests.fixtures.paths import CONFIGS
 
-FOLDER = Path(__file__).parent.parent / "configs"
+FOLDER = CONFIGS
 CONFIGS = sorted(FOLDER.glob("hypernet_*.yaml"))
 TINY = NetworkConfig(layers=(0, 1), width=32, blocks=4, attention_heads=2, shared_rows=8)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ from prag_core.corpus.question_sets import demo_question_set
 from prag_core.model.base_model import load_base_model, model_fingerprint
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
+from tests.fixtures.paths import ROOT
 
 pytestmark = pytest.mark.slow
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from prag_core.adapters.merge import merge
 from prag_core.augmentation.augmented import CachedAugmenter
 from prag_core.model.generate import generate
 from prag_core.pipeline.rag import ParametricRAG
+from prag_core.retrieval.bm25 import Hit
 from prag_core.training.lora_trainer import LoraTrainer
 from tests.fixtures.parametrizers import CORPUS, OnePairAugmenter, make_parametrizer
 from tests.fixtures.pipelines import QUESTIONS, SHORT, prompts, texts
@@ -35,7 +36,8 @@ def test_parametric_and_combine_equal_merging_by_hand(rag, tiny_base, parametriz
     ]
     parametric = rag.answer(QUESTIONS, "parametric", k=2)
     assert texts(parametric) == generate(tiny_base, prompts(tiny_base), merged, SHORT)
-    assert [list(answer.documents) for answer in parametric] == hits
+    sources = [[Hit(s.document_id, s.score) for s in a.documents] for a in parametric]
+    assert sources == hits
     passages = [[rag.documents[i] for i in row] for row in ids]
     expected = generate(tiny_base, prompts(tiny_base, passages), merged, SHORT)
     assert texts(rag.answer(QUESTIONS, "combine", k=2)) == expected

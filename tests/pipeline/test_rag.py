@@ -10,7 +10,8 @@ from prag_core.adapters.merge import merge
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.generate import generate
-from prag_core.pipeline.answers import MODES, AnswerOptions
+from prag_core.pipeline.answers import AnswerOptions
+from prag_core.pipeline.modes import MODES
 from prag_core.pipeline.rag import ParametricRAG
 from tests.fixtures.parametrizers import (
     CORPUS,
@@ -164,7 +165,6 @@ def test_small_corpora_and_large_k(fast, size):
 @pytest.mark.parametrize("weighting", ["ones", "mean", "score", "relative"])
 def test_merge_weights_reach_the_adapters(fast, tiny_base, weighting):
     fast.add_documents(CORPUS)
-    fast.options = AnswerOptions(merge_weights=weighting)
     (hits,) = fast.retrieve(QUESTIONS[:1], k=2)
     total = sum(hit.score for hit in hits)
     weights = {
@@ -175,16 +175,20 @@ def test_merge_weights_reach_the_adapters(fast, tiny_base, weighting):
     }[weighting]
     merged = merge([fast.adapter(hit.document_id) for hit in hits], weights)
     expected = generate(tiny_base, prompts(tiny_base)[:1], merged, SHORT)
-    assert texts(fast.answer(QUESTIONS[:1], k=2)) == expected
+    options = AnswerOptions(merge_weights=weighting)
+    (answer,) = fast.answer(QUESTIONS[:1], k=2, options=options)
+    assert answer.text == expected[0]
+    assert [source.weight for source in answer.documents] == pytest.approx(weights)
+    assert answer.prompt.startswith("direct-closed_book-")
 
 
 def test_chain_of_thought_keeps_the_conclusion(fast, monkeypatch):
     monkeypatch.setattr(
-        "prag_core.pipeline.rag.generate",
+        "prag_core.pipeline.answerer.generate",
         lambda base, prompts, *_: ["She was. So the answer is Tarn."] * len(prompts),
     )
-    fast.options = AnswerOptions(style="cot")
-    assert texts(fast.answer(["Where?"], "closed_book")) == ["Tarn"]
+    answers = fast.answer(["Where?"], "closed_book", options=AnswerOptions(style="cot"))
+    assert texts(answers) == ["Tarn"]
 
 
 def test_many_questions_are_answered_in_order(fast):

@@ -69,9 +69,9 @@ def test_documents_that_are_not_meant_are_left_out(tiny_base, tmp_path):
     hits = [[Hit(number, 1.0) for number in adapters]] * 2
     keys = question_keys(tiny_base, asked, 0)
     others = [relevance(adapters[n], keys[q]) for q in (0, 1) for n in (0, 1, 2) if n != q]
-    kept = relevant_hits(tiny_base, asked, hits, adapters.__getitem__, max(others) + 1e-4)
+    kept = relevant_hits(tiny_base, asked, hits, adapters, max(others) + 1e-4)
     assert [[hit.document_id for hit in row] for row in kept] == [[0, 3], [1, 3]]
-    assert relevant_hits(tiny_base, asked, hits, adapters.__getitem__, -math.inf) == hits
+    assert relevant_hits(tiny_base, asked, hits, adapters, -math.inf) == hits
 
 
 @pytest.mark.parametrize(
@@ -86,23 +86,24 @@ def test_pipeline_answers_as_without_adapters_where_none_is_meant(
     ).add_documents(CORPUS)
     usual = rag.answer(QUESTIONS, mode, k=2)
     expected = rag.answer(QUESTIONS, without, k=2)
-    rag.options = AnswerOptions(least_relevance=math.inf)
-    answers = rag.answer(QUESTIONS, mode, k=2)
+    options = AnswerOptions(least_relevance=math.inf)
+    answers = rag.answer(QUESTIONS, mode, k=2, options=options)
     assert texts(answers) == texts(expected) != texts(usual)
-    assert [a.documents for a in answers] == [a.documents for a in usual]  # found all the same
-    rag.options = AnswerOptions(least_relevance=1e-9)
-    assert texts(rag.answer(QUESTIONS, mode, k=2)) == texts(usual)
+    for one, other in zip(answers, usual, strict=True):  # retrieved all the same, of no weight
+        pairs = zip(one.documents, other.documents, strict=True)
+        assert all(a == replace(b, weight=0.0) for a, b in pairs)
+    options = AnswerOptions(least_relevance=1e-9)
+    assert texts(rag.answer(QUESTIONS, mode, k=2, options=options)) == texts(usual)
 
 
 def test_service_leaves_them_out_too(tiny_base, tmp_path):
-    with running_service(tiny_base, tmp_path) as service:
-        service.add(CORPUS)
-        asked = [{"role": "user", "content": QUESTIONS[0]}]
-        assert service.prepare(asked, "parametric", 2)[1] is not None
-        service.rag.options = replace(service.rag.options, least_relevance=math.inf)
-        prompt, adapter, hits = service.prepare(asked, "parametric", 2)
-        assert adapter is None and len(hits) == 2
-        assert service.prepare(asked, "closed_book", 2)[:2] == (prompt, None)
+    for least, attached in ((0.0, True), (math.inf, False)):
+        options = AnswerOptions(least_relevance=least)
+        with running_service(tiny_base, tmp_path, options=options) as service:
+            service.add(CORPUS)
+            ready = service.prepare(QUESTIONS[0], "parametric", 2)
+            assert (ready.adapter is not None) == attached and len(ready.documents) == 2
+            assert service.prepare(QUESTIONS[0], "closed_book", 2).prompt == ready.prompt
 
 
 def test_score_leaves_them_out_too(tiny_base, tmp_path):

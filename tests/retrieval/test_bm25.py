@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from prag_core.corpus.documents import Document, iter_documents
 from prag_core.retrieval import bm25 as retrieval
-from prag_core.retrieval.bm25 import BM25Retriever, Hit, analyze, make_retriever
+from prag_core.retrieval.bm25 import Hit, make_retriever
+from tests.fixtures.paths import DATA
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MARIE = Document("Marie Curie discovered radium in Paris.", "Marie Curie")
 ALAN = Document("Alan Turing broke ciphers at Bletchley Park.", "Alan Turing")
 ADA = Document("Ada Lovelace wrote programs for an engine.", "Ada Lovelace")
@@ -32,13 +30,6 @@ def random_corpus(size: int, seed: int = 0) -> tuple[list[Document], list[str]]:
     texts = [" ".join(rng.choices(words, k=rng.randint(1, 12))) for _ in range(size)]
     questions = [" ".join(rng.choices(words, k=rng.randint(1, 6))) for _ in range(50)]
     return [Document(text, str(i)) for i, text in enumerate(texts)], questions
-
-
-def test_analyzer():
-    assert analyze("The DOGS' owner’s dog_houses; who's running?") == [
-        "dog", "owner", "dog", "hous", "who", "run"
-    ]  # fmt: skip
-    assert analyze("What is it?") == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 200])
@@ -175,51 +166,20 @@ def test_missing_bm25s_names_the_extra(monkeypatch):
         make_retriever("bm25s", [MARIE]).retrieve(["radium"])
 
 
-def test_save_and_load(tmp_path):
-    documents, questions = random_corpus(50)
-    documents.append(Document("Café\nlines", "T", "7", {"year": 1999}))
-    saved = make_retriever("bm25", documents)
-    expected = saved.retrieve(questions, 5)
-    saved.save(tmp_path / "index")
-    saved.save(tmp_path / "index")  # again, over itself
-    loaded = BM25Retriever.load(tmp_path / "index")
-    assert ids(loaded.retrieve(questions, 5)) == ids(expected)
-    last = loaded.get(documents[-1].id)
-    assert (last, last.metadata) == (documents[-1], {"year": 1999})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
-
-    loaded.add([MARIE])
-    assert ids(loaded.retrieve(["radium"], 1)) == [[MARIE.id]]
-    fresh = make_retriever("bm25s", [*documents, MARIE])
-    assert loaded.retrieve(questions, 5) == fresh.retrieve(questions, 5)
-
-
-def test_index_is_memory_mapped(tmp_path):
-    make_retriever("bm25s", [MARIE, ALAN]).save(tmp_path / "index")
-    loaded = BM25Retriever.load(tmp_path / "index")
-    assert isinstance(loaded._scorer.__self__.scores["data"], np.memmap)
-
-
-def test_save_and_load_refuse_what_is_not_theirs(tmp_path):
-    retriever = make_retriever("bm25s", [MARIE, ALAN])
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files"):
-        retriever.save(tmp_path)
-    with pytest.raises(FileNotFoundError, match="expected a folder written by save"):
-        BM25Retriever.load(tmp_path)
-    with pytest.raises(ValueError, match="got no text to index"):
-        make_retriever("bm25s").save(tmp_path / "none")
-
-    retriever.save(tmp_path / "index")
-    lines = (tmp_path / "index" / "documents.jsonl").read_text().splitlines()
-    (tmp_path / "index" / "documents.jsonl").write_text(lines[0] + "\n")
-    with pytest.raises(ValueError, match="build it again"):
-        BM25Retriever.load(tmp_path / "index")
-
-
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data sets in {DATA}")
 def test_engines_agree_on_real_text():
     documents = list(iter_documents(DATA / "popqa_250"))
     questions = [document.text[:60] for document in documents[:100]]
     okapi = make_retriever("bm25", documents).retrieve(questions, 5)
     assert ids(okapi) == ids(make_retriever("bm25s", documents).retrieve(questions, 5))
+
+
+@pytest.mark.parametrize("engine", ["bm25", "bm25s"])
+def test_among_leaves_the_other_documents_out(engine):
+    documents, questions = random_corpus(30)
+    retriever = make_retriever(engine, documents)
+    allowed = {document.id for document in documents[::3]}
+    every = retriever.retrieve(questions, len(documents))
+    expected = [[hit for hit in row if hit.document_id in allowed][:4] for row in every]
+    assert retriever.retrieve(questions, 4, allowed) == expected
+    assert retriever.retrieve(questions[:1], 4, ()) == [[]]

@@ -12,6 +12,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.decoding_rows import Row
 from prag_core.model.generate import generate
+from prag_core.model.prompts import Continuation
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.loop import LoraTrainingOptions
 from tests.fixtures.decoding import GREEDY
@@ -31,8 +32,9 @@ def asked(text: str) -> list[dict]:
 
 def answer(service, text: str, **options) -> str:
     """The text of one request."""
-    prompt, adapter, _ = service.prepare(asked(text), **{"mode": "parametric", "k": 1} | options)
-    row, done, pieces = Row(service.rag.base, prompt, adapter, GREEDY), threading.Event(), []
+    ready = service.prepare(asked(text), **{"mode": "parametric", "k": 1} | options)
+    row = Row(service.rag.base, ready.prompt, ready.adapter, GREEDY)
+    done, pieces = threading.Event(), []
 
     def emit(piece, error):
         pieces.append(piece)
@@ -56,11 +58,12 @@ def test_a_document_is_answered_from_until_it_is_removed(service):
     first, second = documents(2)
     closed = answer(service, "What is P0?")
     assert service.add([first, second, first]) == [first.id, second.id, first.id]
-    prompt, adapter, hits = service.prepare(asked("What is P0?"), "parametric", 1)
-    assert [hit.document_id for hit in hits] == [first.id]
-    assert adapter.metadata["document_id"] == first.id
+    ready = service.prepare(asked("What is P0?"), "parametric", 1)
+    assert [source.document_id for source in ready.documents] == [first.id]
+    assert (ready.documents[0].weight, ready.path) == (1.0, "generated")
+    assert ready.adapter.metadata["document_id"] == first.id
     own = answer(service, "What is P0?")
-    assert own == generate(service.rag.base, [prompt], [service.adapter(first.id)], GREEDY)[0]
+    assert own == generate(service.rag.base, [ready.prompt], [service.adapter(first.id)], GREEDY)[0]
     assert own != closed
     assert service.remove(first.id)
     assert not service.remove(first.id)
@@ -77,10 +80,10 @@ def test_a_document_is_answered_from_until_it_is_removed(service):
 
 def test_named_documents_are_merged(service):
     ids = service.add(documents(3))
-    _, adapter, hits = service.prepare(asked("Who?"), "parametric", 1, ids[:2], "mean")
+    ready = service.prepare(asked("Who?"), "parametric", 1, ids[:2], "mean")
     expected = merge([service.adapter(i) for i in ids[:2]], [0.5, 0.5])
-    assert adapter.to_bytes() == expected.to_bytes()
-    assert [hit.document_id for hit in hits] == ids[:2]
+    assert ready.adapter.to_bytes() == expected.to_bytes()
+    assert [(s.document_id, s.weight) for s in ready.documents] == [(i, 0.5) for i in ids[:2]]
 
 
 def test_modes_and_conversations(service):
@@ -94,12 +97,12 @@ def test_modes_and_conversations(service):
     ):
         turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"},
                  {"role": "assistant", "content": "Hi"}, *asked("What is P0?")]  # fmt: skip
-        for messages in (asked("What is P0?"), turns, "P0 is"):
-            prompt, adapter, _ = service.prepare(messages, mode, 1)
-            assert (text in prompt) == has_text
-            assert (adapter is not None) == has_adapter
-            assert all(turn["content"] in prompt for turn in messages if messages is turns)
-        assert prompt.endswith("P0 is")
+        for question in (asked("What is P0?"), turns, Continuation("P0 is")):
+            ready = service.prepare(question, mode, 1)
+            assert (text in ready.prompt) == has_text
+            assert (ready.adapter is not None) == has_adapter
+            assert all(turn["content"] in ready.prompt for turn in turns if question is turns)
+        assert ready.prompt.endswith("P0 is")
 
 
 def test_restart_finds_everything(tiny_base, tmp_path):
@@ -139,7 +142,7 @@ def test_training_swaps_the_adapter_when_it_is_done(service):
         assert service.adapter(i).to_bytes() != generated[i]
     assert answer(service, "What is P0?")
     new = service.add(documents(1, start=9))
-    _, merged, _ = service.prepare(asked("Who?"), "parametric", 1, [ids[0], *new])
+    merged = service.prepare(asked("Who?"), "parametric", 1, [ids[0], *new]).adapter
     assert set(merged.spec.modules) == {"down_proj"}  # both of the generated kind
     service.remove(ids[0])
     assert not list(service.rag.store.keys(ids[0]))
@@ -176,7 +179,7 @@ def test_another_checkpoint_makes_its_own_adapters(tiny_base, tmp_path, monkeypa
     with running_service(tiny_base, tmp_path / "s") as service:
         assert service.get(ids[0])[1].key == keys[ids[0]]
         assert all(service.get(i)[1].key != keys[i] for i in ids[1:])
-        _, merged, _ = service.prepare(asked("Who?"), "parametric", 1, ids)
+        merged = service.prepare(asked("Who?"), "parametric", 1, ids).adapter
         assert merged.rank
 
 
@@ -213,9 +216,9 @@ def test_what_another_process_does_to_the_store_is_seen(service):
         other.remove_documents([first.id])
     assert [document.id for document, _ in service.list(9)] == [second.id]
     assert service.get(first.id) is None and service.get(third.id) is None
-    _, adapter, hits = service.prepare(asked("What is P2?"), "parametric", 3)
-    assert [hit.document_id for hit in hits] == [second.id]
-    assert adapter is not None
+    prepared = service.prepare(asked("What is P2?"), "parametric", 3)
+    assert [hit.document_id for hit in prepared.documents] == [second.id]
+    assert prepared.adapter is not None
 
 
 def test_a_document_removed_while_it_is_trained_stays_removed(service):

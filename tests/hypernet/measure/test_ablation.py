@@ -11,8 +11,9 @@ import yaml
 from hypernet import cli
 from hypernet.measure import ablation
 from tests.fixtures.hypernetworks import write_question_set
+from tests.fixtures.paths import CONFIGS
 
-TINY = Path(__file__).parent.parent / "configs" / "hypernet_tiny.yaml"
+TINY = CONFIGS / "hypernet_tiny.yaml"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 
 from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import Checkpoint, continued, load_checkpoint, save_checkpoint
-from hypernet.network.encoder import Encoder, pad
+from hypernet.network.encoder import Encoder
 from hypernet.network.heads import needs_background
 from hypernet.training.batches import BatchConfig
 from hypernet.training.datamodule import HypernetDataModule
@@ -18,6 +18,7 @@ from hypernet.training.module import HypernetModule
 from prag_core.adapters.low_rank import reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.corpus.documents import Document
+from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, write_question_set
 
 WITH = replace(CONFIG, background=8, background_weight=30.0)

@@ -1,0 +1,213 @@
+"""Answerer: questions with their documents go in, answers come out; the one way from one to other.
+
+    documents -> passages -> prompt;  documents -> adapters -> merge;  prompt, adapter -> Answer
+
+Nobody else merges adapters for a question, writes its prompt and generates. `prepare` ends before
+the model decodes, for callers that decode themselves (the server's batch engine, timings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prag_core.adapters.adapter import Adapter
+from prag_core.adapters.low_rank import reduce_rank
+from prag_core.adapters.merge import merge, merge_weights
+from prag_core.augmentation.augmented import Augmenter, augmented_passage
+from prag_core.corpus.documents import Document
+from prag_core.model.base_model import BaseModel
+from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.generate import generate
+from prag_core.model.prompts import (
+    Question,
+    extract_answer,
+    plain_question,
+    prompt_id,
+    write_prompt,
+)
+from prag_core.pipeline.answers import Answer, AnswerOptions, Source
+from prag_core.pipeline.modes import Mode, find_mode
+from prag_core.pipeline.relevance import relevant_hits
+from prag_core.retrieval.bm25 import Hit
+
+MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
+
+Hits = Sequence[Sequence[Hit]]  # documents of every question, with their scores
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question ready to be decoded.
+
+    Attributes:
+        question: its text.
+        prompt: the whole prompt, special tokens included.
+        adapter: to attach; None for the base model as it is.
+        documents: what it was made from.
+        path: who made the adapters.
+        prompt_id: see `prompts.prompt_id`.
+    """
+
+    question: str
+    prompt: str
+    adapter: Adapter | None = None
+    documents: tuple[Source, ...] = ()
+    path: str = ""
+    prompt_id: str = ""
+
+
+def _at_once(work: Callable[[], Any]) -> Any:
+    return work()
+
+
+def _no_corpus_adapter() -> Adapter:
+    raise ValueError("got no adapter of the whole corpus, expected one for mode sft: train one")
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Answers questions from documents that are given with them.
+
+    Attributes:
+        base: frozen base model.
+        document: returns a document by its id.
+        adapter: returns a document's adapter by its id.
+        corpus_adapter: returns the one adapter of the whole corpus, for mode `sft`.
+        augmenter: writes what `da_rag` adds to passages.
+        generation: decoding options.
+        options: prompt style and merging, unless a call brings its own.
+        run: runs a function that uses the model, where another thread owns it.
+    """
+
+    base: BaseModel
+    document: Callable[[str], Document]
+    adapter: Callable[[str], Adapter]
+    corpus_adapter: Callable[[], Adapter] = _no_corpus_adapter
+    augmenter: Augmenter | None = None
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    options: AnswerOptions = field(default_factory=AnswerOptions)
+    run: Callable[[Callable[[], Any]], Any] = _at_once
+
+    def answer(
+        self,
+        questions: Sequence[Question],
+        hits: Hits,
+        mode: str,
+        options: AnswerOptions | None = None,
+    ) -> list[Answer]:
+        """Answer the questions, in order.
+
+        Args:
+            questions: plain questions, or what else `prompts.write_prompt` takes.
+            hits: documents of every question, with the scores that a merge may weigh them by.
+            mode: name of a mode.
+            options: instead of the answerer's own.
+
+        Raises:
+            ValueError: an unknown mode, a document without adapter, or a part that is missing.
+        """
+        options = options or self.options
+        answers: list[Answer] = []
+        size = MERGED_BATCHES * self.generation.batch_size
+        for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
+            prepared = self.prepare(questions[rows], hits[rows], mode, options)
+            prompts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
+            texts = generate(self.base, prompts, adapters, self.generation)
+            answers += [
+                Answer(
+                    p.question,
+                    extract_answer(text, options.style),
+                    mode,
+                    p.documents,
+                    p.path,
+                    p.prompt_id,
+                )
+                for p, text in zip(prepared, texts, strict=True)
+            ]
+        return answers
+
+    def prepare(
+        self,
+        questions: Sequence[Question],
+        hits: Hits,
+        mode: str,
+        options: AnswerOptions | None = None,
+    ) -> list[Prepared]:
+        """Write every question's prompt and merge its documents' adapters.
+
+        Arguments and errors are those of `answer`.
+        """
+        options, how = options or self.options, find_mode(mode)
+        tokenizer = self.base.tokenizer
+        adapters = self._adapters(questions, hits, how, options)
+        rows = zip(questions, self._passages(hits, how), adapters, strict=True)
+        return [
+            Prepared(
+                plain_question(question),
+                write_prompt(tokenizer, question, passages, options.style),
+                adapter,
+                sources,
+                path,
+                prompt_id(question, bool(passages), options.style),
+            )
+            for question, passages, (adapter, sources, path) in rows
+        ]
+
+    def _passages(self, hits: Hits, mode: Mode) -> list[list[Document]]:
+        """Return the passages that every question's prompt holds."""
+        if not mode.passages:
+            return [[] for _ in hits]
+        documents = {i: self.document(i) for i in _ids(hits)}
+        if mode.passages == "augmented":
+            if self.augmenter is None:
+                raise ValueError("got no augmenter, expected one for mode da_rag: pass augmenter=")
+            augmented = self.augmenter.augment(list(documents.values()))
+            documents = {a.document.id: augmented_passage(a) for a in augmented}
+        return [[documents[hit.document_id] for hit in row] for row in hits]
+
+    def _adapters(
+        self, questions: Sequence[Question], hits: Hits, mode: Mode, options: AnswerOptions
+    ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
+        """Return every question's merged adapter (None: none), its sources, and who made it."""
+        unweighed = [tuple(Source(hit.document_id, hit.score) for hit in row) for row in hits]
+        if mode.adapters == "corpus":
+            whole = self.corpus_adapter()
+            return [(whole, row, whole.metadata.get("path", "")) for row in unweighed]
+        if not mode.adapters:
+            return [(None, row, "") for row in unweighed]
+        loaded = {i: self.adapter(i) for i in _ids(hits)}
+        meant = hits
+        if options.least_relevance > 0:
+            texts, least = [plain_question(q) for q in questions], options.least_relevance
+            meant = self.run(lambda: relevant_hits(self.base, texts, hits, loaded, least))
+        if options.rank:
+            loaded = {i: reduce_rank(adapter, options.rank) for i, adapter in loaded.items()}
+        merged: dict[tuple[Source, ...], Adapter] = {}  # questions often share their documents
+        rows = []
+        for row, kept in zip(hits, meant, strict=True):
+            used = _weighed(kept, options.merge_weights)
+            if used and used not in merged:
+                merged[used] = merge(
+                    [loaded[source.document_id] for source in used],
+                    [source.weight or 0.0 for source in used],
+                    options.merge_method,
+                )
+            weights = {source.document_id: source.weight for source in used}
+            sources = tuple(
+                Source(h.document_id, h.score, weights.get(h.document_id, 0.0)) for h in row
+            )
+            made_by = {loaded[s.document_id].metadata.get("path", "") for s in used}
+            rows.append((merged.get(used), sources, "+".join(sorted(made_by))))
+        return rows
+
+
+def _ids(hits: Hits) -> Iterable[str]:
+    """Return the ids of all documents, each once."""
+    return dict.fromkeys(hit.document_id for row in hits for hit in row)
+
+
+def _weighed(hits: Sequence[Hit], weighting: str) -> tuple[Source, ...]:
+    weights = merge_weights(weighting, [hit.score for hit in hits])
+    return tuple(Source(h.document_id, h.score, w) for h, w in zip(hits, weights, strict=True))

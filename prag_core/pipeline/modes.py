@@ -1,0 +1,55 @@
+"""Modes: every way to answer a question, defined once.
+
+closed_book  nothing but the question
+in_context   retrieved passages in the prompt (standard RAG)
+da_rag       augmented passages in the prompt: text, rewrites and question-answer pairs
+parametric   retrieved documents' adapters, merged and attached; no passage in the prompt
+combine      adapters and passages
+sft          one adapter trained on the whole corpus, whatever the question
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to answer.
+
+    Attributes:
+        name: as commands, files and the server call it.
+        passages: what the prompt holds of the documents, beside the question.
+        adapters: what is attached: the merged adapters of the question's `documents`, or one
+            adapter of the whole `corpus`.
+    """
+
+    name: str
+    passages: Literal["", "plain", "augmented"] = ""
+    adapters: Literal["", "documents", "corpus"] = ""
+
+    @property
+    def needs_documents(self) -> bool:
+        """Whether a question is answered from documents of its own."""
+        return bool(self.passages) or self.adapters == "documents"
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("closed_book"),
+        Mode("in_context", passages="plain"),
+        Mode("da_rag", passages="augmented"),
+        Mode("parametric", adapters="documents"),
+        Mode("combine", passages="plain", adapters="documents"),
+        Mode("sft", adapters="corpus"),
+    )
+}
+
+
+def find_mode(name: str) -> Mode:
+    """Return a mode by its name; ValueError for another name."""
+    if name not in MODES:
+        raise ValueError(f"got mode {name!r}, expected one of {', '.join(MODES)}")
+    return MODES[name]
