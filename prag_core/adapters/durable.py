@@ -24,7 +24,7 @@ def sync_tree(folder: Path) -> None:
     """Bring everything below a folder to the disk."""
     if _syncfs(folder):
         return
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):  # a folder after its files
         for path in (*(os.path.join(parent, name) for name in names), parent):
             _fsync(path)
 
@@ -32,6 +32,7 @@ def sync_tree(folder: Path) -> None:
 def sync_folders(folders: Iterable[Path]) -> None:
     """Bring the entries of folders (their names, not what the files hold) to the disk."""
     folders = set(folders)
+    # A rename is durable with its folder; a batch may touch 256 of them.
     if len(folders) > FEW and _syncfs(next(iter(folders))):
         return
     for folder in folders:
@@ -48,6 +49,7 @@ def _fsync(path: str | Path) -> None:
 
 def _syncfs(folder: Path) -> bool:
     """Synchronise the file system that holds a folder; False where the system cannot (macOS)."""
+    # Python has os.sync only, which waits for every disk of the machine.
     call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if call is None:
         return False

@@ -33,6 +33,7 @@ def adapter_files(adapter: Adapter, base_model_name: str) -> dict[str, bytes]:
         base_model_name: what the configuration calls the base model.
     """
     files = {
+        # One metadata key only: safetensors writes several in any order.
         WEIGHTS: save(peft_state_dict(adapter), metadata={"format": "pt"}),
         CONFIG: json_bytes(peft_config(adapter, base_model_name)),
     }
@@ -65,7 +66,8 @@ def peft_config(adapter: Adapter, base_model_name: str) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "target_modules": sorted(adapter.spec.modules),
         "layers_to_transform": list(adapter.spec.layers),
-        "rank_pattern": ranks,
+        "rank_pattern": ranks,  # the modules whose rank is not r
+        # PEFT divides by the module's own rank, so that alpha follows it: one scale for all.
         "alpha_pattern": {path: _number(scale * r) for path, r in ranks.items()},
         "bias": "none",
         "fan_in_fan_out": False,

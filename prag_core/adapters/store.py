@@ -102,6 +102,7 @@ class AdapterStore:
                 f"got no store at {self.path}, expected a folder with {HEADER}: check the path, or "
                 "make it with `prag parametrize`"
             )
+        # The header is written last: without it the store was never whole, and is made again.
         if not header.exists():
             _create(self.path)
         _require_format(self.path)
@@ -135,12 +136,13 @@ class AdapterStore:
             OSError: disk full, or the store is read-only; what was there is kept.
             ValueError: an empty or too long key.
         """
-        items = dict(items)
+        items = dict(items)  # of a key that comes twice the last counts
         for key in items:
             _require_key(key)
         if not items:
             return
         self._index.require_writable()
+        # A folder takes four files and so at least 16 KB of disk, much for an adapter of 8 KB.
         if pack is None:
             largest = max(adapter.nbytes for adapter in items.values())
             pack = len(items) >= PACK_FROM and largest <= SMALL
@@ -340,7 +342,7 @@ def reindex(path: str | Path) -> int:
         sound = index.rows("PRAGMA quick_check") == [("ok",)]
     except ValueError:
         sound = False
-    if not sound:
+    if not sound:  # kept for whoever can still read records from it
         index.close()
         os.replace(index.path, index.path.with_name(f"{INDEX}.damaged"))
         index = StoreIndex(index.path, readonly=False)

@@ -46,11 +46,11 @@ def scratch_folder(store: Path) -> Iterator[Path]:
 
 def publish(store: Path, index: StoreIndex, scratch: Path, rows: Sequence[Row]) -> None:
     """Move what was staged into place and let rows name it; replaces what their keys had."""
-    sync_tree(scratch)
+    sync_tree(scratch)  # outside the lock: others may write meanwhile
     with index.writing() as connection:
         places = _places(connection, (row.key for row in rows))
         move_in(store, scratch, {row.place for row in rows})
-        insert_rows(connection, rows)
+        insert_rows(connection, rows)  # last: a row never names what is not there
     retire(store, index, places - {row.place for row in rows})
 
 
@@ -60,11 +60,12 @@ def move_in(store: Path, scratch: Path, places: Iterable[str]) -> None:
     for place in places:
         source, target = scratch / Path(place).name, store / place
         for parent in (target.parent.parent, target.parent):
-            parent.mkdir(exist_ok=True)
+            parent.mkdir(exist_ok=True)  # its own entry is made durable with the renames
             parents.add(parent)
         if target.exists():
-            if _equal(source, target):
+            if _equal(source, target):  # the same adapter, put again or not swept yet
                 continue
+            # The name is the hash of the content, so that one of the two is damaged: the old one.
             target.rename(scratch / f"{target.name}.damaged")
         source.rename(target)
     sync_folders(parents)
@@ -97,7 +98,7 @@ def retire(store: Path, index: StoreIndex, places: Iterable[str]) -> None:
     A folder loses its note, which also sets its time; a pack is only touched, as its other
     adapters may live.
     """
-    if not places:
+    if not places:  # most puts replace nothing, and wait for no lock again
         return
     with index.writing() as connection:  # so that nobody takes a place into use again meanwhile
         for place in places:

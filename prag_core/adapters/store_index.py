@@ -65,7 +65,7 @@ class StoreIndex:
     def create(self) -> None:
         """Make file and tables, unless they are there."""
         with self._clear_errors():
-            self.path.touch()
+            self.path.touch()  # raises OSError with a name where SQLite would say "unable to open"
             with self._connect("rwc") as connection:
                 connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
             connection.close()
@@ -95,6 +95,7 @@ class StoreIndex:
         self.require_writable()
         with self._lock, self._clear_errors():
             connection = self._open()
+            # Immediate: waits for its turn here, where a later upgrade of the lock could not.
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection

@@ -78,6 +78,7 @@ def stage_folder(scratch: Path, row: Row, adapter: Adapter) -> Row:
     checksums = {name: zlib.crc32(content) for name, content in files.items()}
     size = sum(len(content) for name, content in files.items() if name != CONFIG)
     row = replace(row, bytes=size, checksums=_json(checksums))
+    # The note is hashed too: two keys with equal tensors have a folder each, and so one owner.
     files[NOTE] = json_bytes(row.note)
     name = _hash(*(files[name] for name in sorted(files)))
     write_files(scratch / name, files)
@@ -100,6 +101,7 @@ def stage_pack(scratch: Path, rows: Sequence[Row], values: Sequence[bytes]) -> l
         start = stop
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # safetensors aligns its data to eight bytes
+    # Written by hand: safetensors' own writer would sort the adapters and hide their offsets.
     content = b"".join([len(text).to_bytes(8, "little"), text, *values])
     name = _hash(content) + PACK_SUFFIX
     (scratch / name).write_bytes(content)
@@ -124,6 +126,7 @@ def load_adapter(store: Path, row: Row) -> Adapter:
     """
     if row.start != IN_FOLDER:
         return Adapter.from_bytes(read_slice(store, row))
+    # The row says spec and metadata, so that a get opens one file, or two.
     names = [name for name in json.loads(row.checksums) if name in (WEIGHTS, MEMORY)]
     files = {name: read_file(store, row, name) for name in names}
     return read_adapter(files, _spec(row.spec), json.loads(row.metadata))

@@ -82,7 +82,7 @@ def sweep(store: Path, index: StoreIndex, grace: float) -> int:
         grace: seconds that something must have lain unused, as others may be reading it, or
             staging it.
     """
-    _repack(store, index)
+    _repack(store, index)  # first, so that what it leaves may go at once where grace is 0
     latest = time.time() - grace
     with scratch_folder(store) as scratch:
         with index.writing() as connection:
@@ -113,6 +113,7 @@ def _repack(store: Path, index: StoreIndex) -> None:
                 wasteful.append(place)
             elif 2 * count < PACK_ROWS:
                 small.append(place)
+    # A single small pack has nothing to be joined with: copying it would never end.
     places = wasteful + (small if wasteful or len(small) > 1 else [])
     rows = (
         Row(*values)
@@ -154,7 +155,7 @@ def reindex(store: Path, index: StoreIndex) -> int:
     Returns:
         the number of adapters.
     """
-    with index.writing() as connection:
+    with index.writing() as connection:  # all or nothing: one unreadable note leaves the old rows
         connection.execute("DELETE FROM adapters")
         insert_rows(connection, rows_on_disk(store))
         return int(connection.execute("SELECT count(*) FROM adapters").fetchone()[0])

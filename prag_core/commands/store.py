@@ -44,12 +44,12 @@ def store(
         max_rank: view: the serving engine's limit; 0 for none.
         grace: sweep: seconds that files must have lain unused; 0 where no one else has it open.
     """
-    if action == "reindex":
+    if action == "reindex":  # works where the index cannot be opened
         print(f"{reindex(path)} adapters in the index of {path}")
         return
     readonly = None if action in READING else False
     if action != "import":
-        AdapterStore(path, readonly=None)  # never makes a new one
+        AdapterStore(path, readonly=None)  # never makes a new one: a wrong path is an error
     with AdapterStore(path, readonly) as opened:
         if action == "list":
             for name, title in opened.titles():

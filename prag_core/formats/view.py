@@ -42,6 +42,7 @@ def view_store(
             "another name"
         )
     count = 0
+    # Read one by one: a view of a large store never holds more than one adapter in memory.
     for key in store.keys(prefix):
         adapter = store.get(key)
         _require_rank(key, adapter, max_rank)
