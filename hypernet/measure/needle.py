@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from hypernet.generation.parametrizer import HypernetParametrizer
+from hypernet.network.checkpoint import base_model_name
 from hypernet.training.sources import corpus_file
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.chunking import chunk_documents
@@ -37,24 +38,24 @@ OPTIONS = GenerationOptions(max_new_tokens=32)
 def needle(
     corpus: str,
     weights: str = "smollm2-135m-ridge",
-    base_model: str = EMBEDDED_NAME,
+    base_model: str = "",
     tokens: int = 32_000,
     needles: int = 20,
     seed: int = 0,
     output: str = "",
 ) -> dict:
-    """Hide a number in a long text, make the whole text one adapter, and ask for the number.
+    """Hide a number in a long text, make the text one adapter, and ask for the number.
 
     Args:
         corpus: folder or file of documents that the haystack is made of.
         weights: exported checkpoint.
-        base_model: the model that it belongs to.
+        base_model: where the base model lies, if not where the checkpoint's config.json says.
         tokens: length of the haystack.
         needles: haystacks tried, each with its own fact at its own depth.
         seed: of the facts and their places.
         output: file for the result as JSON.
     """
-    base = load_base_model(base_model)
+    base = load_base_model(base_model or base_model_name(weights))
     parametrizer = HypernetParametrizer.from_pretrained(weights, base)
     documents = iter_documents(corpus_file(corpus))
     text = haystack([d.text for d in islice(documents, tokens // 20)], base.tokenizer, tokens)
@@ -88,9 +89,9 @@ def needle_set(
     base_model: str = EMBEDDED_NAME,
     seed: int = 1,
 ) -> None:
-    """Write a question set to train on: chunks of a corpus, a fact as in `needle` hidden in each.
+    """Write a question set of facts hidden in chunks of a corpus, to train on.
 
-    Names and things are others than those of `needle`, and so is the part of the corpus.
+    The facts are as in `needle`, about other names and things and in another part of the corpus.
 
     Args:
         corpus: folder or file of documents that the chunks are made of.

@@ -14,20 +14,21 @@ from pathlib import Path
 
 from hypernet.generation.conditions import Scorer, draw_sample, table
 from hypernet.generation.parametrizer import HypernetParametrizer
+from hypernet.network.checkpoint import base_model_name
 from hypernet.training.sources import corpus_file
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.documents import Document, iter_documents
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, ratio_interval
 from prag_core.files import write_json
-from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
+from prag_core.model.base_model import load_base_model
 from prag_core.model.decoding_rows import GenerationOptions
 
 
 def score(
     source: str,
     weights: str = "smollm2-135m-ridge",
-    base_model: str = EMBEDDED_NAME,
+    base_model: str = "",
     conditions: tuple[str, ...] = ("closed_book", "in_context", "gold", "shuffled"),
     documents: int = 400,
     questions: int | None = None,
@@ -44,7 +45,7 @@ def score(
     Args:
         source: question set with one gold document a question.
         weights: exported checkpoint.
-        base_model: the model that it belongs to.
+        base_model: where the base model lies, if not where the checkpoint's config.json says.
         conditions: closed_book, in_context, in_context_rows, gold, shuffled, combine, gold+K,
             gold+K:relative, gold+K:concatenate, rank:R (see `hypernet.generation.conditions`).
         documents: drawn among those of at most most_words words.
@@ -60,7 +61,7 @@ def score(
         output: file for the result as JSON, written after every condition.
     """
     settings = dict(locals())
-    base = load_base_model(base_model)
+    base = load_base_model(base_model or base_model_name(weights))
     parametrizer = HypernetParametrizer.from_pretrained(weights, base)
     sample = draw_sample(load_question_set(source), documents, seed, most_words, questions)
     if len(sample.questions) < SMALLEST_SAMPLE:

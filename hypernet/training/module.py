@@ -278,6 +278,7 @@ class HypernetModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the weights belong to."""
         checkpoint["network_config"] = asdict(self.network_config)
+        checkpoint["base_model"] = self.base.name
         checkpoint["base_fingerprint"] = self.base.fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

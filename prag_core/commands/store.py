@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from prag_core.adapters.store import GRACE, AdapterStore, reindex
-from prag_core.commands.shared import STORE
 from prag_core.formats.gguf_file import from_gguf, to_gguf
 from prag_core.formats.peft_folder import from_peft, to_peft
 from prag_core.formats.view import view_store
 from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
 
+STORE = "runs/store"
 READING = ("list", "verify", "view", "export")  # these open a store that cannot be written too
 
 

@@ -96,7 +96,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 class PeftProcess:
-    """A running bench_peft.py; each call sends one task and waits for its reply."""
+    """A running peft_baseline.py; each call sends one task and waits for its reply."""
 
     def __init__(self, base: BaseModel) -> None:
         """Start it on the base model's folder, with as many threads as here."""

@@ -22,7 +22,7 @@ OPENINGS = 5
 HIDDEN, INNER = 576, 1536  # SmolLM2-135M
 
 
-def bench_store(folder: str | Path, count: int = 100_000, rank: int = 2) -> dict[str, float]:
+def measure_store(folder: str | Path, count: int = 100_000, rank: int = 2) -> dict[str, float]:
     """Write `count` small adapters (one down_proj of SmolLM2, bfloat16) and measure the store.
 
     Returns:

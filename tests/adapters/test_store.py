@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from prag_core.adapters.adapter import Adapter, AdapterSpec, adapter_key
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.adapters.store import AdapterStore, UnknownKeyError, reindex
-from prag_core.speed.store import bench_store
+from prag_core.speed.store import measure_store
 from tests.fixtures.stores import assert_same, disk, table
 from tests.fixtures.tiny import random_adapter
 
@@ -260,6 +260,6 @@ def test_a_closed_store_says_so_and_several_openings_are_one_store(folder, adapt
 
 
 def test_bench_reports_size_and_times(tmp_path):
-    report = bench_store(tmp_path / "store", 300)
+    report = measure_store(tmp_path / "store", 300)
     assert report["count"] == 300 and report["swept_overhead_percent"] < 40  # a small index, mostly
     assert 0 < report["get_ms"] <= report["get_ms_99"] < 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -65,12 +66,13 @@ def test_command(tmp_path, capsys):
     base.model.config.max_position_embeddings = 2048  # one token a byte
     base.model.save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")
+    base = replace(base, name=str(tmp_path / "model"))  # as config.json names it
     save_checkpoint(tmp_path / "network", network(base), CONFIG, base)
     lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
     (tmp_path / "corpus.jsonl").write_text(lines)
     main([
         "needle", str(tmp_path / "corpus.jsonl"), f"--weights={tmp_path / 'network'}",
-        f"--base_model={tmp_path / 'model'}", "--tokens=800", "--needles=5",
+        "--tokens=800", "--needles=5",
         f"--output={tmp_path / 'out.json'}",
     ])  # fmt: skip
     result = json.loads((tmp_path / "out.json").read_text())
