@@ -81,7 +81,7 @@ COMMANDS = {
         "warmup", "Train an adapter on question-answer pairs, for the trained path to start from."
     ),
     "store": _command(
-        "store", "Look into a store, check it, shrink it, and move adapters in and out."
+        "store", "Look into a store, check it, keep it in order, and move adapters in and out."
     ),
     "models": _command(
         "models",

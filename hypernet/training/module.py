@@ -255,7 +255,8 @@ class HypernetModule(lightning.LightningModule):
                 "got no weights to predict with, expected an exported checkpoint: set "
                 "--model.weights, e.g. smollm2-135m-ridge"
             )
-        return store_adapters(self.parametrizer(), batch, AdapterStore(self.store))
+        with AdapterStore(self.store) as store:
+            return store_adapters(self.parametrizer(), batch, store)
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:
         states = self.hidden_states(batch["rows"], rows)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from prag_core.commands.store import STORE, existing_store
+from prag_core.commands.store import STORE
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
@@ -38,7 +38,7 @@ def answer(
     questions = [line for line in questions if line]
     if not questions:
         raise ValueError("got no question, expected one: give it as an argument or one a line")
-    with build_pipeline(setup, existing_store(store)) as rag:
+    with build_pipeline(setup, store, readonly=None) as rag:
         answers = rag.answer(questions, mode, k)
     for reply in answers:
         print(reply.text)

@@ -1,4 +1,4 @@
-"""Store: look into a store of adapters, check it, move adapters in and out."""
+"""Store: an action and a store go in; it is looked into, kept in order, shown to other programs."""
 
 from __future__ import annotations
 
@@ -6,45 +6,61 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from prag_core.adapters.store import AdapterStore
+from prag_core.adapters.store import GRACE, AdapterStore, reindex
 from prag_core.formats.gguf_file import from_gguf, to_gguf
 from prag_core.formats.peft_folder import from_peft, to_peft
+from prag_core.formats.view import view_store
 from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
 
 STORE = "runs/store"
+READING = ("list", "verify", "view", "export")  # these open a store that cannot be written too
 
 
 def store(
-    action: Literal["list", "verify", "compact", "delete", "export", "import"],
+    action: Literal["list", "verify", "sweep", "reindex", "view", "delete", "export", "import"],
     path: str = STORE,
     key: str = "",
     to: str = "",
     source: str = "",
     format: Literal["peft", "gguf"] = "peft",
     base_model: str = EMBEDDED_NAME,
+    engine_model: str = "",
+    max_rank: int = 0,
+    grace: float = GRACE,
 ) -> None:
-    """Look into a store, check it, shrink it, and move adapters in and out.
+    """Look into a store, check it, keep it in order, and move adapters in and out.
 
     Args:
-        action: list, verify, compact, delete, export (a key) or import (a source, as a key).
+        action: list, verify, sweep (remove what was deleted or replaced), reindex (rebuild the
+            index from the folders), view (folders for a serving engine), delete, export (a key) or
+            import (a source, as a key).
         path: folder of the adapter store.
-        key: the adapter; a beginning that only one key has is enough.
-        to: export: folder (peft) or file (gguf) to write.
+        key: the adapter; a beginning that only one key has is enough. view: all that begin so.
+        to: view, export: folder, or file (gguf), to write.
         source: import: PEFT folder or GGUF file to read.
         format: PEFT folder or GGUF LoRA file.
         base_model: the model that the adapters belong to.
+        engine_model: view: the base model's name, as the serving engine was started with.
+        max_rank: view: the serving engine's limit; 0 for none.
+        grace: sweep: seconds that files must have lain unused; 0 where no one else has it open.
     """
-    with AdapterStore(path if action == "import" else existing_store(path)) as opened:
+    if action == "reindex":  # works where the index cannot be opened
+        print(f"{reindex(path)} adapters in the index of {path}")
+        return
+    readonly = None if action in READING else False
+    if action != "import":
+        AdapterStore(path, readonly=None)  # never makes a new one: a wrong path is an error
+    with AdapterStore(path, readonly) as opened:
         if action == "list":
-            for name, adapter in opened.items():
-                print(name, adapter.metadata.get("title", ""), sep="\t")
+            for name, title in opened.titles():
+                print(name, title, sep="\t")
             print(json.dumps(opened.stats()))
         elif action == "verify":
             _verify(opened)
-        elif action == "compact":
-            before = opened.stats()["file_bytes"]
-            opened.compact()
-            print(f"{before:,} -> {opened.stats()['file_bytes']:,} bytes")
+        elif action == "sweep":
+            print(f"{opened.sweep(grace):,} bytes freed")
+        elif action == "view":
+            _view(opened, to, engine_model, max_rank, key)
         elif action == "delete":
             opened.delete(_whole_key(opened, key))
         elif action == "export":
@@ -56,33 +72,40 @@ def store(
             opened.put(key, read(source, load_base_model(base_model)))
 
 
-def existing_store(path: str) -> str:
-    """Return the path, or raise FileNotFoundError where no store is."""
-    if not (Path(path) / "data.mdb").exists():
-        raise FileNotFoundError(
-            f"got no adapter store at {path}, expected one: make it with `prag parametrize`"
-        )
-    return path
-
-
 def _verify(opened: AdapterStore) -> None:
-    bad = opened.verify()
-    print("\n".join(bad) or f"{len(opened)} adapters, all sound")
-    if bad:
+    """Print what is damaged, which is an error, and which documents have no adapter, which is not.
+
+    Documents without adapter are those whose parametrization was cut short, or never asked for.
+    """
+    lines = opened.verify()
+    print("\n".join(lines) or f"{len(opened)} adapters, all sound")
+    for document_id in opened.documents_without_adapter():
+        print(f"document {document_id} has no adapter")
+    if lines:
         raise ValueError(
-            f"got {len(bad)} damaged entries in {opened.path} (above), expected none: delete them "
-            "(`prag store delete --key KEY`) and parametrize their documents again"
+            f"got {len(lines)} damaged entries in {opened.path} (above), expected none: delete "
+            "them (`prag store delete --key KEY`) and parametrize their documents again"
         )
+
+
+def _view(opened: AdapterStore, to: str, engine_model: str, max_rank: int, key: str) -> None:
+    if not to or not engine_model:
+        raise ValueError(
+            "got no target or no name of the engine's model, expected both: "
+            "set --to and --engine_model"
+        )
+    count = view_store(opened, to, engine_model, max_rank, key)
+    print(f"{count} adapters of {engine_model} in {Path(to)}")
 
 
 def _whole_key(opened: AdapterStore, key: str) -> str:
-    found = list(opened.keys(prefix=key)) if key else []
-    if len(found) != 1:
+    keys = list(opened.keys(prefix=key)) if key else []
+    if len(keys) != 1:
         raise ValueError(
-            f"got key {key!r}, which {len(found)} adapters have, expected exactly one: "
+            f"got key {key!r}, which {len(keys)} adapters have, expected exactly one: "
             "see `prag store list`"
         )
-    return found[0]
+    return keys[0]
 
 
 def _export(opened: AdapterStore, key: str, to: str, format: str, base_model: str) -> None:

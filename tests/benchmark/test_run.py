@@ -51,7 +51,7 @@ def test_all_cells_run_once_and_a_second_run_repeats_none(settings, counted, cap
     assert prag_benchmark(settings) == 0
     assert not counted
     assert table(settings) == first
-    stores = [path.parent.parent.name for path in Path(settings["output"]).rglob("data.mdb")]
+    stores = [path.parent.parent.name for path in Path(settings["output"]).rglob("store.json")]
     assert stores == ["tiny"]  # one for both sets, seeds and paths
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hypernet.network.checkpoint import save_checkpoint
 from prag_core.commands.speed import speed
-from prag_core.speed.measurement import PeftProcess, compared, limited
+from prag_core.speed.measurement import PeftProcess, compared, limited, reached
 from prag_core.speed.run import PARTS, speed_table
 from prag_core.speed.workload import workload_questions
 from tests.fixtures.hypernetworks import CONFIG, network
@@ -55,6 +55,7 @@ def test_ratios_say_how_many_times_better():
     assert compared("merge", "", 2.0, 6.0, "ms", 4).met is False
     assert compared("latency", "", 2.0, 6.0, "ms").met is None
     assert limited("store", "", 5.0, "ms", 5).met and not limited("store", "", 5.1, "ms", 5).met
+    assert reached("store", "", 5.0, "/s", 5).met and not reached("store", "", 4.9, "/s", 5).met
 
 
 def test_a_question_that_comes_again_has_other_documents():
