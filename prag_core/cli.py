@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 
 from prag_core.commands import demo, serve
 from prag_core.commands import shared as commands
+from prag_core.commands.benchmark import benchmark
 from prag_core.commands.compare import compare
 from prag_core.commands.evaluate import evaluate
 from prag_core.model.hardware import is_out_of_memory
@@ -29,6 +30,7 @@ COMMANDS = {
     "answer": commands.answer,
     "evaluate": evaluate,
     "compare": compare,
+    "benchmark": benchmark,
     "store": commands.store,
     "models": commands.models,
     "demo": demo.demo,
@@ -39,6 +41,7 @@ COMMANDS = {
 UNREAD = {
     "demo": {"path"},
     "compare": {"path"},
+    "benchmark": {"path", "base_model", "dtype", "hypernet"},
     "serve": {"generation", "answering"},
 }
 HINT = (

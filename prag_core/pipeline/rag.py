@@ -40,6 +40,7 @@ class ParametricRAG:
         augmenter: Augmenter | None = None,
         generation: GenerationOptions | None = None,
         options: AnswerOptions | None = None,
+        documents: Iterable[Document] | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -51,6 +52,7 @@ class ParametricRAG:
             augmenter: for `da_rag`; the parametrizer's own when omitted.
             generation: decoding options.
             options: prompt style and merge weighting.
+            documents: the corpus, where it is not all documents of the store.
         """
         self.base, self.parametrizer = base, parametrizer
         self.retriever = retriever if retriever is not None else make_retriever("auto")
@@ -59,8 +61,9 @@ class ParametricRAG:
         self.generation = generation or GenerationOptions()
         self.options = options or AnswerOptions()
         self.documents: dict[str, Document] = {}
-        if self.store is not None:
-            self._index(Document(**record) for _, record in self.store.records("document"))
+        if documents is None and self.store is not None:
+            documents = (Document(**record) for _, record in self.store.records("document"))
+        self._index(documents or ())
 
     @classmethod
     def from_pretrained(
