@@ -31,20 +31,12 @@ COMMANDS = {
         "hypernet.commands.export:export",
         "Write config.json and model.safetensors from a training checkpoint.",
     ),
-    "score": Command(
-        "hypernet.measure.score:score",
-        "Ask a question set about single documents with a checkpoint's adapters.",
-    ),
-    "needle": Command(
-        "hypernet.measure.needle:needle",
-        "Hide a number in a long text, make the text one adapter, and ask for the number.",
-    ),
     "needle_set": Command(
-        "hypernet.measure.needle:needle_set",
+        "hypernet.training.needles:needle_set",
         "Write a question set of facts hidden in chunks of a corpus, to train on.",
     ),
     "ablate": Command(
-        "hypernet.measure.ablation:ablate",
+        "hypernet.training.ablation:ablate",
         "Train variants of a configuration for the same time and set them side by side.",
     ),
 }

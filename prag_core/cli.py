@@ -62,7 +62,8 @@ COMMANDS = {
         defaults={"path": "generated"},
     ),
     "evaluate": _command(
-        "evaluate", "Score every mode on a question set, with intervals and controls; resumable."
+        "evaluate",
+        "Score a question set in any conditions, with intervals and controls.",
     ),
     "benchmark": _command(
         "benchmark",

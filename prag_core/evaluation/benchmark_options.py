@@ -1,7 +1,7 @@
 """Options of a benchmark: a YAML's lists go in, groups of cells come out.
 
-A cell is one (base model, question set, seed, path, mode). The cells of all modes that one pipeline
-answers are a group, kept in one folder.
+A cell is one (base model, question set, seed, path, condition). The cells of all conditions that
+one pipeline answers are a group, kept in one folder.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from prag_core.evaluation.conditions import parse_condition
 from prag_core.evaluation.options import EvaluationOptions
 from prag_core.model.base_model import EMBEDDED_NAME
 from prag_core.pipeline.parts import Setup
 
-SHARED = "shared"  # folder of the modes that no adapter changes
-SHARED_MODES = ("closed_book", "in_context")
+SHARED = "shared"  # folder of the conditions that no adapter changes
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
-ASKING = ("style", "max_new_tokens", "epochs", "modes", "limits")  # kept as settings, or no cell's
+ASKING = ("style", "max_new_tokens", "epochs", "conditions", "limits")  # kept as settings
+SUFFIXES = (".gz", ".jsonl", ".json", ".tsv", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class BenchmarkSet:
         split: split of the source, where it has several.
         corpus: documents to search, where they are not the source's own (jsonl, tsv, ...).
         documents: draw so many documents (by seed) with all their questions; 0 takes all.
+        most_words: draw no longer documents; 0 for any length.
         keep_corpus: keep the documents that no drawn question is about, as distractors.
         questions: draw so many questions (by seed); 0 takes all.
         first: take so many questions from the front instead.
@@ -42,7 +44,7 @@ class BenchmarkSet:
         style: `direct` or `cot`; that of `answering` when empty.
         max_new_tokens: longest answer; that of `generation` when 0.
         epochs: of the trained path; those of `training` when 0.
-        modes: of this set; the benchmark's when empty.
+        conditions: of this set; the benchmark's when empty.
     """
 
     source: str
@@ -50,6 +52,7 @@ class BenchmarkSet:
     split: str = ""
     corpus: str = ""
     documents: int = 0
+    most_words: int = 0
     keep_corpus: bool = False
     questions: int = 0
     first: int = 0
@@ -60,23 +63,21 @@ class BenchmarkSet:
     style: Literal["", "direct", "cot"] = ""
     max_new_tokens: int = 0
     epochs: int = 0
-    modes: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError for numbers out of range and choices that exclude each other."""
-        sizes = {n: getattr(self, n) for n in ("documents", "questions", "first", "per_type")}
-        if min(*sizes.values(), self.max_new_tokens, self.epochs) < 0 or self.k < 1:
+        choices = {name: getattr(self, name) for name in ("questions", "first", "per_type")}
+        sizes = (*choices.values(), self.documents, self.max_new_tokens, self.epochs)
+        if min(sizes) < 0 or self.k < 1 or min(self.limits.values(), default=1) < 1:
             raise ValueError(
-                f"got {sizes}, k {self.k}, max_new_tokens {self.max_new_tokens} and epochs "
-                f"{self.epochs} for {self.label}, expected none below 0 and k from 1 on"
+                f"got {asdict(self)}, expected sizes from 0 on, k and limits from 1 on"
             )
-        if sum(1 for name in ("questions", "first", "per_type") if sizes[name]) > 1:
+        if sum(map(bool, choices.values())) > 1:
             raise ValueError(
-                f"got {sizes} for {self.label}, expected at most one of questions, first and "
+                f"got {choices} for {self.label}, expected at most one of questions, first and "
                 "per_type: leave the others out"
             )
-        if min(self.limits.values(), default=1) < 1:
-            raise ValueError(f"got limits {self.limits} for {self.label}, expected 1 or more each")
 
     @property
     def label(self) -> str:
@@ -115,9 +116,9 @@ class Group:
     Attributes:
         model: base model.
         spec: question set.
-        seed: of the samples and of the control `shuffled`.
-        path: `trained`, `generated`, or `shared` (modes without adapters).
-        modes: one cell each.
+        seed: of samples and controls.
+        path: `trained`, `generated`, or `shared` (conditions without adapters).
+        conditions: one cell each.
         setup: all settings that its answers are made with.
         folder: of answers and results.
     """
@@ -126,14 +127,14 @@ class Group:
     spec: BenchmarkSet
     seed: int
     path: str
-    modes: tuple[str, ...]
+    conditions: tuple[str, ...]
     setup: Setup
     folder: Path
 
-    def cell(self, mode: str) -> str:
+    def cell(self, condition: str) -> str:
         """Name one cell, for messages."""
         place = f"{self.model.label}, {self.spec.label}, seed {self.seed}"
-        return f"{place}, {mode}" + ("" if self.path == SHARED else f" ({self.path})")
+        return f"{place}, {condition}" + ("" if self.path == SHARED else f" ({self.path})")
 
     @property
     def limit(self) -> int:
@@ -155,10 +156,9 @@ class Group:
             "run": self.run_config(),
         }
 
-    def evaluation(self, modes: Sequence[str]) -> EvaluationOptions:
+    def evaluation(self, conditions: Sequence[str]) -> EvaluationOptions:
         """Return the options of `evaluate`; the questions are chosen before."""
-        retrieval, k = self.spec.retrieval, self.spec.k
-        return EvaluationOptions(modes=tuple(modes), k=k, retrieval=retrieval, seed=self.seed)
+        return EvaluationOptions(tuple(conditions), self.spec.k, self.spec.retrieval, self.seed)
 
 
 def expand(
@@ -167,40 +167,46 @@ def expand(
     question_sets: Sequence[BenchmarkSet],
     base_models: Sequence[BenchmarkModel],
     paths: Sequence[str],
-    modes: Sequence[str],
+    conditions: Sequence[str],
     seeds: Sequence[int],
 ) -> list[Group]:
     """List the groups of all cells, base model by base model.
 
     Raises:
-        ValueError: nothing to run, names that occur twice, unknown modes, a mode or limit of a
-            path that is not there, or no base model with a checkpoint for a path.
+        ValueError: nothing to run, names that occur twice, unknown conditions, one that needs a
+            path that is not there, limits of such a path, or no checkpoint for a path.
     """
-    _check(question_sets, base_models, paths, modes, seeds)
+    _check(question_sets, base_models, paths, conditions, seeds)
     groups = []
     for model in base_models:
         for spec in question_sets:
             for seed in seeds:
                 for path in (SHARED, *paths):
-                    chosen = _modes_of(path, spec.modes or modes)
-                    if not chosen or (path not in (SHARED, "trained") and not model.hypernet):
+                    asked = _conditions_of(path, spec.conditions or conditions)
+                    if not asked or (path not in (SHARED, "trained") and not model.hypernet):
                         continue
                     folder = output / model.label / spec.label / f"seed{seed}" / path
                     settings = _settings(setup, model, spec, path)
-                    groups.append(Group(model, spec, seed, path, chosen, settings, folder))
+                    groups.append(Group(model, spec, seed, path, asked, settings, folder))
     if not groups:
         raise ValueError(
-            f"got modes {list(modes)} and paths {list(paths)}, which give no cell, expected "
-            "some: add a mode or a path"
+            f"got conditions {list(conditions)} and paths {list(paths)}, which give no cell, "
+            "expected some: add a condition or a path"
         )
     return groups
 
 
-def _modes_of(path: str, modes: Sequence[str]) -> tuple[str, ...]:
+def _conditions_of(path: str, conditions: Sequence[str]) -> tuple[str, ...]:
+    """Return what is asked on a path; trained adapters have no rows that all share."""
+    parsed = {name: parse_condition(name) for name in conditions}
+    training = [n for n, c in parsed.items() if c.mode in TRAINED_MODES and not c.needs_adapters]
+    own = [name for name, condition in parsed.items() if condition.needs_adapters]
     if path == SHARED:
-        return tuple(mode for mode in modes if mode in SHARED_MODES)
-    left_out = SHARED_MODES if path == "trained" else (*SHARED_MODES, *TRAINED_MODES)
-    return tuple(mode for mode in modes if mode not in left_out)
+        return tuple(name for name in conditions if name not in (*own, *training))
+    if path == "trained":
+        kept = (name for name in conditions if name in (*own, *training))
+        return tuple(name for name in kept if parsed[name].how.adapters != "shared")
+    return tuple(own)
 
 
 def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:
@@ -218,26 +224,31 @@ def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str
     )
 
 
-def _check(question_sets, base_models, paths, modes, seeds) -> None:
+def _check(
+    question_sets: Sequence[BenchmarkSet],
+    base_models: Sequence[BenchmarkModel],
+    paths: Sequence[str],
+    conditions: Sequence[str],
+    seeds: Sequence[int],
+) -> None:
     names = {
         "question_sets": [spec.label for spec in question_sets],
         "base_models": [model.label for model in base_models],
         "seeds": list(seeds),
+        "paths": [SHARED, *paths],
     }
     for name, given in names.items():
         if not given or len({*given}) != len(given):
             raise ValueError(
                 f"got {name} {given}, expected one or more with different names: correct `{name}`"
             )
-    if len({*paths}) != len(paths):
-        raise ValueError(f"got paths {list(paths)}, expected different ones: correct `paths`")
-    for chosen in (modes, *(spec.modes for spec in question_sets if spec.modes)):
-        EvaluationOptions(modes=tuple(chosen))  # refuses unknown and repeated ones
-        needed = [mode for mode in chosen if mode in TRAINED_MODES]
+    for asked in (conditions, *(spec.conditions for spec in question_sets if spec.conditions)):
+        EvaluationOptions(tuple(asked))  # refuses unknown and repeated ones
+        needed = [condition for condition in asked if condition in TRAINED_MODES]
         if needed and "trained" not in paths:
             raise ValueError(
-                f"got modes {needed} without the path trained, which they need: add it to "
-                "`paths`, or leave them out of `modes`"
+                f"got conditions {needed} without the path trained, which they need: add it to "
+                "`paths`, or leave them out of `conditions`"
             )
     for spec in question_sets:
         unknown = [path for path in spec.limits if path not in (SHARED, *paths)]
@@ -257,6 +268,6 @@ def _check(question_sets, base_models, paths, modes, seeds) -> None:
 def last_part(source: str) -> str:
     """Return the last part of a path or hub name, without suffixes of files."""
     name = source.rstrip("/").rsplit("/", 1)[-1].split(":")[0]
-    for suffix in (".gz", ".jsonl", ".json", ".tsv", ".gguf"):
+    for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
     return name
