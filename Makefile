@@ -20,11 +20,14 @@ demo: $(STAMP) ## Turn 12 documents into adapters and answer questions from them
 	$(BIN)/prag demo
 
 test: $(STAMP) ## Run all tests, those with the embedded model included
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST)
 
-lint: $(STAMP) ## Check style
+lint: $(STAMP) ## Check style, docstrings, spelling, the import contract and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 bench: $(STAMP) ## Measure speed against PEFT and the paper's settings
 	$(BIN)/prag bench

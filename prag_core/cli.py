@@ -10,6 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import get_type_hints
 
 import docstring_parser
 import transformers
@@ -19,6 +20,7 @@ from prag_core.benchmark.run import benchmark
 from prag_core.commands import demo, serve
 from prag_core.commands import shared as commands
 from prag_core.commands.compare import compare
+from prag_core.commands.models import models
 from prag_core.model.hardware import is_out_of_memory
 from prag_core.pipeline.parts import Setup
 from prag_core.speed import run as bench
@@ -31,7 +33,7 @@ COMMANDS = {
     "compare": compare,
     "benchmark": benchmark,
     "store": commands.store,
-    "models": commands.models,
+    "models": models,
     "demo": demo.demo,
     "bench": bench.bench,
     "serve": serve.serve,
@@ -43,6 +45,7 @@ UNREAD = {
     "benchmark": {"path", "base_model", "dtype", "hypernet"},
     "serve": {"generation", "answering"},
 }
+WORDS = {"models": ("action", "name")}  # options that are written without their names
 HINT = (
     "got a batch that exceeds memory, expected one that fits: lower --generation.batch_size, "
     "--training.tokens_per_batch or --training.documents_per_batch, and run the command again; "
@@ -61,7 +64,12 @@ def build_parser() -> ArgumentParser:
         subparser = ArgumentParser(description=inspect.getdoc(function).split("\n")[0])
         subparser.add_argument("--config", action="config", help="YAML file with any of these")
         switches = _switches(function)
-        skip = {"setup", *switches}
+        words = WORDS.get(name, ())
+        for word in words:  # positional, and may be left out
+            default = inspect.signature(function).parameters[word].default
+            kind = get_type_hints(function)[word]
+            subparser.add_argument(word, nargs="?", type=kind, default=default)
+        skip = {"setup", *switches, *words}
         subparser.add_function_arguments(function, skip=skip, as_positional=True)
         for switch, text in switches.items():
             subparser.add_argument(f"--{switch}", action="store_true", help=text)

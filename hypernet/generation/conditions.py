@@ -191,7 +191,7 @@ def _adapters(
         return single
     if condition.startswith("rank:") and condition[5:].isdigit():
         rank = int(condition[5:])
-        rank_of_own(rank, int(own[0].extra.get("shared_rows", 0)))
+        rank_of_own(rank, own[0].shared_rows)
 
         @lru_cache(1)
         def reduced(place: int) -> Adapter:
@@ -241,14 +241,10 @@ def shared_rows(adapter: Adapter) -> Adapter:
     Raises:
         ValueError: a head without shared rows.
     """
-    if "shared_rows" not in adapter.extra:
+    if not adapter.shared_rows:
         raise ValueError("got a head without shared rows, expected ridge for in_context_rows")
-    count = int(adapter.extra["shared_rows"])
-    tensors = {
-        path: (a[a.shape[0] - count :], b[:, b.shape[1] - count :])
-        for path, (a, b) in adapter.tensors.items()
-    }
-    return replace(adapter, tensors=tensors, extra={})
+    tensors = {path: adapter.split(path)[1] for path in adapter.tensors}
+    return replace(adapter, tensors=tensors, memory=None, shared_rows=0)
 
 
 def table(sample: Sample, answers: dict[str, list[str]]) -> dict[str, dict]:

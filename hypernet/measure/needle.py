@@ -36,7 +36,7 @@ OPTIONS = GenerationOptions(max_new_tokens=32)
 
 def needle(
     corpus: str,
-    weights: str = "checkpoints/smollm2-135m-ridge",
+    weights: str = "smollm2-135m-ridge",
     base_model: str = EMBEDDED_NAME,
     tokens: int = 32_000,
     needles: int = 20,

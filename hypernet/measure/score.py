@@ -26,7 +26,7 @@ from prag_core.model.decoding_rows import GenerationOptions
 
 def score(
     source: str,
-    weights: str = "checkpoints/smollm2-135m-ridge",
+    weights: str = "smollm2-135m-ridge",
     base_model: str = EMBEDDED_NAME,
     conditions: tuple[str, ...] = ("closed_book", "in_context", "gold", "shuffled"),
     documents: int = 400,

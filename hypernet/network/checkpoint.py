@@ -19,7 +19,7 @@ from hypernet.network.heads import build_head
 from prag_core.model.base_model import BaseModel
 
 VERSION = 1  # of config.json's fields and the tensors' names
-SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"
+SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"  # in the source tree: a link
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -141,12 +141,11 @@ def find_checkpoint(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither shipped, nor a folder, nor on the hub.
     """
-    for folder in (Path(name), SHIPPED / str(name).removeprefix("checkpoints/")):
+    plain = len(Path(name).parts) == 1  # not a path: a shipped name goes before a local folder
+    for folder in (SHIPPED / name,) * plain + (Path(name),):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    # owner/name; `checkpoints/name` is how the shipped ones are written.
-    hub = str(name).count("/") == 1 and not str(name).startswith("checkpoints/")
-    if hub and not Path(name).exists():
+    if str(name).count("/") == 1 and not Path(name).parent.is_dir():  # owner/name
         from huggingface_hub import snapshot_download  # slow to import, and only needed here
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -15,7 +15,8 @@ import numpy as np
 from hypernet.training.batches import Item, make_items
 from prag_core.adapters.adapter import fingerprint
 from prag_core.corpus.documents import Document, iter_documents
-from prag_core.model.base_model import BaseModel, cache_folder
+from prag_core.model.base_model import BaseModel
+from prag_core.model.catalogue import cache_folder
 
 
 class DiskCorpus(Sequence):

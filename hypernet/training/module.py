@@ -253,7 +253,7 @@ class HypernetModule(lightning.LightningModule):
         if self.weights is None:
             raise ValueError(
                 "got no weights to predict with, expected an exported checkpoint: set "
-                "--model.weights, e.g. checkpoints/smollm2-135m-ridge"
+                "--model.weights, e.g. smollm2-135m-ridge"
             )
         return store_adapters(self.parametrizer(), batch, AdapterStore(self.store))
 

@@ -41,7 +41,6 @@ def held_out_articles(articles: Collection[str], count: int, seed: int) -> set[s
 
 def corpus_file(source: str) -> Path:
     """Return corpus.jsonl(.gz) of a folder, or the file itself."""
-
     names = ("corpus.jsonl.gz", "corpus.jsonl")
     return next((Path(source) / n for n in names if (Path(source) / n).is_file()), Path(source))
 

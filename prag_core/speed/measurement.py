@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
-from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, embedded_model_folder
+from prag_core.model.base_model import BaseModel, model_source
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ class PeftProcess:
 
     def __init__(self, base: BaseModel) -> None:
         """Start it on the base model's folder, with as many threads as here."""
-        folder = embedded_model_folder() if base.name == EMBEDDED_NAME else Path(base.name)
-        command = [sys.executable, "-m", "prag_core.speed.peft_baseline", str(folder)]
+        source = str(model_source(base.name))
+        command = [sys.executable, "-m", "prag_core.speed.peft_baseline", source]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 

@@ -1,0 +1,124 @@
+"""The one way from documents to answers: prompts, merges, and what an answer was made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from prag_core.adapters.low_rank import reduce_rank
+from prag_core.adapters.merge import merge
+from prag_core.model.generate import generate
+from prag_core.model.prompts import Continuation, prompt_id, question_prompt
+from prag_core.pipeline.answerer import Answerer
+from prag_core.pipeline.answers import AnswerOptions, Source
+from prag_core.pipeline.modes import MODES, find_mode
+from prag_core.retrieval.bm25 import Hit
+from tests.fixtures.parametrizers import CORPUS, OnePairAugmenter, make_parametrizer
+from tests.fixtures.pipelines import QUESTIONS, SHORT
+
+HITS = [
+    [Hit(CORPUS[0].id, 4.0), Hit(CORPUS[1].id, 1.0)],
+    [Hit(CORPUS[3].id, 2.0)],
+    [Hit(CORPUS[0].id, 4.0), Hit(CORPUS[1].id, 1.0)],
+]
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_base):
+    made = make_parametrizer("generated", tiny_base).parametrize(CORPUS)
+    return {document.id: adapter for document, adapter in zip(CORPUS, made, strict=True)}
+
+
+@pytest.fixture
+def answerer(tiny_base, adapters):
+    documents = {document.id: document for document in CORPUS}
+    return Answerer(
+        tiny_base,
+        documents.__getitem__,
+        adapters.__getitem__,
+        corpus_adapter=lambda: adapters[CORPUS[2].id],
+        augmenter=OnePairAugmenter(),
+        generation=SHORT,
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_takes_what_it_says(answerer, adapters, mode):
+    prepared = answerer.prepare(QUESTIONS, HITS, mode)
+    how = find_mode(mode)
+    for question, row, hits in zip(QUESTIONS, prepared, HITS, strict=True):
+        assert row.question == question and question in row.prompt
+        texts = [answerer.document(hit.document_id).text for hit in hits]
+        assert all((text in row.prompt) == bool(how.passages) for text in texts)
+        assert ("Answer: " in row.prompt) == (how.passages == "augmented")
+        assert (row.adapter is not None) == bool(how.adapters)
+        assert row.path == ("generated" if how.adapters else "")
+        assert row.prompt_id == prompt_id(question, bool(how.passages))
+        weights = [1.0, 0.25][: len(hits)] if how.adapters == "documents" else [None] * len(hits)
+        assert [s.weight for s in row.documents] == (weights)
+        assert [(s.document_id, s.score) for s in row.documents] == [
+            (hit.document_id, hit.score) for hit in hits
+        ]
+
+
+def test_answers_equal_merging_and_generating_by_hand(answerer, adapters, tiny_base):
+    answers = answerer.answer(QUESTIONS, HITS, "parametric")
+    merged = [
+        merge([adapters[h.document_id] for h in row], [h.score / row[0].score for h in row])
+        for row in HITS
+    ]
+    prompts = [question_prompt(tiny_base.tokenizer, question) for question in QUESTIONS]
+    assert [a.text for a in answers] == generate(tiny_base, prompts, merged, SHORT)
+
+
+def test_options_reach_the_merge(answerer, adapters):
+    pair = [adapters[hit.document_id] for hit in HITS[0]]
+    for options, expected in (
+        (AnswerOptions(merge_weights="mean"), merge(pair, [0.5, 0.5])),
+        (AnswerOptions(merge_weights="ones", merge_method="concatenate"),
+         merge(pair, method="concatenate")),
+        (AnswerOptions(merge_weights="ones", rank=8),
+         merge([reduce_rank(adapter, 8) for adapter in pair])),
+    ):  # fmt: skip
+        (prepared,) = answerer.prepare(QUESTIONS[:1], HITS[:1], "parametric", options)
+        assert prepared.adapter.to_bytes() == expected.to_bytes()
+
+
+def test_questions_with_the_same_documents_share_one_merge(answerer):
+    first, _, third = answerer.prepare(QUESTIONS, HITS, "parametric")
+    assert first.adapter is third.adapter
+
+
+def test_conversations_and_texts_to_go_on_from(answerer):
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    questions = [[*turns, {"role": "user", "content": QUESTIONS[0]}], Continuation("Mira is")]
+    rows = answerer.prepare(questions, HITS[:2], "in_context")
+    assert [row.question for row in rows] == [QUESTIONS[0], "Mira is"]
+    assert [row.prompt_id for row in rows] == ["conversation", "continuation"]
+    assert rows[0].prompt.count("Hello") == 1 and rows[1].prompt.endswith("Mira is")
+
+
+def test_prompt_ids_follow_the_wording(monkeypatch):
+    ids = {prompt_id("Q?", passages, style) for passages in (0, 1) for style in ("direct", "cot")}
+    assert len(ids) == 4 and prompt_id() == prompt_id("Who?")
+    before = prompt_id()
+    monkeypatch.setattr("prag_core.model.prompts.CLOSED_BOOK", "{examples}Say: {question}")
+    assert prompt_id() != before
+
+
+def test_what_is_missing_is_named(answerer):
+    with pytest.raises(ValueError, match="got mode 'rag', expected one of closed_book"):
+        answerer.answer(QUESTIONS, HITS, "rag")
+    with pytest.raises(ValueError, match="got no augmenter, expected one for mode da_rag"):
+        replace(answerer, augmenter=None).answer(QUESTIONS, HITS, "da_rag")
+    bare = Answerer(answerer.base, answerer.document, answerer.adapter)
+    with pytest.raises(ValueError, match="got no adapter of the whole corpus"):
+        bare.answer(QUESTIONS, HITS, "sft")
+
+
+def test_documents_that_are_not_meant_weigh_nothing(answerer):
+    options = AnswerOptions(least_relevance=1e9)
+    (prepared,) = answerer.prepare(QUESTIONS[:1], HITS[:1], "parametric", options)
+    assert prepared.adapter is None and prepared.path == ""
+    assert prepared.documents == tuple(Source(h.document_id, h.score, 0.0) for h in HITS[0])
