@@ -250,8 +250,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         rows = [
             (question, (answer,), index)
             for index, item in enumerate(items)
-            # Of a fact its first question alone: the others ask for the same.
-            for question, answer in (*item.pairs, *((ways[0], fact) for ways, fact in item.facts))
+            for question, answer in (*item.pairs, *((ways[0], said) for ways, said in item.facts))
         ]
         if len(items) < 2 or not rows:
             raise ValueError(

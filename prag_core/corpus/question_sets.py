@@ -21,7 +21,6 @@ from prag_core.corpus.documents import Document, iter_documents
 from prag_core.corpus.questions import Question, read_questions
 from prag_core.corpus.records import Reject, iter_records, rejecter
 
-# owner/name, as the hub writes its data sets: a bare word is never looked up there.
 HUB_NAME = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
 logger = logging.getLogger(__name__)
 
@@ -52,18 +51,17 @@ class QuestionSet:
         Raises:
             ValueError: fewer documents have questions.
         """
-        golden = {gold_id for question in self.questions for gold_id in question.gold_ids}
-        # In the corpus' order, not the set's, which differs from process to process.
-        candidates = [document.id for document in self.documents if document.id in golden]
+        asked = {gold_id for question in self.questions for gold_id in question.gold_ids}
+        candidates = [document.id for document in self.documents if document.id in asked]
         if not 1 <= count_documents <= len(candidates):
             raise ValueError(
                 f"got count_documents {count_documents}, expected 1 to {len(candidates)}, the "
                 f"documents of {self.name} that have questions: ask for fewer"
             )
-        sample = set(random.Random(seed).sample(candidates, count_documents))
-        questions = tuple(q for q in self.questions if sample.intersection(q.gold_ids))
-        needed = {gold_id for question in questions for gold_id in question.gold_ids}
-        documents = tuple(d for d in self.documents if keep_corpus or d.id in needed)
+        drawn = set(random.Random(seed).sample(candidates, count_documents))
+        questions = tuple(q for q in self.questions if drawn.intersection(q.gold_ids))
+        kept = {gold_id for question in questions for gold_id in question.gold_ids}
+        documents = tuple(d for d in self.documents if keep_corpus or d.id in kept)
         return QuestionSet(f"{self.name}-{count_documents}-seed{seed}", documents, questions)
 
 
@@ -97,7 +95,7 @@ def load_question_set(
     counts = Counter() if counts is None else counts
     reject = rejecter(skip_bad, counts)
     path = Path(source)
-    # A path here goes before a hub name that reads the same; "hub:" makes it no path.
+    # A hub name is owner/name: a bare word is never looked up there. A path here goes before a hub name that reads the same; "hub:" makes it no path.
     hub = None if path.exists() else HUB_NAME.fullmatch(str(source))
     documents: list[Document] = []
     if path.is_dir():

@@ -80,7 +80,6 @@ class Service:
                 return False
             self.rag.remove_documents([document_id])
             del self.served[document_id]
-            # Trained and generated: a key begins with the document's id.
             for key in [key for key in self.cache if key.startswith(document_id)]:
                 del self.cache[key]
             self.rag.store.delete_record(KIND, document_id)
@@ -95,7 +94,6 @@ class Service:
     def list(self, limit: int, after: str = "") -> list[tuple[Document, Served]]:
         """Return documents in order of their ids, those behind `after`."""
         with self.lock:
-            # By id, which additions and removals meanwhile leave in order.
             ids = sorted(i for i in self.rag.documents if i > after)[:limit]
             return [(self.rag.documents[i], self.served[i]) for i in ids]
 
