@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint speed clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,8 +29,8 @@ lint: $(STAMP) ## Check style, docstrings, spelling, the import contract and typ
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-bench: $(STAMP) ## Measure speed against PEFT and the paper's settings
-	$(BIN)/prag bench
+speed: $(STAMP) ## Measure speed against PEFT and the paper's settings
+	$(BIN)/prag speed
 
 clean: ## Remove the virtual environment and all results
 	rm -rf $(VENV) runs

@@ -31,13 +31,13 @@ class StepRows:
         return first
 
     def add_teacher(self, ids: list[int], start: int, first: int) -> None:
-        """Add a row that the base model reads, for the targets from number `first` on."""
+        """Take what the base model reads to teach the targets from index `first` on."""
         row = len(self.teacher)
         self.teacher_positions += [(row, p - 1, first + p - start) for p in range(start, len(ids))]
         self.teacher.append(ids)
 
     def add_unrelated(self, ids: list[int], start: int) -> None:
-        """Add a row of unrelated text, which the base model reads alone too."""
+        """Take a row that is read with the adapter and without, to be predicted alike."""
         row = len(self.rows)
         self.unrelated += [(row, p - 1) for p in range(start, len(ids))]
         self.plain.append(row)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
-from hypernet.generation.conditions import Scorer, table
 from hypernet.generation.parametrizer import HypernetParametrizer, store_adapters
 from hypernet.network.checkpoint import Checkpoint, check_tensors, continued
 from hypernet.network.config import NetworkConfig
@@ -22,6 +22,7 @@ from hypernet.training.batch_rows import ANSWER, COMPLETION, Batch
 from hypernet.training.losses import kl_to_teacher, mean_by_kind, token_nll
 from hypernet.training.regression import TrainedAdapters
 from hypernet.training.schedule import adamw, require_finite_gradients, warmup_cosine
+from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
@@ -225,10 +226,13 @@ class HypernetModule(lightning.LightningModule):
         """Outside of training, also answer the held-out questions: containment by condition."""
         if self.trainer.state.fn == "fit" or not self.score_documents:
             return
-        scorer = Scorer(self.base, self.parametrizer())
         conditions = ("closed_book", "in_context", "gold", "shuffled")
-        scores = table(self.sample, scorer.answers(self.sample, conditions))
-        values = {f"val/{name}_containment": row["containment"][0] for name, row in scores.items()}
+        with TemporaryDirectory() as folder:  # these weights come once
+            report = score_network(self.parametrizer(), self.sample, conditions, folder)
+        values = {
+            f"val/{name}_containment": cell.metrics["containment"].mean
+            for name, cell in report.conditions.items()
+        }
         self.log_dict(values)
 
     on_test_epoch_end = on_validation_epoch_end
@@ -255,7 +259,8 @@ class HypernetModule(lightning.LightningModule):
                 "got no weights to predict with, expected an exported checkpoint: set "
                 "--model.weights, e.g. smollm2-135m-ridge"
             )
-        return store_adapters(self.parametrizer(), batch, AdapterStore(self.store))
+        with AdapterStore(self.store) as store:
+            return store_adapters(self.parametrizer(), batch, store)
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:
         states = self.hidden_states(batch["rows"], rows)
@@ -277,6 +282,7 @@ class HypernetModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the weights belong to."""
         checkpoint["network_config"] = asdict(self.network_config)
+        checkpoint["base_model"] = self.base.name
         checkpoint["base_fingerprint"] = self.base.fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

