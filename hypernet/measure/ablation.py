@@ -24,9 +24,7 @@ from hypernet.generation.conditions import Sample, Scorer, table
 from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import Checkpoint, load_checkpoint
 from hypernet.training.datamodule import HypernetDataModule
-from prag_core.files import write_json
-from prag_core.model.base_model import BaseModel, load_base_model
-from prag_core.report.style import (
+from prag_core.evaluation.report.style import (
     BLUE,
     GREEN,
     GREY,
@@ -37,6 +35,8 @@ from prag_core.report.style import (
     VERMILION,
     styled,
 )
+from prag_core.files import write_json
+from prag_core.model.base_model import BaseModel, load_base_model
 
 CURVES = {"own": "val/gold_nll", "another's": "val/shuffled_nll", "none": "val/closed_book_nll"}
 COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, GREY)

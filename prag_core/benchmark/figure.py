@@ -8,9 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from prag_core.benchmark.table import TOTAL
-from prag_core.report.figures import draw_bars
-from prag_core.report.style import styled
-from prag_core.report.wording import label, ordered_modes
+from prag_core.evaluation.report.figures import draw_bars
+from prag_core.evaluation.report.style import styled
+from prag_core.evaluation.report.wording import label, ordered_modes
 
 COLUMNS, PANEL_WIDTH = 2, 4.6  # inches
 

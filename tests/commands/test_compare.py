@@ -10,9 +10,9 @@ import torch
 
 from hypernet.network.checkpoint import save_checkpoint
 from prag_core import cli
-from prag_core.compare import parts as compare_parts
-from prag_core.compare import quality as compare_quality
-from prag_core.compare.options import PARTS
+from prag_core.evaluation.compare import parts as compare_parts
+from prag_core.evaluation.compare import quality as compare_quality
+from prag_core.evaluation.compare.options import PARTS
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, write_question_set
 from tests.fixtures.tiny import byte_tokenizer, tiny_model
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from prag_core.report.page import render_report, write_report_page
+from prag_core.evaluation.report.page import render_report, write_report_page
 from tests.fixtures.comparisons import HOSTILE, make_report
 
 CHROMIUM = next(

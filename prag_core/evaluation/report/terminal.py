@@ -7,9 +7,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prag_core.report.tables import ReportTable, comparison_tables
-from prag_core.report.verdict import headline, verdict
-from prag_core.report.wording import Cell
+from prag_core.evaluation.report.tables import ReportTable, comparison_tables
+from prag_core.evaluation.report.verdict import headline, verdict
+from prag_core.evaluation.report.wording import Cell
 
 INTERVAL_COLUMNS = 5  # with more columns than this, 80 are too few for intervals
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prag_core.adapters.merge import WEIGHTINGS
-from prag_core.compare.quality import MODES
+from prag_core.evaluation.compare.quality import MODES
 from prag_core.evaluation.options import EvaluationOptions
 
 PARTS = ("quality", "knowledge", "similarity", "side_effects", "merging", "cost")

@@ -10,11 +10,11 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from prag_core.report.figures import TITLES, figures
-from prag_core.report.style import svg
-from prag_core.report.tables import ReportTable, Row, comparison_tables
-from prag_core.report.verdict import headline, key_numbers, verdict
-from prag_core.report.wording import MISSING, Cell, counted, known, percent
+from prag_core.evaluation.report.figures import TITLES, figures
+from prag_core.evaluation.report.style import svg
+from prag_core.evaluation.report.tables import ReportTable, Row, comparison_tables
+from prag_core.evaluation.report.verdict import headline, key_numbers, verdict
+from prag_core.evaluation.report.wording import MISSING, Cell, counted, known, percent
 
 SHOWN_DISAGREEMENTS, SHOWN_DOCUMENTS = 50, 200
 SECTIONS = (  # key, title, lead, tables, figures

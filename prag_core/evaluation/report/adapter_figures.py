@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from prag_core.report.style import GREY, INK, MARKERS, TOPIC_COLOURS, new_figure, plain
-from prag_core.report.wording import known
+from prag_core.evaluation.report.style import GREY, INK, MARKERS, TOPIC_COLOURS, new_figure, plain
+from prag_core.evaluation.report.wording import known
 
 MANY_POINTS = 1500  # more are drawn as one picture: a page with every one would be megabytes
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from prag_core.report.style import png
-from prag_core.report.tables import comparison_tables
-from prag_core.report.wording import interval_of, known, mean_of
+from prag_core.evaluation.report.style import png
+from prag_core.evaluation.report.tables import comparison_tables
+from prag_core.evaluation.report.wording import interval_of, known, mean_of
 
 HEADER_KEYS = ("title", "base_model", "machine", "command", "paths", "setup", "comparison")
 

@@ -15,9 +15,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from prag_core.report.adapter_figures import plot_map, plot_norms
-from prag_core.report.style import INK, new_figure, path_colour, plain, styled
-from prag_core.report.wording import (
+from prag_core.evaluation.report.adapter_figures import plot_map, plot_norms
+from prag_core.evaluation.report.style import INK, new_figure, path_colour, plain, styled
+from prag_core.evaluation.report.wording import (
     condition,
     interval_of,
     is_control,

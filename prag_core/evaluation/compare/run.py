@@ -18,14 +18,14 @@ from pathlib import Path
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.adapters.store import AdapterStore
-from prag_core.compare import cost as compare_cost
-from prag_core.compare import parts as compare_parts
-from prag_core.compare import quality as compare_quality
-from prag_core.compare.options import NEED_QUESTIONS, PARTS, CompareOptions
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.assignment import require_gold
+from prag_core.evaluation.compare import cost as compare_cost
+from prag_core.evaluation.compare import parts as compare_parts
+from prag_core.evaluation.compare import quality as compare_quality
+from prag_core.evaluation.compare.options import NEED_QUESTIONS, PARTS, CompareOptions
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE
 from prag_core.evaluation.evaluate import chosen_questions
 from prag_core.evaluation.results import claim_folder

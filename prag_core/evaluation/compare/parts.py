@@ -10,11 +10,11 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from prag_core.adapters.similarity import Sketcher, compare_adapters, summarise
-from prag_core.compare.likelihood import answer_sequences, mean_nll, text_sequences
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question
 from prag_core.evaluation.assignment import neighbours, other_documents
+from prag_core.evaluation.compare.likelihood import answer_sequences, mean_nll, text_sequences
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, ratio_interval
 from prag_core.evaluation.results import SHUFFLED, estimate
 from prag_core.pipeline.rag import ParametricRAG

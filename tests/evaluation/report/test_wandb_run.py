@@ -3,8 +3,8 @@ import struct
 
 import pytest
 
-from prag_core.report.figures import figures
-from prag_core.report.wandb_run import flat_numbers, log_to_wandb, report_rows
+from prag_core.evaluation.report.figures import figures
+from prag_core.evaluation.report.wandb_run import flat_numbers, log_to_wandb, report_rows
 from tests.fixtures.comparisons import make_report
 
 BLOCK, HEAD = 32768, 7  # the run file is a LevelDB log: pieces in blocks

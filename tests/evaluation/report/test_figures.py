@@ -7,9 +7,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from prag_core.report.adapter_figures import MANY_POINTS, chosen_topics
-from prag_core.report.figures import TITLES, figures
-from prag_core.report.style import STYLE, WIDTH, plain, png, svg
+from prag_core.evaluation.report.adapter_figures import MANY_POINTS, chosen_topics
+from prag_core.evaluation.report.figures import TITLES, figures
+from prag_core.evaluation.report.style import STYLE, WIDTH, plain, png, svg
 from tests.fixtures.comparisons import HOSTILE, make_report
 
 XLINK = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -169,7 +169,6 @@ def test_settings_of_the_program_are_left_alone():
 
 
 def test_no_pyplot_is_imported():
-    code = (
-        "import sys, prag_core.report.figures as p; assert 'matplotlib.pyplot' not in sys.modules"
-    )
+    code = "import sys, prag_core.evaluation.report.figures\n"
+    code += "assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,10 +3,10 @@ import io
 import pytest
 from rich.console import Console
 
-from prag_core.report.tables import comparison_tables
-from prag_core.report.terminal import format_comparison
-from prag_core.report.verdict import key_numbers, verdict
-from prag_core.report.wording import (
+from prag_core.evaluation.report.tables import comparison_tables
+from prag_core.evaluation.report.terminal import format_comparison
+from prag_core.evaluation.report.verdict import key_numbers, verdict
+from prag_core.evaluation.report.wording import (
     duration,
     estimate_cell,
     number,

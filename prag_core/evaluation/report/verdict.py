@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prag_core.report.wording import (
+from prag_core.evaluation.report.wording import (
     SIGNIFICANT,
     condition,
     counted,

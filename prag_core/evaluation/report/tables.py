@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prag_core.report.wording import (
+from prag_core.evaluation.report.wording import (
     MERGE_NOTES,
     METRIC_NAMES,
     MISSING,
