@@ -1,200 +1,192 @@
 """Figures: a comparison's report goes in, matplotlib figures come out.
 
-    quality, controls, knowledge, norms, map, merging, cost
+    quality: bars by condition;  similarity: a map a path;  merging: lines over k;  cost: break-even
 
 A figure is left out where the report lacks its part. No window system and no pyplot are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
-from prag_core.evaluation.report.adapter_figures import plot_map, plot_norms
-from prag_core.evaluation.report.style import INK, new_figure, path_colour, plain, styled
-from prag_core.evaluation.report.wording import (
-    condition,
-    interval_of,
+from prag_core.evaluation.report.names import (
+    condition_name,
     is_control,
+    known,
     label,
-    mean_of,
-    ordered_modes,
     path_of,
+    reading_order,
+)
+from prag_core.evaluation.report.style import (
+    GREY,
+    INK,
+    MARKERS,
+    TOPIC_COLOURS,
+    new_figure,
+    path_colour,
+    plain,
+    styled,
 )
 
 TITLES = {
-    "quality": "Answer containment and F1 of every mode, with 95 % intervals",
-    "controls": "Answer containment with the document's own adapter and with controls, by path",
-    "knowledge": "Loss of the documents' text and of golden answers in every condition",
-    "norms": "Size of the weight updates by layer and module, one panel a path",
-    "map": "Adapters of every path in two dimensions, documents coloured by topic",
+    "quality": "Answer containment and F1 of every condition, with 95 % intervals",
+    "similarity": "Adapters of every path in two dimensions, documents coloured by topic",
     "merging": "Answer containment over the number of merged documents",
-    "cost": "Time to make adapters over the number of documents",
+    "cost": "Time for a document's adapter and its answers, over the questions about it",
 }
 SMALLEST_SPAN = 5  # %; where all scores are 0, an axis is not about hundredths
-FAR_APART = 5  # paths whose speeds differ by more need logarithmic axes
-WEIGHT_LINES = {
-    "ones": ("-", "o"),
-    "mean": ("--", "s"),
-    "score": (":", "^"),
-    "relative": ("-.", "v"),
-}
+MANY_POINTS = 1500  # more are drawn as one picture: a page with every one would be megabytes
 CONTROL_HATCHES = {"shuffled": "////", "mean": "\\\\\\\\", "sft": "||||"}
+WEIGHT_LINES = {"ones": ("-", "o"), "mean": ("--", "s"), "score": (":", "^"), "relative": ("-.", "v")}
 
 
-def figures(report: dict) -> dict[str, Figure]:
+def figures(report: Mapping) -> dict[str, Figure]:
     """Return the figures of the parts that the report holds, in the order of `TITLES`.
 
     Args:
         report: report.json of `prag compare`; parts may be missing.
     """
-    makers = {
-        "quality": _quality,
-        "controls": _controls,
-        "knowledge": _knowledge,
-        "norms": plot_norms,
-        "map": plot_map,
-        "merging": _merging,
-        "cost": _cost,
-    }
+    makers = {"quality": _quality, "similarity": _map, "merging": _merging, "cost": _cost}
     with styled():
-        made = {name: make(report) for name, make in makers.items()}
-    return {name: figure for name, figure in made.items() if figure is not None}
+        made = {key: make(report, report[key]) for key, make in makers.items() if report.get(key)}
+    return {key: figure for key, figure in made.items() if figure is not None}
 
 
-def draw_bars(
-    axes: Axes, names: Sequence[str], found: Sequence[dict], labels: Sequence[str], factor: float
-) -> None:
-    """Draw one horizontal bar with its interval an estimate; controls are hatched and empty."""
-    for place, (name, estimate) in enumerate(zip(names, found, strict=True)):
-        mean, colour = factor * (mean_of(estimate) or 0), path_colour(path_of(name))
-        control = is_control(name) or condition(name) == "other"
+def draw_bars(axes: Axes, estimates: Mapping[str, Mapping]) -> None:
+    """Draw one horizontal bar with its interval a condition, in %; controls are hatched and empty.
+
+    Args:
+        axes: to draw on.
+        estimates: name of a condition -> {"mean", "low", "high"}, from above.
+    """
+    for place, (name, estimate) in enumerate(estimates.items()):
+        colour, control = path_colour(path_of(name)), is_control(name)
         axes.barh(
             place,
-            mean,
+            100 * estimate["mean"],
             height=0.66,
             facecolor="none" if control else colour,
             edgecolor=colour,
-            hatch=CONTROL_HATCHES.get(condition(name), "////") if control else None,
+            hatch=CONTROL_HATCHES[condition_name(name)] if control else None,
             linewidth=0.9,
         )
-        _whisker(axes, place, mean, interval_of(estimate), factor)
-    axes.set_yticks(range(len(names)), labels)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    means, arms = _series(list(estimates.values()))
+    places = range(len(estimates))
+    axes.errorbar(means, places, xerr=arms, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+    axes.set_yticks(places, [label(name) for name in estimates])
+    axes.set_ylim(len(estimates) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
 
 
-def _whisker(
-    axes: Axes, place: float, mean: float, interval: tuple[float, float] | None, factor: float
-) -> None:
-    if interval is None:
-        return
-    arms = [[max(mean - factor * interval[0], 0)], [max(factor * interval[1] - mean, 0)]]
-    axes.errorbar(mean, place, xerr=arms, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+def _series(points: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
+    """Return means (K,) and the lengths of their intervals' arms (2, K), in %.
+
+    Where there is no interval the arms are NaN, which matplotlib does not draw.
+    """
+    ends = [[point.get(end) for end in ("mean", "low", "high")] for point in points]
+    means, low, high = 100 * np.array(ends, dtype=float).T  # (K,) each
+    return means, np.array([means - low, high - means]).clip(0)  # rounding may make -1e-17
 
 
-def _quality(report: dict) -> Figure | None:
-    modes = (report.get("quality") or {}).get("modes")
-    if not modes:
-        return None
-    names = ordered_modes(modes)
-    labels = [label(name) for name in names]
-    figure, axes = new_figure(0.9 + 0.25 * len(names))
-    found = [modes[name]["metrics"].get("containment") for name in names]
-    draw_bars(axes, names, found, labels, 100)
-    f1 = [mean_of(modes[name]["metrics"].get("f1")) for name in names]
-    shown = [(100 * value, n) for n, value in enumerate(f1) if value is not None]
-    if shown:
-        style = {"marker": "D", "s": 20, "facecolor": "white", "edgecolor": INK, "zorder": 4}
-        axes.scatter(*zip(*shown, strict=True), linewidth=1, **style)
-    first = next((n for n, name in enumerate(names) if is_control(name)), 0)
-    if first:
-        axes.axhline(first - 0.5, color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
+def _quality(report: Mapping, part: Mapping) -> Figure:
+    cells = {name: part["conditions"][name]["metrics"] for name in reading_order(part["conditions"])}
+    figure, axes = new_figure(0.9 + 0.25 * len(cells))
+    draw_bars(axes, {name: metrics["containment"] for name, metrics in cells.items()})
+    f1 = [100 * metrics["f1"]["mean"] for metrics in cells.values()]
+    diamonds = {"marker": "D", "s": 20, "facecolor": "white", "edgecolor": INK, "zorder": 4}
+    axes.scatter(f1, range(len(cells)), linewidth=1, **diamonds)
     axes.set_xlim(0, max(axes.get_xlim()[1], SMALLEST_SPAN))
     axes.set_xlabel("bar: containment, ◇: F1 (%); hatched: controls", loc="right")
     return figure
 
 
-def _controls(report: dict) -> Figure | None:
-    modes = (report.get("quality") or {}).get("modes") or {}
-    kinds = ("parametric", "shuffled", "mean")
-    names = [f"{p}/{kind}" for p in report["paths"] for kind in kinds if f"{p}/{kind}" in modes]
-    if not any(condition(name) == "shuffled" for name in names):
+def _map(report: Mapping, part: Mapping) -> Figure | None:
+    """Draw every path's adapters as points; the most frequent topics have colours and shapes."""
+    points = [p for p in part.get("map") or () if known(p["x"]) and known(p["y"])]
+    paths = [path for path in report["paths"] if any(p["path"] == path for p in points)]
+    if not paths:
         return None
-    words = {"parametric": "own", "shuffled": "another's", "mean": "mean of all"}
-    figure, axes = new_figure(0.9 + 0.3 * len(names))
-    found = [modes[name]["metrics"].get("containment") for name in names]
-    labels = [f"{path_of(name)}, {words[condition(name)]}" for name in names]
-    draw_bars(axes, names, found, labels, 100)
-    closed = mean_of((modes.get("closed_book") or {}).get("metrics", {}).get("containment"))
-    if closed is not None:
-        axes.axvline(100 * closed, color=INK, linestyle="--", linewidth=1)
-    dashed = "; dashed: closed_book" if closed is not None else ""
-    axes.set_xlim(0, max(axes.get_xlim()[1], SMALLEST_SPAN))
-    axes.set_xlabel(f"containment (%) by adapter{dashed}", loc="right")
+    topics = [document.get("topic") or "" for document in report["documents"]]
+    coloured = frequent_topics(topics)
+    columns = min(len(paths), 2)
+    rows = -(-len(paths) // columns)
+    height = rows * (2.05 if columns == 2 else 2.9) + 0.2 * -(-(len(coloured) + 1) // 2)
+    figure, grid = new_figure(height, nrows=rows, ncols=columns, squeeze=False)
+    for axes in grid.flat[len(paths) :]:
+        axes.set_axis_off()
+    for axes, path in zip(grid.flat, paths, strict=False):
+        _scatter(axes, [p for p in points if p["path"] == path], topics, coloured)
+        share = (part.get("variance") or {}).get(path)
+        shown = f", {100 * share:.0f} % shown" if known(share) else ""
+        axes.set_title(f"{plain(path)}{shown}")
+    if coloured:
+        _topic_legend(figure, coloured, rest=any(topic not in coloured for topic in topics))
     return figure
 
 
-def _knowledge(report: dict) -> Figure | None:
-    part = report.get("knowledge") or {}
-    panels = [
-        (title, part[key])
-        for key, title in (("text", "document's text"), ("answers", "golden answers"))
-        if part.get(key)
+def frequent_topics(topics: Sequence[str]) -> list[str]:
+    """Return the topics that get a colour: the most frequent 7 that several documents share."""
+    counts = Counter(topic for topic in topics if topic)
+    ordered = sorted(counts, key=lambda topic: (-counts[topic], topic))
+    return [topic for topic in ordered if counts[topic] > 1][: len(TOPIC_COLOURS)]
+
+
+def _scatter(axes: Axes, points: list[dict], topics: list[str], coloured: list[str]) -> None:
+    few = len(points) <= MANY_POINTS
+    looks = dict(zip(coloured, zip(TOPIC_COLOURS, MARKERS, strict=True), strict=False))
+    for topic in (None, *coloured):  # the rest first, so that it lies below
+        colour, marker = looks.get(topic, (GREY, "o"))
+        group = [p for p in points if (topics[p["document"]] if topics[p["document"]] in looks else None) == topic]
+        axes.scatter(
+            [point["x"] for point in group],
+            [point["y"] for point in group],
+            s=(22 if topic or not coloured else 10) if few else 5,
+            marker=marker,
+            facecolor=colour,
+            edgecolor=INK if topic and few else "none",
+            linewidth=0.35,
+            rasterized=not few,
+        )
+    axes.margins(0.06)
+    axes.set_aspect("equal", "datalim")  # distances are equal in x and y: only nearness has meaning
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_alpha(0.35)
+
+
+def _topic_legend(figure: Figure, coloured: list[str], rest: bool) -> None:
+    looks = list(zip(coloured, TOPIC_COLOURS, MARKERS, strict=False))
+    looks += [("other topics", GREY, "o")] if rest else []
+    handles = [
+        Line2D([], [], marker=m, color=c, markeredgecolor=INK, markeredgewidth=0.4, linestyle="none")
+        for _, c, m in looks
     ]
-    if not panels:
-        return None
-    rows = [len(values) for _, values in panels]
-    height = 0.5 * len(rows) + 0.27 * sum(rows) + 0.4
-    figure, grid = new_figure(
-        height, nrows=len(rows), squeeze=False, height_ratios=rows, sharex=True
-    )
-    for axes, (title, values) in zip(grid[:, 0], panels, strict=True):
-        names = list(values)
-        words = {"none": "no adapter", "other": "another's"}
-        labels = [
-            ", ".join(filter(None, (path_of(n), words.get(condition(n), condition(n)))))
-            for n in names
-        ]
-        draw_bars(axes, names, [values[name] for name in names], labels, 1)
-        axes.set_title(title)
-    grid[-1, 0].set_xlim(left=0)
-    grid[-1, 0].set_xlabel("nats a token; less is better", loc="right")
-    return figure
+    # An underscore in front would keep a name out of the legend.
+    names = [plain(topic, 22).lstrip("_") or "_ " for topic, *_ in looks]
+    figure.legend(handles, names, loc="outside lower left", ncols=2, handletextpad=0.2)
 
 
-def _series(points: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """Return means (K,) and the lengths of their intervals' arms (2, K) in %."""
-    means = np.array([np.nan if mean_of(p) is None else 100 * mean_of(p) for p in points])
-    ends = [interval_of(point) for point in points]
-    arms = [
-        (mean - 100 * end[0], 100 * end[1] - mean) if end else (0, 0)
-        for mean, end in zip(means, ends, strict=True)
-    ]
-    return means, np.nan_to_num(np.array(arms).T).clip(0)
-
-
-def _merging(report: dict) -> Figure | None:
-    part = report.get("merging")
-    if not part or not part["k"]:
-        return None
+def _merging(report: Mapping, part: Mapping) -> Figure:
     figure, axes = new_figure(3.5)
-    series = part["series"]
-    counts = np.array(part["k"], dtype=float)
-    for n, (name, points) in enumerate(series.items()):
-        path, weights = path_of(name), condition(name)
-        line, marker = WEIGHT_LINES.get(weights, ("-", "D")) if path else ("-", "D")
-        colour = path_colour(path) if path else INK
-        shift = 0.014 * (n - (len(series) - 1) / 2)
-        means, arms = _series(points)
+    counts, series = np.array(part["k"], dtype=float), part["series"]
+    for number, (name, points) in enumerate(series.items()):
+        line, marker = WEIGHT_LINES.get(condition_name(name), ("-", "D"))
+        colour = path_colour(path_of(name)) if path_of(name) else INK
+        means, arms = _series([points[str(k)] for k in part["k"]])  # (K,), (2, K)
+        # Side by side, so that intervals can be told apart.
+        shift = 0.014 * (number - (len(series) - 1) / 2)
         axes.errorbar(
-            counts * (1 + shift),  # beside one another, so that intervals can be told apart
+            counts * (1 + shift),
             means,
             yerr=arms,
             color=colour,
@@ -211,43 +203,28 @@ def _merging(report: dict) -> Figure | None:
     axes.set_ylim(0, max(axes.get_ylim()[1], SMALLEST_SPAN))
     axes.grid(axis="y")
     axes.set_xlabel("documents merged, one of them gold (k)")
-    axes.set_ylabel(f"{plain(part['metric'])} (%)")
+    axes.set_ylabel("containment (%)")
     figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
     return figure
 
 
-def _cost(report: dict) -> Figure | None:
-    part = report.get("cost") or {}
-    found = {p: (part.get(p) or {}).get("progress") for p in report["paths"]}
-    found = {path: np.array(rows, dtype=float) for path, rows in found.items() if rows}  # (M, 2)
-    if not found:
+def _cost(report: Mapping, part: Mapping) -> Figure | None:
+    """Draw seconds over questions a document; where a path crosses in_context, it has paid."""
+    adapters, seconds = part["adapters"], part["questions"]
+    lines = {path: (cost["seconds"], seconds.get(f"{path}/parametric")) for path, cost in adapters.items()}
+    lines = {"in_context": (0.0, seconds.get("in_context"))} | lines  # (to make, a question)
+    if not all(known(each) for _, each in lines.values()):
         return None
+    crossings = [n for n in part["break_even"].values() if known(n)]
+    ends = np.array([0.0, max(2 * max(crossings, default=0), 10)])  # questions, (2,)
     figure, axes = new_figure(3.0)
-    for (path, rows), marker in zip(found.items(), "os^D", strict=False):
-        colour = path_colour(path)
-        axes.plot(rows[:, 0], rows[:, 1], marker=marker, markersize=4, color=colour, label=path)
-    slopes = [rows[-1, 1] / rows[-1, 0] for rows in found.values()]
-    if min(slopes) > 0 and max(slopes) / min(slopes) > FAR_APART:
-        _logarithmic(axes)
-    else:
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+    for (name, (start, each)), line in zip(lines.items(), ("--", "-", "-.", ":"), strict=False):
+        path = name if name in adapters else ""
+        axes.plot(ends, start + each * ends, line, color=path_colour(path), label=plain(name))
+    axes.set_xlim(ends)
+    axes.set_ylim(bottom=0)
     axes.grid()
-    axes.set_xlabel("documents")
+    axes.set_xlabel("questions about the document")
     axes.set_ylabel("seconds")
     axes.legend()
     return figure
-
-
-def _logarithmic(axes: Axes) -> None:
-    """Scale both axes logarithmically and write numbers as they are said, not as powers."""
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for limits, place in ((axes.get_xlim(), axes.set_xticks), (axes.get_ylim(), axes.set_yticks)):
-        ticks = [n * 10**power for power in range(-4, 7) for n in (1, 2, 5)]
-        ticks = [tick for tick in ticks if limits[0] <= tick <= limits[1]]
-        place(ticks if len(ticks) <= 8 else ticks[::3])
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
-        axis.set_tick_params(which="minor", length=0)

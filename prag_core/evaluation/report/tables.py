@@ -1,251 +1,234 @@
-"""Tables of a comparison: its report goes in, tables of text come out, for terminal and page alike.
+"""Tables of a comparison: its report goes in, one table a part comes out, for every medium alike.
 
 A part that the report lacks has no table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
-from prag_core.evaluation.report.wording import (
-    MERGE_NOTES,
-    METRIC_NAMES,
-    MISSING,
-    MODE_NOTES,
-    SHOWN_METRICS,
-    Cell,
-    condition,
-    difference_label,
-    duration,
-    estimate_cell,
+from rich.text import Text
+
+from prag_core.evaluation.estimates import format_estimate
+from prag_core.evaluation.report.names import (
+    condition_name,
     is_control,
     known,
     label,
-    ordered_modes,
     path_of,
-    size,
+    reading_order,
 )
+from prag_core.evaluation.tables import EXPLAINED, SHOWN, Table, metric_rows
+
+MISSING = "-"
+RIGHT, WRONG = "✓", "✗"
+SECONDS = ((0.1, 1e-3, "ms"), (60, 1, "s"), (3600, 60, "min"), (float("inf"), 3600, "h"))
+BYTES = ((1e3, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB"), (float("inf"), 1e9, "GB"))
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row: what it is about, its cells, a note, and whether a line is drawn before it."""
+def comparison_tables(report: Mapping) -> dict[str, Table]:
+    """Return the tables of the parts that the report holds, by key and in reading order.
 
-    head: str
-    cells: tuple[Cell, ...]
-    note: str = ""
-    starts_group: bool = False
+    Args:
+        report: report.json of `prag compare`; parts may be missing.
+    """
+    makers = {
+        "quality": _quality,
+        "differences": _differences,
+        "ratios": _ratios,
+        "knowledge": _knowledge,
+        "similarity": _similarity,
+        "side_effects": _side_effects,
+        "merging": _merging,
+        "cost": _cost,
+    }
+    part_of = {"differences": "quality", "ratios": "quality"}
+    tables = {
+        key: make(report, report[part])
+        for key, make in makers.items()
+        if report.get(part := part_of.get(key, key))
+    }
+    return {key: table for key, table in tables.items() if any(table.sections)}
 
 
-@dataclass(frozen=True)
-class ReportTable:
-    """A table under a title; the first column is named `head`, the caption says units."""
-
-    key: str
-    title: str
-    head: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    caption: str
+def detail_tables(report: Mapping) -> dict[str, Table]:
+    """Return what is too long for a terminal: every document, and where the paths disagree."""
+    tables = {"disagreements": _disagreements(report), "documents": _documents(report)}
+    return {key: table for key, table in tables.items() if any(table.sections)}
 
 
-def comparison_tables(report: dict) -> dict[str, ReportTable]:
-    """Return the tables of the parts that the report holds, by key and in reading order."""
-    makers: tuple[Callable[[dict], ReportTable | None], ...] = (
-        _quality,
-        _differences,
-        _controls,
-        _knowledge,
-        _similarity,
-        _side_effects,
-        _merging,
-        _cost,
+def _quality(report: Mapping, part: Mapping) -> Table:
+    cells = part["conditions"]
+    # One section for what all paths share, one for each path, one for the controls.
+    kinds = groupby(reading_order(cells), lambda n: "control" if is_control(n) else path_of(n))
+    sections = tuple(metric_rows({label(n): cells[n]["metrics"] for n in names}) for _, names in kinds)
+    title = f"Quality: {report['questions']:,} questions"
+    return Table(title, ("condition", *SHOWN.values()), sections, EXPLAINED)
+
+
+def _differences(report: Mapping, part: Mapping) -> Table:
+    rows = []
+    for name, metrics in part["differences"].items():
+        cells = (format_estimate(metrics[metric], sign="+") for metric in SHOWN)
+        p = metrics["containment"].get("p")
+        rows.append((label(name), *cells, f"{p:.4f}" if known(p) else MISSING))
+    note = (
+        "In points, paired by question. p: that there is no difference in containment, from random "
+        "signs of documents."
     )
-    tables = (make(report) for make in makers)
-    return {table.key: table for table in tables if table and table.rows}
+    return Table("Differences", ("difference", *SHOWN.values(), "p"), _by_path(rows), note)
 
 
-def _quality(report: dict) -> ReportTable | None:
-    part = report.get("quality")
-    if not part:
-        return None
-    rows, group = [], None
-    for name in ordered_modes(part["modes"]):
-        kind = "control" if is_control(name) else path_of(name)
-        metrics = part["modes"][name]["metrics"]
-        cells = tuple(estimate_cell(metrics.get(m)) for m in SHOWN_METRICS)
-        note = ("control: " if is_control(name) else "") + MODE_NOTES.get(condition(name), "")
-        rows.append(Row(label(name), cells, note, group is not None and kind != group))
-        group = kind
-    return ReportTable(
-        "quality",
-        "Quality by mode",
-        "mode",
-        tuple(METRIC_NAMES[m] for m in SHOWN_METRICS),
-        tuple(rows),
-        f"in %, with 95 % intervals; {report.get('questions') or 0:,} questions",
-    )
+def _ratios(report: Mapping, part: Mapping) -> Table:
+    ratios = {label(name): metrics for name, metrics in part["ratios"].items()}
+    return Table("Kept", ("ratio of means", *SHOWN.values()), _by_path(metric_rows(ratios)), "In %.")
 
 
-def _differences(report: dict) -> ReportTable | None:
-    return _difference_table(report, "differences", "Differences", controls=False)
-
-
-def _controls(report: dict) -> ReportTable | None:
-    return _difference_table(report, "controls", "Adapters against controls", controls=True)
-
-
-def _difference_table(report: dict, key: str, title: str, controls: bool) -> ReportTable | None:
-    found = (report.get("quality") or {}).get("differences") or ()
-    rows = tuple(
-        Row(
-            difference_label(row["a"], row["b"]),
-            tuple(estimate_cell(row["metrics"].get(m), sign="+") for m in SHOWN_METRICS),
-        )
-        for row in found
-        if is_control(row["b"]) == controls
-    )
-    caption = (
-        "in points, paired by question, with 95 % intervals; p of a two-sided permutation test "
-        "(documents are drawn, and signs flipped, with all their questions)"
-    )
-    columns = tuple(METRIC_NAMES[m] for m in SHOWN_METRICS)
-    return ReportTable(key, title, "difference", columns, rows, caption)
-
-
-def _knowledge(report: dict) -> ReportTable | None:
-    part = report.get("knowledge")
-    if not part:
-        return None
+def _knowledge(report: Mapping, part: Mapping) -> Table:
     text, answers, gap = (part.get(key) or {} for key in ("text", "answers", "gap_closed"))
-    conditions = [("no adapter", "none", "closed_book", ""), ("in_context", "", "in_context", "")]
-    conditions[1:1] = [
-        (f"{path}, {words}", f"{path}/{own}", f"{path}/{mode}", path if own == "own" else "")
-        for path in report["paths"]
-        for own, mode, words in (
-            ("own", "parametric", "own"),
-            ("other", "shuffled", "another's"),
-        )
-    ]
     rows = []
-    for head, of_text, of_answers, path in conditions:
-        pair = tuple(
-            estimate_cell(values.get(name), 2, 1)
-            for values, name in ((text, of_text), (answers, of_answers))
-        )
-        if all(cell.text == MISSING for cell in pair):
-            continue
-        cells = (*pair, estimate_cell(gap.get(path)))
-        if not answers:
-            cells = cells[:1]
-        rows.append(Row(head, cells, "document in the prompt" if head == "in_context" else ""))
-    columns = ("document's text", "golden answers", "gap closed, %")[: 3 if answers else 1]
-    caption = "negative log-likelihood in nats a token, lower is better, with 95 % intervals"
-    if answers:
-        caption += "; gap closed: share of what reading the document gains that its adapter gains"
-    return ReportTable(
-        "knowledge", "What adapters know", "condition", columns, tuple(rows), caption
+    for name in reading_order(answers or text):
+        losses = [format_estimate(values.get(name), 1, 2) for values in (text, answers)]
+        share = gap.get(path_of(name)) if condition_name(name) == "parametric" else None
+        rows.append((label(name), *losses, format_estimate(share)))
+    headings = ("condition", "document's text", "golden answers", "gap closed, %")
+    width = 4 if answers else 2  # without questions there are no answers to score
+    note = (
+        "Negative log-likelihood in nats a token, lower is better. Gap closed: share of what "
+        "reading the document gains for answers that its adapter gains."
     )
+    return Table("Knowledge", headings[:width], (tuple(row[:width] for row in rows),), note)
 
 
-def _similarity(report: dict) -> ReportTable | None:
-    part = report.get("similarity")
-    if not part:
-        return None
-    found = [(f"{path}, different documents", v) for path, v in (part.get("within") or {}).items()]
-    found += [(f"between paths, {name}", v) for name, v in (part.get("between") or {}).items()]
-    rows = []
-    for head, values in found:
-        cell = estimate_cell(values, 3, 1)
-        rows.append(Row(head, (Cell(cell.text), Cell(cell.detail or MISSING))))
-    caption = "cosine of the weight updates; range: 5th to 95th percentile of the pairs"
+def _similarity(report: Mapping, part: Mapping) -> Table:
+    within, between = (part.get(key) or {} for key in ("within", "between"))
+    sections = (
+        tuple((f"{p}, different documents", format_estimate(v, 1, 3)) for p, v in within.items()),
+        tuple((f"between paths, {n}", format_estimate(v, 1, 3)) for n, v in between.items()),
+    )
+    note = "Cosine of the weight updates, with its 5th and 95th percentile over pairs."
     if known(part.get("error")):
-        caption += f"; sketched, off by {part['error']:.3f} at most where checked"
-    columns = ("cosine", "range")
-    return ReportTable("similarity", "Likeness of adapters", "pairs", columns, tuple(rows), caption)
+        note += f" Sketched: off by {part['error']:.3f} at most where checked."
+    return Table("Likeness of adapters", ("pairs", "cosine"), tuple(filter(None, sections)), note)
 
 
-def _side_effects(report: dict) -> ReportTable | None:
-    part = report.get("side_effects")
-    if not part:
-        return None
+def _side_effects(report: Mapping, part: Mapping) -> Table:
     rows = tuple(
-        Row(
+        (
             path,
-            (
-                estimate_cell(found.get("text_without"), 2, 1),
-                estimate_cell(found.get("text_with"), 2, 1),
-                estimate_cell(found.get("change"), sign="+"),
-                estimate_cell(found.get("changed_answers")),
-                estimate_cell(found.get("kept")),
-            ),
+            *(format_estimate(effect.get(key), 1, 2) for key in ("text_without", "text_with")),
+            format_estimate(effect.get("change"), sign="+"),
+            *(format_estimate(effect.get(key)) for key in ("changed_answers", "kept")),
         )
-        for path, found in part.items()
+        for path, effect in part.items()
     )
-    columns = ("text without", "text with", "change, %", "changed, %", "kept, %")
-    caption = (
-        "unrelated text: nats a token without and with an adapter; unrelated questions: share "
-        "answered otherwise, and share still right of those right before"
+    headings = ("path", "text without", "text with", "change, %", "changed, %", "kept, %")
+    note = (
+        "Another document's adapter. Text: nats a token without and with it. Questions: share "
+        "answered otherwise than without it, and share of the right answers that it keeps."
     )
-    return ReportTable("side_effects", "Side effects", "path", columns, rows, caption)
+    return Table("Side effects", headings, (rows,), note)
 
 
-def _merging(report: dict) -> ReportTable | None:
-    part = report.get("merging")
-    if not part:
-        return None
-    rows, group = [], None
-    for name, points in part["series"].items():
-        cells = tuple(estimate_cell(point) for point in points)
-        starts = group is not None and path_of(name) != group
-        rows.append(Row(label(name), cells, MERGE_NOTES.get(condition(name), ""), starts))
-        group = path_of(name)
-    metric = METRIC_NAMES.get(part["metric"], part["metric"])
-    caption = f"{metric} in % over k merged documents, one of them gold; {part['n']:,} questions"
-    columns = tuple(f"k = {k}" for k in part["k"])
-    return ReportTable("merging", "Merging", "weights", columns, tuple(rows), caption)
+def _merging(report: Mapping, part: Mapping) -> Table:
+    rows = [
+        (label(name), *(format_estimate(points[str(k)]) for k in part["k"]))
+        for name, points in part["series"].items()
+    ]
+    note = (
+        f"Containment in % over k documents, one of them gold: in the prompt, or their adapters "
+        f"merged with these weights; {part['n']:,} questions."
+    )
+    headings = ("weights", *(f"k = {k}" for k in part["k"]))
+    return Table("Merging", headings, _by_path(rows), note)
 
 
-def _cost(report: dict) -> ReportTable | None:
-    part = report.get("cost")
-    if not part:
-        return None
-    columns = ("to make", "size", "peak memory", "to answer", "break-even")
-    rows = []
-    for path in report["paths"]:
-        found = part.get(path)
-        if not found:
-            continue
-        asked = found.get("question_seconds") or {}
-        cells = (
-            Cell(duration(found.get("seconds"))),
-            Cell(size(found.get("bytes"))),
-            Cell(size(found.get("peak_bytes"))),
-            Cell(
-                duration(asked.get("parametric")),
-                f"combine {duration(asked['combine'])}" if known(asked.get("combine")) else "",
-            ),
-            Cell(_break_even(found, part, asked)),
+def _cost(report: Mapping, part: Mapping) -> Table:
+    making, seconds, even = (part.get(key) or {} for key in ("adapters", "questions", "break_even"))
+    made = tuple(
+        (
+            path,
+            in_unit(cost["seconds"], SECONDS),
+            in_unit(cost["bytes"], BYTES),
+            in_unit(cost["peak_bytes"], BYTES),
+            _questions(even, path),
         )
-        rows.append(Row(path, cells))
-    for name, seconds in (part.get("questions") or {}).items():
-        cells = [Cell(MISSING)] * len(columns)
-        cells[3] = Cell(duration(seconds))
-        rows.append(Row(name, tuple(cells), MODE_NOTES.get(name, "")))
-    caption = (
-        "time to make a document's adapter and to answer a question; "
-        "break-even: questions a document after which making its adapter is paid back by answers "
-        "that are faster than in_context"
+        for path, cost in making.items()
     )
-    return ReportTable("cost", "Cost", "path or mode", columns, tuple(rows), caption)
+    answered = tuple((label(name), in_unit(s, SECONDS), *[""] * 3) for name, s in seconds.items())
+    headings = ("adapter or answer", "time", "size", "peak memory", "pays after")
+    note = (
+        "Time to make a document's adapter, or to answer a question in a batch. Pays after: "
+        "questions a document until faster answers than in_context's have paid for the adapter."
+    )
+    return Table("Cost", headings, tuple(filter(None, (made, answered))), note)
 
 
-def _break_even(found: dict, part: dict, asked: dict) -> str:
+def _questions(break_even: Mapping, path: str) -> str:
     """Format questions a document; `never` only where both sides were measured."""
-    if known(found.get("break_even")):
-        return f"{found['break_even']:,.1f}"
-    measured = known(asked.get("parametric")) and known(
-        (part.get("questions") or {}).get("in_context")
-    )
-    return "never" if measured else MISSING
+    if path not in break_even:
+        return MISSING
+    return f"{break_even[path]:,.1f}" if known(break_even[path]) else "never"
+
+
+def _disagreements(report: Mapping) -> Table:
+    paths, rows = report["paths"], []
+    for case in report.get("disagreements") or ():
+        marks = [RIGHT if case["contained"].get(path) else WRONG for path in paths]
+        texts = [case["answers"].get(path) or "(nothing)" for path in paths]
+        answers = (f"{mark} {text}" for mark, text in zip(marks, texts, strict=True))
+        golden = " / ".join(dict.fromkeys(case["golden_answers"]))
+        rows.append((case["question"], case["document"], golden, *answers))
+    headings = ("question", "document", "golden answer", *paths)
+    note = f"{RIGHT} contains a golden answer, {WRONG} does not."
+    return Table("Where the paths disagree", headings, (tuple(rows),), note)
+
+
+def _documents(report: Mapping) -> Table:
+    documents = report.get("documents") or ()
+    columns = {  # heading -> how a document's cell is written
+        "topic": lambda d: d.get("topic") or MISSING,
+        "words": lambda d: f"{d.get('words') or 0:,}",
+        "questions": lambda d: f"{d.get('questions') or 0:,}",
+    }
+    for key, factor, digits in (("containment", 100, 0), ("loss", 1, 2)):
+        # Documents outside the sample have no numbers: headings are those that any of them has.
+        names = reading_order(dict.fromkeys(n for d in documents for n in d.get(key) or ()))
+        for name in names:
+            columns[f"{key}: {label(name)}"] = _column(key, name, factor, digits)
+    rows = tuple((d.get("title") or d["id"], *(c(d) for c in columns.values())) for d in documents)
+    note = "Containment in %; loss of the text in nats a token."
+    return Table("Documents", ("document", *columns), (rows,), note)
+
+
+def _column(key: str, name: str, factor: float, digits: int):
+    """Return the writer of one number of a document."""
+
+    def write(document: Mapping) -> str:
+        return format_estimate({"mean": (document.get(key) or {}).get(name)}, factor, digits)
+
+    return write
+
+
+def _by_path(rows: Sequence[tuple[str, ...]]) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Put rows of one path, which stands before the first comma, into one section."""
+    return tuple(tuple(group) for _, group in groupby(rows, lambda row: row[0].partition(",")[0]))
+
+
+def in_unit(value: float | None, units: Sequence[tuple[float, float, str]]) -> str:
+    """Format seconds or bytes with three digits, in the unit that keeps the number short."""
+    if not known(value):
+        return MISSING
+    _, size, unit = next(entry for entry in units if value < entry[0])
+    number = value / size
+    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
+
+
+def terminal_lines(report: Mapping) -> Iterator:
+    """Yield what `rich` prints of a comparison: its tables, then its notes."""
+    for table in comparison_tables(report).values():
+        yield table.rich()
+    for note in report.get("notes") or ():
+        # Text, not a string: rich would read square brackets of a foreign name as markup.
+        yield Text(f"Note: {note}")
