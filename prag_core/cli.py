@@ -15,10 +15,10 @@ import docstring_parser
 import transformers
 from jsonargparse import ArgumentParser
 
-from prag_core.benchmark.run import benchmark
 from prag_core.commands import demo, serve
 from prag_core.commands import shared as commands
 from prag_core.commands.compare import compare
+from prag_core.commands.evaluate import evaluate
 from prag_core.model.hardware import is_out_of_memory
 from prag_core.pipeline.parts import Setup
 from prag_core.speed import run as bench
@@ -27,9 +27,8 @@ COMMANDS = {
     "parametrize": commands.parametrize,
     "warmup": commands.warmup,
     "answer": commands.answer,
-    "evaluate": commands.evaluate,
+    "evaluate": evaluate,
     "compare": compare,
-    "benchmark": benchmark,
     "store": commands.store,
     "models": commands.models,
     "demo": demo.demo,
@@ -40,7 +39,6 @@ COMMANDS = {
 UNREAD = {
     "demo": {"path"},
     "compare": {"path"},
-    "benchmark": {"path", "base_model", "dtype", "hypernet"},
     "serve": {"generation", "answering"},
 }
 HINT = (

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from prag_core.corpus.question_sets import QuestionSet, demo_question_set
+from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.options import EvaluationOptions
-from prag_core.evaluation.pipeline_run import evaluate_pipeline
-from prag_core.evaluation.results import RESULTS_NAME, format_table, read_answers
+from prag_core.evaluation.results import RESULTS_NAME, read_answers
+from prag_core.evaluation.tables import report_table
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
@@ -52,9 +53,10 @@ def demo(
         modes = modes if path == "trained" else tuple(m for m in modes if m not in NEED_TRAINING)
         folder, chosen = Path(output) / path, replace(setup, path=path)
         with build_pipeline(chosen, folder / "store", question_set.documents) as rag:
-            options = EvaluationOptions(modes=modes, k=k)
-            report = evaluate_pipeline(rag, question_set, options, folder, chosen)
-        console.print(format_table(report))
+            options = EvaluationOptions(modes, k=k)
+            config = chosen.answer_config() | {"base_fingerprint": rag.base.fingerprint}
+            report = evaluate(rag, question_set, options, folder, config)
+        console.print(report_table(report).rich())
         seconds = round(time.perf_counter() - began)
         console.print(f"{seconds} s")
         results[path] = {"report": asdict(report), "seconds": seconds}

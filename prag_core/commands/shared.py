@@ -9,17 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import QAPair
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.corpus.chunking import chunk_documents
 from prag_core.corpus.documents import read_documents
 from prag_core.corpus.question_sets import load_question_set
-from prag_core.evaluation.options import EvaluationOptions
-from prag_core.evaluation.pipeline_run import evaluate_pipeline
-from prag_core.evaluation.results import format_table
 from prag_core.files import write_json
 from prag_core.formats.gguf_file import from_gguf, to_gguf
 from prag_core.formats.peft_folder import from_peft, to_peft
@@ -121,37 +116,6 @@ def answer(
             print(f"  {hit.score:8.3f}  {rag.documents[hit.document_id].title or hit.document_id}")
     if output:
         _write_with_config(Path(output), [asdict(found) for found in answers], setup)
-
-
-def evaluate(
-    question_set: str,
-    setup: Setup,
-    output: str = "runs/evaluate",
-    store: str = "",
-    evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008 (frozen)
-    documents: int = 0,
-    split: str = "",
-    skip_bad: bool = False,
-) -> None:
-    """Score every mode on a question set, with intervals and controls; resumable.
-
-    Args:
-        question_set: folder, file, or hub name (see the README for the formats).
-        setup: shared settings.
-        output: folder for answers, resolved config and results.
-        store: folder of the adapter store; `<output>/store` when empty.
-        evaluation: modes, documents a question, sample.
-        documents: draw so many documents with all their questions (seed: evaluation.seed); 0
-            takes all. The retriever then searches these documents only.
-        split: split of the question set, where it has several.
-        skip_bad: leave out bad records and questions whose gold documents are missing.
-    """
-    chosen = load_question_set(question_set, split, skip_bad=skip_bad)
-    if documents:
-        chosen = chosen.sample(documents, evaluation.seed)
-    with build_pipeline(setup, store or Path(output) / "store", chosen.documents) as rag:
-        report = evaluate_pipeline(rag, chosen, evaluation, Path(output), setup)
-    Console().print(format_table(report))
 
 
 def store(

@@ -38,31 +38,50 @@ class QuestionSet:
         """Documents by `Document.id`."""
         return {document.id: document for document in self.documents}
 
-    def sample(self, count_documents: int, seed: int, keep_corpus: bool = False) -> QuestionSet:
+    def sample(
+        self, documents: int, seed: int, keep_corpus: bool = False, most_words: int = 0
+    ) -> QuestionSet:
         """Draw documents that have questions, and keep all the questions about them.
 
-        A multi-hop question also brings its other gold documents, beyond count_documents.
+        The drawn documents come first, in the order drawn. A multi-hop question also brings its
+        other gold documents, beyond `documents`.
 
         Args:
-            count_documents: how many documents to draw.
+            documents: how many documents to draw; 0 takes all that may be drawn.
             seed: the same seed draws the same documents on every machine.
-            keep_corpus: keep the other documents as distractors.
+            keep_corpus: keep the whole corpus, in its order: the others are distractors.
+            most_words: longer documents are not drawn; 0 for any length.
 
         Raises:
             ValueError: fewer documents have questions.
         """
         asked = {gold_id for question in self.questions for gold_id in question.gold_ids}
-        candidates = [document.id for document in self.documents if document.id in asked]
-        if not 1 <= count_documents <= len(candidates):
+        candidates = [
+            document.id
+            for document in self.documents
+            if document.id in asked and (not most_words or len(document.text.split()) <= most_words)
+        ]
+        if not 0 <= documents <= len(candidates) or not candidates:
+            length = f" and at most {most_words} words" if most_words else ""
             raise ValueError(
-                f"got count_documents {count_documents}, expected 1 to {len(candidates)}, the "
-                f"documents of {self.name} that have questions: ask for fewer"
+                f"got documents {documents}, expected 1 to {len(candidates)}, the "
+                f"documents of {self.name} that have questions{length}: ask for fewer"
             )
-        drawn = set(random.Random(seed).sample(candidates, count_documents))
-        questions = tuple(q for q in self.questions if drawn.intersection(q.gold_ids))
+        count = documents or len(candidates)
+        drawn = dict.fromkeys(random.Random(seed).sample(candidates, count))
+        questions = tuple(q for q in self.questions if not drawn.keys().isdisjoint(q.gold_ids))
         kept = {gold_id for question in questions for gold_id in question.gold_ids}
-        documents = tuple(d for d in self.documents if keep_corpus or d.id in kept)
-        return QuestionSet(f"{self.name}-{count_documents}-seed{seed}", documents, questions)
+        others = [d for d in self.documents if d.id in kept and d.id not in drawn]
+        ordered = (*(self.documents_by_id[i] for i in drawn), *others)
+        ordered = self.documents if keep_corpus else ordered
+        return QuestionSet(f"{self.name}-{count}-seed{seed}", ordered, questions)
+
+    def sample_questions(self, count: int, seed: int) -> QuestionSet:
+        """Draw questions, kept in order, over the same documents; 0 takes all."""
+        if not 0 < count < len(self.questions):
+            return self
+        drawn = sorted(random.Random(seed).sample(range(len(self.questions)), count))
+        return replace(self, questions=tuple(self.questions[place] for place in drawn))
 
 
 def load_question_set(

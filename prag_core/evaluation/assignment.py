@@ -1,4 +1,4 @@
-"""Assignment: questions go in, the documents that each is answered from come out.
+"""Assignment: questions go in, the documents that each is answered from come out, by condition.
 
 The control `shuffled` gets documents of other questions; `neighbours` are distractors.
 """
@@ -6,52 +6,112 @@ The control `shuffled` gets documents of other questions; `neighbours` are distr
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING
 
-from prag_core.evaluation.results import SHUFFLED
-from prag_core.retrieval.bm25 import make_retriever
+from prag_core.corpus.documents import Document
+from prag_core.corpus.question_sets import Question, QuestionSet
+from prag_core.evaluation.conditions import SHUFFLED, Condition
+from prag_core.retrieval.bm25 import Hit, make_retriever
 
-if TYPE_CHECKING:
-    from prag_core.corpus.documents import Document
-    from prag_core.corpus.question_sets import Question, QuestionSet
-    from prag_core.evaluation.options import AnsweringPipeline, EvaluationOptions
-
-WITHOUT_DOCUMENTS = ("closed_book", "sft")
+Rows = list[list[Hit]]  # the documents of every question
+Retrieve = Callable[[Sequence[str], int], Rows]
 
 
-def assign_documents(
-    rag: AnsweringPipeline,
-    question_set: QuestionSet,
-    questions: Sequence[Question],
-    mode: str,
-    options: EvaluationOptions,
-) -> list[list[str]] | None:
-    """Return the document ids of each question, or None to leave them to the pipeline."""
-    if mode in WITHOUT_DOCUMENTS or (mode != SHUFFLED and options.retrieval == "retriever"):
-        return None
-    corpus = [document.id for document in question_set.documents]
-    if options.retrieval == "retriever":
-        hits = rag.retrieve([question.question for question in questions], options.k)
-        used = [[hit.document_id for hit in row] for row in hits]
-    else:
-        require_gold(questions, corpus)
-        used = [list(question.gold_ids[: options.k]) for question in questions]
-    if mode != SHUFFLED:
-        return used
-    own = [{*row, *question.gold_ids} for row, question in zip(used, questions, strict=True)]
-    return other_documents(used, own, corpus, options.seed)
+@dataclass(frozen=True)
+class Assignment:
+    """Which documents each question is answered from.
 
+    Attributes:
+        question_set: questions, and the documents to choose among.
+        retrieve: finds the k best documents of questions.
+        k: documents a question, at most.
+        gold: a question's own documents are its gold ones; else those found.
+        seed: of all draws.
+        hits: documents found before; `retrieve` finds them where it is None.
+    """
 
-def replaced_scores(
-    rag: AnsweringPipeline, questions: Sequence[Question], mode: str, options: EvaluationOptions
-) -> list[list[float]] | None:
-    """Return the scores of the documents that `shuffled` replaces, so that it is merged alike."""
-    if mode != SHUFFLED or options.retrieval != "retriever":
-        return None
-    hits = rag.retrieve([question.question for question in questions], options.k)
-    return [[hit.score for hit in row] for row in hits]
+    question_set: QuestionSet
+    retrieve: Retrieve
+    k: int = 1
+    gold: bool = True
+    seed: int = 0
+    hits: Rows | None = None
+
+    def rows(self, condition: Condition) -> Rows:
+        """Return the documents of every question, with the scores that a merge weighs them by.
+
+        Raises:
+            ValueError: gold documents that are missing, or too few other documents.
+        """
+        if condition.neighbours:
+            return self._among_neighbours(condition)
+        if condition.documents == "all" or not condition.how.needs_documents:
+            return [[] for _ in self.questions]
+        if condition.documents == "other":
+            return self._others
+        return self.gold_rows if condition.documents == "gold" else self.own
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions, in order."""
+        return self.question_set.questions
+
+    @cached_property
+    def own(self) -> Rows:
+        """Every question's own documents."""
+        if self.gold:
+            return self.gold_rows
+        if self.hits is not None:
+            return [row[: self.k] for row in self.hits]
+        return self.retrieve([question.question for question in self.questions], self.k)
+
+    @cached_property
+    def gold_rows(self) -> Rows:
+        """Every question's gold documents, the first k, of score 1."""
+        require_gold(self.questions, self.question_set.documents_by_id)
+        return [[Hit(i, 1.0) for i in question.gold_ids[: self.k]] for question in self.questions]
+
+    @cached_property
+    def _others(self) -> Rows:
+        """Return other documents, with the scores of those that they stand in for."""
+        used = [[hit.document_id for hit in row] for row in self.own]
+        forbidden = [{*ids, *q.gold_ids} for ids, q in zip(used, self.questions, strict=True)]
+        corpus = list(self.question_set.documents_by_id)
+        if self.gold:  # the set's own order, which is that of the draw; half way round
+            circle, step = corpus, len(corpus) // 2
+        else:  # no adapters beside those in use
+            circle, step = list(dict.fromkeys(chain.from_iterable(used))), 1
+            random.Random(self.seed).shuffle(circle)
+        others = other_documents(used, forbidden, circle, step, corpus)
+        return [
+            [Hit(other, hit.score) for other, hit in zip(ids, row, strict=True)]
+            for ids, row in zip(others, self.own, strict=True)
+        ]
+
+    def _among_neighbours(self, condition: Condition) -> Rows:
+        """Return every question's first gold document and others, with their retrieval scores."""
+        documents = self.question_set.documents
+        place = {document.id: index for index, document in enumerate(documents)}
+        golden = [row[0].document_id for row in self.gold_rows]
+        beside = neighbours(documents, condition.neighbours, self.seed)
+        found = self._all_scores if condition.overrides["merge_weights"] != "ones" else None
+        draw, rows = random.Random(self.seed), []
+        for number, first in enumerate(golden):
+            ids = [first, *(documents[other].id for other in beside[place[first]])]
+            if condition.how.passages:  # where a passage stands shall not tell that it is the one
+                ids = draw.sample(ids, len(ids))
+            rows.append([Hit(i, found[number].get(i, 0.0) if found else 1.0) for i in ids])
+        return rows
+
+    @cached_property
+    def _all_scores(self) -> list[dict[str, float]]:
+        """The retrieval scores of all documents, for every question."""
+        texts = [question.question for question in self.questions]
+        hits = self.retrieve(texts, len(self.question_set.documents))
+        return [{hit.document_id: hit.score for hit in row} for row in hits]
 
 
 def require_gold(questions: Sequence[Question], corpus: Collection[str]) -> None:
@@ -62,8 +122,7 @@ def require_gold(questions: Sequence[Question], corpus: Collection[str]) -> None
             f"got {len(without)} questions without gold ids ({name_some(without)}), expected one "
             "or more each: set retrieval to retriever, or leave these questions out"
         )
-    known = set(corpus)
-    missing = [i for question in questions for i in question.gold_ids if i not in known]
+    missing = [i for question in questions for i in question.gold_ids if i not in corpus]
     if missing:
         raise ValueError(
             f"got {len(missing)} gold ids that no document has ({name_some(missing)}), expected "
@@ -73,52 +132,48 @@ def require_gold(questions: Sequence[Question], corpus: Collection[str]) -> None
 
 def other_documents(
     used: Sequence[Sequence[str]],
-    own: Sequence[Collection[str]],
-    corpus: Sequence[str],
-    seed: int,
+    forbidden: Sequence[Collection[str]],
+    circle: Sequence[str],
+    step: int,
+    corpus: Sequence[str] = (),
 ) -> list[list[str]]:
     """Give every question documents of other questions, as many as it uses.
 
-    The documents in use are put on a seeded random circle and each is replaced by the next one
-    that is not the question's own: with one document a question, a derangement, so that every
-    document stands in equally often.
+    Each is replaced by the one `step` places further on the circle, or the next that is not the
+    question's own: with one document a question every document stands in equally often.
 
     Args:
         used: document ids that each question is answered from.
-        own: document ids that each question must not get.
-        corpus: all document ids, drawn on where the documents in use do not suffice.
-        seed: of the circle.
+        forbidden: document ids that each question must not get.
+        circle: document ids to choose among, with all that are used.
+        step: places between a document and its stand-in.
+        corpus: drawn on where the circle does not suffice.
 
     Raises:
         ValueError: too few other documents.
     """
-    circle = list(dict.fromkeys(chain.from_iterable(used)))
-    draw = random.Random(seed)
-    draw.shuffle(circle)
     position = {identifier: index for index, identifier in enumerate(circle)}
-    rest = [identifier for identifier in dict.fromkeys(corpus) if identifier not in position]
-    draw.shuffle(rest)
+    rest = [identifier for identifier in corpus if identifier not in position]
     others = []
-    for row, forbidden in zip(used, own, strict=True):
-        taken = set(forbidden)
-        chosen = []
-        for start in (position[identifier] + 1 for identifier in row):
-            following = (circle[(start + step) % len(circle)] for step in range(len(circle)))
+    for row, own in zip(used, forbidden, strict=True):
+        taken, stand_ins = set(own), []
+        for start in (position[identifier] + max(step, 1) for identifier in row):
+            following = (circle[(start + more) % len(circle)] for more in range(len(circle)))
             other = next((i for i in chain(following, rest) if i not in taken), None)
             if other is None:
                 raise ValueError(
-                    f"got {len(circle) + len(rest)} documents, {len(forbidden)} of them one "
-                    f"question's own, expected {len(row)} other for mode {SHUFFLED}: add "
-                    f"documents, lower k, or leave {SHUFFLED} out of `modes`"
+                    f"got {len(circle) + len(rest)} documents, {len(own)} of them one question's "
+                    f"own, expected {len(row)} other for {SHUFFLED}: add documents, lower k, or "
+                    f"leave {SHUFFLED} out of `conditions`"
                 )
             taken.add(other)
-            chosen.append(other)
-        others.append(chosen)
+            stand_ins.append(other)
+        others.append(stand_ins)
     return others
 
 
 def neighbours(
-    documents: Sequence[Document], count: int, seed: int, chosen: Sequence[int] | None = None
+    documents: Sequence[Document], count: int, seed: int, places: Sequence[int] | None = None
 ) -> list[list[int]]:
     """Return `count` other documents of each: BM25 neighbours and drawn ones in turn.
 
@@ -128,22 +183,21 @@ def neighbours(
         documents: to choose among.
         count: others of each; all there are, where they are fewer.
         seed: of the drawn ones.
-        chosen: places of the documents that get others; all when omitted.
+        places: of the documents that get others; all when omitted.
     """
-    draw, found = random.Random(seed), []
-    chosen = range(len(documents)) if chosen is None else chosen
+    draw, rows = random.Random(seed), []
+    places = range(len(documents)) if places is None else places
     place = {document.id: index for index, document in enumerate(documents)}
     retriever = make_retriever("auto", documents)
     wanted = min((count + 1) // 2 + 1, len(documents))
-    hits = retriever.retrieve([documents[index].text for index in chosen], wanted)
-    for index, row in zip(chosen, hits, strict=True):
+    hits = retriever.retrieve([documents[index].text for index in places], wanted)
+    for index, row in zip(places, hits, strict=True):
         near = [place[hit.document_id] for hit in row if place[hit.document_id] != index]
         near = near[: (count + 1) // 2]
         rest = [i for i in range(len(documents)) if i != index and i not in near]
         far = draw.sample(rest, min(len(rest), count - len(near)))
-        mixed = [i for pair in zip_longest(near, far) for i in pair if i is not None]
-        found.append(mixed)
-    return found
+        rows.append([i for pair in zip_longest(near, far) for i in pair if i is not None])
+    return rows
 
 
 def name_some(identifiers: Iterable[str], count: int = 3) -> str:

@@ -1,128 +1,159 @@
-"""Estimates: one value a question goes in, means with 95 % bootstrap intervals come out."""
+"""Estimates: one value a question goes in, means, differences and ratios with intervals come out.
+
+Questions about one document share an adapter, so they are not independent: what is resampled is
+documents, each with all its questions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-SMALLEST_SAMPLE = 5  # below it a percentile interval says nothing
-BLOCK = 4_000_000  # resampled values held at a time: 32 MB of indices and of values
+from prag_core.corpus.questions import Question
+
+SMALLEST_SAMPLE = 5  # documents; below it a percentile interval says nothing
+RESAMPLES, LEVEL = 2000, 0.95
+BLOCK = 4_000_000  # weights in memory at a time, 32 MB in float64
+KEPT = 64_000_000  # weights kept between estimates, a byte each
 
 
-def bootstrap_interval(
-    values: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean (Efron, 1979).
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval.
+
+    Attributes:
+        mean: of the whole sample.
+        low: lower end; None below 5 documents.
+        high: upper end.
+        p: of a paired difference: two-sided, that there is none.
+    """
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def format_estimate(
+    estimate: Estimate | Mapping | None, factor: float = 100, digits: int = 1, sign: str = ""
+) -> str:
+    """Write "x (low to high)", the one way in every table; "-" where there is no value.
 
     Args:
-        values: one value a question.
-        level: probability mass inside the interval.
-        resamples: samples drawn with replacement, each as long as `values`.
-        seed: of the drawing; equal lengths and seeds draw the same questions.
-
-    Raises:
-        ValueError: fewer than 5 values, a level outside (0, 1), or no resamples.
+        estimate: or its fields, as JSON has them.
+        factor: 100 writes shares in %.
+        digits: behind the point.
+        sign: `+` shows the sign of positive values too.
     """
-    if not 0 < level < 1 or resamples < 1:
-        raise ValueError(
-            f"got level {level} and {resamples} resamples, expected 0 < level < 1 and at least 1"
-        )
-    values = np.asarray(values, dtype=np.float64)  # (N,)
-    if len(values) < SMALLEST_SAMPLE:
-        raise ValueError(
-            f"got {len(values)} values, expected at least {SMALLEST_SAMPLE}: fewer give an "
-            "interval that means nothing; evaluate more questions, or report the mean alone"
-        )
-    generator = np.random.default_rng(seed)
-    rows = max(1, BLOCK // len(values))  # resamples a block, so that memory stays bounded
-    means = []
-    for start in range(0, resamples, rows):
-        shape = (min(rows, resamples - start), len(values))
-        means.append(values[generator.integers(len(values), size=shape)].mean(1))
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
+    if isinstance(estimate, Mapping):
+        estimate = Estimate(**{name: estimate.get(name) for name in ("mean", "low", "high")})
+    if estimate is None or estimate.mean is None or math.isnan(estimate.mean):
+        return "-"
+    ends = (estimate.mean, estimate.low, estimate.high)
+    mean, low, high = ("" if v is None else f"{factor * v:{sign}.{digits}f}" for v in ends)
+    return f"{mean} ({low} to {high})" if low and high else mean
 
 
-def paired_bootstrap(
-    a: Sequence[float],
-    b: Sequence[float],
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Return (mean, low, high) of the difference a - b over the same questions.
+def document_groups(questions: Sequence[Question]) -> list[str]:
+    """Name the group of every question: its first gold document, or itself where it has none."""
+    return [q.gold_ids[0] if q.gold_ids else f"question {q.id}" for q in questions]
 
-    Pairs are resampled together, so what makes a question hard for both cancels out.
 
-    Raises:
-        ValueError: unequal lengths, or what `bootstrap_interval` refuses.
+class Bootstrap:
+    """Resamples the groups of a sample (Efron, 1979); all estimates of it share the draws.
+
+    Values of groups are summed first, so that a resample is one row of weights: how often each
+    group was drawn. A mean is a ratio, too: that of the sums to the numbers of values.
     """
-    if len(a) != len(b):
-        raise ValueError(
-            f"got {len(a)} and {len(b)} values, expected one pair a question: "
-            "compare two modes on the same questions"
-        )
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    low, high = bootstrap_interval(difference, level, resamples, seed)
-    return float(difference.mean()), low, high
 
+    def __init__(
+        self, groups: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
+    ) -> None:
+        """Number the groups; nothing is drawn yet.
 
-def paired_permutation(
-    a: Sequence[float], b: Sequence[float], resamples: int = 10_000, seed: int = 0
-) -> float:
-    """Return the two-sided p of the mean difference under random signs (Fisher, 1935).
+        Args:
+            groups: the group of every value, e.g. `document_groups`.
+            seed: of the drawing.
+            resamples: samples drawn with replacement, each of as many groups as there are.
+        """
+        places: dict[Hashable, int] = {}
+        rows = [places.setdefault(group, len(places)) for group in groups]
+        self._rows = np.array(rows, dtype=np.int64)  # (N,) number of each value's group
+        self.size, self.seed, self.resamples = len(places), seed, resamples
+        self._draws: list[np.ndarray] = []  # blocks of weights (B, G), as far as they are kept
 
-    Under the null hypothesis a question's two values may be swapped. The observed assignment
-    counts as one of the resamples, so p is never 0.
+    def mean(self, values: Sequence[float]) -> Estimate:
+        """Return the mean of one value a question."""
+        return self._ratio(values, np.ones(len(self._rows))) or Estimate(math.nan)
 
-    Raises:
-        ValueError: unequal lengths or fewer than 5 values.
-    """
-    if len(a) != len(b) or len(a) < SMALLEST_SAMPLE:
-        raise ValueError(
-            f"got {len(a)} and {len(b)} values, expected one pair a question, at least "
-            f"{SMALLEST_SAMPLE}: compare two modes on the same questions"
-        )
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    difference = difference[difference != 0]  # a tie is the same under either sign
-    if not len(difference):
-        return 1.0
-    generator = np.random.default_rng(seed)
-    observed, extreme = abs(difference.sum()) - 1e-9, 0
-    rows = max(1, BLOCK // len(difference))
-    for start in range(0, resamples, rows):
-        shape = (min(rows, resamples - start), len(difference))
-        signs = generator.integers(0, 2, size=shape) * 2 - 1
-        extreme += int((abs(signs @ difference) >= observed).sum())
-    return (extreme + 1) / (resamples + 1)
+    def difference(self, a: Sequence[float], b: Sequence[float]) -> Estimate:
+        """Return the mean of a - b with p: what makes a question hard for both cancels out.
 
+        p is that of random signs (Fisher, 1935), flipped group by group: without a difference, a
+        document's values may be swapped. The signs observed count as one draw, so p is never 0.
+        """
+        difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+        estimate, p = self.mean(difference), None
+        if self.size >= SMALLEST_SAMPLE:
+            sums = self._sums(difference)
+            least, blocks = abs(sums.sum()) - 1e-9, self._signs()
+            extreme = sum(int((abs(signs @ sums) >= least).sum()) for signs in blocks)
+            p = (extreme + 1) / (5 * self.resamples + 1)
+        return Estimate(estimate.mean, estimate.low, estimate.high, p)
 
-def ratio_interval(
-    top: Sequence[float],
-    bottom: Sequence[float],
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Return (ratio, low, high) of mean(top) / mean(bottom), questions resampled in pairs.
+    def ratio(self, top: Sequence[float], bottom: Sequence[float]) -> Estimate | None:
+        """Return mean(top) / mean(bottom) over the same questions; None where that divides by 0."""
+        return self._ratio(top, bottom)
 
-    Raises:
-        ValueError: unequal lengths or fewer than 5 values.
-    """
-    if len(top) != len(bottom) or len(top) < SMALLEST_SAMPLE:
-        raise ValueError(
-            f"got {len(top)} and {len(bottom)} values, expected one pair a question, at least "
-            f"{SMALLEST_SAMPLE}"
-        )
-    pairs = np.stack([np.asarray(top, np.float64), np.asarray(bottom, np.float64)], 1)  # (N, 2)
-    generator = np.random.default_rng(seed)
-    means = np.stack(
-        [pairs[generator.integers(len(pairs), size=len(pairs))].mean(0) for _ in range(resamples)]
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = means[:, 0] / means[:, 1]
-        low, high = np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-        mean = pairs[:, 0].mean() / pairs[:, 1].mean()
-    return float(mean), float(low), float(high)
+    def _ratio(self, top: Sequence[float], bottom: Sequence[float]) -> Estimate | None:
+        tops, bottoms = self._sums(top), self._sums(bottom)  # (G,) each
+        if not bottoms.sum():
+            return None
+        mean = float(tops.sum() / bottoms.sum())
+        if self.size < SMALLEST_SAMPLE:
+            return Estimate(mean)
+        pairs = np.stack([tops, bottoms], 1)  # (G, 2)
+        drawn = np.concatenate([block @ pairs for block in self._weights()])  # (resamples, 2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = drawn[:, 0] / drawn[:, 1]
+            low, high = np.nanquantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        finite = math.isfinite(low) and math.isfinite(high)  # not where many divide by 0
+        return Estimate(mean, low, high) if finite else Estimate(mean)
+
+    def _sums(self, values: Sequence[float]) -> np.ndarray:
+        """Return the sum of every group's values, (G,)."""
+        if len(values) != len(self._rows):
+            raise ValueError(
+                f"got {len(values)} values, expected {len(self._rows)}, one a question: compare "
+                "conditions on the same questions"
+            )
+        return np.bincount(self._rows, np.asarray(values, np.float64), minlength=self.size)
+
+    def _weights(self) -> Iterator[np.ndarray]:
+        """Yield how often each group is drawn, in blocks (B, G); the same at every call."""
+        if self._draws:
+            yield from (block.astype(np.float64) for block in self._draws)
+            return
+        generator, count = np.random.default_rng(self.seed), self.size
+        keep = count * self.resamples <= KEPT
+        for size in self._blocks(self.resamples):
+            drawn = generator.integers(count, size=(size, count))
+            drawn += np.arange(size)[:, None] * count  # a range of numbers for each resample
+            block = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+            if keep:
+                self._draws.append(block.astype(np.uint8))  # 255 times: (1/G)^255, never
+            yield block.astype(np.float64)
+
+    def _signs(self) -> Iterator[np.ndarray]:
+        """Yield random signs of the groups, in blocks (B, G)."""
+        generator = np.random.default_rng(self.seed)
+        for size in self._blocks(5 * self.resamples):
+            yield generator.integers(0, 2, size=(size, self.size), dtype=np.int8) * 2.0 - 1
+
+    def _blocks(self, total: int) -> Iterator[int]:
+        """Yield numbers of resamples that fit into memory together."""
+        rows = max(1, BLOCK // max(self.size, 1))
+        yield from (min(rows, total - start) for start in range(0, total, rows))

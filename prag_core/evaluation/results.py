@@ -1,6 +1,6 @@
-"""Results: a folder of scored answers goes in, a report and its table come out.
+"""Results: a folder of scored answers goes in, means, differences and ratios come out.
 
-The folder holds MODE.jsonl (one line an answer), config.json (what the answers depend on) and
+The folder holds CONDITION.jsonl (one line an answer), config.json (what the answers depend on) and
 results.json (the report).
 """
 
@@ -13,39 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from prag_core.corpus.answer_scores import METRICS
-from prag_core.evaluation.estimates import SMALLEST_SAMPLE, bootstrap_interval, paired_bootstrap
+from prag_core.corpus.questions import Question
+from prag_core.evaluation.conditions import MEAN, SHUFFLED, condition_of, file_name, in_order
+from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
 from prag_core.files import write_json
 
-SHUFFLED = "shuffled"
-EVALUATED_MODES = (
-    "closed_book",
-    "in_context",
-    "da_rag",
-    "parametric",
-    "combine",
-    SHUFFLED,
-    "sft",
-)
 CONFIG_NAME, RESULTS_NAME = "config.json", "results.json"
-Values = Mapping[str, np.ndarray]  # metric -> (N,) scores in the order of the questions
+Scores = Mapping[str, np.ndarray]  # metric -> (N,) in the order of the questions
+Answers = Mapping[str, dict]  # question id -> record
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean with its 95 % bootstrap interval; no interval below 5 questions."""
-
-    mean: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class ModeReport:
-    """How one mode did: number of questions, seconds spent answering, metric -> Estimate."""
+class Cell:
+    """How one condition did: number of questions, seconds spent answering, metric -> Estimate."""
 
     n: int
     seconds: float
@@ -58,16 +40,21 @@ class Report:
 
     Attributes:
         question_set: its name.
-        modes: results of every mode that the folder holds in full.
-        differences: `parametric - MODE`, paired by question; metric -> Estimate.
-        ratios: `specificity` = (parametric - shuffled) / parametric, and `MODE / in_context`;
-            metric -> ratio of the means, None where the divisor is 0.
+        questions: asked.
+        documents: that they are about: what the bootstrap resamples.
+        conditions: every condition that was asked of all questions.
+        differences: `A - B`, paired by question; metric -> Estimate.
+        ratios: `A / B` of the means; metric -> Estimate, None where the divisor is 0.
+        unrelated: see `prag_core.evaluation.unrelated`.
     """
 
     question_set: str
-    modes: Mapping[str, ModeReport]
+    questions: int
+    documents: int
+    conditions: Mapping[str, Cell]
     differences: Mapping[str, Mapping[str, Estimate]]
-    ratios: Mapping[str, Mapping[str, float | None]]
+    ratios: Mapping[str, Mapping[str, Estimate | None]]
+    unrelated: Mapping | None = None
 
 
 def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[str] = ()) -> None:
@@ -84,8 +71,7 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG_NAME
     wanted = _flat(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
-    answered = [mode for mode in EVALUATED_MODES if answers_path(folder, mode).exists()]
-    answered += finished
+    answered = [*conditions_in(folder), *finished]
     if not answered:
         write_json(path, config)
         return
@@ -120,9 +106,15 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def answers_path(folder: Path, mode: str) -> Path:
-    """Return the file of one mode's answers."""
-    return folder / f"{mode}.jsonl"
+def answers_path(folder: Path, condition: str) -> Path:
+    """Return the file of one condition's answers."""
+    return folder / file_name(condition)
+
+
+def conditions_in(folder: Path) -> list[str]:
+    """Return the conditions that a folder holds answers of."""
+    names = [condition_of(path.name) for path in folder.glob("*.jsonl")]
+    return sorted((name for name in names if name), key=in_order)
 
 
 def read_answers(path: Path) -> dict[str, dict]:
@@ -163,90 +155,77 @@ def append_answers(path: Path, records: Sequence[Mapping[str, object]]) -> None:
         os.fsync(file.fileno())
 
 
-def summarise(name: str, question_ids: Sequence[str], folder: Path, seed: int) -> Report:
-    """Report on every mode that the folder holds in full.
+def summarise(
+    name: str,
+    questions: Sequence[Question],
+    answers: Mapping[str, Answers],
+    seed: int,
+    unrelated: Mapping | None = None,
+) -> Report:
+    """Report on every condition that answered all questions.
 
     Args:
         name: of the question set.
-        question_ids: the questions; fixes the pairing of modes.
-        folder: holds MODE.jsonl.
+        questions: asked; they pair the conditions.
+        answers: condition -> question id -> record with scores and seconds.
         seed: of the bootstrap.
+        unrelated: goes into the report.
     """
-    modes: dict[str, ModeReport] = {}
-    values: dict[str, Values] = {}
-    for mode in EVALUATED_MODES:
-        answers = read_answers(answers_path(folder, mode))
-        if not all(identifier in answers for identifier in question_ids):
+    bootstrap = Bootstrap(document_groups(questions), seed)
+    cells, scores = {}, {}
+    for condition in sorted(answers, key=in_order):
+        if not all(question.id in answers[condition] for question in questions):
             continue
-        records = [answers[identifier] for identifier in question_ids]
-        scores = {m: np.array([record["scores"][m] for record in records]) for m in METRICS}
+        records = [answers[condition][question.id] for question in questions]
+        scores[condition] = {m: np.array([r["scores"][m] for r in records]) for m in METRICS}
         seconds = round(sum(record["seconds"] for record in records), 3)
-        estimates = {m: estimate(scores[m], seed) for m in METRICS}
-        modes[mode], values[mode] = ModeReport(len(records), seconds, estimates), scores
-    return Report(name, modes, _differences(values, seed), _ratios(modes))
+        metrics = {m: bootstrap.mean(values) for m, values in scores[condition].items()}
+        cells[condition] = Cell(len(records), seconds, metrics)
+    differences = {
+        f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in METRICS}
+        for a, b in _compared([*scores])
+    }
+    ratios = {
+        name: {m: bootstrap.ratio(top[m], bottom[m]) for m in METRICS}
+        for name, (top, bottom) in _divided(scores).items()
+    }
+    size = bootstrap.size
+    return Report(name, len(questions), size, cells, differences, ratios, unrelated)
 
 
-def estimate(values: np.ndarray, seed: int) -> Estimate:
-    """Return the mean of one value a question, with its interval from 5 questions on."""
-    if len(values) < SMALLEST_SAMPLE:
-        return Estimate(float(values.mean()))
-    return Estimate(float(values.mean()), *bootstrap_interval(values, seed=seed))
+def _own(names: Sequence[str]) -> str | None:
+    """Return the condition of the document's own adapter."""
+    return next((name for name in ("gold", "parametric") if name in names), None)
 
 
-def _differences(values: Mapping[str, Values], seed: int) -> dict[str, dict[str, Estimate]]:
-    differences = {}
-    for other in ("closed_book", SHUFFLED, "sft", "in_context"):
-        if "parametric" not in values or other not in values:
-            continue
-        pairs = {m: (values["parametric"][m], values[other][m]) for m in METRICS}
-        differences[f"parametric - {other}"] = {
-            m: Estimate(*paired_bootstrap(a, b, seed=seed))
-            if len(a) >= SMALLEST_SAMPLE
-            else Estimate(float((a - b).mean()))
-            for m, (a, b) in pairs.items()
-        }
-    return differences
+def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Name the differences that say something: the adapter against what has none, or another."""
+    own = _own(names)
+    pairs = [(own, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", "in_context")]
+    return [(a, b) for a, b in (*pairs, ("combine", "in_context")) if a in names and b in names]
 
 
-def _ratios(modes: Mapping[str, ModeReport]) -> dict[str, dict[str, float | None]]:
-    def ratio(top: Mapping[str, float], bottom: Mapping[str, float]) -> dict[str, float | None]:
-        return {m: top[m] / bottom[m] if bottom[m] else None for m in METRICS}
+def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
+    """Return what is divided by what, by name: mostly what is kept of a better condition.
 
-    means = {mode: {m: e.mean for m, e in r.metrics.items()} for mode, r in modes.items()}
-    ratios = {}
-    if "parametric" in means and SHUFFLED in means:
-        own, others = means["parametric"], means[SHUFFLED]
-        ratios["specificity"] = ratio({m: own[m] - others[m] for m in METRICS}, own)
-    for mode in ("parametric", "combine"):
-        if mode in means and "in_context" in means:
-            ratios[f"{mode} / in_context"] = ratio(means[mode], means["in_context"])
-    return ratios
-
-
-def format_table(report: Report) -> Table:
-    """Return a table for `rich`: one row a mode, then differences and ratios, all in %."""
-    counts = sorted({mode.n for mode in report.modes.values()})
-    title = f"{report.question_set}: {', '.join(map(str, counts)) or 'no'} questions"
-    caption = "in %, with 95 % bootstrap intervals"
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("mode", min_width=len("parametric -"))  # longer names break at their spaces
-    for name in METRICS:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
-    for mode, result in report.modes.items():
-        table.add_row(mode, *(_cell(result.metrics[m]) for m in METRICS))
-    table.add_section()
-    for name, difference in report.differences.items():
-        table.add_row(name, *(_cell(difference[m], "+") for m in METRICS))
-    table.add_section()
-    for name, ratios in report.ratios.items():
-        cells = ["-" if ratios[m] is None else f"{100 * ratios[m]:.0f}" for m in METRICS]
-        table.add_row(name, *cells)
-    return table
-
-
-def _cell(estimate: Estimate, sign: str = "") -> str:
-    """Format `41.2` over its interval `38.0..44.5`, narrow enough for 80 columns."""
-    text = f"{100 * estimate.mean:{sign}.1f}"
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text}\n{100 * estimate.low:{sign}.1f}..{100 * estimate.high:{sign}.1f}"
+    The best reading is that of the highest containment. `kept by shuffled` is what closed_book
+    answers and another document's adapter does not spoil.
+    """
+    pairs: dict[str, tuple[Scores, Scores]] = {}
+    own = _own([*scores])
+    reading = [name for name in scores if name in ("in_context", "in_context_rows")]
+    best = max(reading, key=lambda name: scores[name]["containment"].sum(), default=None)
+    others, plain = scores.get(SHUFFLED), scores.get("closed_book")
+    if own and others:
+        lost = {m: scores[own][m] - others[m] for m in METRICS}
+        pairs[f"({own} - {SHUFFLED}) / {own}"] = lost, scores[own]
+    for name in (own, "combine"):
+        if best and name in scores:
+            pairs[f"{name} / {best}"] = scores[name], scores[best]
+    for name in scores:
+        if own and name.startswith(("gold+", "rank:")):
+            pairs[f"{name} / {own}"] = scores[name], scores[own]
+    if plain and others:
+        both = {m: plain[m] * others[m] for m in METRICS}
+        pairs["closed_book's kept by shuffled"] = both, plain
+    return pairs

@@ -177,6 +177,10 @@ class Answerer:
             return [(whole, row, whole.metadata.get("path", "")) for row in unweighed]
         if not mode.adapters:
             return [(None, row, "") for row in unweighed]
+        if mode.adapters == "shared":  # the same in every document's adapter: one is enough
+            first = next(iter(_ids(hits)), None)
+            rows = None if first is None else shared_rows(self.adapter(first))
+            return [(rows, row, rows.metadata.get("path", "") if rows else "") for row in unweighed]
         loaded = {i: self.adapter(i) for i in _ids(hits)}
         meant = hits
         if options.least_relevance > 0:
@@ -201,6 +205,23 @@ class Answerer:
             made_by = {loaded[s.document_id].metadata.get("path", "") for s in used}
             rows.append((merged.get(used), sources, "+".join(sorted(made_by))))
         return rows
+
+
+def shared_rows(adapter: Adapter) -> Adapter:
+    """Return an adapter of the last rows alone, which all documents' adapters share.
+
+    Raises:
+        ValueError: an adapter without such rows.
+    """
+    old = not hasattr(adapter, "shared_rows")
+    count = int(adapter.extra.get("shared_rows", 0)) if old else adapter.shared_rows
+    if not count:
+        raise ValueError(
+            "got adapters without shared rows, expected those of a ridge network for "
+            "in_context_rows: leave it out, or name another checkpoint"
+        )
+    tensors = {path: (a[-count:], b[:, -count:]) for path, (a, b) in adapter.tensors.items()}
+    return merge([Adapter(adapter.spec, tensors, adapter.metadata)])  # the scale is folded in
 
 
 def _ids(hits: Hits) -> Iterable[str]:

@@ -1,11 +1,12 @@
 """Modes: every way to answer a question, defined once.
 
-closed_book  nothing but the question
-in_context   retrieved passages in the prompt (standard RAG)
-da_rag       augmented passages in the prompt: text, rewrites and question-answer pairs
-parametric   retrieved documents' adapters, merged and attached; no passage in the prompt
-combine      adapters and passages
-sft          one adapter trained on the whole corpus, whatever the question
+closed_book      nothing but the question
+in_context       retrieved passages in the prompt (standard RAG)
+in_context_rows  the same, and what all generated adapters share attached: the answer's format
+da_rag           augmented passages in the prompt: text, rewrites and question-answer pairs
+parametric       retrieved documents' adapters, merged and attached; no passage in the prompt
+combine          adapters and passages
+sft              one adapter trained on the whole corpus, whatever the question
 """
 
 from __future__ import annotations
@@ -21,18 +22,23 @@ class Mode:
     Attributes:
         name: as commands, files and the server call it.
         passages: what the prompt holds of the documents, beside the question.
-        adapters: what is attached: the merged adapters of the question's `documents`, or one
-            adapter of the whole `corpus`.
+        adapters: what is attached: the merged adapters of the question's `documents`, the rows
+            that all documents' adapters share (`shared`), or one adapter of the whole `corpus`.
     """
 
     name: str
     passages: Literal["", "plain", "augmented"] = ""
-    adapters: Literal["", "documents", "corpus"] = ""
+    adapters: Literal["", "documents", "shared", "corpus"] = ""
 
     @property
     def needs_documents(self) -> bool:
         """Whether a question is answered from documents of its own."""
-        return bool(self.passages) or self.adapters == "documents"
+        return bool(self.passages) or self.needs_adapters
+
+    @property
+    def needs_adapters(self) -> bool:
+        """Whether adapters of these documents are read."""
+        return self.adapters in ("documents", "shared")
 
 
 MODES = {
@@ -40,6 +46,7 @@ MODES = {
     for mode in (
         Mode("closed_book"),
         Mode("in_context", passages="plain"),
+        Mode("in_context_rows", passages="plain", adapters="shared"),
         Mode("da_rag", passages="augmented"),
         Mode("parametric", adapters="documents"),
         Mode("combine", passages="plain", adapters="documents"),

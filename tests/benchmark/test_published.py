@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from prag_core import cli
 from prag_core.benchmark import run
 from prag_core.benchmark.options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.benchmark.published import load_published, published_f1
+
+from prag_core import cli
 from prag_core.pipeline.parts import Setup
 from tests.fixtures.benchmarks import (
     TYPES,

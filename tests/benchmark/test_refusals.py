@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from prag_core.benchmark.options import BenchmarkModel, BenchmarkSet, expand
+
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import ParametricRAG
 from tests.fixtures.benchmarks import (

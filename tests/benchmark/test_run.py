@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from prag_core.benchmark.options import BenchmarkSet
 from prag_core.benchmark.sets import KeptHits, choose
 from prag_core.benchmark.table import _estimates
+
 from prag_core.corpus.answer_scores import METRICS
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.estimates import bootstrap_interval, ratio_interval

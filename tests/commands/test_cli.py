@@ -109,7 +109,7 @@ def test_evaluate_writes_results_and_resolved_config(corpus, options, tmp_path, 
     assert run(*arguments) == 0
     assert "parametric" in capsys.readouterr().out
     results = json.loads((output / "results.json").read_text())
-    assert results["modes"]["shuffled"]["n"] == 6
+    assert results["conditions"]["shuffled"]["n"] == 6
     config = json.loads((output / "config.json").read_text())
     assert config["run"]["generation"]["max_new_tokens"] == 4
     assert run(*arguments[:-1], "--generation.max_new_tokens=5") == 2

@@ -84,7 +84,6 @@ def test_a_second_run_computes_nothing_again(folders, finished, monkeypatch):
 
     for name in ("knowledge", "similarity", "merging", "_contained"):
         monkeypatch.setattr(compare_parts, name, refuse)
-    monkeypatch.setattr(compare_quality.MeanControl, "answer", refuse)
     monkeypatch.setattr("prag_core.pipeline.answerer.generate", refuse)
     assert run(folders, "set", output) == 0
     again = json.loads((output / "report.json").read_text())

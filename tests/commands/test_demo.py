@@ -22,7 +22,7 @@ def test_demo_asks_every_mode_and_writes_results(tmp_path, capsys):
     assert cli.main(arguments) == 0
     printed = "".join(capsys.readouterr().out.split())  # titles wrap
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert set(results["paths"]["trained"]["report"]["modes"]) == set(MODES)
+    assert set(results["paths"]["trained"]["report"]["conditions"]) == set(MODES)
     assert len(results["examples"]) == 3
     for example in results["examples"]:
         assert "".join(example["question"].split()) in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -137,8 +138,33 @@ def test_sample(folder):
     assert {i for q in sample.questions for i in q.gold_ids} == set(sample.documents_by_id)
     kept = whole.sample(2, seed=1, keep_corpus=True)
     assert (kept.documents, kept.questions) == (whole.documents, sample.questions)
-    with pytest.raises(ValueError, match="got count_documents 5, expected 1 to 4"):
+    with pytest.raises(ValueError, match="got documents 5, expected 1 to 4"):
         whole.sample(5, seed=1)
+
+
+def test_sample_of_short_documents_in_the_order_drawn():
+    documents = tuple(Document("word " * (n + 1), source_id=str(n)) for n in range(20))
+    questions = tuple(
+        Question(f"{n}{k}", "Q?", ("a",), (documents[n].id,)) for n in range(20) for k in "ab"
+    )
+    whole = QuestionSet("s", documents, questions)
+    sample = whole.sample(6, seed=0, most_words=9)
+    drawn = random.Random(0).sample(range(9), 6)
+    assert [int(d.source_id) for d in sample.documents] == drawn
+    assert len(sample.questions) == 12 and len(whole.sample(0, 0, most_words=3).documents) == 3
+    with pytest.raises(ValueError, match="that have questions and at most 2 words"):
+        whole.sample(3, seed=0, most_words=2)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sample_of_questions_is_in_order(seed):
+    questions = tuple(Question(str(n), "Q?", ("a",)) for n in range(40))
+    whole = QuestionSet("s", (), questions)
+    sample = whole.sample_questions(9, seed)
+    places = [int(question.id) for question in sample.questions]
+    assert len(places) == 9 and places == sorted(places)
+    assert sample != whole.sample_questions(9, seed + 2)
+    assert whole.sample_questions(0, seed) == whole.sample_questions(99, seed) == whole
 
 
 def test_sample_of_multi_hop_questions_has_every_gold_document():

@@ -1,49 +1,82 @@
-"""Documents that stand in for a question's own in the shuffled control."""
+"""Documents that stand in for a question's own in the shuffled control, and distractors."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
 
+from prag_core.corpus.documents import Document
+from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
-from prag_core.evaluation.assignment import other_documents, replaced_scores
-from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.assignment import Assignment, neighbours, other_documents
+from prag_core.evaluation.conditions import parse_condition
 from prag_core.retrieval.bm25 import Hit
 
 
-def test_other_documents_are_a_seeded_derangement():
+@pytest.mark.parametrize("step", [1, 7, 25])
+def test_other_documents_are_a_derangement(step):
     corpus = [f"d{i}" for i in range(50)]
     used = [[d] for d in corpus]
-    others = other_documents(used, [set(row) for row in used], corpus, seed=3)
-    assert all(a != b for a, b in zip(used, others, strict=True))
+    others = other_documents(used, used, corpus, step)
+    assert [row[0] for row in others] == [corpus[(i + step) % 50] for i in range(50)]
     assert Counter(d for row in others for d in row) == Counter(corpus)
-    assert others == other_documents(used, [set(row) for row in used], corpus, seed=3)
-    assert others != other_documents(used, [set(row) for row in used], corpus, seed=4)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_other_documents_are_never_the_questions_own(seed):
-    corpus = [f"d{i}" for i in range(9)]
+    circle = random.Random(seed).sample([f"d{i}" for i in range(6)], 6)
     used = [["d0", "d1", "d2"], ["d1", "d3"], ["d4", "d0", "d5"], ["d2"]]
     own = [{*row, "d8"} for row in used]
-    others = other_documents(used, own, corpus, seed)
+    others = other_documents(used, own, circle, 1 + seed % 3, [f"d{i}" for i in range(9)])
     for row, forbidden, other in zip(used, own, others, strict=True):
         assert len(set(other)) == len(row) and not forbidden & set(other)
 
 
 def test_documents_beside_those_in_use_stand_in_where_needed():
-    assert other_documents([["d0"]], [{"d0", "d1"}], ["d0", "d1", "d2"], seed=0) == [["d2"]]
+    assert other_documents([["d0"]], [{"d0", "d1"}], ["d0"], 1, ["d0", "d1", "d2"]) == [["d2"]]
+
+
+def set_of(count: int, questions: int) -> QuestionSet:
+    documents = tuple(Document(f"text {i}") for i in range(count))
+    rows = [Question(f"q{i}", "?", ("x",), (documents[i].id,)) for i in range(questions)]
+    return QuestionSet("set", documents, tuple(rows))
 
 
 def test_stand_ins_are_merged_with_the_scores_of_what_they_replace():
-    class Rag:
-        def retrieve(self, questions, k):
-            return [[Hit("a", 3.0), Hit("b", 1.5)][:k] for _ in questions]
+    whole = set_of(5, 1)
+    a, b, c, *_ = (document.id for document in whole.documents)
 
-    question = Question("q", "?", ("x",))
-    options = EvaluationOptions(k=2)
-    assert replaced_scores(Rag(), [question], "shuffled", options) == [[3.0, 1.5]]
-    assert replaced_scores(Rag(), [question], "parametric", options) is None
-    gold = EvaluationOptions(retrieval="gold")
-    assert replaced_scores(Rag(), [question], "shuffled", gold) is None
+    def retrieve(questions, k):
+        return [[Hit(b, 3.0), Hit(c, 1.5)][:k] for _ in questions]
+
+    found = Assignment(whole, retrieve, 2, gold=False)
+    (row,) = found.rows(parse_condition("shuffled"))
+    assert [hit.score for hit in row] == [3.0, 1.5]
+    assert not {hit.document_id for hit in row} & {a, b, c}
+    assert found.rows(parse_condition("parametric")) == retrieve("?", 2)
+    assert found.rows(parse_condition("gold")) == [[Hit(a, 1.0)]]
+    assert found.rows(parse_condition("closed_book")) == [[]]
+
+
+def test_with_gold_documents_the_stand_in_is_half_way_round_the_set():
+    whole = set_of(6, 3)
+    rows = Assignment(whole, None).rows(parse_condition("shuffled"))
+    assert [row[0].document_id for row in rows] == [d.id for d in whole.documents[3:]]
+
+
+def test_neighbours_are_other_documents():
+    documents = [Document(f"{word} likes tea") for word in ("Ann", "Bo", "Cy", "Di", "Ed")]
+    for index, row in enumerate(neighbours(documents, 3, seed=0)):
+        assert index not in row and len({*row}) == 3
+
+
+def test_passages_come_in_random_order_and_adapters_the_gold_one_first():
+    whole = set_of(30, 30)
+    hits = Assignment(whole, None)
+    first = [row[0].document_id for row in hits.rows(parse_condition("gold+3"))]
+    assert first == [document.id for document in whole.documents]
+    rows = hits.rows(parse_condition("in_context+3"))
+    places = {[h.document_id for h in row].index(i) for row, i in zip(rows, first, strict=True)}
+    assert places == {0, 1, 2, 3}

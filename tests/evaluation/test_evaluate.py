@@ -8,11 +8,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from prag_core.corpus.answer_scores import Scores, score_answer
-from prag_core.evaluation.estimates import paired_bootstrap
+from prag_core.evaluation.estimates import Bootstrap
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.options import EvaluationOptions
-from prag_core.evaluation.results import EVALUATED_MODES, SHUFFLED
-from prag_core.pipeline.modes import MODES
 from prag_core.pipeline.parts import content_hash
 from tests.fixtures.evaluations import StubRag, options, town_set
 
@@ -21,15 +19,13 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_modes_are_the_pipelines_and_the_control():
-    assert {*EVALUATED_MODES} == {*MODES, SHUFFLED}
-
-
 def test_every_mode_is_scored_and_written(tmp_path):
     towns = town_set()
     modes = ("closed_book", "in_context", "parametric", "shuffled", "sft")
-    report = evaluate(StubRag(towns), towns, options(*modes), tmp_path)
-    assert {m: r.metrics["exact_match"].mean for m, r in report.modes.items()} == {
+    rag = StubRag(towns)
+    report = evaluate(rag, towns, options(*modes), tmp_path)
+    assert {*rag.made} == {document.id for document in towns.documents}
+    assert {m: r.metrics["exact_match"].mean for m, r in report.conditions.items()} == {
         "closed_book": 0,
         "in_context": 1,
         "parametric": 1,
@@ -43,11 +39,13 @@ def test_every_mode_is_scored_and_written(tmp_path):
         "question": "Who is mayor of town0 ?",
         "golden_answers": ["Mayor0"],
         "prediction": "Mayor0.",
-        "documents": [{"id": towns.documents[0].id, "score": 1.0}],
+        "documents": [{"id": towns.documents[0].id, "score": 1.0, "weight": 1.0}],
+        "path": "stub",
+        "prompt": "p",
         "scores": asdict(score_answer("Mayor0.", ["Mayor0"])),
     }
-    assert report.ratios["specificity"]["f1"] == 1
-    assert report.ratios["parametric / in_context"]["f1"] == 1
+    assert report.ratios["(parametric - shuffled) / parametric"]["f1"].mean == 1
+    assert report.ratios["parametric / in_context"]["f1"].mean == 1
     assert report.differences["parametric - closed_book"]["f1"].low == 1
     assert json.loads((tmp_path / "results.json").read_text()) == asdict(report)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
@@ -59,8 +57,8 @@ def test_retriever_finds_the_documents(tmp_path):
     towns = town_set(6)
     modes = ("parametric", "shuffled")
     report = evaluate(StubRag(towns), towns, options(*modes, retrieval="retriever"), tmp_path)
-    assert report.modes["parametric"].metrics["f1"].mean == 1
-    assert report.modes["shuffled"].metrics["f1"].mean == 0
+    assert report.conditions["parametric"].metrics["f1"].mean == 1
+    assert report.conditions["shuffled"].metrics["f1"].mean == 0
 
 
 def test_interrupted_run_resumes_by_id_to_the_same_results(tmp_path):
@@ -95,7 +93,7 @@ def test_every_torn_tail_is_dropped_and_redone(tmp_path):
         report = evaluate(rag, towns, options(), tmp_path)
         assert [question for _, question in rag.asked] == [towns.questions[4].question]
         assert [line["id"] for line in lines(path)] == [f"q{i}" for i in range(5)]
-        assert report.modes["parametric"].metrics["f1"].mean == 1
+        assert report.conditions["parametric"].metrics["f1"].mean == 1
 
 
 def test_modes_can_be_added_to_a_folder(tmp_path):
@@ -104,7 +102,7 @@ def test_modes_can_be_added_to_a_folder(tmp_path):
     rag = StubRag(towns)
     report = evaluate(rag, towns, options("in_context"), tmp_path)
     assert {mode for mode, _ in rag.asked} == {"in_context"}
-    assert list(report.modes) == ["in_context", "parametric"]
+    assert list(report.conditions) == ["in_context", "parametric"]
 
 
 def test_config_without_answers_claims_nothing(tmp_path):
@@ -112,23 +110,13 @@ def test_config_without_answers_claims_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         evaluate(StubRag(towns, fail_after=0), towns, options(), tmp_path)
     report = evaluate(StubRag(towns), towns, options(k=2), tmp_path)
-    assert report.modes["parametric"].n == 12
-
-
-def test_limit_is_a_seeded_sample_in_order(tmp_path):
-    towns = town_set(40)
-    ids = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        evaluate(StubRag(towns), towns, options(limit=9, seed=seed), tmp_path / name)
-        ids.append([line["id"] for line in lines(tmp_path / name / "parametric.jsonl")])
-    assert ids[0] == ids[1] != ids[2]
-    assert len(ids[0]) == 9 and ids[0] == sorted(ids[0], key=lambda i: int(i[1:]))
+    assert report.conditions["parametric"].n == 12
 
 
 def test_few_questions_have_means_without_intervals(tmp_path):
     towns = town_set(3)
     report = evaluate(StubRag(towns), towns, options("parametric", "shuffled"), tmp_path)
-    estimate = report.modes["parametric"].metrics["f1"]
+    estimate = report.conditions["parametric"].metrics["f1"]
     assert (estimate.mean, estimate.low, estimate.high) == (1, None, None)
     assert report.differences["parametric - shuffled"]["f1"].mean == 1
 
@@ -141,19 +129,59 @@ def test_intervals_and_differences_are_over_paired_questions(tmp_path):
     )
     towns = replace(towns, questions=half)
     report = evaluate(StubRag(towns), towns, options("parametric", "closed_book"), tmp_path)
-    f1 = report.modes["parametric"].metrics["f1"]
+    f1 = report.conditions["parametric"].metrics["f1"]
     assert f1.low < f1.mean == 0.5 < f1.high
     difference = report.differences["parametric - closed_book"]["f1"]
-    expected = paired_bootstrap([1.0, 0.0] * 10, [0.0] * 20)
-    assert (difference.mean, difference.low, difference.high) == expected
-    assert list(f1.__dataclass_fields__) == ["mean", "low", "high"]
-    assert set(report.modes["parametric"].metrics) == set(Scores.__dataclass_fields__)
+    documents = Bootstrap([q.gold_ids[0] for q in towns.questions])
+    assert difference == documents.difference([1.0, 0.0] * 10, [0.0] * 20)
+    assert set(report.conditions["parametric"].metrics) == set(Scores.__dataclass_fields__)
+
+
+def test_questions_of_a_document_are_resampled_together(tmp_path):
+    towns = town_set(20)
+    again = [replace(q, id=f"{q.id}-{n}") for q in towns.questions for n in range(4)]
+    many = replace(towns, questions=tuple(again))
+    mixed = [replace(q, golden_answers=("x",)) if i % 8 < 4 else q for i, q in enumerate(again)]
+    many = replace(many, questions=tuple(mixed))
+    once = replace(many, questions=tuple(mixed[::4]))
+    found = [
+        evaluate(StubRag(towns), chosen, options(), tmp_path / name).conditions["parametric"]
+        for name, chosen in (("many", many), ("once", once))
+    ]
+    assert found[0].metrics == found[1].metrics  # four times the same says no more
+    assert (found[0].n, found[1].n) == (80, 20)
+
+
+def test_conditions_of_gold_documents_have_files_that_every_system_takes(tmp_path):
+    towns = town_set(8)
+    names = ("gold", "rank:4", "gold+2", "gold+2:relative", "gold+3:concatenate", "mean")
+    rag = StubRag(towns)
+    report = evaluate(rag, towns, options(*names, retrieval="retriever", k=2), tmp_path)
+    assert [*report.conditions] == [
+        "gold", "mean", "rank:4", "gold+2", "gold+2:relative", "gold+3:concatenate",
+    ]  # fmt: skip
+    assert (tmp_path / "gold+2=relative.jsonl").exists() and (tmp_path / "rank=4.jsonl").exists()
+    used = {}
+    for (_, hits, chosen), name in zip(rag.used, [n for n in names for _ in range(8)], strict=True):
+        used.setdefault(name, []).append((hits, chosen))
+    assert all(chosen.rank == 4 for _, chosen in used["rank:4"])
+    gold = [document.id for document in towns.documents]
+    for name, size in (("gold", 1), ("rank:4", 1), ("gold+2", 3), ("gold+3:concatenate", 4)):
+        rows = [hits for hits, _ in used[name]]
+        assert [row[0].document_id for row in rows] == gold
+        assert all(len({h.document_id for h in row}) == size for row in rows)
+        assert {h.score for row in rows for h in row} == {1.0}
+    assert {chosen.merge_method for _, chosen in used["gold+3:concatenate"]} == {"concatenate"}
+    scores = [[h.score for h in hits] for hits, _ in used["gold+2:relative"]]
+    assert all(row[0] == max(row) > row[1] for row in scores)  # what the retriever gave them
+    assert not any(hits for hits, _ in used["mean"])
+    assert {*rag.made} == {*gold}
 
 
 def test_two_documents_are_exchanged(tmp_path):
     towns = town_set(2)
     report = evaluate(StubRag(towns), towns, options("shuffled"), tmp_path)
-    assert report.modes["shuffled"].metrics["f1"].mean == 0
+    assert report.conditions["shuffled"].metrics["f1"].mean == 0
 
 
 def test_options_are_a_command_line():
@@ -161,9 +189,9 @@ def test_options_are_a_command_line():
 
     parser = ArgumentParser()
     parser.add_class_arguments(EvaluationOptions, "evaluation")
-    arguments = ["--evaluation.modes", "[parametric, sft]", "--evaluation.limit", "7"]
+    arguments = ["--evaluation.conditions", "[parametric, 'gold+9:relative']"]
     parsed = parser.instantiate_classes(parser.parse_args(arguments)).evaluation
-    assert parsed == EvaluationOptions(modes=("parametric", "sft"), limit=7)
+    assert parsed == EvaluationOptions(conditions=("parametric", "gold+9:relative"))
 
 
 def test_a_card_and_its_pictures_do_not_change_a_checkpoint(tmp_path):

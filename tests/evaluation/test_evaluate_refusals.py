@@ -48,9 +48,7 @@ def test_malformed_line_is_named(tmp_path):
 def test_shuffled_refuses_a_corpus_of_one(tmp_path, retrieval):
     one = town_set(1)
     folder = tmp_path / "run"
-    with pytest.raises(
-        ValueError, match=r"got 1 documents, 1 .* expected 1 other for mode shuffled"
-    ):
+    with pytest.raises(ValueError, match=r"got 1 documents, 1 .* expected 1 other for shuffled"):
         evaluate(StubRag(one), one, options("shuffled", retrieval=retrieval), folder)
     assert not folder.exists()
 
@@ -98,12 +96,11 @@ def test_gold_ids_are_not_needed_without_gold_retrieval(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"modes": ()}, r"got modes \[\], expected different ones of closed_book"),
-        ({"modes": ("closed",)}, r"got modes \['closed'\]"),
-        ({"modes": ("sft", "sft")}, r"got modes \['sft', 'sft'\]"),
+        ({"conditions": ()}, r"got conditions \[\], expected one or more different ones"),
+        ({"conditions": ("closed",)}, r"got condition 'closed', expected one of closed_book"),
+        ({"conditions": ("sft", "sft")}, r"got conditions \['sft', 'sft'\]"),
         ({"k": 0}, "got k 0"),
         ({"chunk": 0}, "chunk 0"),
-        ({"limit": 0}, "limit 0"),
         ({"retrieval": "best"}, "got retrieval 'best', expected gold or retriever"),
     ],
 )

@@ -8,53 +8,74 @@ import pytest
 from rich.console import Console
 
 from prag_core.corpus.answer_scores import METRICS
-from prag_core.evaluation.estimates import bootstrap_interval
-from prag_core.evaluation.results import append_answers, format_table, read_answers, summarise
+from prag_core.corpus.questions import Question
+from prag_core.evaluation.estimates import Bootstrap
+from prag_core.evaluation.results import append_answers, read_answers, summarise
+from prag_core.evaluation.tables import report_table
 
 
-def fill(folder, **modes: list[float]) -> list[str]:
-    """Write answers whose every metric is the given value; return the question ids."""
-    for mode, values in modes.items():
-        records = [
-            {"id": f"q{i}", "scores": dict.fromkeys(METRICS, value), "seconds": 0.5}
+def report(**conditions: list[float]):
+    """Report on answers whose every metric is the given value; every question has its document."""
+    count = max(map(len, conditions.values()))
+    questions = [Question(f"q{i}", "?", ("x",), (f"d{i}",)) for i in range(count)]
+    answers = {
+        name: {
+            f"q{i}": {"scores": dict.fromkeys(METRICS, value), "seconds": 0.5}
             for i, value in enumerate(values)
-        ]
-        append_answers(folder / f"{mode}.jsonl", records)
-    return [f"q{i}" for i in range(len(next(iter(modes.values()))))]
+        }
+        for name, values in conditions.items()
+    }
+    return summarise("towns", questions, answers, seed=0)
 
 
-def test_means_intervals_ratios_and_differences(tmp_path):
-    ids = fill(
-        tmp_path,
-        parametric=[1.0, 0.5, 0.5, 0.0, 0.5],
+def test_means_intervals_ratios_and_differences():
+    own = [1.0, 0.5, 0.5, 0.0, 0.5]
+    found = report(
+        parametric=own,
         shuffled=[0.0, 0.5, 0.0, 0.0, 0.5],
         in_context=[1.0, 1.0, 1.0, 1.0, 0.0],
         combine=[1.0] * 5,
     )
-    report = summarise("set", ids, tmp_path, seed=0)
-    own = report.modes["parametric"]
-    assert (own.n, own.seconds, own.metrics["f1"].mean) == (5, 2.5, 0.5)
-    low, high = bootstrap_interval([1.0, 0.5, 0.5, 0.0, 0.5])
-    assert (own.metrics["f1"].low, own.metrics["f1"].high) == (low, high)
-    assert report.ratios["specificity"]["f1"] == pytest.approx(0.6)
-    assert report.ratios["parametric / in_context"]["f1"] == pytest.approx(0.625)
-    assert report.ratios["combine / in_context"]["f1"] == pytest.approx(1.25)
-    assert list(report.differences) == ["parametric - shuffled", "parametric - in_context"]
-    assert report.differences["parametric - in_context"]["f1"].mean == pytest.approx(-0.3)
+    cell = found.conditions["parametric"]
+    assert (cell.n, cell.seconds) == (5, 2.5)
+    assert cell.metrics["f1"] == Bootstrap(range(5)).mean(own)
+    ratios = {name: row["f1"].mean for name, row in found.ratios.items()}
+    assert ratios == pytest.approx(
+        {
+            "(parametric - shuffled) / parametric": 0.6,
+            "parametric / in_context": 0.625,
+            "combine / in_context": 1.25,
+        }
+    )
+    assert list(found.differences) == [
+        "parametric - shuffled", "parametric - in_context", "combine - in_context",
+    ]  # fmt: skip
+    assert found.differences["parametric - in_context"]["f1"].mean == pytest.approx(-0.3)
+    assert 0 < found.differences["parametric - in_context"]["f1"].p <= 1
 
 
-def test_ratio_to_zero_is_undefined(tmp_path):
-    ids = fill(tmp_path, parametric=[0.0] * 5, shuffled=[0.0] * 5, in_context=[0.0] * 5)
-    report = summarise("set", ids, tmp_path, seed=0)
-    assert report.ratios["specificity"]["f1"] is None
-    assert report.ratios["parametric / in_context"]["f1"] is None
+def test_ratios_are_to_the_own_adapter_and_the_best_reading():
+    found = report(
+        closed_book=[1, 0, 0, 1, 0, 0], in_context=[1, 1, 0, 0, 0, 0],
+        in_context_rows=[1, 0, 0, 0, 0, 0], gold=[1, 1, 1, 1, 0, 0], parametric=[0] * 6,
+        shuffled=[1, 0, 0, 0, 0, 0], **{"gold+2": [1, 1, 0, 0, 0, 0], "rank:8": [1, 0, 0, 0, 0, 0]},
+    )  # fmt: skip
+    assert {name: row["containment"].mean for name, row in found.ratios.items()} == {
+        "(gold - shuffled) / gold": 0.75, "gold / in_context": 2, "gold+2 / gold": 0.5,
+        "rank:8 / gold": 0.25, "closed_book's kept by shuffled": 0.5,
+    }  # fmt: skip
 
 
-def test_mode_with_missing_answers_is_left_out(tmp_path):
-    ids = fill(tmp_path, parametric=[1.0] * 5, shuffled=[1.0] * 4)
-    report = summarise("set", ids, tmp_path, seed=0)
-    assert list(report.modes) == ["parametric"]
-    assert not report.differences and not report.ratios
+def test_ratio_to_zero_is_undefined():
+    found = report(parametric=[0.0] * 5, shuffled=[0.0] * 5, in_context=[0.0] * 5)
+    assert found.ratios["(parametric - shuffled) / parametric"]["f1"] is None
+    assert found.ratios["parametric / in_context"]["f1"] is None
+
+
+def test_condition_with_missing_answers_is_left_out():
+    found = report(parametric=[1.0] * 5, shuffled=[1.0] * 4)
+    assert list(found.conditions) == ["parametric"]
+    assert not found.differences and not found.ratios
 
 
 def test_line_separators_inside_texts_do_not_split_lines(tmp_path):
@@ -63,22 +84,25 @@ def test_line_separators_inside_texts_do_not_split_lines(tmp_path):
     assert read_answers(tmp_path / "sft.jsonl") == {record["id"]: record}
 
 
-def test_table_fits_a_terminal_and_shows_percent(tmp_path):
-    ids = fill(
-        tmp_path,
-        closed_book=[0.0] * 6,
-        in_context=[1.0] * 6,
-        parametric=[0.5, 0.25] * 3,
-        shuffled=[0.0] * 6,
+def test_table_fits_a_terminal_and_shows_percent():
+    table = report_table(
+        report(
+            closed_book=[0.0] * 6,
+            in_context=[1.0] * 6,
+            parametric=[0.5, 0.25] * 3,
+            shuffled=[0.0] * 6,
+        )
     )
+    rows = {row[0]: row[1:] for section in table.sections for row in section}
+    assert rows["parametric"] == ("37.5 (29.2 to 45.8)",) * 3
+    assert rows["in_context"] == ("100.0 (100.0 to 100.0)",) * 3
+    assert rows["(parametric - shuffled) / parametric"][0] == "100.0 (100.0 to 100.0)"
+    assert rows["parametric - in_context"][0] == "-62.5 (-70.8 to -54.2)"
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(format_table(summarise("towns", ids, tmp_path, seed=0)))
-    shown = console.export_text().splitlines()
-    assert "towns: 6 questions" in shown[0]
-    rows = [line.split() for line in shown]
-    at = rows.index(["parametric", *["37.5"] * len(METRICS)])
-    assert rows[at + 1] == ["29.2..45.8"] * len(METRICS)
-    assert rows[rows.index(["in_context", *["100.0"] * 5]) + 1] == ["100.0..100.0"] * 5
-    assert ["specificity", *["100"] * 5] in rows
-    assert ["parametric", "-", *["-62.5"] * 5] in rows
-    assert "…" not in "".join(shown)
+    console.print(table.rich())
+    shown = console.export_text()
+    assert shown.startswith("towns: 6 questions about 6 documents")
+    assert shown.count("37.5 (29.2 to 45.8)") == 3 and "…" not in shown
+    markdown = table.markdown().splitlines()
+    assert markdown[2] == "| condition | F1 | containment | exact match |"
+    assert "| parametric | 37.5 (29.2 to 45.8) |" in table.markdown()

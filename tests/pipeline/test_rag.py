@@ -90,8 +90,9 @@ def test_unknown_id_removes_nothing(fast):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_answers_every_question(tiny_base, store, mode):
-    trainer = make_parametrizer("trained", tiny_base)
-    rag = ParametricRAG(tiny_base, parametrizer=trainer, store=store, generation=SHORT)
+    path = "generated" if mode == "in_context_rows" else "trained"
+    made = make_parametrizer(path, tiny_base)
+    rag = ParametricRAG(tiny_base, parametrizer=made, store=store, generation=SHORT)
     answers = rag.add_documents(CORPUS).answer(QUESTIONS, mode, k=2)
     assert [answer.question for answer in answers] == QUESTIONS
     assert {answer.mode for answer in answers} == {mode}

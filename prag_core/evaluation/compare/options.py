@@ -70,6 +70,4 @@ class CompareOptions:
 
     def evaluation(self) -> EvaluationOptions:
         """Return the options of `evaluate`."""
-        return EvaluationOptions(
-            k=self.k, retrieval=self.retrieval, seed=self.seed, limit=self.limit
-        )
+        return EvaluationOptions(k=self.k, retrieval=self.retrieval, seed=self.seed)

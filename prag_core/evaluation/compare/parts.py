@@ -10,13 +10,13 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from prag_core.adapters.similarity import Sketcher, compare_adapters, summarise
+from prag_core.evaluation.compare.likelihood import answer_sequences, mean_nll, text_sequences
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question
 from prag_core.evaluation.assignment import neighbours, other_documents
-from prag_core.evaluation.compare.likelihood import answer_sequences, mean_nll, text_sequences
-from prag_core.evaluation.estimates import SMALLEST_SAMPLE, ratio_interval
-from prag_core.evaluation.results import SHUFFLED, estimate
+from prag_core.evaluation.conditions import SHUFFLED
+from prag_core.evaluation.estimates import Bootstrap, Estimate
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.retrieval.bm25 import Hit
 
@@ -69,12 +69,19 @@ def knowledge(
     return part
 
 
+def estimate(values: np.ndarray, seed: int) -> Estimate:
+    """Return the mean of one value a document or question."""
+    return Bootstrap(range(len(values)), seed).mean(values)
+
+
 def _others(ids: Sequence[str], seed: int) -> dict[str, str]:
     """Return another document for each; none where there is only one."""
     if len(ids) < 2:
         return {}
     rows = [[i] for i in ids]
-    return {i: row[0] for i, row in zip(ids, other_documents(rows, rows, ids, seed), strict=True)}
+    circle = random.Random(seed).sample(ids, len(ids))
+    others = other_documents(rows, rows, circle, 1)
+    return {i: row[0] for i, row in zip(ids, others, strict=True)}
 
 
 def _answer_nll(
@@ -107,8 +114,7 @@ def _gap_closed(answers: Mapping[str, Sequence[float]], path: str, seed: int) ->
     gained = estimate(bottom, seed)
     if gained.low is None or gained.low <= 0:
         return None
-    mean, low, high = ratio_interval(top, bottom, seed=seed)
-    return {"mean": mean, "low": low, "high": high}
+    return asdict(Bootstrap(range(len(top)), seed).ratio(top, bottom))
 
 
 def similarity(rags: Rags, documents: Sequence[Document]) -> dict:
@@ -146,10 +152,7 @@ def side_effects(
             continue
         without = np.array([row["none"] for row in rows])
         with_other = np.array([row[f"{path}/other"] for row in rows])
-        change = {"mean": float(with_other.mean() / without.mean()) - 1, "low": None, "high": None}
-        if len(rows) >= SMALLEST_SAMPLE:
-            _, low, high = ratio_interval(with_other, without, seed=seed)
-            change |= {"low": low - 1, "high": high - 1}
+        change = asdict(Bootstrap(range(len(rows)), seed).ratio(with_other - without, without))
         part[path] = {
             "text_without": known["text"]["none"],
             "text_with": known["text"][f"{path}/other"],

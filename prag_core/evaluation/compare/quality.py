@@ -8,64 +8,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from prag_core.adapters.adapter import Adapter
-from prag_core.adapters.merge import mean_adapter
 from prag_core.corpus.answer_scores import METRICS
 from prag_core.corpus.question_sets import Question, QuestionSet
-from prag_core.evaluation.estimates import SMALLEST_SAMPLE, paired_permutation, ratio_interval
+from prag_core.evaluation.conditions import SHUFFLED
+from prag_core.evaluation.estimates import Bootstrap, document_groups
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.options import EvaluationOptions
-from prag_core.evaluation.pipeline_run import evaluate_pipeline
-from prag_core.evaluation.results import SHUFFLED, Values, answers_path, read_answers
-from prag_core.model.generate import generate
-from prag_core.model.prompts import extract_answer, question_prompt
-from prag_core.pipeline.answers import Answer
+from prag_core.evaluation.results import Scores, answers_path, read_answers
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import ParametricRAG
 
 SHARED_MODES = ("closed_book", "in_context", "da_rag", "sft")  # the same for every path
 PATH_MODES = ("parametric", "combine", SHUFFLED, "mean")
 MODES = (*SHARED_MODES, *PATH_MODES)
-
-
-class MeanControl:
-    """Answers every question with one adapter, the mean of all documents' updates."""
-
-    def __init__(self, rag: ParametricRAG, document_ids: Sequence[str]) -> None:
-        """Choose the documents."""
-        self.rag, self.document_ids = rag, document_ids
-
-    @cached_property
-    def adapter(self) -> Adapter:
-        """The mean, computed when the first question is asked."""
-        return mean_adapter(self.rag.adapter(i) for i in self.document_ids)
-
-    def answer(
-        self,
-        questions: Sequence[str],
-        mode: str,
-        k: int,
-        document_ids: Sequence[Sequence[str]] | None = None,
-        scores: Sequence[Sequence[float]] | None = None,
-    ) -> list[Answer]:
-        """Answer without passages; mode and documents do not matter."""
-        rag, style = self.rag, self.rag.options.style
-        prompts = [question_prompt(rag.base.tokenizer, q, (), style) for q in questions]
-        texts = generate(rag.base, prompts, self.adapter, rag.generation)
-        return [
-            Answer(q, extract_answer(text, style), mode)
-            for q, text in zip(questions, texts, strict=True)
-        ]
-
-    def retrieve(self, questions: Sequence[str], k: int):
-        """Search as the pipeline does."""
-        return self.rag.retrieve(questions, k)
 
 
 def ask(
@@ -104,25 +64,17 @@ def ask(
     if SHUFFLED in modes and len(question_set.documents) < 2:
         modes.remove(SHUFFLED)
         notes.append("shuffled is left out: it needs another document.")
-    if "mean" in modes and "parametric" not in modes:
-        notes.append("mean is left out: it is the mean of what parametric uses; add that mode.")
     plan = [("shared", owner or next(iter(rags)), shared)]
-    plan += [(path, path, [m for m in PATH_MODES[:-1] if m in modes]) for path in rags]
+    plan += [(path, path, [m for m in PATH_MODES if m in modes]) for path in rags]
     for name, path, asked in plan:
         if asked:
-            chosen = replace(options, modes=tuple(asked))
-            place, own = folder / name, replace(setup, path=path)
-            evaluate_pipeline(rags[path], question_set, chosen, place, own)
+            chosen = replace(options, conditions=tuple(asked))
+            place, rag = folder / name, rags[path]
+            config = replace(setup, path=path).answer_config()
+            config["base_fingerprint"] = rag.base.fingerprint
+            evaluate(rag, question_set, chosen, place, config)
             prefix = "" if name == "shared" else f"{path}/"
             answers |= {prefix + m: read_answers(answers_path(place, m)) for m in asked}
-    for path in rags if {"mean", "parametric"} <= {*modes} else ():
-        rows = answers[f"{path}/parametric"].values()
-        used = dict.fromkeys(found["id"] for row in rows for found in row["documents"])
-        control = MeanControl(rags[path], list(used))
-        chosen, place = replace(options, modes=("parametric",)), folder / f"{path}_mean"
-        config = replace(setup, path=path).answer_config() | {"control": "mean"}
-        evaluate(control, question_set, chosen, place, config)
-        answers[f"{path}/mean"] = read_answers(answers_path(place, "parametric"))
     return answers, notes
 
 
@@ -137,7 +89,7 @@ def quality(
         seed: of the bootstrap and the permutations.
     """
     ids = [question.id for question in questions]
-    owners = _owners(questions)
+    bootstrap = Bootstrap(document_groups(questions), seed)
     values = {
         mode: {m: np.array([found[i]["scores"][m] for i in ids]) for m in METRICS}
         for mode, found in answers.items()
@@ -146,13 +98,13 @@ def quality(
         mode: {
             "n": len(ids),
             "seconds": round(sum(found[i]["seconds"] for i in ids), 3),
-            "metrics": {m: _estimate(values[mode][m], owners, seed) for m in METRICS},
+            "metrics": {m: asdict(bootstrap.mean(values[mode][m])) for m in METRICS},
         }
         for mode, found in answers.items()
     }
     return {
         "modes": modes,
-        "differences": [_difference(a, b, values, owners, seed) for a, b in _pairs(values)],
+        "differences": [_difference(a, b, values, bootstrap) for a, b in _pairs(values)],
         "per_document": _per_document(values, questions),
     }
 
@@ -198,36 +150,14 @@ def _pairs(modes: Iterable[str]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in wanted if a in modes and b in modes]
 
 
-def _owners(questions: Sequence[Question]) -> np.ndarray:
-    """Number the questions' documents (N,): those of one document share their adapter."""
-    places: dict[str, int] = {}
-    names = [question.gold_ids[0] if question.gold_ids else question.id for question in questions]
-    return np.array([places.setdefault(name, len(places)) for name in names])
-
-
-def _estimate(values: np.ndarray, owners: np.ndarray, seed: int) -> dict:
-    """Return mean and interval; documents are resampled with all their questions."""
-    sums, counts = np.bincount(owners, values), np.bincount(owners)
-    if len(sums) < SMALLEST_SAMPLE:
-        return {"mean": float(values.mean()), "low": None, "high": None}
-    mean, low, high = ratio_interval(sums, counts, seed=seed)
-    return {"mean": mean, "low": low, "high": high}
-
-
-def _difference(
-    a: str, b: str, values: Mapping[str, Values], owners: np.ndarray, seed: int
-) -> dict:
-    """Return a - b with interval and p; signs are flipped document by document."""
-    metrics = {}
-    for metric in METRICS:
-        difference = values[a][metric] - values[b][metric]
-        sums = np.bincount(owners, difference)
-        p = paired_permutation(sums, 0 * sums, seed=seed) if len(sums) >= SMALLEST_SAMPLE else None
-        metrics[metric] = _estimate(difference, owners, seed) | {"p": p}
+def _difference(a: str, b: str, values: Mapping[str, Scores], bootstrap: Bootstrap) -> dict:
+    """Return a - b with interval and p."""
+    pairs = {m: (values[a][m], values[b][m]) for m in METRICS}
+    metrics = {m: asdict(bootstrap.difference(*pair)) for m, pair in pairs.items()}
     return {"a": a, "b": b, "metrics": metrics}
 
 
-def _per_document(values: Mapping[str, Values], questions: Sequence[Question]) -> list[dict]:
+def _per_document(values: Mapping[str, Scores], questions: Sequence[Question]) -> list[dict]:
     """Average containment over the questions of every document that is a question's only gold."""
     rows: dict[str, list[int]] = {}
     for index, question in enumerate(questions):

@@ -27,7 +27,7 @@ from prag_core.evaluation.compare import parts as compare_parts
 from prag_core.evaluation.compare import quality as compare_quality
 from prag_core.evaluation.compare.options import NEED_QUESTIONS, PARTS, CompareOptions
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE
-from prag_core.evaluation.evaluate import chosen_questions
+from prag_core.evaluation.evaluate import check_questions
 from prag_core.evaluation.results import claim_folder
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
@@ -64,9 +64,10 @@ def compare_paths(
             f"got no documents in {question_set.name}, expected those that its questions are "
             "about: give a folder with corpus.jsonl and questions.jsonl"
         )
-    questions = []
-    if question_set.questions:
-        questions = chosen_questions(question_set.questions, options.evaluation())
+    question_set = question_set.sample_questions(options.limit or 0, options.seed)
+    questions = list(question_set.questions)
+    if questions:
+        check_questions(questions)
     if questions and options.retrieval == "gold":
         require_gold(questions, [document.id for document in question_set.documents])
     parts, notes = _wanted(options.parts, questions)

@@ -1,1 +1,0 @@
-"""Benchmark: a grid of evaluations, as one table."""

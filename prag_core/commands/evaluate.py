@@ -1,0 +1,70 @@
+"""Evaluate: a question set goes in; every condition's scores, with intervals, come out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from prag_core.corpus.question_sets import load_question_set
+from prag_core.evaluation.evaluate import evaluate as evaluate_set
+from prag_core.evaluation.foreign import read_hits, read_predictions
+from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.tables import report_table
+from prag_core.evaluation.unrelated import draw_texts
+from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.rag import build_pipeline
+
+
+def evaluate(
+    question_set: str,
+    setup: Setup,
+    output: str = "runs/evaluate",
+    store: str = "",
+    evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008 (frozen)
+    documents: int = 0,
+    questions: int = 0,
+    most_words: int = 0,
+    split: str = "",
+    skip_bad: bool = False,
+    hits: str = "",
+    predictions: tuple[str, ...] = (),
+    unrelated: str = "",
+    texts: int = 48,
+) -> None:
+    """Score a question set in any conditions, with intervals and controls; resumable.
+
+    Args:
+        question_set: folder, file, or hub name (see the README for the formats).
+        setup: shared settings.
+        output: folder for answers, resolved config and results.
+        store: folder of the adapter store; `<output>/store` when empty.
+        evaluation: conditions, documents a question.
+        documents: draw so many documents with all their questions (seed: evaluation.seed); 0
+            takes all. The retriever then searches these documents only.
+        questions: draw so many of their questions; 0 takes all.
+        most_words: draw no longer documents; 0 for any length.
+        split: split of the question set, where it has several.
+        skip_bad: leave out bad records and questions whose gold documents are missing.
+        hits: run in TREC's format: the documents that another retriever found.
+        predictions: files of another system's answers, {id: prediction} or lines of
+            {"id", "prediction"}; each is scored under its name.
+        unrelated: corpus whose texts' loss is measured with the documents' adapters.
+        texts: drawn from it.
+    """
+    chosen, seed = load_question_set(question_set, split, skip_bad=skip_bad), evaluation.seed
+    if documents or most_words:
+        chosen = chosen.sample(documents, seed, most_words=most_words)
+    chosen = chosen.sample_questions(questions, seed)
+    ranked = read_hits(hits, chosen) if hits else None
+    foreign = _scored(predictions, chosen.questions)
+    strangers = draw_texts(unrelated, texts, seed) if unrelated else None
+    with build_pipeline(setup, store or Path(output) / "store", chosen.documents) as rag:
+        config = setup.answer_config() | {"base_fingerprint": rag.base.fingerprint}
+        report = evaluate_set(rag, chosen, evaluation, output, config, ranked, foreign, strangers)
+    Console().print(report_table(report).rich())
+
+
+def _scored(files: Sequence[str], questions: Sequence) -> dict[str, dict]:
+    return {Path(file).stem: read_predictions(file, questions) for file in files}

@@ -1,0 +1,114 @@
+"""Conditions: a name goes in, what is asked how comes out: mode, documents and options.
+
+closed_book, in_context, in_context_rows, da_rag, parametric, combine, sft    the modes, from
+            each question's documents: its gold ones, or those that a retriever found
+gold        parametric, from the gold documents, whatever a retriever finds
+shuffled    parametric, from other documents in their place: what it scores is the answer's
+            format and general tuning, no knowledge of the document
+mean        the mean of all adapters in use, whatever the question: what they have in common
+rank:R      gold, adapters cut to R rows a module
+gold+K      the gold document's adapter merged with those of K others, half of them its BM25
+            neighbours; gold+K:WEIGHTING for another than `ones` (see `merge_weights`),
+            gold+K:concatenate for their plain sum
+in_context+K, combine+K    the same documents in the prompt, and both; in random order
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from prag_core.adapters.merge import WEIGHTINGS
+from prag_core.pipeline.answers import AnswerOptions
+from prag_core.pipeline.modes import MODES, Mode, find_mode
+
+SHUFFLED, MEAN = "shuffled", "mean"
+ORDER = (
+    "closed_book", "in_context", "in_context_rows", "da_rag", "parametric", "gold", "combine",
+    SHUFFLED, MEAN, "sft", "rank",
+)  # fmt: skip
+GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
+RANK = re.compile(r"rank:(\d+)")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to ask a question set.
+
+    Attributes:
+        name: as it is given and stands in tables.
+        mode: how the `Answerer` answers (see `pipeline.modes`).
+        documents: which documents a question is answered from: its `own` (by the evaluation's
+            retrieval), its `gold` ones, `other` ones in place of its own, or none at all but the
+            mean over `all`.
+        neighbours: other documents beside the first gold one.
+        overrides: fields of `AnswerOptions` that it sets.
+    """
+
+    name: str
+    mode: str
+    documents: Literal["own", "gold", "other", "all"] = "own"
+    neighbours: int = 0
+    overrides: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def how(self) -> Mode:
+        """The mode's record."""
+        return find_mode(self.mode)
+
+    @property
+    def needs_adapters(self) -> bool:
+        """Whether documents' adapters are made for it."""
+        return self.how.needs_adapters or self.documents == "all"
+
+    def options(self, usual: AnswerOptions) -> AnswerOptions:
+        """Return the options that it is asked with."""
+        return replace(usual, **self.overrides)
+
+
+def parse_condition(name: str) -> Condition:
+    """Return the condition of a name; ValueError for a name that means none."""
+    if name in MODES:
+        return Condition(name, name)
+    if name == "gold":
+        return Condition(name, "parametric", "gold")
+    if name == SHUFFLED:
+        return Condition(name, "parametric", "other")
+    if name == MEAN:  # one adapter for all questions, as in mode sft, but another one
+        return Condition(name, "sft", "all")
+    if match := RANK.fullmatch(name):
+        return Condition(name, "parametric", "gold", overrides={"rank": int(match[1])})
+    if (match := GROUP.fullmatch(name)) and (match["base"] != "in_context" or not match["how"]):
+        how = match["how"] or "ones"
+        if how in (*WEIGHTINGS, "concatenate"):
+            summed = {"merge_weights": "ones", "merge_method": how}
+            overrides = summed if how == "concatenate" else {"merge_weights": how}
+            mode = "parametric" if match["base"] == "gold" else match["base"]
+            return Condition(name, mode, "gold", int(match["count"]), overrides)
+    raise ValueError(
+        f"got condition {name!r}, expected one of {', '.join((*MODES, 'gold', SHUFFLED, MEAN))}, "
+        "rank:R, gold+K, in_context+K or combine+K, with adapters also "
+        f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}: correct it"
+    )
+
+
+def in_order(name: str) -> tuple:
+    """Return the key by which conditions are sorted in tables."""
+    base, *numbers = re.split(r"[+:]", name)
+    place = len(ORDER) if "+" in name else ORDER.index(base) if base in ORDER else len(ORDER) + 1
+    return (place, base, *(f"{int(n):06}" if n.isdecimal() else n for n in numbers))
+
+
+def file_name(condition: str) -> str:
+    """Return a condition's file of answers, a name that every file system takes."""
+    return condition.replace(":", "=") + ".jsonl"
+
+
+def condition_of(file: str) -> str | None:
+    """Return the condition whose answers a file holds; None for another file."""
+    name = file.removesuffix(".jsonl").replace("=", ":")
+    try:
+        return parse_condition(name).name
+    except ValueError:
+        return None

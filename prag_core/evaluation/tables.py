@@ -1,0 +1,85 @@
+"""Tables: records go in, one table comes out, for the terminal (rich) and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table as RichTable
+
+from prag_core.evaluation.estimates import Estimate, format_estimate
+from prag_core.evaluation.results import Report
+
+SHOWN = {"f1": "F1", "containment": "containment", "exact_match": "exact match"}
+EXPLAINED = "In %, with 95 % intervals (bootstrap over documents)."
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts in rows and columns.
+
+    Attributes:
+        title: above it.
+        headings: of the columns.
+        sections: rows that belong together; a line parts them.
+        note: below it.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    sections: tuple[tuple[tuple[str, ...], ...], ...]
+    note: str = ""
+
+    def rich(self) -> RichTable:
+        """Return it for the terminal; the first column is on the left, the others on the right."""
+        table = RichTable(
+            title=self.title, title_justify="left", caption=self.note or None,
+            caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        )  # fmt: skip
+        for number, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if number else "left", overflow="fold")
+        for rows in self.sections:
+            for row in rows:
+                table.add_row(*row)
+            table.add_section()
+        return table
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        rows = [self.headings, ("---",) * len(self.headings)]
+        rows += [row for section in self.sections for row in section]
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+        return "\n".join([f"**{self.title}**", "", *lines, *(["", self.note] if self.note else [])])
+
+
+def metric_rows(
+    records: Mapping[str, Mapping[str, Estimate | None]],
+    metrics: Sequence[str] = tuple(SHOWN),
+    sign: str = "",
+) -> tuple[tuple[str, ...], ...]:
+    """Return one row a record: its name, then every metric in %."""
+    return tuple(
+        (name, *(format_estimate(record[m], sign=sign) for m in metrics))
+        for name, record in records.items()
+    )
+
+
+def report_table(report: Report) -> Table:
+    """Return the table of an evaluation: conditions, then differences, then ratios."""
+    sections = (
+        metric_rows({name: cell.metrics for name, cell in report.conditions.items()}),
+        metric_rows(report.differences, sign="+"),
+        metric_rows(report.ratios),
+    )
+    size = f"{report.questions} questions about {report.documents} documents"
+    note = EXPLAINED
+    if report.unrelated:
+        loss, change = report.unrelated["plain"], report.unrelated["ratio"]
+        note += (
+            f" Unrelated text: {loss:.3f} nats a token, with an adapter times "
+            f"{format_estimate(change, 1, 4)}."
+        )
+    headings = ("condition", *SHOWN.values())
+    kept = tuple(rows for rows in sections if rows)
+    return Table(f"{report.question_set}: {size}", headings, kept, note)

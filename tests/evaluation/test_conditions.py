@@ -1,0 +1,61 @@
+"""Conditions: names and what they mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from prag_core.evaluation.conditions import (
+    Condition,
+    condition_of,
+    file_name,
+    in_order,
+    parse_condition,
+)
+from prag_core.pipeline.answers import AnswerOptions
+from prag_core.pipeline.modes import MODES
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_is_a_condition(mode):
+    assert parse_condition(mode) == Condition(mode, mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "documents", "neighbours", "overrides"),
+    [
+        ("gold", "parametric", "gold", 0, {}),
+        ("shuffled", "parametric", "other", 0, {}),
+        ("mean", "sft", "all", 0, {}),
+        ("rank:32", "parametric", "gold", 0, {"rank": 32}),
+        ("gold+9", "parametric", "gold", 9, {"merge_weights": "ones"}),
+        ("gold+2:relative", "parametric", "gold", 2, {"merge_weights": "relative"}),
+        ("combine+2:mean", "combine", "gold", 2, {"merge_weights": "mean"}),
+        ("in_context+4", "in_context", "gold", 4, {"merge_weights": "ones"}),
+        (
+            "gold+2:concatenate", "parametric", "gold", 2,
+            {"merge_weights": "ones", "merge_method": "concatenate"},
+        ),
+    ],
+)  # fmt: skip
+def test_names(name, mode, documents, neighbours, overrides):
+    condition = parse_condition(name)
+    assert condition == Condition(name, mode, documents, neighbours, overrides)
+    assert condition_of(file_name(name)) == name and ":" not in file_name(name)
+    chosen = condition.options(AnswerOptions(style="cot", rank=7))
+    assert chosen.style == "cot" and chosen.rank == overrides.get("rank", 7)
+
+
+@pytest.mark.parametrize(
+    "name", ["golden", "gold+", "gold+x", "gold+2:best", "rank:", "rank:-1", "in_context+2:mean"]
+)
+def test_other_names_are_refused(name):
+    with pytest.raises(ValueError, match=r"got condition '.*', expected one of closed_book"):
+        parse_condition(name)
+    assert condition_of(f"{name}.jsonl") is None
+
+
+def test_order_of_tables():
+    names = ["gold+9", "gold+10", "rank:8", "rank:64", "gpt", "sft", "closed_book", "gold"]
+    assert sorted(names, key=in_order) == [
+        "closed_book", "gold", "sft", "rank:8", "rank:64", "gold+9", "gold+10", "gpt",
+    ]  # fmt: skip
