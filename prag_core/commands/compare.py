@@ -46,9 +46,8 @@ def compare(
         skip_bad: leave out bad records and questions whose gold documents are missing.
         logger: `wandb` also logs numbers and figures to Weights & Biases, offline by default.
     """
-    from prag_core.evaluation.report.figures import figures  # matplotlib takes a second to import
-    from prag_core.evaluation.report.page import write_report_page
-    from prag_core.evaluation.report.terminal import format_comparison
+    from prag_core.evaluation.report.page import write_report_page  # matplotlib takes a second
+    from prag_core.evaluation.report.tables import terminal_lines
 
     folder, console = Path(output), Console()
     chosen = _load(source, split, skip_bad)
@@ -58,12 +57,12 @@ def compare(
     report["command"] = shlex.join(["prag", *sys.argv[1:]])
     write_json(folder / "report.json", report)
     write_report_page(report, folder / "report.html")
-    for table in format_comparison(report):
-        console.print(table)
+    for line in terminal_lines(report):
+        console.print(line)
     if logger == "wandb":
         from prag_core.evaluation.report.wandb_run import log_to_wandb
 
-        log_to_wandb(report, figures(report), folder)
+        log_to_wandb(report, folder)
     console.print(f"report in {folder / 'report.html'}, numbers in {folder / 'report.json'}")
 
 

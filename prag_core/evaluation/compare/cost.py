@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import resource
 import sys
 import time
@@ -12,72 +11,59 @@ from pathlib import Path
 import torch
 
 from prag_core.adapters.adapter import Parametrizer
-from prag_core.augmentation.augmented import CachedAugmenter
 from prag_core.corpus.documents import Document
-from prag_core.pipeline.rag import ParametricRAG
+from prag_core.evaluation.compare.cells import Cells
 
 CLEAR_PEAK = "5"  # proc(5): resets the peak resident set size
 
 
-def cost(
-    rags: Mapping[str, ParametricRAG],
-    documents: Sequence[Document],
-    answers: Mapping[str, Mapping[str, dict]],
-) -> dict:
-    """Return the `cost` part.
-
-    Adapters are made once more, batch by batch, and not kept; seconds a question are those of the
-    answers, in batches, with loading and merging.
+def making(
+    parametrizer: Parametrizer, documents: Sequence[Document], on_gpu: bool
+) -> dict[str, float]:
+    """Make the documents' adapters, not kept; return seconds and bytes of one, and peak memory.
 
     Args:
-        rags: the pipelines by path.
+        parametrizer: writes pairs anew, where it trains on some: that is a part of the cost.
         documents: whose adapters are made.
-        answers: scored answers by mode and question id; may be empty.
+        on_gpu: memory is that of the GPU.
     """
-    seconds = {
-        mode: sum(row["seconds"] for row in found.values()) / len(found)
-        for mode, found in answers.items()
-        if found
-    }
-    part: dict = {"questions": {m: s for m, s in seconds.items() if "/" not in m}}
-    for path, rag in rags.items():
-        own = {m.split("/")[1]: s for m, s in seconds.items() if m.startswith(f"{path}/")}
-        own = {mode: own[mode] for mode in ("parametric", "combine") if mode in own}
-        part[path] = measure(rag, documents) | {"question_seconds": own, "break_even": None}
-        if "parametric" in own and "in_context" in seconds:
-            saved = seconds["in_context"] - own["parametric"]
-            part[path]["break_even"] = part[path]["seconds"] / saved if saved > 0 else None
-    return part
-
-
-def measure(rag: ParametricRAG, documents: Sequence[Document]) -> dict:
-    """Make the documents' adapters and return seconds and bytes a document, and the peak memory."""
-    parametrizer = _without_cache(rag.parametrizer)
     parametrizer.parametrize(documents[:1])  # the first call loads kernels
-    ordered = sorted(documents, key=lambda document: len(document.text))
-    on_gpu = rag.base.device.type == "cuda"
+    ordered = sorted(documents, key=lambda document: len(document.text))  # less padding
     reset_peak(on_gpu)
-    began, progress, size = time.perf_counter(), [], 0
+    began, size = time.perf_counter(), 0
     for start in range(0, len(ordered), parametrizer.batch_size):
         batch = ordered[start : start + parametrizer.batch_size]
         size += sum(adapter.nbytes for adapter in parametrizer.parametrize(batch))
-        progress.append([start + len(batch), round(time.perf_counter() - began, 3)])
+    seconds = time.perf_counter() - began
     return {
-        "seconds": progress[-1][1] / len(ordered),
-        "peak_bytes": peak_bytes(on_gpu),
+        "seconds": seconds / len(ordered),
         "bytes": size / len(ordered),
-        "progress": progress,
+        "peak_bytes": peak_bytes(on_gpu),
     }
 
 
-def _without_cache(parametrizer: Parametrizer) -> Parametrizer:
-    """Return a parametrizer that augments anew: writing pairs is a part of the cost."""
-    augmenter = getattr(parametrizer, "augmenter", None)
-    if not isinstance(augmenter, CachedAugmenter):
-        return parametrizer
-    alike = copy.copy(parametrizer)
-    alike.augmenter = augmenter.augmenter
-    return alike
+def cost(adapters: Mapping[str, Mapping], cells: Cells) -> dict:
+    """Return the `cost` part.
+
+    Args:
+        adapters: what `making` returned, by path.
+        cells: seconds a question are those of its answers, in batches, with loading and merging.
+
+    Returns:
+        adapters; questions: seconds of each condition; break_even: path -> questions a document
+        after which answering with its adapter, not from the prompt, has paid for making it (None:
+        never), where both were asked.
+    """
+    questions = {
+        name: sum(record["seconds"] for record in records.values()) / len(records)
+        for name, records in cells.answers.items()
+    }
+    break_even: dict[str, float | None] = {}
+    for path, each in adapters.items():
+        if f"{path}/parametric" in questions and "in_context" in questions:
+            saved = questions["in_context"] - questions[f"{path}/parametric"]
+            break_even[path] = each["seconds"] / saved if saved > 0 else None
+    return {"adapters": dict(adapters), "questions": questions, "break_even": break_even}
 
 
 def reset_peak(on_gpu: bool) -> None:
@@ -101,4 +87,4 @@ def peak_bytes(on_gpu: bool) -> int:
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
         return 1024 * int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return peak if sys.platform == "darwin" else 1024 * peak  # kB but on macOS

@@ -2,32 +2,37 @@
 
     documents, questions -> adapters of every path -> quality, knowledge, similarity, ...
 
-A part that is finished is kept (parts/NAME.json) and not computed again by a second run.
+Answers are kept by `evaluate`, what is measured beside them in parts/NAME.json; a second run
+computes neither again.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
-from prag_core.adapters.adapter import fingerprint
+from prag_core.adapters.adapter import Parametrizer, fingerprint
 from prag_core.adapters.store import AdapterStore
+from prag_core.augmentation.augmented import CachedAugmenter
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.assignment import require_gold
-from prag_core.evaluation.compare import cost as compare_cost
-from prag_core.evaluation.compare import parts as compare_parts
-from prag_core.evaluation.compare import quality as compare_quality
+from prag_core.evaluation.compare import cells as compare_cells
+from prag_core.evaluation.compare.cells import Cells, Rags, ask, possible
+from prag_core.evaluation.compare.cost import cost, making
 from prag_core.evaluation.compare.options import NEED_QUESTIONS, PARTS, CompareOptions
-from prag_core.evaluation.estimates import SMALLEST_SAMPLE
+from prag_core.evaluation.compare.parts import knowledge, side_effects, similarity
+from prag_core.evaluation.estimates import SMALLEST_SAMPLE, document_groups
 from prag_core.evaluation.evaluate import check_questions
+from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import claim_folder
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
@@ -37,7 +42,8 @@ from prag_core.pipeline.rag import ParametricRAG
 from prag_core.retrieval.bm25 import make_retriever
 from prag_core.terminal import progress_bar
 
-VERSION = 1
+VERSION = 2  # of report.json
+Item = TypeVar("Item")
 
 
 def compare_paths(
@@ -64,216 +70,241 @@ def compare_paths(
             f"got no documents in {question_set.name}, expected those that its questions are "
             "about: give a folder with corpus.jsonl and questions.jsonl"
         )
-    question_set = question_set.sample_questions(options.limit or 0, options.seed)
-    questions = list(question_set.questions)
-    if questions:
-        check_questions(questions)
-    if questions and options.retrieval == "gold":
-        require_gold(questions, [document.id for document in question_set.documents])
-    parts, notes = _wanted(options.parts, questions)
-    keeper = _Parts(folder)
+    question_set = question_set.sample_questions(options.limit, options.seed)
+    if question_set.questions:
+        check_questions(question_set.questions)
+        if options.retrieval == "gold":
+            require_gold(question_set.questions, question_set.documents_by_id)
     with _pipelines(setup, options, store or folder / "store", question_set) as rags:
-        base = next(iter(rags.values())).base
-        keeper.claim(question_set, setup, options, base)
-        run = _Run(rags, question_set, questions, options, setup, folder)
-        with progress_bar("adapters", len(rags) * len(run.pool)) as advance:
-            run.make_adapters(advance)
-        answers: dict[str, dict[str, dict]] = {}
-        if "quality" in parts:
-            modes, evaluation = options.modes, options.evaluation()
-            answers, left_out = compare_quality.ask(
-                rags, question_set, evaluation, modes, folder, setup
-            )
-            notes += left_out
-        computed: dict[str, dict | None] = {}
-        for part in parts:
-            inputs = _inputs(part, setup, base, answers)
-            computed[part] = keeper.get(part, inputs, partial(run.part, part, answers, computed))
-    report = {
-        "version": VERSION,
-        "title": question_set.name,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "base_model": Path(base.name).name if Path(base.name).exists() else base.name,
-        "machine": _machine(base),
-        "paths": list(options.paths),
-        "notes": notes,
-        "documents": [_described(document) for document in run.pool],
-        "questions": len(questions),
-        "setup": asdict(setup),
-        "comparison": asdict(options),
-    }
-    return report | computed | {"disagreements": run.disagreements(answers)}
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One comparison: what every part is computed from."""
-
-    rags: Mapping[str, ParametricRAG]
-    question_set: QuestionSet
-    questions: list[Question]
-    options: CompareOptions
-    setup: Setup
-    folder: Path
-
-    @property
-    def pool(self) -> list[Document]:
-        """Documents whose adapters are compared: those asked about, or else all."""
-        asked = {i for question in self.questions for i in question.gold_ids}
-        return [d for d in self.question_set.documents if not asked or d.id in asked]
-
-    def make_adapters(self, advance: Callable[[int], None]) -> None:
-        """Make the adapters of the pool on every path."""
-        ids, done = [document.id for document in self.pool], 0
-        for rag in self.rags.values():
-            rag.ensure_adapters(ids, lambda n, before=done: advance(before + n))
-            done += len(ids)
-
-    def part(
-        self, name: str, answers: Mapping[str, Mapping[str, dict]], computed: Mapping[str, dict]
-    ) -> dict | None:
-        """Compute one part; those before it are in `computed`."""
-        rags, options, seed = self.rags, self.options, self.options.seed
-        pool, single = self._scored(options.scored_documents)
-        if name == "quality":
-            return compare_quality.quality(answers, self.questions, seed)
-        if name == "knowledge":
-            return compare_parts.knowledge(rags, pool, single, seed)
-        if name == "similarity":
-            return compare_parts.similarity(rags, self.pool)
-        if name == "side_effects":
-            texts = computed.get("knowledge") or compare_parts.knowledge(rags, pool, [], seed)
-            return compare_parts.side_effects(rags, texts, answers, self.questions, seed)
-        if name == "merging":
-            return self._merging()
-        return compare_cost.cost(rags, self._drawn(self.pool, options.cost_documents), answers)
-
-    def disagreements(self, answers: Mapping[str, Mapping[str, dict]]) -> list[dict] | None:
-        """Return the questions on which the paths disagree; None where they were not asked."""
-        paths = [path for path in self.rags if f"{path}/parametric" in answers]
-        if len(paths) < 2:
-            return None
-        titles = {d.id: d.title or d.id for d in self.question_set.documents}
-        return compare_quality.disagreements(answers, self.questions, titles, paths)
-
-    def _merging(self) -> dict | None:
-        pool, options = self.pool, self.options
-        known = {document.id for document in pool}
-        single = [q for q in self.questions if len(q.gold_ids) == 1 and q.gold_ids[0] in known]
-        if not single:
-            return None
-        return compare_parts.merging(
-            self.rags,
-            pool,
-            self._drawn(single, options.merge_questions),
-            options.merge_counts,
-            options.merge_weights,
-            options.seed,
-        )
-
-    def _scored(self, count: int) -> tuple[list[Document], list[Question]]:
-        pool = self._drawn(self.pool, count)
-        known = {document.id for document in pool}
-        single = [q for q in self.questions if len(q.gold_ids) == 1 and q.gold_ids[0] in known]
-        return pool, single
-
-    def _drawn(self, items: list, count: int) -> list:
-        """Return a seeded sample, in order."""
-        draw = random.Random(self.options.seed)
-        places = sorted(draw.sample(range(len(items)), min(count, len(items))))
-        return [items[place] for place in places]
-
-
-class _Parts:
-    """Finished parts of a comparison on disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def claim(
-        self, question_set: QuestionSet, setup: Setup, options: CompareOptions, base: BaseModel
-    ) -> None:
-        """Refuse a folder of another config; parts can be added to one."""
-        kept = {name: value for name, value in asdict(options).items() if name != "parts"}
-        configs = {path: replace(setup, path=path).answer_config() for path in options.paths}
-        config = {
-            "comparison": kept,
-            "documents": fingerprint(sorted(d.id for d in question_set.documents)),
-            "questions": fingerprint(
-                [(q.id, q.question, q.golden_answers, q.gold_ids) for q in question_set.questions]
-            ),
-            "base_fingerprint": base.fingerprint,
-            "run": configs,
-        }
-        finished = sorted(path.stem for path in (self.folder / "parts").glob("*.json"))
-        claim_folder(self.folder, config, finished)
-        (self.folder / "parts").mkdir(exist_ok=True)
-
-    def get(self, name: str, inputs: str, compute: Callable[[], dict | None]) -> dict | None:
-        """Return the part from the disk, or compute and keep it; `inputs` is what it rests on."""
-        path = self.folder / "parts" / f"{name}.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if kept.get("inputs") != inputs:
-            kept = {"inputs": inputs, "part": compute()}
-            write_json(path, kept)
-        return json.loads(path.read_text(encoding="utf-8"))["part"]
-
-
-def _inputs(
-    part: str, setup: Setup, base: BaseModel, answers: Mapping[str, Mapping[str, dict]]
-) -> str:
-    """Hash what a part rests on beside the folder's config: answers, and what times depend on."""
-    asked = sorted(answers) if part in ("side_effects", "cost") else []
-    timed = [asdict(setup), _machine(base)] if part == "cost" else []
-    return fingerprint([part, asked, timed])
+        run = _Comparison(rags, question_set, options, setup, folder)
+        run.claim()
+        run.make_adapters()
+        return run.report()
 
 
 @contextmanager
-def _pipelines(setup: Setup, options: CompareOptions, store: str | Path, chosen: QuestionSet):
+def _pipelines(
+    setup: Setup, options: CompareOptions, store: str | Path, question_set: QuestionSet
+) -> Iterator[Rags]:
     """Open the store and assemble one pipeline a path over one base model.
 
     Only adapters come from the store: the corpus is that of the question set, whatever documents
     the store has beside it.
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    with AdapterStore(store) as opened:
-        rags = {}
-        for path in options.paths:
-            parametrizer = build_parametrizer(
-                base, replace(setup, path=path), opened, chosen.documents
-            )
-            rags[path] = rag = ParametricRAG(
+    documents = question_set.documents
+    with AdapterStore(store) as adapters:
+        yield {
+            path: ParametricRAG(
                 base,
                 make_retriever(setup.retriever),
-                parametrizer,
+                build_parametrizer(base, replace(setup, path=path), adapters, documents),
+                adapters,
                 generation=setup.generation,
                 options=setup.answering,
+                documents=documents,
             )
-            rag.add_documents(chosen.documents, parametrize=False)
-            rag.store = opened
-        yield rags
+            for path in options.paths
+        }
 
 
-def _wanted(parts: tuple[str, ...], questions: list[Question]) -> tuple[list[str], list[str]]:
-    """Return the parts that can be computed, and notes on what is missing."""
-    if not questions:
-        left = [part for part in parts if part not in NEED_QUESTIONS]
-        return left, ["There are no questions: quality and merging are left out."]
-    notes, owners = [], {q.gold_ids[0] if q.gold_ids else q.id for q in questions}
-    if len(owners) < SMALLEST_SAMPLE:
-        notes.append(
-            f"{len(questions)} questions about {len(owners)} documents: intervals and tests need "
-            f"{SMALLEST_SAMPLE} or more of both and are left out."
+@dataclass(frozen=True)
+class _Comparison:
+    """One comparison: what every part is computed from."""
+
+    rags: Rags
+    question_set: QuestionSet
+    options: CompareOptions
+    setup: Setup
+    folder: Path
+
+    def claim(self) -> None:
+        """Refuse a folder of another config; parts and conditions can be added to one."""
+        options = asdict(self.options)
+        questions = self.question_set.questions
+        config = {
+            "comparison": {n: v for n, v in options.items() if n not in ("parts", "conditions")},
+            "documents": fingerprint(sorted(self.question_set.documents_by_id)),
+            "questions": fingerprint(
+                [(q.id, q.question, q.golden_answers, q.gold_ids) for q in questions]
+            ),
+            "run": self.configs,
+        }
+        places = ("parts/*.json", "*/*.jsonl", "merging/*/*.jsonl")
+        finished = [path.stem for place in places for path in self.folder.glob(place)]
+        claim_folder(self.folder, config, sorted({*finished}))
+        (self.folder / "parts").mkdir(exist_ok=True)
+
+    def make_adapters(self) -> None:
+        """Make the adapters of the pool on every path."""
+        ids = [document.id for document in self.pool]
+        for path, rag in self.rags.items():
+            with progress_bar(f"{path} adapters", len(ids)) as advance:
+                rag.ensure_adapters(ids, advance)
+
+    def report(self) -> dict:
+        """Compute the parts and describe the run."""
+        seed, cells = self.options.seed, self.cells
+        makers: dict[str, Callable[[], dict | None]] = {
+            "quality": lambda: compare_cells.quality(cells, seed),
+            "knowledge": lambda: self.losses,
+            "similarity": lambda: self._kept("similarity", self._similarity),
+            "side_effects": lambda: side_effects(self.losses, cells, [*self.rags], seed),
+            "merging": self._merging,
+            "cost": lambda: cost(self._kept("cost", self._making, self._timed), cells),
+        }
+        parts = {part: makers[part]() for part in self.parts}
+        return {
+            "version": VERSION,
+            "title": self.question_set.name,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "base_model": self._base_name,
+            "machine": self.machine,
+            "paths": [*self.rags],
+            "notes": self._notes(),
+            "documents": self._documents(),
+            "questions": len(self.question_set.questions),
+            "setup": asdict(self.setup),
+            "comparison": asdict(self.options),
+            **parts,
+            "disagreements": compare_cells.disagreements(cells),
+        }
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model of all pipelines."""
+        return next(iter(self.rags.values())).base
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that can be computed, in order."""
+        silent = () if self.question_set.questions else NEED_QUESTIONS
+        return [part for part in PARTS if part in self.options.parts and part not in silent]
+
+    @property
+    def configs(self) -> dict[str, dict]:
+        """What each path's answers depend on, as `prag evaluate` keeps it."""
+        model = {"base_fingerprint": self.base.fingerprint}
+        return {path: replace(self.setup, path=path).answer_config() | model for path in self.rags}
+
+    @property
+    def machine(self) -> str:
+        """Where it was measured."""
+        facts = machine()
+        device = f"{self.base.device}, {self.base.dtype}"
+        return f"{facts['cpu']}, {facts['threads']} threads, {device}"
+
+    @property
+    def _base_name(self) -> str:
+        """A hub's name, or that of a local folder without where it lies."""
+        local = Path(self.base.name)
+        return local.name if local.exists() else self.base.name
+
+    @cached_property
+    def pool(self) -> list[Document]:
+        """Documents whose adapters are compared: those that questions are about, or else all."""
+        golden = {i for question in self.question_set.questions for i in question.gold_ids}
+        return [d for d in self.question_set.documents if not golden or d.id in golden]
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The conditions of the part quality; none where it is left out."""
+        if "quality" not in self.parts:
+            return Cells(self.question_set)
+        options = self.options
+        conditions, _ = possible(self.rags, options.conditions, len(self.question_set.documents))
+        asked = options.evaluation(conditions)
+        return ask(self.rags, self.configs, self.question_set, asked, self.folder)
+
+    @cached_property
+    def losses(self) -> dict:
+        """The part knowledge, which side effects are read from, too."""
+        documents = self._sample(self.pool, self.options.scored_documents)
+        questions = self._about(documents)
+        return self._kept(
+            "knowledge", lambda: knowledge(self.rags, documents, questions, self.options.seed)
         )
-    return [part for part in PARTS if part in parts], notes
 
+    def _similarity(self) -> dict:
+        return similarity(self.rags, self.pool)
 
-def _machine(base: BaseModel) -> str:
-    found = machine()
-    return f"{found['cpu']}, {found['threads']} threads, {base.device}, {base.dtype}"
+    def _merging(self) -> dict | None:
+        options, pool = self.options, tuple(self.pool)
+        counts = sorted({k for k in options.merge_counts if k <= len(pool)})
+        questions = self._sample(self._about(pool), options.merge_questions)
+        if not counts or not questions:
+            return None
+        # Distractors come from the pool: it has adapters already.
+        chosen = replace(self.question_set, documents=pool, questions=tuple(questions))
+        series = compare_cells.merge_conditions(counts, options.merge_weights).values()
+        conditions = tuple(dict.fromkeys(name for names in series for name in names))
+        asked = EvaluationOptions(conditions, 1, "gold", options.seed)
+        cells = ask(self.rags, self.configs, chosen, asked, self.folder / "merging")
+        return compare_cells.merging(cells, counts, options.merge_weights)
 
+    def _making(self) -> dict:
+        documents = self._sample(self.pool, self.options.cost_documents)
+        on_gpu = self.base.device.type == "cuda"
+        return {path: making(self._uncached(path), documents, on_gpu) for path in self.rags}
 
-def _described(document: Document) -> dict:
-    topic = document.metadata.get("topic") or document.title
-    words = len(document.text.split())
-    return {"id": document.id, "title": document.title, "topic": topic, "words": words}
+    def _uncached(self, path: str) -> Parametrizer:
+        """Return a path's parametrizer, one that augments anew where the store keeps pairs."""
+        parametrizer = self.rags[path].parametrizer
+        if isinstance(getattr(parametrizer, "augmenter", None), CachedAugmenter):
+            setup, documents = replace(self.setup, path=path), self.question_set.documents
+            return build_parametrizer(self.base, setup, None, documents)
+        return parametrizer
+
+    @property
+    def _timed(self) -> list:
+        """What times depend on beside the folder's config."""
+        return [asdict(self.setup), self.machine]
+
+    def _kept(self, name: str, compute: Callable[[], dict], inputs: Sequence = ()) -> dict:
+        """Return a part from the disk, or compute and keep it; `inputs` is what it rests on."""
+        path, inputs = self.folder / "parts" / f"{name}.json", fingerprint(list(inputs))
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if kept.get("inputs") != inputs:
+            write_json(path, {"inputs": inputs, "part": compute()})
+        return json.loads(path.read_text(encoding="utf-8"))["part"]
+
+    def _documents(self) -> list[dict]:
+        """Describe the documents of the pool, with what was measured about each."""
+        scores = compare_cells.by_document(self.cells)
+        needed = {"knowledge", "side_effects"} & {*self.parts}
+        losses = self.losses["per_document"] if needed else {}
+        return [
+            {
+                "id": document.id,
+                "title": document.title,
+                "topic": document.metadata.get("topic") or document.title,
+                "words": len(document.text.split()),
+                "loss": losses.get(document.id, {}),
+            }
+            | scores.get(document.id, {"questions": 0, "containment": {}})
+            for document in self.pool
+        ]
+
+    def _notes(self) -> list[str]:
+        """Say what is left out, and why."""
+        questions, options = self.question_set.questions, self.options
+        if not questions:
+            return ["There are no questions: quality and merging are left out."]
+        groups, notes = len({*document_groups(questions)}), []
+        if groups < SMALLEST_SAMPLE:
+            notes.append(
+                f"{len(questions)} questions about {groups} documents: intervals need "
+                f"{SMALLEST_SAMPLE} or more documents and are left out."
+            )
+        return notes + possible(self.rags, options.conditions, len(self.question_set.documents))[1]
+
+    def _about(self, documents: Sequence[Document]) -> list[Question]:
+        """Return the questions whose one gold document is among these."""
+        ids = {document.id for document in documents}
+        golden = self.question_set.questions
+        return [q for q in golden if len(q.gold_ids) == 1 and q.gold_ids[0] in ids]
+
+    def _sample(self, items: Sequence[Item], count: int) -> list[Item]:
+        """Return a seeded sample, in order."""
+        draw = random.Random(self.options.seed)
+        return [items[n] for n in sorted(draw.sample(range(len(items)), min(count, len(items))))]

@@ -45,7 +45,12 @@ TITLES = {
 SMALLEST_SPAN = 5  # %; where all scores are 0, an axis is not about hundredths
 MANY_POINTS = 1500  # more are drawn as one picture: a page with every one would be megabytes
 CONTROL_HATCHES = {"shuffled": "////", "mean": "\\\\\\\\", "sft": "||||"}
-WEIGHT_LINES = {"ones": ("-", "o"), "mean": ("--", "s"), "score": (":", "^"), "relative": ("-.", "v")}
+WEIGHT_LINES = {
+    "ones": ("-", "o"),
+    "mean": ("--", "s"),
+    "score": (":", "^"),
+    "relative": ("-.", "v"),
+}
 
 
 def figures(report: Mapping) -> dict[str, Figure]:
@@ -98,7 +103,9 @@ def _series(points: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _quality(report: Mapping, part: Mapping) -> Figure:
-    cells = {name: part["conditions"][name]["metrics"] for name in reading_order(part["conditions"])}
+    cells = {
+        name: part["conditions"][name]["metrics"] for name in reading_order(part["conditions"])
+    }
     figure, axes = new_figure(0.9 + 0.25 * len(cells))
     draw_bars(axes, {name: metrics["containment"] for name, metrics in cells.items()})
     f1 = [100 * metrics["f1"]["mean"] for metrics in cells.values()]
@@ -143,9 +150,12 @@ def frequent_topics(topics: Sequence[str]) -> list[str]:
 def _scatter(axes: Axes, points: list[dict], topics: list[str], coloured: list[str]) -> None:
     few = len(points) <= MANY_POINTS
     looks = dict(zip(coloured, zip(TOPIC_COLOURS, MARKERS, strict=True), strict=False))
-    for topic in (None, *coloured):  # the rest first, so that it lies below
+    groups: dict[str | None, list[dict]] = {None: []}  # the rest first, so that it lies below
+    for point in points:
+        topic = topics[point["document"]]
+        groups.setdefault(topic if topic in looks else None, []).append(point)
+    for topic, group in groups.items():
         colour, marker = looks.get(topic, (GREY, "o"))
-        group = [p for p in points if (topics[p["document"]] if topics[p["document"]] in looks else None) == topic]
         axes.scatter(
             [point["x"] for point in group],
             [point["y"] for point in group],
@@ -157,9 +167,8 @@ def _scatter(axes: Axes, points: list[dict], topics: list[str], coloured: list[s
             rasterized=not few,
         )
     axes.margins(0.06)
-    axes.set_aspect("equal", "datalim")  # distances are equal in x and y: only nearness has meaning
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set_aspect("equal", "datalim")  # only nearness has meaning: no stretch, no ticks
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
     axes.spines[:].set_alpha(0.35)
 
@@ -168,7 +177,9 @@ def _topic_legend(figure: Figure, coloured: list[str], rest: bool) -> None:
     looks = list(zip(coloured, TOPIC_COLOURS, MARKERS, strict=False))
     looks += [("other topics", GREY, "o")] if rest else []
     handles = [
-        Line2D([], [], marker=m, color=c, markeredgecolor=INK, markeredgewidth=0.4, linestyle="none")
+        Line2D(
+            [], [], marker=m, color=c, markeredgecolor=INK, markeredgewidth=0.4, linestyle="none"
+        )
         for _, c, m in looks
     ]
     # An underscore in front would keep a name out of the legend.
@@ -211,7 +222,10 @@ def _merging(report: Mapping, part: Mapping) -> Figure:
 def _cost(report: Mapping, part: Mapping) -> Figure | None:
     """Draw seconds over questions a document; where a path crosses in_context, it has paid."""
     adapters, seconds = part["adapters"], part["questions"]
-    lines = {path: (cost["seconds"], seconds.get(f"{path}/parametric")) for path, cost in adapters.items()}
+    lines = {
+        path: (cost["seconds"], seconds.get(f"{path}/parametric"))
+        for path, cost in adapters.items()
+    }
     lines = {"in_context": (0.0, seconds.get("in_context"))} | lines  # (to make, a question)
     if not all(known(each) for _, each in lines.values()):
         return None

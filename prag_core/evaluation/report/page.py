@@ -46,9 +46,12 @@ def render_report(report: Mapping) -> str:
         loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["typeset"] = _typeset
-    details = {key: _first_rows(table, MOST_ROWS[key]) for key, table in detail_tables(report).items()}
+    details = {
+        key: _first_rows(table, MOST_ROWS[key]) for key, table in detail_tables(report).items()
+    }
     return environment.get_template("report.html").render(
-        report={"machine": "", "command": "", "base_model": "", "created": "", "notes": ()} | report,
+        report={"machine": "", "command": "", "base_model": "", "created": "", "notes": ()}
+        | report,
         css=Markup((folder / "report.css").read_text("utf-8")),
         tables=comparison_tables(report) | details,
         figures={key: Markup(svg(f, key, TITLES[key])) for key, f in figures(report).items()},

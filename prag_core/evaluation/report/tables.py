@@ -62,7 +62,9 @@ def _quality(report: Mapping, part: Mapping) -> Table:
     cells = part["conditions"]
     # One section for what all paths share, one for each path, one for the controls.
     kinds = groupby(reading_order(cells), lambda n: "control" if is_control(n) else path_of(n))
-    sections = tuple(metric_rows({label(n): cells[n]["metrics"] for n in names}) for _, names in kinds)
+    sections = tuple(
+        metric_rows({label(n): cells[n]["metrics"] for n in names}) for _, names in kinds
+    )
     title = f"Quality: {report['questions']:,} questions"
     return Table(title, ("condition", *SHOWN.values()), sections, EXPLAINED)
 
@@ -82,7 +84,9 @@ def _differences(report: Mapping, part: Mapping) -> Table:
 
 def _ratios(report: Mapping, part: Mapping) -> Table:
     ratios = {label(name): metrics for name, metrics in part["ratios"].items()}
-    return Table("Kept", ("ratio of means", *SHOWN.values()), _by_path(metric_rows(ratios)), "In %.")
+    return Table(
+        "Kept", ("ratio of means", *SHOWN.values()), _by_path(metric_rows(ratios)), "In %."
+    )
 
 
 def _knowledge(report: Mapping, part: Mapping) -> Table:

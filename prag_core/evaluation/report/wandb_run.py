@@ -61,11 +61,7 @@ def log_to_wandb(report: Mapping, folder: Path | str, project: str = "prag-compa
 
 def flat_numbers(report: Mapping) -> dict[str, float]:
     """Return one number a key, such as `knowledge/text/trained/parametric/mean`."""
-    return {
-        name: value
-        for key in NUMBER_KEYS
-        for name, value in _numbers(key, report.get(key))
-    }
+    return {name: value for key in NUMBER_KEYS for name, value in _numbers(key, report.get(key))}
 
 
 def _numbers(key: str, value: object) -> Iterator[tuple[str, float]]:
