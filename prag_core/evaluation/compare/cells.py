@@ -112,23 +112,32 @@ def quality(cells: Cells, seed: int) -> dict:
         cells: of the question set.
         seed: of the bootstrap.
     """
-    part: dict[str, dict] = {"conditions": {}, "differences": {}, "ratios": {}}
+    part: dict[str, dict] = {
+        "conditions": {},
+        "differences": _between_paths(cells, seed),
+        "ratios": {},
+    }
     for path, report in cells.reports.items():
         fields = asdict(report)
         for name, cell in fields["conditions"].items():
             part["conditions"][cells.name(path, name)] = cell
         for kind in ("differences", "ratios"):
             part[kind] |= {f"{path}/{name}": metrics for name, metrics in fields[kind].items()}
-    bootstrap = Bootstrap(document_groups(cells.question_set.questions), seed)
+    return part
+
+
+def _between_paths(cells: Cells, seed: int) -> dict[str, dict]:
+    """Return the differences between the paths' adapters, paired by question."""
+    bootstrap, differences = Bootstrap(document_groups(cells.question_set.questions), seed), {}
     for one, other in itertools.combinations(cells.reports, 2):
         for condition in ("parametric", "combine"):
             names = [f"{path}/{condition}" for path in (other, one)]
             if all(name in cells.answers for name in names):
                 pairs = {m: [cells.scores(name, m) for name in names] for m in METRICS}
-                part["differences"][f"{condition}/{other} - {one}"] = {
+                differences[f"{condition}/{other} - {one}"] = {
                     m: asdict(bootstrap.difference(*pair)) for m, pair in pairs.items()
                 }
-    return part
+    return differences
 
 
 def disagreements(cells: Cells) -> list[dict] | None:

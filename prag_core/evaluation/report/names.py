@@ -31,8 +31,8 @@ def is_control(name: str) -> bool:
 
 
 def label(name: str) -> str:
-    """Write `PATH/CONDITION` as `PATH, CONDITION`."""
-    return name.replace("/", ", ")
+    """Write `PATH/CONDITION` as `PATH, CONDITION`; what is divided by what stays."""
+    return name.replace("/", ", ", 1)
 
 
 def reading_order(names: Iterable[str]) -> list[str]:

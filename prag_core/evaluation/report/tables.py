@@ -6,8 +6,10 @@ A part that the report lacks has no table.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from prag_core.evaluation.estimates import format_estimate
@@ -22,6 +24,7 @@ from prag_core.evaluation.report.names import (
 from prag_core.evaluation.tables import EXPLAINED, SHOWN, Table, metric_rows
 
 MISSING = "-"
+TERMINAL_WIDTH = 80
 RIGHT, WRONG = "✓", "✗"
 SECONDS = ((0.1, 1e-3, "ms"), (60, 1, "s"), (3600, 60, "min"), (float("inf"), 3600, "h"))
 BYTES = ((1e3, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB"), (float("inf"), 1e9, "GB"))
@@ -229,10 +232,24 @@ def in_unit(value: float | None, units: Sequence[tuple[float, float, str]]) -> s
     return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
 
 
-def terminal_lines(report: Mapping) -> Iterator:
+def terminal_lines(report: Mapping) -> Iterator[RenderableType]:
     """Yield what `rich` prints of a comparison: its tables, then its notes."""
     for table in comparison_tables(report).values():
-        yield table.rich()
+        yield ""
+        yield _narrow(table).rich()
     for note in report.get("notes") or ():
         # Text, not a string: rich would read square brackets of a foreign name as markup.
         yield Text(f"Note: {note}")
+
+
+def _narrow(table: Table) -> Table:
+    """Put intervals below their values where a terminal of 80 columns has no room beside them."""
+    rows = [table.headings, *(row for section in table.sections for row in section)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sum(widths) + 2 * len(widths) <= TERMINAL_WIDTH:
+        return table
+    sections = tuple(
+        tuple(tuple(cell.replace(" (", "\n(") for cell in row) for row in section)
+        for section in table.sections
+    )
+    return replace(table, sections=sections)

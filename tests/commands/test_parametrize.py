@@ -1,0 +1,94 @@
+"""`prag parametrize`: documents become adapters, once; YAML, malformed input and killed runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from prag_core.adapters.store import AdapterStore
+from tests.fixtures.command_line import run
+
+
+def test_what_the_store_has_is_not_made_again(corpus, options, tmp_path, capsys):
+    store = tmp_path / "store"
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    assert "6 documents" in capsys.readouterr().out
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    assert "holds 6 adapters" in capsys.readouterr().out
+    assert json.loads((store / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_yaml_holds_any_option_and_refuses_unknown_keys(corpus, options, tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump({"store": str(tmp_path / "s"), "training": {"rank": 3}}))
+    assert run("parametrize", corpus, "--config", config, *options) == 0
+    with AdapterStore(tmp_path / "s") as opened:
+        assert {adapter.rank for _, adapter in opened.items()} == {3}
+    config.write_text("trainnig:\n  rank: 3\n")
+    with pytest.raises(SystemExit) as exit:
+        run("parametrize", corpus, "--config", config, *options)
+    assert exit.value.code == 2
+    assert "trainnig" in capsys.readouterr().err
+
+
+def test_skip_bad_counts_malformed_lines(options, tmp_path, capsys):
+    corpus = tmp_path / "bad.jsonl"
+    corpus.write_text('{"id": "d1", "title": "Bo", "text": "Bo is here."}\n{"id": broken\n')
+    assert run("parametrize", corpus, "--store", tmp_path / "s", *options) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert run("parametrize", corpus, "--store", tmp_path / "s", "--skip-bad", *options) == 0
+    assert "1 bad" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--training.rank=0", "rank"),
+        ("--training.modules=[q_proj]", "q_proj"),
+        ("--base_model=no/such/folder", "no/such/folder"),
+        ("--training.learning_rate=-1", "learning_rate"),
+    ],
+)
+def test_bad_options_say_what_is_wrong(corpus, options, tmp_path, capsys, change, message):
+    try:
+        status = run("parametrize", corpus, "--store", tmp_path / "s", *options, change)
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on_where_it_stopped(corpus, options, tmp_path):
+    """A real process, killed without warning after its first adapters."""
+    store = tmp_path / "store"
+    arguments = [
+        "parametrize", str(corpus / "corpus.jsonl"), f"--store={store}", *options,
+        "--training.documents_per_batch=1", "--training.epochs=100",
+    ]  # fmt: skip
+
+    def count() -> int:
+        if not (store / "data.mdb").exists():
+            return 0
+        with AdapterStore(store, readonly=True) as opened:
+            return len(opened)
+
+    with subprocess.Popen([sys.executable, "-m", "prag_core.cli", *arguments]) as process:
+        while process.poll() is None and not count():
+            time.sleep(0.05)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    with AdapterStore(store) as opened:
+        assert opened.verify() == []
+        made = {key: adapter.to_bytes() for key, adapter in opened.items()}
+    assert 0 < len(made) < 6
+    assert run(*arguments) == 0
+    with AdapterStore(store) as opened:
+        assert opened.verify() == []
+        assert len(opened) == 6
+        assert all(opened.get(key).to_bytes() == value for key, value in made.items())

@@ -1,0 +1,53 @@
+"""The command line as a whole: the overview is quick and right, options are refused by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from prag_core import cli
+from tests.fixtures.command_line import run
+
+HEAVY = {"torch", "transformers", "lightning", "datasets", "matplotlib", "peft", "jsonargparse"}
+
+
+def test_the_overview_loads_nothing_heavy():
+    """In a process of its own: a line a command, and no package that takes long to import."""
+    code = (
+        "import sys; from prag_core.cli import main; status = main(['--help']); "
+        "print(*sys.modules, file=sys.stderr); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stderr.split())
+    lines = done.stdout.splitlines()
+    assert all(len(line) <= 100 for line in lines)
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name:<11}  {command.summary}" in lines
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_command_has_its_summary_and_help(name, capsys):
+    function = cli.load_function(cli.COMMANDS[name].place)
+    assert cli.summary(function) == cli.COMMANDS[name].summary
+    with pytest.raises(SystemExit) as exit:
+        run(name, "--help")
+    assert exit.value.code == 0
+    assert f"usage: prag {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [((), "commands:"), (("nothing",), "got command 'nothing', expected")]
+)
+def test_no_command_or_another_is_refused(arguments, message, capsys):
+    assert run(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("demo", "--path=generated"), ("serve", "--generation.max_new_tokens=3")]
+)
+def test_options_that_a_command_would_not_read_are_refused(arguments):
+    with pytest.raises(SystemExit):
+        run(*arguments)
