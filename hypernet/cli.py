@@ -1,8 +1,8 @@
 """Command line: `python -m hypernet fit | validate | test | predict --config FILE`.
 
-Beside them: `export` writes a training checkpoint's weights, `score` asks a question set with them,
-`needle` asks for facts in long texts, `needle_set` writes such texts to train on, `ablate` trains
-variants of a configuration for the same time and compares them.
+Beside them: `export` writes a training checkpoint's weights, `needle_set` writes long texts with
+facts hidden in them, to train on or to ask for, `ablate` trains variants of a configuration for the
+same time and compares them. `prag evaluate --path generated` asks a question set with the weights.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.cli import LightningCLI
 
-from hypernet.measure.ablation import ablate
-from hypernet.measure.needle import needle, needle_set
-from hypernet.measure.score import score
 from hypernet.network.checkpoint import check_tensors, network_config, save_checkpoint
 from hypernet.network.heads import build_head
+from hypernet.training.ablation import ablate
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
+from hypernet.training.needles import needle_set
 from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
 from prag_core.model.hardware import is_out_of_memory
 
@@ -81,9 +80,7 @@ MEMORY_HINT = (
     "trainer.accumulate_grad_batches for as large a step), data.batch.questions or "
     "data.max_document_tokens; go on from the last checkpoint with --ckpt_path"
 )
-COMMANDS = {
-    "ablate": ablate, "export": export, "needle": needle, "needle_set": needle_set, "score": score
-}  # fmt: skip
+COMMANDS = {"ablate": ablate, "export": export, "needle_set": needle_set}
 
 
 def main(arguments: list[str] | None = None) -> int:

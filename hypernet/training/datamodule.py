@@ -11,7 +11,6 @@ from pathlib import Path
 import lightning
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from hypernet.generation.conditions import Sample
 from hypernet.training.batch_rows import Batch
 from hypernet.training.batches import (
     LENGTH_CLASSES,
@@ -32,6 +31,8 @@ from hypernet.training.sources import (
 )
 from prag_core.augmentation.span_augmenter import choose_pairs
 from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.question_sets import QuestionSet
+from prag_core.corpus.questions import Question
 from prag_core.model.base_model import BaseModel
 
 DEFAULT_BATCH = BatchConfig()
@@ -240,7 +241,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         documents = DocumentStream(corpus_file(self.predict_corpus), *part)
         return DataLoader(documents, batch_size=32, collate_fn=list)
 
-    def sample(self, documents: int) -> Sample:
+    def sample(self, documents: int) -> QuestionSet:
         """Return held-out documents and all their questions.
 
         Raises:
@@ -250,8 +251,8 @@ class HypernetDataModule(lightning.LightningDataModule):
             self.validation, min(documents, len(self.validation))
         )
         rows = [
-            (question, (answer,), index)
-            for index, item in enumerate(items)
+            (question, answer, item.document.id)
+            for item in items
             for question, answer in (*item.pairs, *((ways[0], said) for ways, said in item.facts))
         ]
         if len(items) < 2 or not rows:
@@ -260,7 +261,8 @@ class HypernetDataModule(lightning.LightningDataModule):
                 "expected 2 or more with some: raise model.score_documents and "
                 "data.validation_articles, set data.corpus_pairs, or set model.score_documents to 0"
             )
-        return Sample(tuple(item.document for item in items), tuple(rows))
+        questions = [Question(str(n), q, (a,), (i,)) for n, (q, a, i) in enumerate(rows)]
+        return QuestionSet("held-out", tuple(item.document for item in items), tuple(questions))
 
     def _builder(self, pools, weights, config: BatchConfig, least: int = 1) -> BatchBuilder:
         return BatchBuilder(self.base.tokenizer, pools, weights, config, self.seed, least)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
-from hypernet.generation.conditions import Scorer, table
 from hypernet.generation.parametrizer import HypernetParametrizer, store_adapters
 from hypernet.network.checkpoint import Checkpoint, check_tensors, continued
 from hypernet.network.config import NetworkConfig
@@ -22,6 +22,7 @@ from hypernet.training.batch_rows import ANSWER, COMPLETION, Batch
 from hypernet.training.losses import kl_to_teacher, mean_by_kind, token_nll
 from hypernet.training.regression import TrainedAdapters
 from hypernet.training.schedule import adamw, require_finite_gradients, warmup_cosine
+from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
@@ -225,10 +226,13 @@ class HypernetModule(lightning.LightningModule):
         """Outside of training, also answer the held-out questions: containment by condition."""
         if self.trainer.state.fn == "fit" or not self.score_documents:
             return
-        scorer = Scorer(self.base, self.parametrizer())
         conditions = ("closed_book", "in_context", "gold", "shuffled")
-        scores = table(self.sample, scorer.answers(self.sample, conditions))
-        values = {f"val/{name}_containment": row["containment"][0] for name, row in scores.items()}
+        with TemporaryDirectory() as folder:  # these weights come once
+            report = score_network(self.parametrizer(), self.sample, conditions, folder)
+        values = {
+            f"val/{name}_containment": cell.metrics["containment"].mean
+            for name, cell in report.conditions.items()
+        }
         self.log_dict(values)
 
     on_test_epoch_end = on_validation_epoch_end

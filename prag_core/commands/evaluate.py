@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from prag_core.corpus.question_sets import load_question_set
+from prag_core.corpus.question_sets import chunk_question_set, load_question_set
 from prag_core.evaluation.evaluate import evaluate as evaluate_set
 from prag_core.evaluation.foreign import read_hits, read_predictions
 from prag_core.evaluation.options import EvaluationOptions
@@ -26,6 +25,7 @@ def evaluate(
     documents: int = 0,
     questions: int = 0,
     most_words: int = 0,
+    chunk_tokens: int = 0,
     split: str = "",
     skip_bad: bool = False,
     hits: str = "",
@@ -45,6 +45,8 @@ def evaluate(
             takes all. The retriever then searches these documents only.
         questions: draw so many of their questions; 0 takes all.
         most_words: draw no longer documents; 0 for any length.
+        chunk_tokens: cut longer documents into chunks of at most so many tokens; a question's gold
+            chunks are those that hold its answer.
         split: split of the question set, where it has several.
         skip_bad: leave out bad records and questions whose gold documents are missing.
         hits: run in TREC's format: the documents that another retriever found.
@@ -57,14 +59,12 @@ def evaluate(
     if documents or most_words:
         chosen = chosen.sample(documents, seed, most_words=most_words)
     chosen = chosen.sample_questions(questions, seed)
-    ranked = read_hits(hits, chosen) if hits else None
-    foreign = _scored(predictions, chosen.questions)
     strangers = draw_texts(unrelated, texts, seed) if unrelated else None
     with build_pipeline(setup, store or Path(output) / "store", chosen.documents) as rag:
+        if chunk_tokens:
+            chosen = chunk_question_set(chosen, rag.base.tokenizer, chunk_tokens)
+        ranked = read_hits(hits, chosen) if hits else None
+        foreign = {Path(p).stem: read_predictions(p, chosen.questions) for p in predictions}
         config = setup.answer_config() | {"base_fingerprint": rag.base.fingerprint}
         report = evaluate_set(rag, chosen, evaluation, output, config, ranked, foreign, strangers)
     Console().print(report_table(report).rich())
-
-
-def _scored(files: Sequence[str], questions: Sequence) -> dict[str, dict]:
-    return {Path(file).stem: read_predictions(file, questions) for file in files}

@@ -16,10 +16,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from prag_core.corpus.chunking import chunk_document
 from prag_core.corpus.documents import Document, iter_documents
 from prag_core.corpus.questions import Question, read_questions
 from prag_core.corpus.records import Reject, iter_records, rejecter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 HUB_NAME = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
 logger = logging.getLogger(__name__)
@@ -82,6 +87,25 @@ class QuestionSet:
             return self
         drawn = sorted(random.Random(seed).sample(range(len(self.questions)), count))
         return replace(self, questions=tuple(self.questions[place] for place in drawn))
+
+
+def chunk_question_set(
+    whole: QuestionSet, tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> QuestionSet:
+    """Cut documents into chunks; a question's gold chunks are those that hold an answer of it.
+
+    Where none does, all chunks of its gold documents are.
+    """
+    chunks = {d.id: chunk_document(d, tokenizer, max_tokens) for d in whole.documents}
+
+    def gold(question: Question) -> tuple[str, ...]:
+        own = [chunk for i in question.gold_ids for chunk in chunks.get(i, ())]
+        holding = [c for c in own if any(answer in c.text for answer in question.golden_answers)]
+        return tuple(dict.fromkeys(chunk.id for chunk in holding or own))
+
+    questions = tuple(replace(question, gold_ids=gold(question)) for question in whole.questions)
+    documents = {c.id: c for document in whole.documents for c in chunks[document.id]}
+    return QuestionSet(whole.name, tuple(documents.values()), questions)
 
 
 def load_question_set(

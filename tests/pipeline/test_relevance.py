@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hypernet.generation.conditions import Sample, Scorer
 from prag_core.adapters.low_rank import reduce_rank
 from prag_core.adapters.merge import merge
+from prag_core.corpus.question_sets import Question, QuestionSet
+from prag_core.evaluation.evaluate import evaluate
+from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.results import answers_path, read_answers
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.pipeline.relevance import question_keys, relevance, relevant_hits
@@ -106,21 +109,28 @@ def test_service_leaves_them_out_too(tiny_base, tmp_path):
             assert service.prepare(QUESTIONS[0], "closed_book", 2).prompt == ready.prompt
 
 
-def test_score_leaves_them_out_too(tiny_base, tmp_path):
+def test_evaluation_leaves_them_out_too(tiny_base, tmp_path):
+    rows = tuple(Question(d.id, about(d), ("x",), (d.id,)) for d in DOCUMENTS)
+    whole = QuestionSet("set", tuple(DOCUMENTS), rows)
     made = parametrizer(tiny_base, tmp_path)
-    rows = tuple((about(d), ("x",), place) for place, d in enumerate(DOCUMENTS))
-    sample = Sample(tuple(DOCUMENTS), rows)
-    conditions = ("closed_book", "gold", "shuffled", "gold+2:relative", "gold+2", "rank:8")
-    usual = Scorer(tiny_base, made, SHORT).answers(sample, conditions)
     adapters = made.parametrize(DOCUMENTS)
     keys = question_keys(tiny_base, [about(d) for d in DOCUMENTS], 0)
     others = [relevance(a, k) for i, a in enumerate(adapters) for j, k in enumerate(keys) if i != j]
-    gated = Scorer(tiny_base, made, SHORT, max(others) + 1e-4).answers(sample, conditions)
-    for name in ("closed_book", "gold", "rank:8"):
-        assert gated[name] == usual[name]
-    assert gated["shuffled"] == usual["closed_book"] != usual["shuffled"]
-    assert gated["gold+2:relative"] == gated["gold+2"] == usual["gold"]  # the others are no more
-    texts_, away = [d.text for d in DOCUMENTS[:2]], adapters[3:5]
-    plain = Scorer(tiny_base, made).unrelated_nll(texts_, [None, None])
-    assert Scorer(tiny_base, made).unrelated_nll(texts_, away) != plain
-    assert Scorer(tiny_base, made, None, math.inf).unrelated_nll(texts_, away) == plain
+    names = ("closed_book", "gold", "shuffled", "gold+2:relative", "gold+2")
+    said = {}
+    for least in (0.0, max(others) + 1e-4):
+        answering = AnswerOptions(least_relevance=least)
+        rag = ParametricRAG(
+            tiny_base, parametrizer=made, store=tmp_path / f"{least}", generation=SHORT,
+            options=answering,
+        )  # fmt: skip
+        folder = tmp_path / f"answers{least}"
+        evaluate(rag, whole, EvaluationOptions(names, retrieval="gold"), folder)
+        for name in names:
+            records = read_answers(answers_path(folder, name)).values()
+            said[bool(least), name] = [record["prediction"] for record in records]
+    for name in ("closed_book", "gold"):
+        assert said[True, name] == said[False, name]
+    assert said[True, "shuffled"] == said[True, "closed_book"] != said[False, "shuffled"]
+    for name in ("gold+2:relative", "gold+2"):  # the others are no more
+        assert said[True, name] == said[True, "gold"]

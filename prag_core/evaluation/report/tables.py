@@ -24,7 +24,7 @@ from prag_core.evaluation.report.names import (
 from prag_core.evaluation.tables import EXPLAINED, SHOWN, Table, metric_rows
 
 MISSING = "-"
-TERMINAL_WIDTH = 80
+INTERVAL_COLUMNS = 5  # in a terminal of 80 columns
 RIGHT, WRONG = "✓", "✗"
 SECONDS = ((0.1, 1e-3, "ms"), (60, 1, "s"), (3600, 60, "min"), (float("inf"), 3600, "h"))
 BYTES = ((1e3, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB"), (float("inf"), 1e9, "GB"))
@@ -243,13 +243,11 @@ def terminal_lines(report: Mapping) -> Iterator[RenderableType]:
 
 
 def _narrow(table: Table) -> Table:
-    """Put intervals below their values where a terminal of 80 columns has no room beside them."""
-    rows = [table.headings, *(row for section in table.sections for row in section)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if sum(widths) + 2 * len(widths) <= TERMINAL_WIDTH:
+    """Leave intervals out where a terminal of 80 columns has no room for them; the page has it."""
+    if len(table.headings) <= INTERVAL_COLUMNS:
         return table
     sections = tuple(
-        tuple(tuple(cell.replace(" (", "\n(") for cell in row) for row in section)
+        tuple(tuple(cell.partition(" (")[0] for cell in row) for row in section)
         for section in table.sections
     )
     return replace(table, sections=sections)

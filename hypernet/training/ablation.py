@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from matplotlib.figure import Figure
 
-from hypernet.generation.conditions import Sample, Scorer, table
 from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import Checkpoint, load_checkpoint
 from hypernet.training.datamodule import HypernetDataModule
+from hypernet.training.scores import score_network
+from prag_core.corpus.question_sets import QuestionSet
+from prag_core.evaluation.estimates import format_estimate
 from prag_core.evaluation.report.style import (
     BLUE,
     GREEN,
@@ -35,6 +38,7 @@ from prag_core.evaluation.report.style import (
     VERMILION,
     styled,
 )
+from prag_core.evaluation.tables import Table
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 
@@ -64,7 +68,7 @@ def ablate(
         minutes: of training, validations included.
         every: steps between two validations (points of the figure).
         documents: held-out documents whose questions are answered.
-        conditions: asked of every variant (see `hypernet.generation.conditions`).
+        conditions: asked of every variant (see `prag_core.evaluation.conditions`).
         measured: conditions asked of the first variant beside these, e.g. `rank:64`.
         drawn: variants in the figure; all when empty.
     """
@@ -99,7 +103,7 @@ def ablate(
         )
     result = {"minutes": minutes, "questions": len(sample.questions), "rows": rows}
     write_json(Path(output) / "table.json", result)
-    text = format_table(result)
+    text = "\n\n".join(table.markdown() for table in format_tables(result)) + "\n"
     (Path(output) / "table.md").write_text(text, encoding="utf-8")
     shown = [row for row in rows if row["name"] in (drawn or names)]
     write_curves(shown, Path(output) / "figure.svg")
@@ -175,7 +179,7 @@ def train(settings: Mapping, folder: Path) -> None:
     done.touch()
 
 
-def held_out(data: Mapping, base: BaseModel, documents: int) -> Sample:
+def held_out(data: Mapping, base: BaseModel, documents: int) -> QuestionSet:
     """Return held-out documents and their questions, the same for every variant."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(HypernetDataModule, "data")
@@ -188,17 +192,17 @@ def held_out(data: Mapping, base: BaseModel, documents: int) -> Sample:
 
 
 def answer_scores(
-    base: BaseModel, checkpoint: Checkpoint, folder: Path, sample: Sample, conditions: Sequence[str]
+    base: BaseModel,
+    checkpoint: Checkpoint,
+    folder: Path,
+    sample: QuestionSet,
+    conditions: Sequence[str],
 ) -> dict:
-    """Return the scores of a variant by condition; kept in its folder."""
-    file = folder / f"scores_{len(sample.documents)}_documents.json"
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    scorer = Scorer(base, HypernetParametrizer(base, checkpoint))
-    missing = [name for name in conditions if name not in kept]
-    for name, answers in scorer.each(sample, missing) if missing else ():
-        kept |= table(sample, {name: answers})
-        write_json(file, kept)
-    return {name: kept[name] for name in conditions}
+    """Return the containment of a variant by condition; its answers are kept in its folder."""
+    made = HypernetParametrizer(base, checkpoint)
+    place = folder / f"scores_{len(sample.documents)}_documents"
+    cells = score_network(made, sample, conditions, place).conditions
+    return {name: asdict(cells[name].metrics["containment"]) for name in conditions}
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
@@ -211,29 +215,24 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
     ]
 
 
-def format_table(result: Mapping) -> str:
-    """Return the comparison as Markdown: NLL of the last validation, containment in %."""
-    conditions = list(dict.fromkeys(c for row in result["rows"] for c in row["scores"]))
-    common = [c for c in conditions if all(c in row["scores"] for row in result["rows"])]
-    head = ["variant", "parameters", "steps", *(f"NLL, {c}" for c in CURVES), *common]
-    lines = [head, ["---"] * len(head)]
+def format_tables(result: Mapping) -> list[Table]:
+    """Return the comparison: NLL of the last validation, containment; then the first's own."""
+    names = list(dict.fromkeys(c for row in result["rows"] for c in row["scores"]))
+    common = [c for c in names if all(c in row["scores"] for row in result["rows"])]
+    lines = []
     for row in result["rows"]:
         nll = [f"{row['curve'][-1][c]:.2f}" if row["curve"] else "" for c in CURVES]
         size = f"{row['parameters'] / 1e6:.1f}M"
-        scores = [_percent(row["scores"][c]) for c in common]
-        lines.append([row["name"], size, str(row["steps"]), *nll, *scores])
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-    first, rest = result["rows"][0], [c for c in conditions if c not in common]
+        scores = [format_estimate(row["scores"][c]) for c in common]
+        lines.append((row["name"], size, str(row["steps"]), *nll, *scores))
+    head = ("variant", "parameters", "steps", *(f"NLL, {c}" for c in CURVES), *common)
+    title = f"{result['minutes']:g} minutes each; containment in % of {result['questions']} answers"
+    tables = [Table(title, head, (tuple(lines),))]
+    first, rest = result["rows"][0], [c for c in names if c not in common]
     if rest:
-        measured = [[f"`{first['name']}`", "containment, %"], ["---"] * 2]
-        measured += [[c, _percent(first["scores"][c])] for c in rest]
-        text += "\n" + "\n".join(f"| {' | '.join(line)} |" for line in measured) + "\n"
-    return text
-
-
-def _percent(row: Mapping) -> str:
-    mean, low, high = (100 * value for value in row["containment"])
-    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
+        own = tuple((c, format_estimate(first["scores"][c])) for c in rest)
+        tables.append(Table(f"{first['name']} alone", ("condition", "containment"), (own,)))
+    return tables
 
 
 def write_curves(rows: Sequence[Mapping], path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from hypernet import cli
-from hypernet.measure import ablation
+from hypernet.training import ablation
 from tests.fixtures.hypernetworks import write_question_set
 from tests.fixtures.paths import CONFIGS
 
@@ -58,7 +58,7 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
 
     # A second run trains and asks nothing.
     monkeypatch.setattr(ablation.subprocess, "run", None)
-    monkeypatch.setattr(ablation.Scorer, "each", None)
+    monkeypatch.setattr("prag_core.pipeline.answerer.generate", None)
     capsys.readouterr()
     assert cli.main(["ablate", "--config", config]) == 0
     assert "training" not in capsys.readouterr().out
