@@ -41,7 +41,7 @@ class Cells:
 
     def name(self, path: str, condition: str) -> str:
         """Return the name that a path's condition has here."""
-        return condition if condition in self.answers else f"{path}/{condition}"
+        return f"{path}/{condition}" if parse_condition(condition).needs_adapters else condition
 
     def scores(self, name: str, metric: str) -> list[float]:
         """Return one value a question."""
@@ -66,22 +66,23 @@ def ask(
     """
     needy = {name: parse_condition(name).needs_adapters for name in options.conditions}
     shared = tuple(name for name, needs_adapters in needy.items() if not needs_adapters)
-    own = tuple(name for name, needs_adapters in needy.items() if needs_adapters)
+    by_path = tuple(name for name, needs_adapters in needy.items() if needs_adapters)
     # Only a pipeline that trains has an adapter of the whole corpus and augmented passages.
     first = next((path for path in rags if trains(rags[path])), next(iter(rags)))
     reports: dict[str, Report] = {}
     answers: dict[str, Answers] = {}
     if shared:
         asked = replace(options, conditions=shared)
+        # Stands for every path until the path's own conditions are asked, if there are any.
         report = evaluate(rags[first], question_set, asked, folder / "shared", configs[first])
         reports = dict.fromkeys(rags, report)
         answers = {name: read_answers(answers_path(folder / "shared", name)) for name in shared}
-    of_all = dict(answers)
-    for path, rag in rags.items() if own else ():
-        place, asked = folder / path, replace(options, conditions=own)
+    common = dict(answers)
+    for path, rag in rags.items() if by_path else ():
+        place, asked = folder / path, replace(options, conditions=by_path)
         # The shared answers are scored beside the path's own, so that differences are paired.
-        reports[path] = evaluate(rag, question_set, asked, place, configs[path], predictions=of_all)
-        answers |= {f"{path}/{name}": read_answers(answers_path(place, name)) for name in own}
+        reports[path] = evaluate(rag, question_set, asked, place, configs[path], predictions=common)
+        answers |= {f"{path}/{name}": read_answers(answers_path(place, name)) for name in by_path}
     return Cells(question_set, reports, answers)
 
 
@@ -94,7 +95,7 @@ def possible(
     rags: Rags, conditions: Sequence[str], documents: int
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the conditions that can be asked, and a note on each that is left out."""
-    lacking = {}
+    lacking = {}  # condition -> what is missing; better left out than refused: it is a default
     if not any(trains(rag) for rag in rags.values()):
         lacking["sft"] = "one adapter of the whole corpus needs the trained path"
     if not any(rag.augmenter for rag in rags.values()):
@@ -120,7 +121,7 @@ def quality(cells: Cells, seed: int) -> dict:
     for path, report in cells.reports.items():
         fields = asdict(report)
         for name, cell in fields["conditions"].items():
-            part["conditions"][cells.name(path, name)] = cell
+            part["conditions"][cells.name(path, name)] = cell  # shared ones are the same in all
         for kind in ("differences", "ratios"):
             part[kind] |= {f"{path}/{name}": metrics for name, metrics in fields[kind].items()}
     return part
@@ -152,7 +153,7 @@ def disagreements(cells: Cells) -> list[dict] | None:
     for question in cells.question_set.questions:
         records = {path: cells.answers[name][question.id] for path, name in names.items()}
         contained = {path: record["scores"]["containment"] for path, record in records.items()}
-        if len({*contained.values()}) > 1:
+        if len({*contained.values()}) > 1:  # right on one path and wrong on another
             ids = [document["id"] for document in next(iter(records.values()))["documents"]]
             cases.append(
                 {
@@ -168,11 +169,11 @@ def disagreements(cells: Cells) -> list[dict] | None:
 
 def by_document(cells: Cells) -> dict[str, dict]:
     """Return {id: {questions, containment by condition}} of documents that alone answer some."""
-    rows: dict[str, list[int]] = {}
+    rows: dict[str, list[int]] = {}  # places of each document's questions
     for row, question in enumerate(cells.question_set.questions):
         if len(question.gold_ids) == 1:
             rows.setdefault(question.gold_ids[0], []).append(row)
-    scores = {name: np.array(cells.scores(name, "containment")) for name in cells.answers}
+    scores = {name: np.array(cells.scores(name, "containment")) for name in cells.answers}  # (N,)
     return {
         i: {
             "questions": len(places),
@@ -188,6 +189,7 @@ def merge_conditions(counts: Sequence[int], weights: Sequence[str]) -> dict[str,
     Of one document there is nothing to weigh: every series begins with the same condition.
     """
     others = [k - 1 for k in counts]
+    # The same documents read in the prompt are what merging is held against.
     series = {"in_context": [f"in_context+{n}" if n else "in_context" for n in others]}
     for how in weights:
         series[how] = [f"gold+{n}:{how}" if n else "gold" for n in others]
@@ -205,8 +207,9 @@ def merging(cells: Cells, counts: Sequence[int], weights: Sequence[str]) -> dict
     series: dict[str, dict] = {}
     for path, report in cells.reports.items():
         for how, conditions in merge_conditions(counts, weights).items():
-            name = how if how == "in_context" else f"{path}/{how}"
+            name = how if how == "in_context" else f"{path}/{how}"  # shared, or the path's own
             series[name] = {
+                # Keys are text: so they are in JSON.
                 str(k): asdict(report.conditions[condition].metrics["containment"])
                 for k, condition in zip(counts, conditions, strict=True)
             }

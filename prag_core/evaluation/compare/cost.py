@@ -57,11 +57,12 @@ def cost(adapters: Mapping[str, Mapping], cells: Cells) -> dict:
     questions = {
         name: sum(record["seconds"] for record in records.values()) / len(records)
         for name, records in cells.answers.items()
-    }
+    }  # condition -> seconds
     break_even: dict[str, float | None] = {}
     for path, each in adapters.items():
         if f"{path}/parametric" in questions and "in_context" in questions:
             saved = questions["in_context"] - questions[f"{path}/parametric"]
+            # Every answer saves so many seconds; after n of them the adapter is paid for.
             break_even[path] = each["seconds"] / saved if saved > 0 else None
     return {"adapters": dict(adapters), "questions": questions, "break_even": break_even}
 

@@ -9,7 +9,7 @@ from prag_core.adapters.merge import WEIGHTINGS
 from prag_core.evaluation.options import EvaluationOptions
 
 PARTS = ("quality", "knowledge", "similarity", "side_effects", "merging", "cost")
-NEED_QUESTIONS = ("quality", "merging")
+NEED_QUESTIONS = ("quality", "merging")  # the others look at documents and adapters
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         """Raise ValueError for unknown or repeated names and sizes out of range."""
+        # Paths are looked up where they are built: other packages may bring theirs.
         known = {"paths": self.paths, "parts": PARTS, "merge_weights": WEIGHTINGS}
         for name, names in known.items():
             given = getattr(self, name)
@@ -55,7 +56,7 @@ class CompareOptions:
                 raise ValueError(
                     f"got {name} {list(given)}, expected different ones of {', '.join(names)}"
                 )
-        self.evaluation(self.conditions)
+        self.evaluation(self.conditions)  # which checks them
         sizes = (self.scored_documents, self.merge_questions, self.cost_documents)
         if min(*sizes, *self.merge_counts, 1) < 1 or not self.merge_counts:
             raise ValueError(

@@ -65,13 +65,14 @@ def _losses(
     texts = text_sequences(base, documents)
     asked = answer_sequences(base, questions, [()] * len(questions))
     read = answer_sequences(base, questions, [[by_id[i]] for i in golden])
+    # A text has no in_context: with itself in the prompt it would only be copied.
     text = {"closed_book": mean_nll(base, texts)}
     answers = {"closed_book": mean_nll(base, asked), "in_context": mean_nll(base, read)}
     for path, rag in rags.items():
         score = partial(mean_nll, base, load=rag.adapter)
         text[f"{path}/parametric"] = score(texts, ids)
         answers[f"{path}/parametric"] = score(asked, golden)
-        if len(ids) > 1:
+        if len(ids) > 1:  # else there is no other document
             text[f"{path}/shuffled"] = score(texts, [others[i] for i in ids])
             answers[f"{path}/shuffled"] = score(asked, [others[i] for i in golden])
     return text, answers
@@ -89,7 +90,7 @@ def _gap_closed(answers: Losses, path: str, bootstrap: Bootstrap) -> Estimate | 
     closed, read, known = (
         np.array(answers[name]) for name in ("closed_book", "in_context", f"{path}/parametric")
     )  # (N,) each
-    gained = bootstrap.mean(closed - read)
+    gained = bootstrap.mean(closed - read)  # by reading the document
     if gained.low is None or gained.low <= 0:
         return None
     return bootstrap.ratio(closed - known, closed - read)
@@ -124,6 +125,7 @@ def side_effects(knowledge_part: Mapping, cells: Cells, paths: Sequence[str], se
         without, with_other = (
             [row[name] for row in losses.values()] for name in ("closed_book", f"{path}/shuffled")
         )
+        # Documents count by the loss of their text: a mean of ratios would follow the easiest ones.
         ratio = bootstrap.ratio(with_other, without)
         change = {n: None if end is None else end - 1 for n, end in asdict(ratio).items()}
         part[path] = {
@@ -145,7 +147,8 @@ def _changed_answers(cells: Cells, path: str, seed: int) -> dict:
     questions = cells.question_set.questions
     bootstrap = Bootstrap(document_groups(questions), seed)
     changed = [plain[q.id]["prediction"] != other[q.id]["prediction"] for q in questions]
-    right = np.array(cells.scores("closed_book", "containment"))
+    # Only what was right before can be spoilt; 0 or 1 for each question.
+    right = np.array(cells.scores("closed_book", "containment"))  # (N,)
     kept = bootstrap.ratio(right * cells.scores(f"{path}/shuffled", "containment"), right)
     return {
         "changed_answers": asdict(bootstrap.mean(changed)),

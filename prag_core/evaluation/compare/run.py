@@ -43,6 +43,7 @@ from prag_core.retrieval.bm25 import make_retriever
 from prag_core.terminal import progress_bar
 
 VERSION = 2  # of report.json
+GROWING = ("parts", "conditions", "merge_counts", "merge_weights")  # options that may get more
 Item = TypeVar("Item")
 
 
@@ -70,16 +71,17 @@ def compare_paths(
             f"got no documents in {question_set.name}, expected those that its questions are "
             "about: give a folder with corpus.jsonl and questions.jsonl"
         )
-    question_set = question_set.sample_questions(options.limit, options.seed)
+    question_set = question_set.sample_questions(options.limit, options.seed)  # 0: all of them
+    # What can be refused is refused before a model is loaded and a folder made.
     if question_set.questions:
         check_questions(question_set.questions)
         if options.retrieval == "gold":
             require_gold(question_set.questions, question_set.documents_by_id)
     with _pipelines(setup, options, store or folder / "store", question_set) as rags:
-        run = _Comparison(rags, question_set, options, setup, folder)
-        run.claim()
-        run.make_adapters()
-        return run.report()
+        comparison = _Comparison(rags, question_set, options, setup, folder)
+        comparison.claim()
+        comparison.make_adapters()
+        return comparison.report()
 
 
 @contextmanager
@@ -97,7 +99,7 @@ def _pipelines(
         yield {
             path: ParametricRAG(
                 base,
-                make_retriever(setup.retriever),
+                make_retriever(setup.retriever),  # one each: adding documents changes it
                 build_parametrizer(base, replace(setup, path=path), adapters, documents),
                 adapters,
                 generation=setup.generation,
@@ -119,17 +121,18 @@ class _Comparison:
     folder: Path
 
     def claim(self) -> None:
-        """Refuse a folder of another config; parts and conditions can be added to one."""
+        """Refuse a folder of another config; parts, conditions and merges can be added to one."""
         options = asdict(self.options)
         questions = self.question_set.questions
         config = {
-            "comparison": {n: v for n, v in options.items() if n not in ("parts", "conditions")},
+            "comparison": {name: v for name, v in options.items() if name not in GROWING},
             "documents": fingerprint(sorted(self.question_set.documents_by_id)),
             "questions": fingerprint(
                 [(q.id, q.question, q.golden_answers, q.gold_ids) for q in questions]
             ),
             "run": self.configs,
         }
+        # A folder without any of these holds nothing that another config could spoil.
         places = ("parts/*.json", "*/*.jsonl", "merging/*/*.jsonl")
         finished = [path.stem for place in places for path in self.folder.glob(place)]
         claim_folder(self.folder, config, sorted({*finished}))
@@ -145,12 +148,16 @@ class _Comparison:
     def report(self) -> dict:
         """Compute the parts and describe the run."""
         seed, cells = self.options.seed, self.cells
+        # Functions, so that a part that is not wanted is not computed either.
         makers: dict[str, Callable[[], dict | None]] = {
+            # From answers, which `evaluate` keeps.
             "quality": lambda: compare_cells.quality(cells, seed),
+            "merging": self._merging,
+            # Measured here, and kept in parts/.
             "knowledge": lambda: self.losses,
             "similarity": lambda: self._kept("similarity", self._similarity),
+            # From both.
             "side_effects": lambda: side_effects(self.losses, cells, [*self.rags], seed),
-            "merging": self._merging,
             "cost": lambda: cost(self._kept("cost", self._making, self._timed), cells),
         }
         parts = {part: makers[part]() for part in self.parts}
@@ -209,7 +216,7 @@ class _Comparison:
     @cached_property
     def cells(self) -> Cells:
         """The conditions of the part quality; none where it is left out."""
-        if "quality" not in self.parts:
+        if "quality" not in self.parts:  # side effects and cost then do without answers
             return Cells(self.question_set)
         options = self.options
         conditions, _ = possible(self.rags, options.conditions, len(self.question_set.documents))
@@ -234,9 +241,10 @@ class _Comparison:
         questions = self._sample(self._about(pool), options.merge_questions)
         if not counts or not questions:
             return None
-        # Distractors come from the pool: it has adapters already.
+        # Distractors come from the pool, whose adapters are there; trained ones are dear.
         chosen = replace(self.question_set, documents=pool, questions=tuple(questions))
         series = compare_cells.merge_conditions(counts, options.merge_weights).values()
+        # Once each: at k = 1 all series share theirs.
         conditions = tuple(dict.fromkeys(name for names in series for name in names))
         asked = EvaluationOptions(conditions, 1, "gold", options.seed)
         cells = ask(self.rags, self.configs, chosen, asked, self.folder / "merging")
@@ -266,17 +274,19 @@ class _Comparison:
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if kept.get("inputs") != inputs:
             write_json(path, {"inputs": inputs, "part": compute()})
+        # Read back even if it was just written, so that two runs return the same: lists, no tuples.
         return json.loads(path.read_text(encoding="utf-8"))["part"]
 
     def _documents(self) -> list[dict]:
         """Describe the documents of the pool, with what was measured about each."""
         scores = compare_cells.by_document(self.cells)
-        needed = {"knowledge", "side_effects"} & {*self.parts}
-        losses = self.losses["per_document"] if needed else {}
+        measured = {"knowledge", "side_effects"} & {*self.parts}
+        losses = self.losses["per_document"] if measured else {}
         return [
             {
                 "id": document.id,
                 "title": document.title,
+                # Passages of one article share its title.
                 "topic": document.metadata.get("topic") or document.title,
                 "words": len(document.text.split()),
                 "loss": losses.get(document.id, {}),
@@ -290,6 +300,7 @@ class _Comparison:
         questions, options = self.question_set.questions, self.options
         if not questions:
             return ["There are no questions: quality and merging are left out."]
+        # Documents are what the bootstrap resamples.
         groups, notes = len({*document_groups(questions)}), []
         if groups < SMALLEST_SAMPLE:
             notes.append(

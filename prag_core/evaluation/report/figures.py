@@ -83,11 +83,11 @@ def draw_bars(axes: Axes, estimates: Mapping[str, Mapping]) -> None:
             hatch=CONTROL_HATCHES[condition_name(name)] if control else None,
             linewidth=0.9,
         )
-    means, arms = _series(list(estimates.values()))
+    means, arms = _series(list(estimates.values()))  # (K,), (2, K)
     places = range(len(estimates))
     axes.errorbar(means, places, xerr=arms, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
     axes.set_yticks(places, [label(name) for name in estimates])
-    axes.set_ylim(len(estimates) - 0.4, -0.6)
+    axes.set_ylim(len(estimates) - 0.4, -0.6)  # the first on top
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
 
@@ -108,6 +108,7 @@ def _quality(report: Mapping, part: Mapping) -> Figure:
     }
     figure, axes = new_figure(0.9 + 0.25 * len(cells))
     draw_bars(axes, {name: metrics["containment"] for name, metrics in cells.items()})
+    # A diamond beside the bar: a second row of bars would say the same once more.
     f1 = [100 * metrics["f1"]["mean"] for metrics in cells.values()]
     diamonds = {"marker": "D", "s": 20, "facecolor": "white", "edgecolor": INK, "zorder": 4}
     axes.scatter(f1, range(len(cells)), linewidth=1, **diamonds)
@@ -124,8 +125,8 @@ def _map(report: Mapping, part: Mapping) -> Figure | None:
         return None
     topics = [document.get("topic") or "" for document in report["documents"]]
     coloured = frequent_topics(topics)
-    columns = min(len(paths), 2)
-    rows = -(-len(paths) // columns)
+    columns = min(len(paths), 2)  # narrow enough for a phone
+    rows = -(-len(paths) // columns)  # rounded up
     height = rows * (2.05 if columns == 2 else 2.9) + 0.2 * -(-(len(coloured) + 1) // 2)
     figure, grid = new_figure(height, nrows=rows, ncols=columns, squeeze=False)
     for axes in grid.flat[len(paths) :]:
@@ -208,7 +209,7 @@ def _merging(report: Mapping, part: Mapping) -> Figure:
             elinewidth=0.8,
             label=plain(label(name)),
         )
-    axes.set_xscale("log")
+    axes.set_xscale("log")  # one document more means less, the more there are
     axes.set_xticks(counts, [f"{k:g}" for k in counts])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0, max(axes.get_ylim()[1], SMALLEST_SPAN))
@@ -227,6 +228,7 @@ def _cost(report: Mapping, part: Mapping) -> Figure | None:
         for path, cost in adapters.items()
     }
     lines = {"in_context": (0.0, seconds.get("in_context"))} | lines  # (to make, a question)
+    # Without answers there are no slopes, and what an adapter takes is in the table.
     if not all(known(each) for _, each in lines.values()):
         return None
     crossings = [n for n in part["break_even"].values() if known(n)]

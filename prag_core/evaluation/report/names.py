@@ -37,4 +37,5 @@ def label(name: str) -> str:
 
 def reading_order(names: Iterable[str]) -> list[str]:
     """Return shared conditions, then every path's own, then the controls."""
+    # sorted() is stable: within a kind names stay as they come.
     return sorted(names, key=lambda name: (is_control(name), bool(path_of(name))))

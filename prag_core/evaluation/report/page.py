@@ -46,12 +46,14 @@ def render_report(report: Mapping) -> str:
         loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["typeset"] = _typeset
+    # Cut, so that a page of a large corpus still opens.
     details = {
         key: _first_rows(table, MOST_ROWS[key]) for key, table in detail_tables(report).items()
     }
     return environment.get_template("report.html").render(
         report={"machine": "", "command": "", "base_model": "", "created": "", "notes": ()}
         | report,
+        # Markup is what is ours, and not escaped.
         css=Markup((folder / "report.css").read_text("utf-8")),
         tables=comparison_tables(report) | details,
         figures={key: Markup(svg(f, key, TITLES[key])) for key, f in figures(report).items()},

@@ -26,6 +26,7 @@ from prag_core.evaluation.tables import EXPLAINED, SHOWN, Table, metric_rows
 MISSING = "-"
 INTERVAL_COLUMNS = 5  # in a terminal of 80 columns
 RIGHT, WRONG = "✓", "✗"
+# (below, one unit, its name), the smallest first
 SECONDS = ((0.1, 1e-3, "ms"), (60, 1, "s"), (3600, 60, "min"), (float("inf"), 3600, "h"))
 BYTES = ((1e3, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB"), (float("inf"), 1e9, "GB"))
 
@@ -46,6 +47,7 @@ def comparison_tables(report: Mapping) -> dict[str, Table]:
         "merging": _merging,
         "cost": _cost,
     }
+    # Tables of another part than their own name.
     part_of = {"differences": "quality", "ratios": "quality"}
     tables = {
         key: make(report, report[part])
@@ -76,7 +78,7 @@ def _differences(report: Mapping, part: Mapping) -> Table:
     rows = []
     for name, metrics in part["differences"].items():
         cells = (format_estimate(metrics[metric], sign="+") for metric in SHOWN)
-        p = metrics["containment"].get("p")
+        p = metrics["containment"].get("p")  # one p a row: those of the metrics go together
         rows.append((label(name), *cells, f"{p:.4f}" if known(p) else MISSING))
     note = (
         "In points, paired by question. p: that there is no difference in containment, from random "
@@ -86,6 +88,7 @@ def _differences(report: Mapping, part: Mapping) -> Table:
 
 
 def _ratios(report: Mapping, part: Mapping) -> Table:
+    # None where the divisor is 0: nothing was right that could be kept.
     ratios = {label(name): metrics for name, metrics in part["ratios"].items()}
     return Table(
         "Kept", ("ratio of means", *SHOWN.values()), _by_path(metric_rows(ratios)), "In %."
@@ -95,7 +98,7 @@ def _ratios(report: Mapping, part: Mapping) -> Table:
 def _knowledge(report: Mapping, part: Mapping) -> Table:
     text, answers, gap = (part.get(key) or {} for key in ("text", "answers", "gap_closed"))
     rows = []
-    for name in reading_order(answers or text):
+    for name in reading_order(answers or text):  # answers have one condition more
         losses = [format_estimate(values.get(name), 1, 2) for values in (text, answers)]
         share = gap.get(path_of(name)) if condition_name(name) == "parametric" else None
         rows.append((label(name), *losses, format_estimate(share)))
@@ -109,6 +112,7 @@ def _knowledge(report: Mapping, part: Mapping) -> Table:
 
 
 def _similarity(report: Mapping, part: Mapping) -> Table:
+    # Here low and high are percentiles over pairs, no interval of the mean.
     within, between = (part.get(key) or {} for key in ("within", "between"))
     sections = (
         tuple((f"{p}, different documents", format_estimate(v, 1, 3)) for p, v in within.items()),
@@ -182,9 +186,11 @@ def _questions(break_even: Mapping, path: str) -> str:
 def _disagreements(report: Mapping) -> Table:
     paths, rows = report["paths"], []
     for case in report.get("disagreements") or ():
+        # Marked with a sign, not with a colour alone.
         marks = [RIGHT if case["contained"].get(path) else WRONG for path in paths]
         texts = [case["answers"].get(path) or "(nothing)" for path in paths]
         answers = (f"{mark} {text}" for mark, text in zip(marks, texts, strict=True))
+        # Sets name the same golden answer once for each annotator.
         golden = " / ".join(dict.fromkeys(case["golden_answers"]))
         rows.append((case["question"], case["document"], golden, *answers))
     headings = ("question", "document", "golden answer", *paths)

@@ -12,6 +12,7 @@ from prag_core.evaluation.report.names import known
 from prag_core.evaluation.report.style import png
 from prag_core.evaluation.report.tables import comparison_tables, detail_tables
 
+# Of report.json: what a run is found by, and what its numbers are read from.
 HEADER_KEYS = ("title", "base_model", "machine", "command", "paths", "setup", "comparison")
 NUMBER_KEYS = ("quality", "knowledge", "similarity", "side_effects", "merging", "cost")
 
@@ -44,6 +45,7 @@ def log_to_wandb(report: Mapping, folder: Path | str, project: str = "prag-compa
         dir=str(folder),
         mode=os.environ.get("WANDB_MODE") or "offline",
         config={key: report[key] for key in HEADER_KEYS if key in report},
+        # It would take over standard output and write about itself.
         settings=wandb.Settings(console="off", silent=True),
     )
     try:
@@ -51,11 +53,12 @@ def log_to_wandb(report: Mapping, folder: Path | str, project: str = "prag-compa
         for name, figure in figures(report).items():
             media[f"figures/{name}"] = wandb.Image(Image.open(io.BytesIO(png(figure))))
         for name, table in (comparison_tables(report) | detail_tables(report)).items():
+            # wandb's table has no sections.
             rows = [list(row) for section in table.sections for row in section]
             media[f"tables/{name}"] = wandb.Table(columns=list(table.headings), data=rows)
         run.log(media)
         run.summary.update(flat_numbers(report))
-    finally:
+    finally:  # what was logged is on the disk, whatever failed
         run.finish()
 
 
