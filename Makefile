@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint speed clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,14 +20,17 @@ demo: $(STAMP) ## Turn 12 documents into adapters and answer questions from them
 	$(BIN)/prag demo
 
 test: $(STAMP) ## Run all tests, those with the embedded model included
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST)
 
-lint: $(STAMP) ## Check style
+lint: $(STAMP) ## Check style, docstrings, spelling, the import contract and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
-bench: $(STAMP) ## Measure speed against PEFT and the paper's settings
-	$(BIN)/prag bench
+speed: $(STAMP) ## Measure speed against PEFT and the paper's settings
+	$(BIN)/prag speed
 
 clean: ## Remove the virtual environment and all results
 	rm -rf $(VENV) runs

@@ -1,116 +1,248 @@
-"""Command line: `prag parametrize | answer | evaluate | demo | ...`, see COMMANDS.
+"""Command line: `prag COMMAND ...`; the commands with a line each are in COMMANDS.
 
-Every option is a parameter of the command's function (commands.py) or a field of `Setup`
-(build.py), and may stand in a YAML file given with --config.
+Arguments go in, an exit status comes out. Every option is a parameter of the command's function
+(one file each in prag_core/commands/) or a field of `Setup` (pipeline/parts.py), and may stand in
+a YAML file given with --config. Only the command that was asked for is imported: `prag --help`
+loads no other package.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, get_type_hints
 
-import docstring_parser
-import transformers
-from jsonargparse import ArgumentParser
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
-from prag_core.commands import demo, serve
-from prag_core.commands import shared as commands
-from prag_core.commands.compare import compare
-from prag_core.commands.evaluate import evaluate
-from prag_core.model.hardware import is_out_of_memory
-from prag_core.pipeline.parts import Setup
-from prag_core.speed import run as bench
 
+@dataclass(frozen=True)
+class Command:
+    """A command's place and what of its options differs from the function's own parameters.
+
+    Attributes:
+        place: "module:function".
+        summary: first line of the function's docstring.
+        unread: fields of `Setup` that the command does not read, and so does not offer.
+        defaults: that differ from those of `Setup`.
+        words: parameters that are written without their names, and may be left out.
+    """
+
+    place: str
+    summary: str
+    unread: Sequence[str] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    words: Sequence[str] = ()
+
+
+def _command(name: str, summary: str, **options) -> Command:
+    return Command(f"prag_core.commands.{name}:{name}", summary, **options)
+
+
+# In the order in which a new user meets them. The summaries are repeated here, so that the overview
+# needs no import; a test holds them equal to the docstrings.
 COMMANDS = {
-    "parametrize": commands.parametrize,
-    "warmup": commands.warmup,
-    "answer": commands.answer,
-    "evaluate": evaluate,
-    "compare": compare,
-    "store": commands.store,
-    "models": commands.models,
-    "demo": demo.demo,
-    "bench": bench.bench,
-    "serve": serve.serve,
+    "demo": _command(
+        "demo",
+        "Turn 12 invented documents into adapters and ask about them in every mode.",
+        unread=["path"],
+    ),
+    "parametrize": _command(
+        "parametrize", "Turn documents into adapters; what the store has already is skipped."
+    ),
+    "answer": _command("answer", "Answer questions from the documents of a store."),
+    "serve": _command(
+        "serve",
+        "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
+        unread=["generation", "answering"],  # each request brings its own
+        defaults={"path": "generated"},
+    ),
+    "evaluate": _command(
+        "evaluate",
+        "Score a question set in any conditions, with intervals and controls.",
+    ),
+    "benchmark": _command(
+        "benchmark",
+        "Run a grid of question sets, base models, paths and modes into one table.",
+        unread=["path", "base_model", "dtype", "hypernet"],  # a list of models has them
+    ),
+    "compare": _command(
+        "compare",
+        "Compare trained with generated adapters: quality, side effects, merging, cost.",
+        unread=["path"],
+    ),
+    "speed": _command(
+        "speed", "Measure speed beside stock PEFT; parts measured earlier stay in the file."
+    ),
+    "warmup": _command(
+        "warmup", "Train an adapter on question-answer pairs, for the trained path to start from."
+    ),
+    "store": _command(
+        "store", "Look into a store, check it, keep it in order, and move adapters in and out."
+    ),
+    "models": _command(
+        "models",
+        "Show which base models load by name, or fetch one now.",
+        words=["action", "name"],
+    ),
 }
-# Fields of `Setup` that a command does not read, and so does not offer.
-UNREAD = {
-    "demo": {"path"},
-    "compare": {"path"},
-    "serve": {"generation", "answering"},
-}
-HINT = (
+MEMORY_HINT = (
     "got a batch that exceeds memory, expected one that fits: lower --generation.batch_size, "
     "--training.tokens_per_batch or --training.documents_per_batch, and run the command again; "
     "what is finished is kept"
 )
-DEFAULTS = {"serve": {"path": "generated"}}  # where a command's differ from those of `Setup`
-
-
-def build_parser() -> ArgumentParser:
-    """Build the parser: one subcommand a function, `Setup` flattened into those that take it."""
-    parser = ArgumentParser(
-        prog="prag", description=sys.modules["prag_core"].__doc__.split("\n")[0]
-    )
-    subcommands = parser.add_subcommands(required=True, dest="command")
-    for name, function in COMMANDS.items():
-        subparser = ArgumentParser(description=inspect.getdoc(function).split("\n")[0])
-        subparser.add_argument("--config", action="config", help="YAML file with any of these")
-        switches = _switches(function)
-        skip = {"setup", *switches}
-        subparser.add_function_arguments(function, skip=skip, as_positional=True)
-        for switch, text in switches.items():
-            subparser.add_argument(f"--{switch}", action="store_true", help=text)
-        if "setup" in inspect.signature(function).parameters:
-            subparser.add_class_arguments(Setup, skip=UNREAD.get(name, set()))
-        subparser.set_defaults(DEFAULTS.get(name, {}))
-        subcommands.add_subcommand(name, subparser)
-    return parser
-
-
-def _switches(function: Callable) -> dict[str, str]:
-    """Return {name: help} of the boolean parameters, which become flags without a value."""
-    parameters = docstring_parser.parse(inspect.getdoc(function)).params
-    return {p.arg_name: p.description for p in parameters if _is_switch(function, p.arg_name)}
-
-
-def _is_switch(function: Callable, name: str) -> bool:
-    return inspect.signature(function).parameters[name].annotation in (bool, "bool")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2: bad input, 1: out of memory, 130: Ctrl-C)."""
-    parser = build_parser()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    arguments = [_underscored(argument) for argument in arguments]
-    parsed = parser.parse_args(arguments)
-    transformers.logging.disable_progress_bar()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name, status = pick_command("prag", sys.modules["prag_core"].__doc__, COMMANDS, arguments)
+    if name is None:
+        return status
+    # Read by huggingface_hub and transformers when they are imported: no bars for loading weights.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    function, parser = build_parser(f"prag {name}", COMMANDS[name])
+    # Wrong options end here, with argparse's own message and status 2.
+    parsed = parser.parse_args([_underscored(argument) for argument in arguments[1:]])
+    return run_command(
+        f"prag {name}", lambda: call(function, parser.instantiate(parsed)), MEMORY_HINT
+    )
+
+
+def pick_command(
+    program: str, about: str, commands: Mapping[str, Command], arguments: Sequence[str]
+) -> tuple[str | None, int]:
+    """Return the command's name; or None and the exit status, with the overview printed.
+
+    Args:
+        program: name on the command line.
+        about: text whose first line says what the program does.
+        commands: by name.
+        arguments: of the command line; the command comes first.
+    """
+    first = arguments[0] if arguments else None
+    if first in commands:
+        return first, 0
+    asked_for_help = first in ("-h", "--help")
+    if not asked_for_help and arguments:
+        print(
+            f"{program}: got command {first!r}, expected one of {', '.join(commands)}: "
+            f"see {program} --help",
+            file=sys.stderr,
+        )
+        return None, 2
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
+    text = "\n".join([
+        f"usage: {program} COMMAND [options]", "", about.strip().split("\n")[0], "",
+        "commands:", *lines, "", f"options of a command: {program} COMMAND --help",
+    ])  # fmt: skip
+    print(text, file=sys.stdout if asked_for_help else sys.stderr)
+    return None, 0 if asked_for_help else 2
+
+
+def load_function(place: str) -> Callable:
+    """Import "module:function"."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def build_parser(program: str, command: Command) -> tuple[Callable, ArgumentParser]:
+    """Import a command's function and build its parser.
+
+    Options are the function's parameters and, where one is `setup`, the fields of `Setup`.
+
+    Args:
+        program: name shown in messages.
+        command: the command.
+
+    Returns:
+        The function, to be called by `call`, and the parser.
+    """
+    from jsonargparse import ArgumentParser  # deferred: --help of the program needs none
+
+    function = load_function(command.place)
+    parser = ArgumentParser(prog=program, description=summary(function))
+    parser.add_argument("--config", action="config", help="YAML file with any of these")
+    help_texts = parameter_help(function)
+    types = get_type_hints(
+        function
+    )  # annotations are strings: `from __future__ import annotations`
+    parameters = inspect.signature(function).parameters
+    switches = [name for name in parameters if types[name] is bool]
+    for word in command.words:
+        default = parameters[word].default
+        parser.add_argument(
+            word, nargs="?", type=types[word], default=default, help=help_texts[word]
+        )
+    skip = {"setup", *switches, *command.words}
+    parser.add_function_arguments(function, skip=skip, as_positional=True)
+    for switch in switches:  # flags without a value
+        parser.add_argument(f"--{switch}", action="store_true", help=help_texts[switch])
+    if "setup" in parameters:  # its fields become options of the command, not of --setup
+        parser.add_class_arguments(types["setup"], skip={*command.unread})
+    parser.set_defaults(dict(command.defaults))
+    return function, parser
+
+
+def summary(function: Callable) -> str:
+    """Return the first docstring line."""
+    return inspect.getdoc(function).split("\n")[0]
+
+
+def parameter_help(function: Callable) -> dict[str, str]:
+    """Return {parameter: its text in the docstring}."""
+    import docstring_parser  # comes with jsonargparse[signatures], which reads docstrings by it
+
+    parsed = docstring_parser.parse(inspect.getdoc(function))
+    return {parameter.arg_name: parameter.description for parameter in parsed.params}
+
+
+def call(function: Callable, options: Namespace) -> None:
+    """Call a command's function; options that are not its parameters are the shared `Setup`."""
+    parameters, values = inspect.signature(function).parameters, vars(options)
+    # What is neither a parameter nor a field (--config, say) has done its work.
+    arguments = {name: value for name, value in values.items() if name in parameters}
+    if "setup" in parameters:
+        setup = get_type_hints(function)["setup"]
+        names = {entry.name for entry in fields(setup)} & values.keys()
+        arguments["setup"] = setup(**{name: values[name] for name in names})
+    function(**arguments)
+
+
+def run_command(program: str, command: Callable[[], object], memory_hint: str) -> int:
+    """Call a command and turn the errors of users and machines into messages.
+
+    Args:
+        program: name in front of the messages.
+        command: what to call.
+        memory_hint: what to do where memory ran out.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 1 where memory ran out, 130 after Ctrl-C.
+    """
     try:
-        _call(COMMANDS[parsed.command], vars(parser.instantiate(parsed)[parsed.command]))
+        command()
     except (ValueError, OSError, KeyError) as error:
-        print(f"prag {parsed.command}: {error}", file=sys.stderr)
+        if type(error) is KeyError:  # a defect; the store's own kind has a message
+            raise
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
+        from prag_core.model.hardware import is_out_of_memory  # torch is loaded by now
+
         if not is_out_of_memory(error):
             raise
-        print(f"prag {parsed.command}: {str(error).splitlines()[0]}\n{HINT}", file=sys.stderr)
+        print(f"{program}: {str(error).splitlines()[0]}\n{memory_hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
-
-
-def _call(function: Callable, options: dict) -> None:
-    """Call a command's function; options that are not its own are the shared `Setup`."""
-    own = inspect.signature(function).parameters
-    arguments = {name: value for name, value in options.items() if name in own}
-    if "setup" in own:
-        names = {field.name for field in fields(Setup)} & options.keys()
-        arguments["setup"] = Setup(**{name: options[name] for name in names})
-    function(**arguments)
 
 
 def _underscored(argument: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 
@@ -51,3 +52,28 @@ def test_no_command_or_another_is_refused(arguments, message, capsys):
 def test_options_that_a_command_would_not_read_are_refused(arguments):
     with pytest.raises(SystemExit):
         run(*arguments)
+
+
+def listed(action: Literal["list", "fetch"] = "list", fast: bool = False) -> None:
+    """List.
+
+    Args:
+        action: what to do.
+        fast: do it fast.
+    """
+
+
+def test_words_may_be_left_out_and_switches_take_no_value():
+    command = cli.Command("tests.test_cli:listed", "List.", words=["action"])
+    function, parser = cli.build_parser("prag listed", command)
+    assert function is listed
+    assert parser.parse_args([]).action == "list"
+    options = parser.parse_args(["fetch", "--fast"])
+    assert (options.action, options.fast) == ("fetch", True)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["burn"])
+
+
+def test_a_defect_keeps_its_stack_trace():
+    with pytest.raises(KeyError):
+        cli.run_command("prag", lambda: {}["missing"], "")

@@ -14,6 +14,7 @@ from hypernet.network.encoder import Encoder
 from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, adapter_key, fingerprint
 from prag_core.adapters.low_rank import rank_of_own, reduce_rank
 from prag_core.adapters.merge import merge
+from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import Augmenter
 from prag_core.corpus.documents import Document
@@ -126,20 +127,22 @@ class HypernetParametrizer:
             )
         exported = self.network.export(encoding)
         return [
-            self._adapter(a, b, extra, document)
-            for (a, b, extra), document in zip(exported, documents, strict=True)
+            self._adapter(a, b, memory, document)
+            for (a, b, memory), document in zip(exported, documents, strict=True)
         ]
 
-    def _adapter(self, a: Tensor, b: Tensor, extra: dict, document: Document) -> Adapter:
+    def _adapter(
+        self, a: Tensor, b: Tensor, memory: RidgeMemory | None, document: Document
+    ) -> Adapter:
         """Build the adapter of rows a (L, R, I) and b (L, R, H); alpha = rank, so scale 1."""
         dtype = DTYPES[self.spec.dtype]
         tensors = {
-            path: (a[i].to(dtype).cpu(), b[i].mT.to(dtype).contiguous().cpu())
+            path: (a[i].to(dtype).cpu(), b[i].mT.to(dtype).contiguous().cpu())  # (R, I), (H, R)
             for i, path in enumerate(self.spec.paths())
         }
         metadata = {"document_id": document.id, "title": document.title, "path": "generated"}
-        extra = {name: tensor.cpu() for name, tensor in extra.items()}
-        return Adapter(self.spec, tensors, metadata, extra)
+        memory = memory and memory.to("cpu")
+        return Adapter(self.spec, tensors, metadata, memory, self.network.shared_count)
 
     def _join(self, parts: list[Adapter]) -> Adapter:
         """Merge a long document's chunks into one adapter, and keep the rank budget."""

@@ -79,7 +79,7 @@ class PerceiverHead(nn.Module):
     def export(self, encoding: Encoding) -> Iterator[Exported]:
         """Yield every document's rows; there is nothing that a merge could solve again."""
         a, b = self.writer(self.codes(encoding))
-        yield from ((x.float(), y.float(), {}) for x, y in zip(a, b, strict=True))
+        yield from ((x.float(), y.float(), None) for x, y in zip(a, b, strict=True))
 
 
 class LastTokenHead(PerceiverHead):

@@ -18,8 +18,8 @@ from hypernet.network.config import NetworkConfig
 from hypernet.network.heads import build_head
 from prag_core.model.base_model import BaseModel
 
-VERSION = 1
-SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"
+VERSION = 1  # of config.json's fields and the tensors' names
+SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"  # in the source tree: a link
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -51,6 +51,7 @@ def save_checkpoint(
     """Write config.json and model.safetensors; scalars per layer stay in float32."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # Matrices carry the size; a rounded lambda or scale would shift a whole layer.
     tensors = {
         key: (value.to(dtype) if value.ndim > 1 else value.float()).detach().cpu().contiguous()
         for key, value in network.state_dict().items()
@@ -62,6 +63,7 @@ def save_checkpoint(
         "network": asdict(config),
         "training": dict(training or {}),
     }
+    # Under a temporary name first: a reader meets the old file or the new one, never half of it.
     scratch = folder / f".{WEIGHTS}.{os.getpid()}"
     save_file(tensors, scratch, metadata={"format": "pt"})
     scratch.replace(folder / WEIGHTS)
@@ -102,9 +104,15 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
             "checkpoint again"
         ) from error
     check_tensors(folder / WEIGHTS, tensors, network.state_dict())
+    # Stored in bfloat16; the closed form of the ridge head wants float32.
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
     network.requires_grad_(False).eval().to(base.device)
     return Checkpoint(network, config, _hash(folder), record.get("training", {}))
+
+
+def base_model_name(name: str | Path) -> str:
+    """Return the base model that a checkpoint's config.json names (see `load_checkpoint`)."""
+    return _read_config(find_checkpoint(name))["base_model"]
 
 
 def continued(source: str, config: NetworkConfig, base: BaseModel) -> tuple[nn.Module, str]:
@@ -117,16 +125,17 @@ def continued(source: str, config: NetworkConfig, base: BaseModel) -> tuple[nn.M
         ValueError: other settings than the checkpoint's, and as `load_checkpoint`.
     """
     checkpoint = load_checkpoint(source, base)
-    held = checkpoint.config
-    if not held.background:
+    settings = checkpoint.config
+    if not settings.background:
         new = {name: getattr(config, name) for name in ("background", "background_weight")}
-        held = replace(held, **new)
-    if replace(held, salience=held.salience or config.salience) != config:
+        settings = replace(settings, **new)
+    if replace(settings, salience=settings.salience or config.salience) != config:
         raise ValueError(
             f"got network settings {config}, expected those of {source}, {checkpoint.config}: "
             "correct model.network, or leave out model.weights"
         )
     network = build_head(config, *base.module_shape("down_proj"))
+    # Not strict: a new background or salience has no weights in the checkpoint.
     network.load_state_dict(checkpoint.network.state_dict(), strict=False)
     return network.to(base.device), checkpoint.hash
 
@@ -137,11 +146,11 @@ def find_checkpoint(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither shipped, nor a folder, nor on the hub.
     """
-    for folder in (Path(name), SHIPPED / str(name).removeprefix("checkpoints/")):
+    plain = len(Path(name).parts) == 1  # not a path: a shipped name goes before a local folder
+    for folder in (SHIPPED / name,) * plain + (Path(name),):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    hub = str(name).count("/") == 1 and not str(name).startswith("checkpoints/")
-    if hub and not Path(name).exists():
+    if str(name).count("/") == 1 and not Path(name).parent.is_dir():
         from huggingface_hub import snapshot_download  # deferred: needs the network
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -192,10 +201,10 @@ def network_config(source: Path | str, fields: Mapping) -> NetworkConfig:
     return NetworkConfig(**{**fields, "layers": tuple(fields["layers"])})
 
 
-def check_tensors(source: Path | str, found: Mapping, expected: Mapping) -> None:
+def check_tensors(source: Path | str, tensors: Mapping, expected: Mapping) -> None:
     """Raise ValueError where tensors are missing, foreign or of another shape."""
-    wrong = sorted(set(found) ^ set(expected))
-    wrong += [k for k in expected if k in found and found[k].shape != expected[k].shape]
+    wrong = sorted(set(tensors) ^ set(expected))
+    wrong += [k for k in expected if k in tensors and tensors[k].shape != expected[k].shape]
     if wrong:
         raise ValueError(
             f"got missing, foreign or misshapen tensors {wrong[:3]} in {source}, expected the "
@@ -205,6 +214,7 @@ def check_tensors(source: Path | str, found: Mapping, expected: Mapping) -> None
 
 
 def _hash(folder: Path) -> str:
+    # Of the files, not of the loaded tensors: it is part of every store key, and cheap to repeat.
     digest = hashlib.blake2b((folder / WEIGHTS).read_bytes(), digest_size=8)
     digest.update((folder / CONFIG).read_bytes())
     return digest.hexdigest()

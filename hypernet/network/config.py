@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prag_core.adapters.low_rank import rank_of_own
 
+# Ours, and two of the field to compare with.
 HEADS = ("ridge", "perceiver", "last_token_mlp")
 WHITENINGS = ("diagonal", "none")
 
@@ -35,7 +36,7 @@ class NetworkConfig:
     """
 
     head: str = "ridge"
-    layers: tuple[int, ...] = (6, 10, 14, 18, 22, 26)
+    layers: tuple[int, ...] = (6, 10, 14, 18, 22, 26)  # of the embedded model's 30
     width: int = 384
     blocks: int = 4
     attention_heads: int = 6
@@ -49,6 +50,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown head or a size out of range."""
+        # Frozen, so by the back door: the order of layers is that of the weights' first dimension.
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         if self.head not in HEADS:
             raise ValueError(f"got head {self.head!r}, expected one of {list(HEADS)}")
@@ -56,7 +58,7 @@ class NetworkConfig:
             raise ValueError(
                 f"got whitening {self.whitening!r}, expected one of {list(WHITENINGS)}"
             )
-        if self.width % self.attention_heads or self.width % 2:
+        if self.width % self.attention_heads or self.width % 2:  # 2: sine and cosine of a position
             raise ValueError(
                 f"got width {self.width} and {self.attention_heads} attention heads, expected an "
                 "even width that the number of heads divides"
@@ -84,5 +86,6 @@ class NetworkConfig:
                 f"got data.batch.ranks {[*ranks]} and head {self.head!r}, expected [0]: its rank "
                 "is model.network.rows"
             )
+        # The shared rows take their part of every rank; raises where none is left.
         for rank in {*ranks} - {0}:
             rank_of_own(rank, self.shared_rows)

@@ -7,6 +7,7 @@ the same word in a similar context gives nearly the same activation (hence the `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -66,30 +67,25 @@ class Encoder:
         hidden: dict[int, Tensor] = {}
         middle, last = self.layers[len(self.layers) // 2], self.layers[-1]
         blocks = self.base.model.get_submodule("model.layers")
-        handles = [
-            linear.register_forward_pre_hook(_keep(keys, layer))
-            for layer, linear in zip(self.layers, self.linears, strict=True)
-        ]
-        handles += [
-            blocks[layer].input_layernorm.register_forward_pre_hook(_keep(hidden, layer))
-            for layer in {middle, last}
-        ]
-        handles.append(self.linears[-1].register_forward_pre_hook(_stop))
-        try:
-            self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
-        except _LastKeysError:
-            pass  # what comes after the last adapted layer is not needed
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks:  # each handle takes its hook off at the end
+            for layer, linear in zip(self.layers, self.linears, strict=True):
+                hooks.enter_context(linear.register_forward_pre_hook(_record(keys, layer)))
+            for layer in {middle, last}:  # a set: they are the same where L is 1
+                norm = blocks[layer].input_layernorm  # its input is the residual stream
+                hooks.enter_context(norm.register_forward_pre_hook(_record(hidden, layer)))
+            # Behind the recording hook of the same layer: hooks run in order.
+            hooks.enter_context(self.linears[-1].register_forward_pre_hook(_stop))
+            with suppress(_LastKeysError):
+                self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
         embeddings = self.base.model.get_input_embeddings()(ids)  # (N, T, H)
         position = torch.arange(ids.shape[1], device=ids.device)[None]  # (1, T)
         return Encoding(
-            keys=torch.stack([keys[layer] for layer in self.layers], 1),
-            hidden=torch.stack([hidden[middle], hidden[last]], 1),
+            keys=torch.stack([keys[layer] for layer in self.layers], 1),  # (N, L, T, I)
+            hidden=torch.stack([hidden[middle], hidden[last]], 1),  # (N, 2, T, H)
             embeddings=embeddings,
-            following=embeddings.roll(-1, 1),
-            mask=(position > 0) & (position < lengths[:, None] - 1),
+            # What wraps around stands in the last column, which is no row in any document.
+            following=embeddings.roll(-1, 1),  # (N, T, H)
+            mask=(position > 0) & (position < lengths[:, None] - 1),  # (N, T)
         )
 
     @torch.no_grad()
@@ -98,14 +94,18 @@ class Encoder:
         total, count = 0.0, 0
         for start in range(0, len(rows), batch_size):
             batch = pad(rows[start : start + batch_size], self.base.tokenizer.pad_token_id)
-            tokens = self.tokens(*(x.to(self.base.device) for x in batch)).float()
-            total, count = total + tokens.mT @ tokens, count + tokens.shape[1]
+            tokens = self.tokens(*(x.to(self.base.device) for x in batch)).float()  # (L, P, I)
+            total, count = total + tokens.mT @ tokens, count + tokens.shape[1]  # (L, I, I)
         return total / count
 
     def tokens(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Return the keys of all documents' tokens, (L, tokens, I)."""
+        """Return the keys of the P tokens of all documents that are rows, (L, P, I).
+
+        Raises:
+            ValueError: activations that are not finite.
+        """
         encoding = self(ids, lengths)
-        tokens = encoding.keys.permute(1, 0, 2, 3)[:, encoding.mask]
+        tokens = encoding.keys.permute(1, 0, 2, 3)[:, encoding.mask]  # (L, N, T, I) -> (L, P, I)
         if not torch.isfinite(tokens).all():
             raise ValueError("got activations that are not finite: load the model in bfloat16")
         return tokens
@@ -118,21 +118,22 @@ class Encoder:
             1 / root mean square of every key dimension (L, I), and the standard deviation of
             down_proj's output (L,), both over the documents' tokens.
         """
-        tokens = self.tokens(ids, lengths)
-        scale = tokens.float().square().mean(1).clamp(min=1e-12).rsqrt()
+        tokens = self.tokens(ids, lengths)  # (L, P, I)
+        # Clamped for dimensions that no token used: they must not become infinite.
+        scale = tokens.float().square().mean(1).clamp(min=1e-12).rsqrt()  # (L, I)
         outputs = [linear(k).float().std() for linear, k in zip(self.linears, tokens, strict=True)]
         return scale, torch.stack(outputs)
 
 
 class _LastKeysError(Exception):
-    """Ends a pass of the base model at the last adapted layer."""
+    """Ends a pass of the base model at the last adapted layer: what comes after is not needed."""
 
 
 def _stop(module: nn.Module, inputs: tuple[Tensor]) -> None:
     raise _LastKeysError
 
 
-def _keep(target: dict[int, Tensor], layer: int):
+def _record(target: dict[int, Tensor], layer: int):
     def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
         target[layer] = inputs[0]
 

@@ -13,7 +13,7 @@ from hypernet.network.encoder import Encoding
 
 
 class Block(nn.Module):
-    """Pre-norm bidirectional transformer block (attention written out: see the facts on SDPA)."""
+    """Pre-norm bidirectional transformer block."""
 
     def __init__(self, width: int, heads: int) -> None:
         """Build the block for inputs (N, T, D)."""
@@ -22,15 +22,18 @@ class Block(nn.Module):
         self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        # Every block begins as the identity: a deep reader learns as fast as a flat one.
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.down.weight)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Map x (N, T, D); bias (N, 1, 1, T) is -inf at padding."""
+        """Map x (N, T, D) to the same shape; bias (N, 1, 1, T) is -1e9 at padding."""
         parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # (N, heads, T, D / heads) each
+        # Written out: on a CPU torch's fused attention is many times slower backwards with
+        # padding masked.
         scores = q @ k.mT / math.sqrt(q.shape[-1]) + bias  # (N, heads, T, T)
-        mixed = (torch.softmax(scores, -1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+        mixed = (torch.softmax(scores, -1).to(v.dtype) @ v).transpose(1, 2).flatten(2)  # (N, T, D)
         x = x + self.out(mixed)
         return x + self.down(functional.gelu(self.up(self.ffn_norm(x))))
 
@@ -49,6 +52,7 @@ class Reader(nn.Module):
 
     def forward(self, encoding: Encoding) -> Tensor:
         """Return u (N, T, D)."""
+        # Each normalised by itself: embeddings are smaller than hidden states by orders.
         parts = [*encoding.hidden.unbind(1), encoding.embeddings, encoding.following]
         x = self.project(torch.cat([normalise(part) for part in parts], -1))  # (N, T, D)
         x = x + positions(x.shape[1], x.shape[2], x.device)
@@ -67,5 +71,5 @@ def normalise(x: Tensor) -> Tensor:
 def positions(length: int, width: int, device: torch.device) -> Tensor:
     """Sinusoidal positions (Vaswani et al., 2017, section 3.5), (length, width)."""
     rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
-    angle = torch.arange(length, device=device)[:, None] * rate
+    angle = torch.arange(length, device=device)[:, None] * rate  # (T, D / 2)
     return torch.cat([angle.sin(), angle.cos()], 1)

@@ -17,7 +17,7 @@ from hypernet.network.encoder import Encoding
 from hypernet.network.reader import Reader, normalise
 from hypernet.network.rows import Exported, Rows, stack
 from prag_core.adapters.low_rank import project, rank_of_own
-from prag_core.adapters.ridge import solve_rows
+from prag_core.adapters.ridge_memory import RidgeMemory, solve_rows
 
 
 class RidgeHead(nn.Module):
@@ -109,7 +109,7 @@ class RidgeHead(nn.Module):
         return a, self.shared_b * self.log_scale.exp()[:, None, None]
 
     def addresses(self, keys: Tensor) -> Tensor:
-        """Solve for A (G, L, R, I) of keys of the same shape (see `prag_core.adapters.ridge`).
+        """Solve for A (G, L, R, I) of keys of the same shape (see `ridge_memory`).
 
         Keys without salience are constants of the frozen model; lambda then gets its exact
         gradient, dA / dlambda = -(G + lambda)^-1 A, without backpropagation through the
@@ -178,12 +178,5 @@ class RidgeHead(nn.Module):
         for key, value, mask in zip(keys, values.float(), encoding.mask, strict=True):
             solved, value = self._solved_keys(key[:, mask]), value[:, mask]  # (L, T, ..)
             rows = solve_rows(solved, strength)[0][..., : key.shape[-1]] * scale
-            extra = {
-                "gram": (solved @ solved.mT).half(),
-                "whitening": self.whitening.clone(),
-                "ridge": self.log_ridge.exp(),
-                "shared_rows": torch.tensor([shared_a.shape[1]]),
-            }
-            if self.config.background:
-                extra["beside"] = solved[..., key.shape[-1] :].half()
-            yield torch.cat([rows, shared_a], 1), torch.cat([value, shared_b], 1), extra
+            memory = RidgeMemory.from_keys(solved, self.whitening.clone(), self.log_ridge.exp())
+            yield torch.cat([rows, shared_a], 1), torch.cat([value, shared_b], 1), memory

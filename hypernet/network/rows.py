@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from prag_core.adapters.ridge_memory import RidgeMemory
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -19,7 +21,7 @@ class Rows:
     shared: int = 0
 
 
-Exported = tuple[Tensor, Tensor, dict[str, Tensor]]  # a (L, R, I), b (L, R, H), Adapter.extra
+Exported = tuple[Tensor, Tensor, RidgeMemory | None]  # a (L, R, I), b (L, R, H); shared rows last
 
 
 def stack(x: Tensor, group: int) -> Tensor:

@@ -47,7 +47,7 @@ COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, GREY)
 
 
 def ablate(
-    fit_config: str = "configs/hypernet_smollm2.yaml",
+    fit_config: str = "configs/hypernet.yaml",
     variants: dict[str, dict[str, Any]] | None = None,
     common: dict[str, Any] | None = None,
     output: str = "runs/ablation",
@@ -130,25 +130,15 @@ def variant_config(
                 )
             place = place[section]
         place[last] = value
+    settings["output"] = str(folder)
     settings["trainer"] |= {
         "max_time": {"seconds": round(60 * minutes)},
         "val_check_interval": every,
-        "default_root_dir": str(folder),
         "enable_progress_bar": False,
-        "logger": {
+        "logger": {  # metrics.csv in the folder itself, not in one a run
             "class_path": "lightning.pytorch.loggers.CSVLogger",
             "init_args": {"save_dir": str(folder), "name": "", "version": ""},
         },
-        "callbacks": [
-            {
-                "class_path": "hypernet.training.callbacks.ExportNetwork",
-                "init_args": {"folder": str(folder / "export")},
-            },
-            {
-                "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                "init_args": {"dirpath": str(folder / "checkpoints"), "save_last": True},
-            },
-        ],
     }
     return settings
 

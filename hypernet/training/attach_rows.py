@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
@@ -17,16 +17,11 @@ def attached_rows(linears: Sequence[nn.Linear], rows: Rows | None):
     The differentiable counterpart of `prag_core.model.attach.attached`: a batch of rows x S tokens
     is G blocks of equal size, block g using a[g] and b[g].
     """
-    handles = []
-    try:
-        if rows is not None:
-            for index, linear in enumerate(linears):
-                hook = _hook(rows.a[:, index], rows.b[:, index])
-                handles.append(linear.register_forward_hook(hook))
+    with ExitStack() as hooks:  # each handle takes its hook off at the end
+        for index, linear in enumerate(linears if rows is not None else ()):
+            hook = _hook(rows.a[:, index], rows.b[:, index])  # (G, R, I), (G, R, H)
+            hooks.enter_context(linear.register_forward_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _hook(a: Tensor, b: Tensor):

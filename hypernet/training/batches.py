@@ -23,6 +23,7 @@ from prag_core.model.padding import pad
 from prag_core.model.prompts import chat, question_prompt
 from prag_core.training.sequences import RECITE, encode
 
+# Upper bounds in tokens: the documents of a step are of one class, so that padding stays small.
 LENGTH_CLASSES = (96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024, 2048, 4096, 8192)
 
 
@@ -98,7 +99,7 @@ class Item:
     facts: tuple[tuple[tuple[str, ...], str], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.title_ids) + len(self.text_ids) + 2
+        return len(self.title_ids) + len(self.text_ids) + 2  # start and end
 
     @property
     def article(self) -> str:
@@ -114,12 +115,13 @@ def article(document: Document) -> str:
 def make_items(
     tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[Document],
-    pairs: Sequence[tuple],
-    facts: Sequence[tuple],
+    pairs: Sequence[tuple] | None = None,
+    facts: Sequence[tuple] | None = None,
 ) -> list[Item]:
-    """Tokenise documents: `title: text`, without special tokens."""
-    if not documents:
+    """Tokenise documents: `title: text`, without special tokens; pairs and facts one a document."""
+    if not documents:  # tokenizers refuse an empty batch
         return []
+    pairs, facts = (rows or [()] * len(documents) for rows in (pairs, facts))
     titles = [f"{d.title}: " if d.title else "" for d in documents]
     title_ids = tokenizer(titles, add_special_tokens=False).input_ids
     text_ids = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
@@ -162,12 +164,13 @@ class BatchBuilder:
         for number, pool in enumerate(pools):
             in_memory = not hasattr(pool, "lengths")  # else a `DiskCorpus`
             lengths = np.array([len(item) for item in pool]) if in_memory else pool.lengths
-            order = np.searchsorted(LENGTH_CLASSES, lengths)
+            classes = np.searchsorted(LENGTH_CLASSES, lengths)  # (documents,)
             for index, bound in enumerate(LENGTH_CLASSES):
-                places = np.flatnonzero(order == index)
+                places = np.flatnonzero(classes == index)
                 if len(places):
                     empty = [np.empty(0, dtype=int)] * len(pools)
                     self.classes.setdefault(bound, empty)[number] = places
+                # Neighbours of one article; a corpus on disk would be read whole for them.
                 for place in places if in_memory else ():
                     self.articles[pool[place].article, bound].append(pool[place])
 
@@ -180,7 +183,7 @@ class BatchBuilder:
 
     def build(self, step: int, rank: int = 0) -> Batch:
         """Return the batch of one step and process."""
-        draw = random.Random(f"{self.seed}-{step}-{rank}")
+        draw = random.Random(f"{self.seed}-{step}-{rank}")  # a text: hashed alike everywhere
         group = draw.choice(self.config.groups)
         items = self._documents(group, draw)
         rows = StepRows()
@@ -196,9 +199,10 @@ class BatchBuilder:
             for _ in range(self.config.unrelated):
                 self._unrelated(rows, self._stranger(articles, draw), draw)
         ids = [self._document_ids(item, draw) for item in items]
-        documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)
+        documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)  # (N, T), (N,)
         batch = rows.tensors(self.tokenizer.pad_token_id)
         batch |= {"documents": documents, "lengths": lengths, "group": group}
+        # A merge of several documents is cut at its end only: their rows are trained whole.
         batch["rank"] = draw.choice(self.config.ranks) if group == 1 else 0
         return batch | {"document_ids": [item.document.id for item in items]}
 
@@ -215,17 +219,18 @@ class BatchBuilder:
         """Draw N documents of one length class, group by group."""
         sizes = {bound: sum(map(len, places)) for bound, places in self.classes.items()}
         bound = draw.choices(list(sizes), list(sizes.values()))[0]
-        places = self.classes[bound]
-        weights = [w if len(held) else 0 for w, held in zip(self.weights, places, strict=True)]
-        weights = weights if any(weights) else [float(len(held) > 0) for held in places]
+        pools = self.classes[bound]  # places of this class in every pool
+        weights = [w if len(pool) else 0 for w, pool in zip(self.weights, pools, strict=True)]
+        # Only pools of weight 0 have documents of this class: any of them.
+        weights = weights if any(weights) else [float(len(pool) > 0) for pool in pools]
 
         items: list[Item] = []
         taken: set[str] = set()
 
         def one() -> Item:
             for _ in range(20):  # none twice in a step, where the class has enough
-                number = draw.choices(range(len(places)), weights)[0]
-                item = self.pools[number][draw.choice(places[number])]
+                number = draw.choices(range(len(pools)), weights)[0]
+                item = self.pools[number][draw.choice(pools[number])]
                 if item.document.id not in taken:
                     break
             taken.add(item.document.id)
@@ -242,8 +247,8 @@ class BatchBuilder:
         return items
 
     def _document_ids(self, item: Item, draw: random.Random) -> list[int]:
-        titled = draw.random() >= self.config.no_title_share
-        title = item.title_ids if titled else ()
+        # Some without: documents of users may have none.
+        title = item.title_ids if draw.random() >= self.config.no_title_share else ()
         return [self.start, *title, *item.text_ids, self.end]
 
     def _pair(self, item: Item, draw: random.Random) -> tuple[str, str] | None:
@@ -253,7 +258,7 @@ class BatchBuilder:
 
     def _question(self, rows: StepRows, item: Item, draw: random.Random) -> None:
         pair = self._pair(item, draw)
-        if pair is None:
+        if pair is None:  # so that every document has as many rows
             rows.add(*self._completion(item, draw), COMPLETION)
             return
         ids, start = self._encode(question_prompt(self.tokenizer, pair[0]), pair[1])
@@ -263,6 +268,7 @@ class BatchBuilder:
             rows.add_teacher(*self._encode(prompt, pair[1]), row)
 
     def _unrelated(self, rows: StepRows, stranger: Item, draw: random.Random) -> None:
+        # Half questions, half running text: an adapter must leave both alone.
         pair = self._pair(stranger, draw)
         if pair is not None and draw.random() < 0.5:
             rows.add_unrelated(*self._encode(question_prompt(self.tokenizer, pair[0]), pair[1]))
@@ -273,6 +279,7 @@ class BatchBuilder:
     def _completion(self, item: Item, draw: random.Random) -> tuple[list[int], int]:
         """Return a few words of the text and how it goes on."""
         text = item.text_ids
+        # At least 4 tokens of context and 8 to predict, where the text has as many.
         cut = draw.randrange(min(4, len(text) - 1), max(5, len(text) - 8)) if len(text) > 1 else 0
         begin = max(0, cut - draw.randint(4, 32))
         end = cut + self.config.completion_tokens

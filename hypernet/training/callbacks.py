@@ -43,7 +43,12 @@ class LastCheckpoint(Checkpoint):
     """Keep last.ckpt, the newest state, to go on from; ModelCheckpoint keeps the best."""
 
     def __init__(self, dirpath: str, every_n_steps: int = 50) -> None:
-        """Name the folder, and after how many steps it is written (and at the end of a run)."""
+        """Name the folder and the rhythm.
+
+        Args:
+            dirpath: folder.
+            every_n_steps: steps after which it is written; also at the end of a run.
+        """
         self.path, self.every_n_steps = Path(dirpath) / "last.ckpt", every_n_steps
         self.written = -1  # step
 

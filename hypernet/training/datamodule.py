@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import lightning
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from hypernet.training.batch_rows import Batch
 from hypernet.training.batches import (
@@ -51,7 +51,7 @@ class Steps(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> Batch:
-        if index >= self.count:
+        if index >= self.count:  # ends a `for` loop over it
             raise IndexError(index)
         return self.builder.build(self.first + index, self.rank)
 
@@ -99,7 +99,7 @@ class HypernetDataModule(lightning.LightningDataModule):
             corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
                 patterns' (see `prag_core.augmentation.span_augmenter`).
             corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
-                corpora that exceed memory.
+                corpora that the machine cannot hold.
             batch: what a step holds.
             validation_articles: articles (titles) held out of each question set (no other set or
                 corpus trains on them either), or of the corpora where there is no question set.
@@ -143,15 +143,16 @@ class HypernetDataModule(lightning.LightningDataModule):
             ValueError: no documents, or no questions in a question set.
             FileNotFoundError: a folder or file is missing.
         """
-        self.base = base
+        self.base = base  # its tokenizer cuts the documents
         self.training, self.validation, held_out = self._question_items()
         corpora = [self._corpus(path) for path in map(corpus_file, self.corpora)]
         if not self.question_sets:
-            found = articles_of(corpora)
-            held_out = held_out_articles(found, self.validation_articles, self.seed)
+            articles = articles_of(corpora)
+            held_out = held_out_articles(articles, self.validation_articles, self.seed)
         for corpus in corpora:
-            kept, others = split(corpus, held_out)
-            self.training.append(kept)
+            rest, others = split(corpus, held_out)
+            self.training.append(rest)
+            # Beside question sets a corpus only loses these articles: its facts validate nothing.
             if not self.question_sets:
                 self.validation += others
 
@@ -161,9 +162,7 @@ class HypernetDataModule(lightning.LightningDataModule):
             return corpus.fitting(LEAST_TOKENS, self.max_document_tokens)
         documents = list(islice(iter_documents(path), self.corpus_limit))
         facts = [self._facts(document) for document in documents]
-        return self._fitting(
-            make_items(self.base.tokenizer, documents, [()] * len(documents), facts)
-        )
+        return self._fitting(make_items(self.base.tokenizer, documents, facts=facts))
 
     def _facts(self, document: Document) -> tuple:
         """Return what can be asked about a document without questions: (ways to ask, answer)."""
@@ -172,20 +171,16 @@ class HypernetDataModule(lightning.LightningDataModule):
 
     def calibration_ids(self, count: int) -> list[list[int]]:
         """Return documents that a new network is calibrated on."""
-        total = sum(map(len, self.training))
+        documents = ConcatDataset(self.training)  # of lists and corpora on disk alike
+        total = len(documents)
         places = random.Random(self.seed).sample(range(total), min(count, total))
-        chosen = []
-        for place in places:
-            for pool in self.training:
-                if place < len(pool):
-                    chosen.append(pool[place])
-                    break
-                place -= len(pool)
-        return [[*item.title_ids, *item.text_ids] for item in chosen]
+        items = [documents[place] for place in places]
+        return [[*item.title_ids, *item.text_ids] for item in items]
 
     def train_dataloader(self) -> DataLoader:
         """Return batches from the trainer's step on (after a resume: where it stopped)."""
         trainer = self.trainer
+        # A step of the optimiser takes several batches where gradients are accumulated.
         first = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
         rank = trainer.global_rank if trainer else 0
         builder = self._builder(self.training, self._shares(), self.batch)
@@ -201,7 +196,7 @@ class HypernetDataModule(lightning.LightningDataModule):
             (self.training[:count], 1 - self.corpus_share),
             (self.training[count:], self.corpus_share),
         ):
-            total = sum(map(len, pools)) or 1
+            total = sum(map(len, pools)) or 1  # no set or no corpus: no share to give
             shares += [share * len(pool) / total for pool in pools]
         return shares
 
@@ -219,12 +214,14 @@ class HypernetDataModule(lightning.LightningDataModule):
                 "more: raise data.validation_articles, or train without "
                 "(trainer.limit_val_batches=0, and no checkpoint that monitors val/...)"
             )
+        # With the passage only in `validate` and `test`: reading it doubles a validation's time.
         alone = self.trainer is not None and self.trainer.state.fn != "fit"
-        documents = max(2, self.batch.documents)  # so that there is another's adapter
+        documents = max(2, self.batch.documents)
         common = {"no_title_share": 0.0, "ranks": (0,), "documents": documents}
         loaders = []
         for group in sorted({1, max(self.batch.groups)}):
             reads = alone and group == 1
+            # With at least two documents: another one's adapter is compared with the right one.
             config = replace(self.batch, groups=(group,), passages=reads, **common)
             builder = self._builder([self.validation], [1.0], config, least=2)
             loaders.append(self._loader(Steps(builder, self.validation_steps)))
@@ -238,6 +235,7 @@ class HypernetDataModule(lightning.LightningDataModule):
             raise ValueError("got no documents to predict for, expected --data.predict_corpus")
         trainer = self.trainer
         part = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        # Each process reads the whole file and keeps every n-th document.
         documents = DocumentStream(corpus_file(self.predict_corpus), *part)
         return DataLoader(documents, batch_size=32, collate_fn=list)
 
@@ -268,6 +266,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         return BatchBuilder(self.base.tokenizer, pools, weights, config, self.seed, least)
 
     def _loader(self, steps: Steps) -> DataLoader:
+        # batch_size None: an item is a batch already.
         return DataLoader(
             steps, batch_size=None, num_workers=self.workers, pin_memory=self.workers > 0
         )
@@ -278,16 +277,16 @@ class HypernetDataModule(lightning.LightningDataModule):
     def _question_items(self) -> tuple[list[Sequence[Item]], list[Item], set[str]]:
         """Return each question set's items, the held-out ones of all, and what was held out."""
         sets = [read_question_set(folder) for folder in self.question_sets]
+        # All sets first: an article that one holds out may be in another one, too.
         held_out: set[str] = set()
         for documents, _ in sets:
-            found = {article(document) for document in documents}
-            held_out |= held_out_articles(found, self.validation_articles, self.seed)
+            articles = {article(document) for document in documents}
+            held_out |= held_out_articles(articles, self.validation_articles, self.seed)
         training: list[Sequence[Item]] = []
         validation: list[Item] = []
         for documents, pairs in sets:
-            facts = [()] * len(documents)
-            items = self._fitting(make_items(self.base.tokenizer, documents, pairs, facts))
-            kept, others = split(items, held_out)
-            training.append(kept)
+            items = self._fitting(make_items(self.base.tokenizer, documents, pairs))
+            rest, others = split(items, held_out)
+            training.append(rest)
             validation += others
         return training, validation, held_out

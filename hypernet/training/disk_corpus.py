@@ -15,7 +15,8 @@ import numpy as np
 from hypernet.training.batches import Item, make_items
 from prag_core.adapters.adapter import fingerprint
 from prag_core.corpus.documents import Document, iter_documents
-from prag_core.model.base_model import BaseModel, cache_folder
+from prag_core.model.base_model import BaseModel
+from prag_core.model.catalogue import cache_folder
 
 
 class DiskCorpus(Sequence):
@@ -39,7 +40,7 @@ class DiskCorpus(Sequence):
         import datasets  # slow to import, and only needed here
 
         self.tokenizer, self.facts = base.tokenizer, facts
-        datasets.disable_progress_bars()
+        datasets.disable_progress_bars()  # Lightning's stand in the same terminal
         state = path.stat()
         source = {"path": str(path.resolve()), "size": state.st_size, "time": state.st_mtime_ns}
         table = datasets.Dataset.from_generator(
@@ -47,25 +48,25 @@ class DiskCorpus(Sequence):
             gen_kwargs=source | {"limit": limit},
             cache_dir=str(cache_folder() / "corpora"),
         )
-        counted = table.map(
+        # Named by us: `datasets` would hash the tokenizer, which changes from process to process.
+        self.table = table.map(
             self._count,
             batched=True,
             new_fingerprint=fingerprint([source, limit, base.fingerprint, "articles"]),
         )
-        self.table = counted
-        column = counted.with_format("numpy")["tokens"][:]
+        column = self.table.with_format("numpy")["tokens"][:]
         self.lengths = np.asarray(column, dtype=np.int32)  # (N,), as len(item)
-        self.kept = np.arange(len(self.lengths))
+        self.places = np.arange(len(self.lengths))  # (N,), of the documents in the table
 
     def fitting(self, least: int, most: int) -> DiskCorpus:
         """Keep the documents of more than `least` and at most `most` tokens."""
-        chosen = (self.lengths > least) & (self.lengths <= most)
-        self.lengths, self.kept = self.lengths[chosen], self.kept[chosen]
+        inside = (self.lengths > least) & (self.lengths <= most)  # (N,)
+        self.lengths, self.places = self.lengths[inside], self.places[inside]
         return self
 
     def articles(self) -> set[str]:
         """Return the articles that documents come from."""
-        return set(self.table.data.column("article").take(self.kept).unique().to_pylist())
+        return set(self.table.data.column("article").take(self.places).unique().to_pylist())
 
     def split(self, articles: set[str]) -> tuple[DiskCorpus, list[Item]]:
         """Leave out these articles' documents; returns the corpus and what was left out."""
@@ -73,24 +74,24 @@ class DiskCorpus(Sequence):
         from pyarrow import compute
 
         names = pyarrow.array(sorted(articles), pyarrow.string())
-        left = compute.is_in(self.table.data.column("article"), value_set=names).to_numpy()
-        left = left[self.kept]
-        items = [self[int(place)] for place in np.flatnonzero(left)]
-        self.lengths, self.kept = self.lengths[~left], self.kept[~left]
+        # In Arrow: a list of a large corpus' articles would not fit into memory.
+        outside = compute.is_in(self.table.data.column("article"), value_set=names).to_numpy()
+        outside = outside[self.places]  # (N,)
+        items = [self[int(place)] for place in np.flatnonzero(outside)]
+        self.lengths, self.places = self.lengths[~outside], self.places[~outside]
         return self, items
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Item:
-        row = self.table[int(self.kept[index])]
+        row = self.table[int(self.places[index])]
         document = Document(row["text"], row["title"])
-        return make_items(self.tokenizer, [document], [()], [self.facts(document)])[0]
+        return make_items(self.tokenizer, [document], facts=[self.facts(document)])[0]
 
     def _count(self, rows: dict[str, list[str]]) -> dict[str, list[int]]:
         documents = [Document(*row) for row in zip(rows["text"], rows["title"], strict=True)]
-        empty = [()] * len(documents)
-        items = make_items(self.tokenizer, documents, empty, empty)
+        items = make_items(self.tokenizer, documents)
         return {"tokens": [len(x) for x in items], "article": [x.article for x in items]}
 
 

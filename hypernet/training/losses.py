@@ -19,7 +19,7 @@ def kl_to_teacher(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Doc-to-LoRA, 2026); with the base model as teacher, on what the document does not answer, it
     says that an adapter leaves unrelated text alone.
     """
-    student = torch.log_softmax(logits.float(), -1)
+    student = torch.log_softmax(logits.float(), -1)  # (P, V)
     teacher = torch.log_softmax(teacher_logits.float(), -1)
     return (teacher.exp() * (teacher - student)).sum(-1)
 
@@ -30,11 +30,11 @@ def weight_regression(a: Tensor, b: Tensor, trained_a: Tensor, trained_b: Tensor
     DyPRAG (Tan et al., 2025, eq. 6) compares A and B apart; the update itself does not depend on
     the order of rows or on how scale is shared between A and B.
     """
-    return functional.mse_loss(b.mT @ a, trained_b.mT @ trained_a)
+    return functional.mse_loss(b.mT @ a, trained_b.mT @ trained_a)  # of (H, I) each
 
 
 def mean_by_kind(losses: Tensor, kinds: Tensor, count: int) -> Tensor:
     """Average losses (P,) within each kind (P,) of 0..count-1; a kind without any gives 0."""
-    total = losses.new_zeros(count).index_add(0, kinds, losses)
+    total = losses.new_zeros(count).index_add(0, kinds, losses)  # (count,)
     number = losses.new_zeros(count).index_add(0, kinds, torch.ones_like(losses))
     return total / number.clamp(min=1)

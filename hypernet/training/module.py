@@ -257,9 +257,10 @@ class HypernetModule(lightning.LightningModule):
         if self.weights is None:
             raise ValueError(
                 "got no weights to predict with, expected an exported checkpoint: set "
-                "--model.weights, e.g. checkpoints/smollm2-135m-ridge"
+                "--model.weights, e.g. smollm2-135m-ridge"
             )
-        return store_adapters(self.parametrizer(), batch, AdapterStore(self.store))
+        with AdapterStore(self.store) as store:
+            return store_adapters(self.parametrizer(), batch, store)
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:
         states = self.hidden_states(batch["rows"], rows)
@@ -281,6 +282,7 @@ class HypernetModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the weights belong to."""
         checkpoint["network_config"] = asdict(self.network_config)
+        checkpoint["base_model"] = self.base.name
         checkpoint["base_fingerprint"] = self.base.fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

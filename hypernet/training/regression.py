@@ -29,13 +29,13 @@ class TrainedAdapters:
         Raises:
             FileNotFoundError: no store there.
         """
-        if not (Path(store) / "data.mdb").exists():
+        if not (Path(store) / "store.json").exists():
             raise FileNotFoundError(
                 f"got no adapter store at {store!r}, expected trained adapters for "
                 "model.regression_weight: make them with `prag parametrize`, set "
                 "model.trained_store"
             )
-        self.store, self.base = AdapterStore(store), base
+        self.store, self.base = AdapterStore(store, readonly=None), base
         self.paths = [f"model.layers.{layer}.mlp.down_proj" for layer in layers]
 
     def loss(self, document_ids: Sequence[str], rows: Rows) -> Tensor:
@@ -44,14 +44,17 @@ class TrainedAdapters:
         for number, document_id in enumerate(document_ids):
             adapter = self._adapter(document_id)
             for index, path in enumerate(self.paths):
+                # Trained adapters may have other layers too; those in common are compared.
                 if adapter is None or path not in adapter.tensors:
                     continue
                 a, b = (t.to(rows.a.device, rows.a.dtype) for t in adapter.tensors[path])
-                own = rows.a[number, index], rows.b[number, index]
-                losses.append(weight_regression(*own, a, adapter.spec.scale * b.mT))
+                # A trained B is (H, R), a generated one (R, H) with its scale in it.
+                generated = rows.a[number, index], rows.b[number, index]  # (R, I), (R, H)
+                losses.append(weight_regression(*generated, a, adapter.spec.scale * b.mT))
         return torch.stack(losses).mean() if losses else rows.a.new_zeros(())
 
     def _adapter(self, document_id: str) -> Adapter | None:
+        # By prefix: the trainer's fingerprint in the key is not known here.
         keys = list(self.store.keys(prefix=document_id))
         if len(keys) > 1:
             raise ValueError(

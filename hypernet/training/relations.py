@@ -11,11 +11,14 @@ from __future__ import annotations
 import random
 import re
 
+from prag_core.augmentation.answer_spans import MONTHS
 from prag_core.corpus.documents import Document
 
+# (?P<a>...) is the answer in every pattern.
 NAME = r"(?P<a>[A-Z][\w.'’-]*(?: (?:(?:of|the|de|van|von|and|du|la) )?[A-Z][\w.'’-]*)*)"
 PLACE = r"(?:the )?(?P<a>[A-Z][\w'’-]+(?: (?:(?:of|de|la|upon) )?[A-Z][\w'’-]+)*)"
 DATE = r"(?P<a>(?:\d{1,2} [A-Z][a-z]+|[A-Z][a-z]+ \d{1,2},) \d{4})"
+# "X is a former ...": what comes before the kind of a thing, and what ends it.
 LEAD = r"\b(?:is|was|are|were) (?:an?|the) (?:former |retired |late |professional |\d{4} )*"
 NATION = r"(?:[A-Z][\w-]+[ -])*"
 END = r"(?= who| whose| and| from|,|\.| of| in| for| born| known| best| that| by| at| with| on|;)"
@@ -87,16 +90,15 @@ PATTERNS = {
     kind: tuple((re.compile(pattern), questions) for pattern, questions in table)
     for kind, table in {"person": PEOPLE, "thing": THINGS + MADE}.items()
 }
-MONTH = re.compile(
-    r"January|February|March|April|May|June|July|August|September|October|November|December"
-)
+MONTH = re.compile(MONTHS)
 
 
 def find_facts(document: Document) -> list[tuple[tuple[str, ...], str]]:
     """Return (ways to ask, answer) for every pattern that the text matches."""
-    title = re.sub(r"\s*\([^)]*\)$", "", document.title).strip()
+    title = re.sub(r"\s*\([^)]*\)$", "", document.title).strip()  # "Mercury (planet)"
     if not title:
         return []
+    # The opening tells: further on, other persons may be born.
     kind = "person" if PERSON.search(document.text[:400]) else "thing"
     facts = []
     for pattern, questions in PATTERNS[kind]:
@@ -104,8 +106,8 @@ def find_facts(document: Document) -> list[tuple[tuple[str, ...], str]]:
         if match is None:
             continue
         answer = match["a"].strip(" .")
-        place = questions in (BORN,) and MONTH.match(answer)
-        if 1 < len(answer) < 60 and not place and answer.lower() not in title.lower():
+        month = questions is BORN and MONTH.match(answer)  # "born in May" names no place
+        if 1 < len(answer) < 60 and not month and answer.lower() not in title.lower():
             facts.append((tuple(q.format(title) for q in questions), answer))
     return facts
 

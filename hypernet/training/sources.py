@@ -17,23 +17,24 @@ def split(
     pool: list[Item] | DiskCorpus, articles: set[str]
 ) -> tuple[list[Item] | DiskCorpus, list[Item]]:
     """Return the pool without these articles, and their items."""
-    if isinstance(pool, DiskCorpus):
+    if isinstance(pool, DiskCorpus):  # it finds them without reading the others
         return pool.split(articles)
-    kept = [item for item in pool if item.article not in articles]
-    return kept, [item for item in pool if item.article in articles]
+    rest = [item for item in pool if item.article not in articles]
+    return rest, [item for item in pool if item.article in articles]
 
 
 def articles_of(pools: Iterable[list[Item] | DiskCorpus]) -> set[str]:
     """Return the articles that documents come from."""
-    found: set[str] = set()
+    articles: set[str] = set()
     for pool in pools:
         on_disk = isinstance(pool, DiskCorpus)
-        found |= pool.articles() if on_disk else {item.article for item in pool}
-    return found
+        articles |= pool.articles() if on_disk else {item.article for item in pool}
+    return articles
 
 
 def held_out_articles(articles: Collection[str], count: int, seed: int) -> set[str]:
     """Draw the validation articles; one at least is left to train on."""
+    # Sorted, because a set has another order in every process.
     drawn = random.Random(seed).sample(sorted(articles), min(count, max(0, len(articles) - 1)))
     return set(drawn)
 
@@ -54,7 +55,9 @@ def read_question_set(source: str) -> tuple[list[Document], list[tuple[tuple[str
     by_document: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for question in questions.questions:
         for identifier in question.gold_ids:
+            # The first of the answers: a target is one text.
             by_document[identifier].append((question.question, question.golden_answers[0]))
+    # Distractors of the corpus, which no question asks about, are left out.
     documents = [d for d in questions.documents if d.id in by_document]
     if not documents:
         raise ValueError(

@@ -1,7 +1,8 @@
 """The contract that both parametrizers meet: a Document goes in, an Adapter comes out.
 
 An adapter is a LoRA on the FFN matrices of one frozen base model. Its tensors carry stock PEFT
-names, so that every file written from here loads in PEFT.
+names, so that every file written from here loads in PEFT. Two things may come with it, which only a
+merge needs: the number of rows that all adapters of its parametrizer share, and its ridge memory.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.corpus.documents import Document
 
 FFN_MODULES = ("gate_proj", "up_proj", "down_proj")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VIEWED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # in safetensors
 PEFT_PREFIX = "base_model.model."
-EXTRA_PREFIX = "extra."
+MEMORY_PREFIX = "memory."
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class AdapterSpec:
             )
         if self.dtype not in DTYPES:
             raise ValueError(f"got dtype {self.dtype!r}, expected one of {sorted(DTYPES)}")
+        # Frozen: the fields can only be set past the class's own __setattr__.
         object.__setattr__(self, "modules", tuple(sorted(set(self.modules), key=FFN_MODULES.index)))
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         object.__setattr__(self, "alpha", float(self.alpha))
@@ -98,6 +101,7 @@ class AdapterSpec:
 
 def fingerprint(value: object) -> str:
     """Hash a JSON-serialisable value to 16 hex digits (key order does not matter)."""
+    # default=str, so that paths count too; the digest is short as it stands in names of files.
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -110,19 +114,24 @@ class Adapter:
         spec: what the adapter fits.
         tensors: per module path, A (R, I) and B (O, R); the update is scale * B @ A.
         metadata: strings that travel with it (document id, title, parametrizer, ...).
-        extra: tensors beside A and B that a merge may use (see `merge`); PEFT ignores them.
+        memory: what the rows were solved from, where they are a ridge memory.
+        shared_rows: so many last rows of every module are equal in all adapters of the
+            parametrizer (the answer's format): an adapter is complete by itself, a merge counts
+            them once.
     """
 
     spec: AdapterSpec
     tensors: Mapping[str, tuple[Tensor, Tensor]]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    memory: RidgeMemory | None = None
+    shared_rows: int = 0
 
     def __post_init__(self) -> None:
         """Check names and shapes against the spec.
 
         Raises:
-            ValueError: a module path is missing or unknown, or A and B do not fit each other.
+            ValueError: a module path is missing or unknown, or A and B do not fit each other, or
+                the memory or the shared rows do not fit them.
         """
         if set(self.tensors) != set(self.spec.paths()):
             wrong = sorted(set(self.tensors) ^ set(self.spec.paths()))
@@ -136,33 +145,48 @@ class Adapter:
                     f"got A {tuple(a.shape)} and B {tuple(b.shape)} at {path}, "
                     "expected A (R, I) and B (O, R) of one rank R: check their order"
                 )
+        # A memory holds one Gram matrix a module, of the rows that are the document's own.
+        own = [a.shape[0] - self.shared_rows for a, _ in self.tensors.values()]
+        solved = own if self.memory is None else [len(gram) for gram in self.memory.gram]
+        if self.shared_rows < 0 or min(own) < 0 or own != solved:
+            raise ValueError(
+                f"got {own[:3]} rows beside {self.shared_rows} shared ones, and a memory of "
+                f"{solved[:3]}, expected a memory of the rows that are not shared: parametrize the "
+                "document again"
+            )
 
     @property
     def rank(self) -> int:
         """Largest rank among the modules (they differ only after pruning)."""
         return max(a.shape[0] for a, _ in self.tensors.values())
 
+    def split(self, path: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Part a module's A and B into the document's own rows and the shared ones (the last)."""
+        a, b = self.tensors[path]
+        own = a.shape[0] - self.shared_rows
+        return (a[:own], b[:, :own]), (a[own:], b[:, own:])  # (R, I), (O, R); (shared, I), ..
+
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, the extra ones included."""
-        pairs = [tensor for pair in self.tensors.values() for tensor in pair]
-        return sum(t.numel() * t.element_size() for t in [*pairs, *self.extra.values()])
+        """Bytes of all tensors, those of the memory included."""
+        pairs = sum(tensor.nbytes for pair in self.tensors.values() for tensor in pair)
+        return pairs + (self.memory.nbytes if self.memory else 0)
 
     def to(
         self, dtype: torch.dtype | None = None, device: str | torch.device | None = None
     ) -> Adapter:
-        """Return the adapter with A and B cast and moved; the spec and `extra` keep their dtype."""
+        """Return the adapter with A and B cast and moved; spec and memory keep their dtype."""
         tensors = {
             path: (a.to(device=device, dtype=dtype), b.to(device=device, dtype=dtype))
             for path, (a, b) in self.tensors.items()
         }
-        extra = {name: tensor.to(device=device) for name, tensor in self.extra.items()}
-        return replace(self, tensors=tensors, extra=extra)
+        memory = self.memory.to(device) if self.memory else None
+        return replace(self, tensors=tensors, memory=memory)
 
     def to_bytes(self) -> bytes:
         """Serialise to safetensors bytes, under stock PEFT tensor names."""
         tensors = peft_state_dict(self)
-        tensors |= {EXTRA_PREFIX + name: t.contiguous() for name, t in self.extra.items()}
+        tensors |= {MEMORY_PREFIX + name: t for name, t in memory_state_dict(self).items()}
         note = {"spec": asdict(self.spec), "metadata": dict(self.metadata)}
         return save(tensors, metadata={"adapter": json.dumps(note)})  # one key: stable bytes
 
@@ -177,22 +201,22 @@ class Adapter:
             size = int.from_bytes(data[:8], "little")
             header = json.loads(data[8 : 8 + size])
             note = json.loads(header.pop("__metadata__")["adapter"])
-            tensors = _views(data, 8 + size, header) or load(data)
+            tensors = _views(data, 8 + size, header) or load(data)  # load also names the damage
             fields, metadata = note["spec"], note["metadata"]
-            fields |= {name: tuple(fields[name]) for name in ("modules", "layers")}
+            fields |= {name: tuple(fields[name]) for name in ("modules", "layers")}  # JSON lists
             spec = AdapterSpec(**fields)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"got {len(data)} bytes that are not an adapter ({error}), expected safetensors "
                 "written by to_bytes: delete the entry and parametrize the document again"
             ) from error
-        extra = {
-            name.removeprefix(EXTRA_PREFIX): tensor
+        memory = {
+            name.removeprefix(MEMORY_PREFIX): tensor
             for name, tensor in tensors.items()
-            if name.startswith(EXTRA_PREFIX)
+            if name.startswith(MEMORY_PREFIX)
         }
         pairs = {path: _pair(tensors, path) for path in spec.paths()}
-        return cls(spec, pairs, metadata, extra)
+        return cls(spec, pairs, metadata, *read_memory(memory))  # checks the shapes
 
 
 def peft_state_dict(adapter: Adapter) -> dict[str, Tensor]:
@@ -204,13 +228,52 @@ def peft_state_dict(adapter: Adapter) -> dict[str, Tensor]:
     return tensors
 
 
-def _views(data: bytes, start: int, header: dict) -> dict[str, Tensor]:
+def memory_state_dict(adapter: Adapter) -> dict[str, Tensor]:
+    """Name what a merge needs beside A and B; empty for a plain LoRA."""
+    if not adapter.memory and not adapter.shared_rows:
+        return {}
+    tensors = adapter.memory.tensors() if adapter.memory else {}
+    tensors["shared_rows"] = torch.tensor([adapter.shared_rows])
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def read_memory(tensors: Mapping[str, Tensor]) -> tuple[RidgeMemory | None, int]:
+    """Return memory and shared rows from what `memory_state_dict` named.
+
+    Raises:
+        ValueError: a tensor of the memory is missing or unknown.
+    """
+    parts = dict(tensors)
+    shared = int(parts.pop("shared_rows", 0))
+    return RidgeMemory.from_tensors(parts) if parts else None, shared
+
+
+def peft_pairs(data: bytes, spec: AdapterSpec) -> dict[str, tuple[Tensor, Tensor]]:
+    """Read A and B of every module from a safetensors file with PEFT's tensor names.
+
+    Raises:
+        ValueError: the bytes are truncated, or a tensor of the spec is missing.
+    """
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])
+        header.pop("__metadata__", None)
+        tensors = _views(data, 8 + size, header) or load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"got {len(data)} bytes that are no safetensors file ({error}), expected an adapter's "
+            "weights: delete the entry and parametrize the document again"
+        ) from error
+    return {path: _pair(tensors, path) for path in spec.paths()}
+
+
+def _views(data: bytes, start: int, header: Mapping[str, dict[str, Any]]) -> dict[str, Tensor]:
     """Return the matrices as views of one copy of the bytes, in a fifth of safetensors' time.
 
     Nothing is returned unless the bytes are a gapless row of matrices of one dtype, in the
     header's order; safetensors then reads or refuses them.
     """
-    stored = next(iter(header.values()), {}).get("dtype")
+    stored = next((entry["dtype"] for entry in header.values()), "")
     if stored not in VIEWED:
         return {}
     dtype, end, places = VIEWED[stored], 0, []
@@ -225,6 +288,7 @@ def _views(data: bytes, start: int, header: dict) -> dict[str, Tensor]:
         end = stop
     if start + end != len(data):
         return {}
+    # bytearray: a copy of its own, as a tensor over bytes that cannot be written is refused.
     flat = torch.frombuffer(bytearray(data), dtype=dtype, offset=start)
     return {name: flat.as_strided(shape, (shape[1], 1), at) for name, shape, at in places}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prag_core.adapters.adapter import Adapter
+from prag_core.adapters.ridge_memory import RidgeMemory
 
 PASSED_ON = 0.6  # of what a module of a smaller rank leaves out
 
@@ -16,7 +17,7 @@ PASSED_ON = 0.6  # of what a module of a smaller rank leaves out
 def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
     """Return the adapter with at most `rank` rows a module, of a ridge memory on average.
 
-    Of a ridge memory (it carries the Gram matrix of its keys K) the responses to its own keys are
+    Of a ridge memory (with the Gram matrix of its keys K) the responses to its own keys are
     kept as well as that rank allows: with Y = B A K' = U S V', the update U_r U_r' B A is the
     nearest of rank r (reduced-rank regression, Izenman, 1975). Tokens with like values so share a
     row, and none is dropped. The modules share one budget, `rank` times their number (as in
@@ -29,35 +30,29 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
     Raises:
         ValueError: no row is left for the document.
     """
-    shared = int(adapter.extra["shared_rows"]) if "shared_rows" in adapter.extra else 0
-    own_rank = rank_of_own(rank, shared)
+    shared, memory = adapter.shared_rows, adapter.memory
+    own_rank, kept = rank_of_own(rank, shared), rank_of_shared(rank, shared)
     if adapter.rank <= rank:
         return adapter
-    kept = rank_of_shared(rank, shared)
-    ends = [len(a) - shared for a, _ in adapter.tensors.values()]
-    pairs = zip(adapter.tensors.values(), ends, strict=True)
-    own = [(a[:end].float(), b[:, :end].float()) for (a, b), end in pairs]  # (R, I), (O, R)
-    if "gram" in adapter.extra:
-        grams, strengths = (adapter.extra[name].float() for name in ("gram", "ridge"))
-        own = _by_response(own, grams, strengths, own_rank)
+    split = [adapter.split(path) for path in adapter.tensors]
+    own = [(a.float(), b.float()) for (a, b), _ in split]  # L of (R, I), (O, R)
+    if memory is not None:
+        own = _by_response(own, memory, own_rank)
     else:
         own = [_truncated(a, b, own_rank) for a, b in own]
     tensors = {}
-    for index, (path, (a, b)) in enumerate(adapter.tensors.items()):
-        rows, columns = own[index]
-        rest_a, rest_b = a[ends[index] :], b[:, ends[index] :]
+    for module, (path, (a, b)) in enumerate(adapter.tensors.items()):
+        rest_a, rest_b = split[module][1]  # (shared, I), (O, shared)
         if kept < shared:
-            scale = adapter.extra["whitening"][index].float() if "whitening" in adapter.extra else 1
-            rest_a, rest_b = _truncated(rest_a.float() / scale, rest_b.float(), kept)
-            rest_a = rest_a * scale
-        tensors[path] = (
-            torch.cat([rows.to(a.dtype), rest_a.to(a.dtype)]),
-            torch.cat([columns.to(b.dtype), rest_b.to(b.dtype)], 1),
-        )
-    ratio = adapter.spec.scale  # unchanged: alpha / rank of the new spec
-    spec = replace(adapter.spec, rank=rank, alpha=ratio * rank)
-    extra = {"shared_rows": torch.tensor([kept])} if shared else {}
-    return replace(adapter, spec=spec, tensors=tensors, extra=extra)
+            # A x = (A / w) (w x): what answers most to inputs of one size in all dimensions.
+            whitening = 1 if memory is None else memory.whitening[module].float()
+            rest_a, rest_b = _truncated(rest_a.float() / whitening, rest_b.float(), kept)
+            rest_a = rest_a * whitening
+        whole_a = torch.cat([own[module][0].to(a.dtype), rest_a.to(a.dtype)])  # (r + kept, I)
+        whole_b = torch.cat([own[module][1].to(b.dtype), rest_b.to(b.dtype)], 1)  # (O, r + kept)
+        tensors[path] = whole_a, whole_b
+    spec = replace(adapter.spec, rank=rank, alpha=adapter.spec.scale * rank)  # the same scale
+    return replace(adapter, spec=spec, tensors=tensors, memory=None, shared_rows=kept)
 
 
 def rank_of_shared(rank: int, shared: int) -> int:
@@ -77,21 +72,15 @@ def rank_of_own(rank: int, shared: int) -> int:
 
 
 def _by_response(
-    pairs: list[tuple[Tensor, Tensor]], grams: Tensor, strengths: Tensor, rank: int
+    pairs: list[tuple[Tensor, Tensor]], memory: RidgeMemory, rank: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Return every module's rows (r, I) and directions (O, r), `rank` the mean of all r."""
-    answers = []
-    for gram, strength in zip(grams, strengths, strict=True):
-        eye = torch.eye(len(gram), device=gram.device)
-        factor = torch.linalg.cholesky(gram + strength * eye)
-        answers.append(torch.cholesky_solve(gram, factor))  # A K' (R, R)
-    kept = []
     values = torch.stack([b.mT for _, b in pairs])  # (L, R, O)
-    for (a, _), (v, left, growth) in zip(
-        pairs, cut(values, torch.stack(answers), rank), strict=True
-    ):
-        left = left[:, left.any(0)]
-        kept.append(((v @ left).mT @ a, growth * left))
+    answers = torch.stack([memory.answers(module) for module in range(len(pairs))])  # (L, R, R)
+    kept = []
+    for (a, _), (v, left, growth) in zip(pairs, cut(values, answers, rank), strict=True):
+        left = left[:, left.any(0)]  # (O, r)
+        kept.append(((v @ left).mT @ a, growth * left))  # (r, I), (O, r)
     return kept
 
 

@@ -1,26 +1,26 @@
 """Merge: adapters of several documents go in, one adapter comes out.
 
-Pure functions of adapters, no model is needed. The default is the exact sum (concatenation of
-ranks). Adapters that carry what a ridge memory was solved from (`Adapter.extra`: gram, whitening,
-ridge, shared_rows, and `beside` where the network has a background) are solved again over all
-their keys, so that one document's tokens do not answer for another's; rows that they share are
-counted once.
+Pure functions of adapters, no model is needed. Plain LoRAs are summed exactly, by concatenation of
+ranks. Ridge memories are solved again over all their keys (see `ridge_memory`), so that one
+document's tokens do not answer for another's. Rows that all adapters share are counted once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from prag_core.adapters.adapter import DTYPES, Adapter
-from prag_core.adapters.ridge import recover_keys, solve_product, solve_rows
+from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec
+from prag_core.adapters.ridge_memory import (
+    RidgeMemory,
+    Rows,
+    require_one_network,
+    solve_together,
+)
 
-Tensors = dict[str, tuple[Tensor, Tensor]]
-Pairs = Sequence[tuple[Tensor, Tensor]]
 METHODS = ("auto", "concatenate")
 WEIGHTINGS = ("ones", "mean", "score", "relative")
 
@@ -55,10 +55,9 @@ def merge(
 ) -> Adapter:
     """Merge adapters into one of scale 1 (alpha = rank); weight and scale are folded into B.
 
-    `concatenate` is the exact sum, dW = sum_j w_j * scale_j * B_j A_j. `auto` is the same for
-    adapters without extra tensors; those of ridge memories are solved again together, by weighted
-    least squares: a document's keys and values are multiplied by its weight, so that a document of
-    small weight also claims less of what the others' tokens address.
+    `concatenate` is the exact sum, dW = sum_j w_j * scale_j * B_j A_j. `auto` is the same for plain
+    LoRAs; shared rows are counted once, and ridge memories are solved again together, by weighted
+    least squares (see `ridge_memory.solve_together`).
 
     Args:
         adapters: adapters of one base model, modules and layers; ranks and alphas may differ.
@@ -69,34 +68,23 @@ def merge(
         ValueError: nothing to merge, another base model, modules or layers, a wrong count of
             weights, an unknown method, or ridge memories of different networks.
     """
-    if not adapters:
-        raise ValueError("got no adapters, expected at least one to merge: retrieve k >= 1")
     if method not in METHODS:
         raise ValueError(f"got merge method {method!r}, expected one of {list(METHODS)}")
     weights = [1.0] * len(adapters) if weights is None else list(weights)
-    if len(weights) != len(adapters):
-        raise ValueError(f"got {len(weights)} weights, expected {len(adapters)}, one an adapter")
-    first = adapters[0].spec
-    for adapter in adapters[1:]:
-        adapter.spec.require_base(first.base_model)
-        if (adapter.spec.modules, adapter.spec.layers) != (first.modules, first.layers):
-            raise ValueError(
-                f"got an adapter of modules {adapter.spec.modules} in layers "
-                f"{adapter.spec.layers}, expected {first.modules} in {first.layers}: "
-                "merge adapters of one parametrizer"
-            )
+    first = _require_mergeable(adapters, weights)
     factors = [w * adapter.spec.scale for w, adapter in zip(weights, adapters, strict=True)]
     if factors == [1.0]:
         rank = adapters[0].rank
         return replace(adapters[0], spec=replace(first, rank=rank, alpha=rank))
-    if method == "auto" and any("shared_rows" in adapter.extra for adapter in adapters):
-        tensors, extra = _solve_again(adapters, weights)
+    memory, shared = None, 0
+    if method == "auto" and any(adapter.memory or adapter.shared_rows for adapter in adapters):
+        tensors, memory, shared = _join_memories(adapters, weights)
     else:
-        tensors, extra = _concatenate(adapters, factors), {}
+        tensors = {path: _concatenate(adapters, factors, path) for path in first.paths()}
     rank = max(a.shape[0] for a, _ in tensors.values())
     spec = replace(first, rank=rank, alpha=rank)
     identifiers = [adapter.metadata.get("document_id", "") for adapter in adapters]
-    return Adapter(spec, tensors, {"document_id": "+".join(identifiers)}, extra)
+    return Adapter(spec, tensors, {"document_id": "+".join(identifiers)}, memory, shared)
 
 
 def mean_adapter(adapters: Iterable[Adapter]) -> Adapter:
@@ -129,128 +117,62 @@ def mean_adapter(adapters: Iterable[Adapter]) -> Adapter:
     return Adapter(replace(first, rank=rank, alpha=rank), tensors, {"document_id": "mean"})
 
 
-def _concatenate(adapters: Sequence[Adapter], factors: Sequence[float]) -> Tensors:
-    paths = adapters[0].spec.paths()
-    columns = [[adapter.tensors[path][1] for path in paths] for adapter in adapters]
-    equal = len(set(factors)) == 1
-    if not equal:
-        columns = [torch._foreach_mul(*pair) for pair in zip(columns, factors, strict=True)]
-    b = [torch.cat(row, 1) for row in zip(*columns, strict=True)]  # each (O, sum R)
-    if equal:  # scaled together: one multiplication a module, not one a module and adapter
-        b = torch._foreach_mul(b, factors[0])
-    a = [torch.cat([adapter.tensors[path][0] for adapter in adapters]) for path in paths]
-    return dict(zip(paths, zip(a, b, strict=True), strict=True))  # a (sum R, I)
+def _require_mergeable(adapters: Sequence[Adapter], weights: Sequence[float]) -> AdapterSpec:
+    """Return the first spec; raise ValueError unless the others fit it, each with a weight."""
+    if not adapters:
+        raise ValueError("got no adapters, expected at least one to merge: retrieve k >= 1")
+    if len(weights) != len(adapters):
+        raise ValueError(f"got {len(weights)} weights, expected {len(adapters)}, one an adapter")
+    first = adapters[0].spec
+    for adapter in adapters[1:]:
+        adapter.spec.require_base(first.base_model)
+        if (adapter.spec.modules, adapter.spec.layers) != (first.modules, first.layers):
+            raise ValueError(
+                f"got an adapter of modules {adapter.spec.modules} in layers "
+                f"{adapter.spec.layers}, expected {first.modules} in {first.layers}: "
+                "merge adapters of one parametrizer"
+            )
+    return first
 
 
-def _solve_again(
+def _concatenate(adapters: Sequence[Adapter], factors: Sequence[float], path: str) -> Rows:
+    """Return A (sum R, I) and B (O, sum R) of a module: B A is the weighted sum of the B_j A_j."""
+    pairs = [adapter.tensors[path] for adapter in adapters]
+    a = torch.cat([a for a, _ in pairs])  # (sum R, I)
+    if len(set(factors)) == 1:  # the common case: one multiplication a module, in place
+        return a, torch.cat([b for _, b in pairs], 1).mul_(factors[0])  # (O, sum R)
+    columns = [b * factor for (_, b), factor in zip(pairs, factors, strict=True)]
+    return a, torch.cat(columns, 1)  # (O, sum R)
+
+
+def _join_memories(
     adapters: Sequence[Adapter], weights: Sequence[float]
-) -> tuple[Tensors, dict[str, Tensor]]:
-    """Solve the ridge memories jointly; other rows are concatenated, shared rows come once.
+) -> tuple[dict[str, Rows], RidgeMemory | None, int]:
+    """Solve the memories together, and add the shared rows once.
 
-    More rows than outputs O are written as the O rows of their exact product; such an adapter
-    cannot be solved again.
+    Returns:
+        A and B by module, the joint memory where it can be solved again, and the shared rows.
     """
-    solvable = [adapter for adapter in adapters if "gram" in adapter.extra]
-    for adapter in solvable[1:]:
-        for name in ("whitening", "ridge"):
-            if not torch.equal(adapter.extra[name], solvable[0].extra[name]):
-                raise ValueError(
-                    f"got adapters that differ in {name}, expected adapters of one network: "
-                    "parametrize all documents with one checkpoint"
-                )
-    tensors, solved = {}, []
-    for index, path in enumerate(adapters[0].spec.paths()):
-        shared = next(_split(adapter, path)[1] for adapter in adapters if _shared(adapter))
-        rows = [_split(adapter, path)[0] for adapter in adapters]
-        joint = _stacked_keys(adapters, rows, weights, index)
-        rows = [
-            (a, b * weight * adapter.spec.scale)
-            for (a, b), weight, adapter in zip(rows, weights, adapters, strict=True)
-        ]
-        if sum(len(a) for a, _ in rows) > rows[0][1].shape[0]:
-            a, b = _joint_product(rows, joint)
-            solved.append(None)
-        else:
-            a, b = _joint_rows(rows, joint)
-            solved.append(joint.keys if len(joint.places) == len(rows) else None)
-        tensors[path] = (torch.cat([a, shared[0]]), torch.cat([b, shared[1]], 1))
-    extra = {"shared_rows": torch.tensor([shared[0].shape[0]])}
-    if all(keys is not None for keys in solved):
-        extra["gram"] = torch.stack([keys @ keys.mT for keys in solved]).half()
-        extra |= {name: solvable[0].extra[name] for name in ("whitening", "ridge")}
-        if "beside" in solvable[0].extra:
-            extra["beside"] = torch.stack([k[:, rows[0][0].shape[1] :] for k in solved]).half()
-    return tensors, extra
-
-
-class _Joint(NamedTuple):
-    """What adapters are solved again from: their places, keys stacked, whitening and lambda."""
-
-    places: list[int]
-    keys: Tensor | None = None
-    scale: Tensor | None = None
-    strength: Tensor | None = None
-
-
-def _joint_rows(rows: Pairs, joint: _Joint) -> tuple[Tensor, Tensor]:
-    """Return A (sum R, I) and B (O, sum R) of a module; rows without keys stay as they are."""
-    solved = [a for a, _ in rows]
-    if len(joint.places) > 1:
-        again = solve_rows(joint.keys, joint.strength)[0][:, : len(joint.scale)] * joint.scale
-        again = again.to(solved[0].dtype)
-        pieces = again.split([len(solved[place]) for place in joint.places])
-        for place, piece in zip(joint.places, pieces, strict=True):
-            solved[place] = piece
-    return torch.cat(solved), torch.cat([b for _, b in rows], 1)
-
-
-def _joint_product(rows: Pairs, joint: _Joint) -> tuple[Tensor, Tensor]:
-    """Return the exact update as A (O, I) and B, the identity."""
-    product = sum(
-        (b.float() @ a.float() for n, (a, b) in enumerate(rows) if n not in joint.places),
-        start=torch.zeros((), device=rows[0][0].device),
-    )
-    if joint.places:
-        values = torch.cat([rows[place][1].float() for place in joint.places], 1)
-        solution = solve_product(values, joint.keys, joint.strength)[:, : len(joint.scale)]
-        product = product + solution * joint.scale
-    a = product.to(rows[0][0].dtype)
-    return a, torch.eye(len(a), dtype=a.dtype, device=a.device)
-
-
-def _stacked_keys(
-    adapters: Sequence[Adapter], rows: Pairs, weights: Sequence[float], index: int
-) -> _Joint:
-    """Collect the adapters that can be solved again.
-
-    Keys are multiplied by the size of the weight where there are several to solve together.
-    """
-    places = [n for n, adapter in enumerate(adapters) if "gram" in adapter.extra]
-    if not places:
-        return _Joint([])
-    first = adapters[places[0]].extra
-    scale = first["whitening"][index].float() / rows[0][0].shape[1] ** 0.5  # (I,)
-    strength = first["ridge"][index].float()
-    keys = [
-        _solved_keys(rows[n][0].float() / scale, adapters[n].extra, index, strength) for n in places
-    ]
-    if len(places) > 1:
-        keys = [key * abs(weights[n]) for n, key in zip(places, keys, strict=True)]
-    return _Joint(places, torch.cat(keys), scale, strength)
-
-
-def _solved_keys(rows: Tensor, extra: Mapping[str, Tensor], index: int, strength: Tensor) -> Tensor:
-    """Return what rows A^ were solved over: their keys, and the columns beside them."""
-    keys = recover_keys(rows, extra["gram"][index].float(), strength)
-    return torch.cat([keys, extra["beside"][index].float()], 1) if "beside" in extra else keys
-
-
-def _shared(adapter: Adapter) -> int:
-    return int(adapter.extra["shared_rows"]) if "shared_rows" in adapter.extra else 0
-
-
-def _split(adapter: Adapter, path: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Part a module's rows into the document's own and the shared ones (the last)."""
-    a, b = adapter.tensors[path]
-    own = a.shape[0] - _shared(adapter)
-    return (a[:own], b[:, :own]), (a[own:], b[:, own:] * adapter.spec.scale)
+    memories = [adapter.memory for adapter in adapters]
+    present = [memory for memory in memories if memory is not None]
+    require_one_network(present)
+    # One adapter's shared rows stand for those of all; trained adapters have none.
+    sharing = next((adapter for adapter in adapters if adapter.shared_rows), adapters[0])
+    tensors: dict[str, Rows] = {}
+    solved: list[Tensor] = []  # keys by module, each (sum R, I or I + k)
+    for module, path in enumerate(adapters[0].spec.paths()):
+        rows = []
+        for adapter, weight in zip(adapters, weights, strict=True):
+            a, b = adapter.split(path)[0]
+            rows.append((a, b * weight * adapter.spec.scale))  # (R, I), (O, R)
+        (a, b), keys = solve_together(rows, memories, weights, module)
+        if keys is not None:
+            solved.append(keys)
+        shared_a, shared_b = sharing.split(path)[1]  # (shared, I), (O, shared)
+        shared_b = shared_b * sharing.spec.scale
+        tensors[path] = torch.cat([a, shared_a]), torch.cat([b, shared_b], 1)
+    memory = None
+    if len(solved) == len(tensors):
+        keys = torch.stack(solved)  # (L, sum R, I or I + k)
+        memory = RidgeMemory.from_keys(keys, present[0].whitening, present[0].ridge)
+    return tensors, memory, sharing.shared_rows

@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def inner_product(one: Adapter, other: Adapter) -> float:
     return one.spec.scale * other.spec.scale * total
 
 
-def update_norms(adapter: Adapter) -> list[dict]:
+def update_norms(adapter: Adapter) -> list[dict[str, Any]]:
     """Return {layer, module, norm}, the Frobenius norm of every update."""
     norms = []
     for layer in adapter.spec.layers:
@@ -92,7 +93,9 @@ def summarise(adapters: Iterable[Adapter], sketcher: Sketcher) -> Summary:
     Raises:
         ValueError: no adapters.
     """
-    sketches, norms, checked = [], {}, []
+    sketches: list[Tensor] = []
+    norms: dict[tuple[str, int], list[float]] = {}
+    checked: list[Adapter] = []
     for adapter in adapters:
         sketches.append(sketcher(adapter))
         for entry in update_norms(adapter):
@@ -105,7 +108,7 @@ def summarise(adapters: Iterable[Adapter], sketcher: Sketcher) -> Summary:
     return Summary(torch.stack(sketches), means, checked)
 
 
-def compare_adapters(summaries: Mapping[str, Summary]) -> dict:
+def compare_adapters(summaries: Mapping[str, Summary]) -> dict[str, Any]:
     """Return the `similarity` part of a comparison.
 
     Args:
@@ -118,7 +121,7 @@ def compare_adapters(summaries: Mapping[str, Summary]) -> dict:
         error: largest deviation of a cosine from the exact one.
     """
     units = {path: _unit(summary.sketches) for path, summary in summaries.items()}
-    part = {"within": {}, "norms": {}, "map": [], "variance": {}}
+    part: dict[str, Any] = {"within": {}, "norms": {}, "map": [], "variance": {}}
     for path, unit in units.items():
         if len(unit) > 1:
             cosines = unit[:COMPARED] @ unit[:COMPARED].mT
@@ -135,7 +138,8 @@ def compare_adapters(summaries: Mapping[str, Summary]) -> dict:
 
 
 def _unit(sketches: Tensor) -> Tensor:
-    return sketches / sketches.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    norms: Tensor = sketches.norm(dim=1, keepdim=True)  # (N, 1)
+    return sketches / norms.clamp(min=1e-12)
 
 
 def _off_diagonal(square: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ def _spread(cosines: Tensor) -> dict[str, float]:
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
-def _between(one: Tensor, other: Tensor) -> dict:
+def _between(one: Tensor, other: Tensor) -> dict[str, dict[str, float]]:
     cosines = one @ other.mT
     between = {"same document": _spread(cosines.diagonal())}
     if len(cosines) > 1:
@@ -156,7 +160,7 @@ def _between(one: Tensor, other: Tensor) -> dict:
     return between
 
 
-def _norm_table(norms: Mapping[tuple[str, int], float]) -> dict:
+def _norm_table(norms: Mapping[tuple[str, int], float]) -> dict[str, Any]:
     modules = list(dict.fromkeys(module for module, _ in norms))
     layers = sorted({layer for _, layer in norms})
     values = [[norms[module, layer] for layer in layers] for module in modules]

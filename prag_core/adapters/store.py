@@ -1,30 +1,68 @@
-"""AdapterStore: adapters go in under their keys and come out again, from one LMDB file.
+"""AdapterStore: adapters go in under their keys and come out again, from a folder people can read.
 
-Adapters are packed into segments (see `segments`), under 3 % over their raw bytes from 8 KB up.
-Beside them lie JSON records, by kind and key, e.g. augmentations and documents. Every change is one
-LMDB transaction, so a crash loses at most the one in flight.
+    STORE/store.json           format and version
+          index.sqlite         key -> place, document, spec, checksums; JSON records by kind and key
+          adapters/3f/3f9c.../ one adapter: stock PEFT files, memory.safetensors, prag_adapter.json
+          packs/<hash>.safetensors  up to a thousand small adapters, written in batches
+          tmp/<uuid>/          being written
+
+Many processes may read and write at once; one that writes waits for another.
+
+What may be lost:
+    kill -9     nothing that a call acknowledged by returning. Of the call in flight all or nothing
+                is there; what it staged lies in tmp/, or unnamed in its place, until `sweep`.
+    power loss  the same, as long as the disk keeps what it said it had written: files, their
+                names and the index are synchronised, in this order, before a call returns. A note
+                that a delete took away may be back, so that `reindex` finds the adapter again.
+    the index   `reindex` rebuilds the rows of all adapters from the folders. Records (documents,
+                augmentations) are in the index alone: keep a copy of it, or of the corpus.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import shutil
-import struct
-import tempfile
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from prag_core.adapters import store_upkeep
 from prag_core.adapters.adapter import Adapter, AdapterSpec
-from prag_core.adapters.lmdb_file import SCAN_ROWS, LmdbFile
-from prag_core.adapters.segments import SEGMENT_DATABASES, Segments, checksum, entry_length
+from prag_core.adapters.peft_files import WEIGHTS
+from prag_core.adapters.store_changes import (
+    SELECT,
+    clear_disk_errors,
+    delete_rows,
+    publish,
+    scratch_folder,
+)
+from prag_core.adapters.store_index import StoreIndex
+from prag_core.adapters.store_places import (
+    IN_FOLDER,
+    Row,
+    load_adapter,
+    make_row,
+    stage_folder,
+    stage_pack,
+)
+from prag_core.adapters.store_upkeep import PACK_ROWS, iter_rows, record_checksum
+from prag_core.files import write_json
 
-FORMAT = {"format": "prag-adapters", "version": 1}
-DATABASES = (*SEGMENT_DATABASES, "records")
-COMPACT_BYTES = 1 << 25  # bytes held in memory, and written in one transaction, by compact
-CHECKSUM = struct.Struct(">I")  # CRC-32 before a record's JSON
-MAX_KEY_BYTES = 511  # LMDB's limit
+FORMAT = {"format": "prag-adapters", "version": 2}
+HEADER, INDEX, OLD_FILE = "store.json", "index.sqlite", "data.mdb"
+PACK_FROM = 64  # adapters in one call from which on small ones are packed
+SMALL = 1 << 16  # bytes of such an adapter, at most
+PACK_BYTES = 1 << 26  # of one pack
+GRACE = 3600.0  # seconds
+MAX_KEY_BYTES = 511
+KEYS = "SELECT key FROM adapters WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+RECORDS = (
+    "SELECT key, record, checksum FROM records "
+    "WHERE kind = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+)
+RECORD_KEYS = "SELECT key FROM records WHERE kind = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
 
 
 class UnknownKeyError(KeyError):
@@ -36,45 +74,81 @@ class UnknownKeyError(KeyError):
 
 
 class AdapterStore:
-    """Adapters by key: many reader processes, one writer at a time (another one waits)."""
+    """Adapters by key, and JSON records beside them."""
 
-    def __init__(
-        self,
-        path: str | Path,
-        readonly: bool = False,
-        map_size: int = 1 << 26,
-        max_bytes: int | None = None,
-    ) -> None:
-        """Open a store; create it unless `readonly`.
+    def __init__(self, path: str | Path, readonly: bool | None = False) -> None:
+        """Open a store; its index is opened when it is first used.
 
         Args:
             path: folder of the store.
-            readonly: refuse every change; works on a folder that cannot be written.
-            map_size: bytes of address space to start with; it doubles when it is full.
-            max_bytes: quota of the file in bytes; None for as much as the disk holds.
+            readonly: False creates the store where there is none. True refuses every change; so
+                does None, for what only reads, where the folder cannot be written.
 
         Raises:
-            FileNotFoundError: `readonly`, and there is no store.
-            OSError: the folder cannot be written, or the disk is full.
-            ValueError: a foreign or truncated file, or one of another format version.
+            FileNotFoundError: nothing to read there.
+            OSError: the folder cannot be made or written.
+            ValueError: a foreign or damaged folder, or one of another format.
         """
         self.path = Path(path)
-        self._file = LmdbFile(self.path, DATABASES, FORMAT, readonly, map_size, max_bytes)
-        self._segments = Segments(self._file)
+        header = self.path / HEADER
+        if (self.path / OLD_FILE).exists() and not header.exists():
+            raise ValueError(
+                f"got an LMDB store {self.path / OLD_FILE}, expected a store with {HEADER}: name "
+                "a new folder and parametrize the documents again, or export the adapters with "
+                "the version of this package that wrote it and import them"
+            )
+        if readonly is not False and not header.exists():
+            raise FileNotFoundError(
+                f"got no store at {self.path}, expected a folder with {HEADER}: check the path, or "
+                "make it with `prag parametrize`"
+            )
+        # The header is written last: without it the store was never whole, and is made again.
+        if not header.exists():
+            _create(self.path)
+        _require_format(self.path)
+        can_write = os.access(self.path, os.W_OK)
+        if readonly is False and not can_write:
+            raise OSError(
+                errno.EACCES,
+                f"got a folder that cannot be written, {self.path}, expected one that can: change "
+                "its permissions, or open the store with readonly=True",
+            )
+        self.readonly = not can_write if readonly is None else readonly
+        self._index = StoreIndex(self.path / INDEX, self.readonly)
 
     def put(self, key: str, adapter: Adapter) -> None:
-        """Write one adapter durably; replaces what the key had. `put_many` is smaller, faster."""
+        """Write one adapter durably; replaces what the key had. `put_many` is faster for many."""
         self.put_many([(key, adapter)])
 
-    def put_many(self, items: Mapping[str, Adapter] | Iterable[tuple[str, Adapter]]) -> None:
+    def put_many(
+        self,
+        items: Mapping[str, Adapter] | Iterable[tuple[str, Adapter]],
+        pack: bool | None = None,
+    ) -> None:
         """Write adapters in one transaction: all or none. They are held in memory until then.
 
+        Args:
+            items: adapters by key.
+            pack: write packs (True) or a folder each (False); None packs `PACK_FROM` or more
+                adapters of at most `SMALL` bytes each.
+
         Raises:
-            OSError: disk full or quota reached; what was there is kept.
+            OSError: disk full, or the store is read-only; what was there is kept.
             ValueError: an empty or too long key.
         """
-        pairs = items.items() if isinstance(items, Mapping) else items
-        self._segments.put({_key_bytes(key): adapter.to_bytes() for key, adapter in pairs})
+        items = dict(items)  # of a key that comes twice the last counts
+        for key in items:
+            _require_key(key)
+        if not items:
+            return
+        self._index.require_writable()
+        # A folder takes four files and so at least 16 KB of disk, much for an adapter of 8 KB.
+        if pack is None:
+            largest = max(adapter.nbytes for adapter in items.values())
+            pack = len(items) >= PACK_FROM and largest <= SMALL
+        stage = _stage_packs if pack else _stage_folders
+        with scratch_folder(self.path) as scratch:
+            publish(self.path, self._index, scratch, stage(scratch, items))
 
     def get(self, key: str, expect: AdapterSpec | None = None) -> Adapter:
         """Read one adapter and check it.
@@ -87,45 +161,56 @@ class AdapterStore:
             UnknownKeyError: no such key (a KeyError).
             ValueError: damaged bytes, or not of the expected spec.
         """
-        value = self.get_bytes(key)
+        row = self._row(key)
         try:
-            adapter = Adapter.from_bytes(value)
+            adapter = load_adapter(self.path, row)
+        except FileNotFoundError as error:
+            if self._row(key).place != row.place:  # replaced and swept since its row was read
+                return self.get(key, expect)
+            raise ValueError(
+                f"adapter {key!r}: got no file {error.filename}, expected the store's own: delete "
+                "the key and parametrize the document again"
+            ) from error
         except ValueError as error:
             raise ValueError(f"adapter {key!r}: {error}") from error
         if expect is not None:
             _require_spec(key, adapter.spec, expect)
         return adapter
 
-    def get_bytes(self, key: str) -> bytes:
-        """Read an adapter's safetensors bytes and check their checksum; raises as `get`."""
-        value = self._segments.get(_key_bytes(key))
-        if value is None:
-            raise UnknownKeyError(
-                f"got key {key!r}, expected one of the {len(self)} in {self.path}: "
-                "parametrize the document first"
-            )
-        return value
+    def weights_path(self, key: str) -> Path | None:
+        """Return the file with an adapter's weights; None where it lies in a pack."""
+        row = self._row(key)
+        return self.path / row.place / WEIGHTS if row.start == IN_FOLDER else None
 
     def has(self, key: str) -> bool:
         """Say whether the key is there."""
-        return self._segments.has(_key_bytes(key))
+        return bool(self._index.rows("SELECT 1 FROM adapters WHERE key = ?", (key,)))
 
     __contains__ = has
 
     def delete(self, key: str) -> bool:
-        """Remove an adapter; say whether it was there."""
-        return self._segments.delete(_key_bytes(key))
+        """Remove an adapter; say whether it was there. Its files go with a later `sweep`."""
+        return self.delete_many([key]) == 1
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Remove adapters in one transaction; return how many were there."""
+        keys = list(keys)
+        return delete_rows(self.path, self._index, keys) if keys else 0
 
     def __len__(self) -> int:
         """Number of adapters."""
-        with self._file.reading() as transaction:
-            return transaction.stat(self._file.databases["index"])["entries"]
+        return int(self._index.rows("SELECT count(*) FROM adapters")[0][0])
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the keys in order; what others write meanwhile may or may not come."""
-        return (name.decode() for name, _ in self._file.scan("index", prefix.encode()))
+        return (key for (key,) in self._index.scan(KEYS, prefix))
 
     __iter__ = keys
+
+    def titles(self) -> Iterator[tuple[str, str]]:
+        """Iterate over (key, title of the document) without reading the adapters."""
+        for row in iter_rows(self._index):
+            yield row.key, json.loads(row.metadata).get("title", "")
 
     def items(self) -> Iterator[tuple[str, Adapter]]:
         """Iterate over (key, adapter) in order of keys; raises as `get`."""
@@ -135,47 +220,44 @@ class AdapterStore:
             except UnknownKeyError:  # deleted since its key was read
                 continue
 
+    def version(self) -> int:
+        """Return a number that changes when others, not this opening, have changed the store."""
+        return self._index.version()
+
     def verify(self) -> list[str]:
-        """Read everything; return the keys whose bytes are damaged (records as `kind/key`)."""
-        bad = []
-        for key in self.keys():
-            try:
-                self.get(key)
-            except UnknownKeyError:
-                continue
-            except ValueError:
-                bad.append(key)
-        for name, value in self._file.scan("records"):
-            try:
-                _read_record(name, value)
-            except ValueError:
-                bad.append(name.decode().replace("\0", "/"))
-        return bad
+        """Read everything; return a line for each file or record that is not as it was written."""
+        lines = list(store_upkeep.damage(self.path, self._index))
+        for (kind,) in self._index.rows("SELECT DISTINCT kind FROM records"):
+            for key, text, checksum in self._index.scan(RECORDS, "", kind):
+                if record_checksum(kind, key, text) != checksum:
+                    lines.append(f"record {kind}/{key}: got damaged bytes in {INDEX}")
+        return lines
+
+    def documents_without_adapter(self) -> list[str]:
+        """Return the ids of the documents kept here that have no adapter of any parametrizer."""
+        query = "SELECT key FROM records WHERE kind = 'document' AND key NOT IN "
+        query += "(SELECT document FROM adapters) ORDER BY key"
+        return [key for (key,) in self._index.rows(query)]
 
     def stats(self) -> dict[str, int]:
         """Return count, bytes (of the adapters), records, and file_bytes (on disk)."""
-        size = sum(entry_length(entry) for _, entry in self._file.scan("index"))
-        with self._file.reading() as transaction:
-            records = transaction.stat(self._file.databases["records"])["entries"]
-        file_bytes = self._file.path.stat().st_size
-        return {"count": len(self), "bytes": size, "records": records, "file_bytes": file_bytes}
+        count, size = self._index.rows("SELECT count(*), ifnull(sum(bytes), 0) FROM adapters")[0]
+        records = self._index.rows("SELECT count(*) FROM records")[0][0]
+        file_bytes = store_upkeep.disk_bytes(self.path)
+        return {"count": count, "bytes": size, "records": records, "file_bytes": file_bytes}
 
-    def compact(self) -> None:
-        """Rewrite the store without dead bytes; the old file stays until the new one is complete.
+    def sweep(self, grace: float = GRACE) -> int:
+        """Remove what was deleted, replaced or never finished; return the bytes that it took.
 
-        Raises:
-            ValueError: a damaged adapter (named), or another process has the store open.
+        Half-empty packs are packed again; what that leaves unused is removed by a later sweep.
+
+        Args:
+            grace: seconds that it must have lain unused. 0 is safe where no one else writes.
         """
-        with self._file.replacing() as replace:
-            scratch = Path(tempfile.mkdtemp(prefix=".compact-", dir=self.path))
-            try:
-                with AdapterStore(scratch) as smaller:
-                    self._copy_to(smaller)
-                replace(scratch / "data.mdb")
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        self._index.require_writable()
+        return store_upkeep.sweep(self.path, self._index, grace)
 
-    def put_record(self, kind: str, key: str, record: dict) -> None:
+    def put_record(self, kind: str, key: str, record: Mapping[str, Any]) -> None:
         """Write a JSON record beside the adapters, e.g. an augmentation; replaces what was there.
 
         Raises:
@@ -183,42 +265,47 @@ class AdapterStore:
         """
         self.put_records(kind, {key: record})
 
-    def put_records(self, kind: str, records: Mapping[str, dict]) -> None:
+    def put_records(self, kind: str, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Write records of one kind in one transaction: all or none."""
-        rows = {}
+        rows = []
         for key, record in records.items():
-            name = _record_bytes(kind, key)
+            _require_record_name(kind, key)
             try:
-                text = json.dumps(record, ensure_ascii=False).encode()
+                text = json.dumps(record, ensure_ascii=False)
             except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"got record {kind}/{key} that is not JSON ({error}), expected a dict of "
                     "strings, numbers, lists and dicts: convert its values"
                 ) from error
-            rows[name] = CHECKSUM.pack(checksum(name, text)) + text
-        self._put_record_rows(rows)
+            rows.append((kind, key, text, record_checksum(kind, key, text)))
+        if rows:
+            with self._index.writing() as connection:
+                connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
 
-    def get_record(self, kind: str, key: str) -> dict | None:
+    def get_record(self, kind: str, key: str) -> dict[str, Any] | None:
         """Read a record; None where there is none. Raises ValueError on damaged bytes."""
-        name = _record_bytes(kind, key)
-        with self._file.reading() as transaction:
-            value = transaction.get(name, db=self._file.databases["records"])
-            return None if value is None else _read_record(name, bytes(value))
+        query = "SELECT record, checksum FROM records WHERE kind = ? AND key = ?"
+        rows = self._index.rows(query, (kind, key))
+        return _read_record(kind, key, *rows[0]) if rows else None
 
     def delete_record(self, kind: str, key: str) -> bool:
         """Remove a record; say whether it was there."""
-        name, database = _record_bytes(kind, key), self._file.databases["records"]
-        return self._file.write(lambda t: t.delete(name, db=database), frees=True)
+        with self._index.writing() as connection:
+            query = "DELETE FROM records WHERE kind = ? AND key = ?"
+            return connection.execute(query, (kind, key)).rowcount == 1
 
-    def records(self, kind: str, prefix: str = "") -> Iterator[tuple[str, dict]]:
+    def records(self, kind: str, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """Iterate over (key, record) of one kind in order of keys, those that begin with prefix."""
-        start = len(kind.encode()) + 1
-        for name, value in self._file.scan("records", f"{kind}\0{prefix}".encode()):
-            yield name[start:].decode(), _read_record(name, value)
+        for key, text, checksum in self._index.scan(RECORDS, prefix, kind):
+            yield key, _read_record(kind, key, text, checksum)
+
+    def record_keys(self, kind: str) -> Iterator[str]:
+        """Iterate over the keys of one kind in order, without reading the records."""
+        return (key for (key,) in self._index.scan(RECORD_KEYS, "", kind))
 
     def close(self) -> None:
         """Close the store; a second call does nothing."""
-        self._file.close()
+        self._index.close()
 
     def __enter__(self) -> AdapterStore:
         """Return the open store."""
@@ -228,65 +315,134 @@ class AdapterStore:
         """Close the store."""
         self.close()
 
-    def _put_record_rows(self, rows: Mapping[bytes, bytes]) -> None:
-        def change(transaction) -> None:
-            for name, value in rows.items():
-                transaction.put(name, value, db=self._file.databases["records"])
-
-        self._file.write(change)
-
-    def _copy_to(self, other: AdapterStore) -> None:
-        values, size = {}, 0
-        for key in self.keys():
-            value = values[_key_bytes(key)] = self.get_bytes(key)
-            size += len(value)
-            if size >= COMPACT_BYTES:
-                other._segments.put(values)
-                values, size = {}, 0
-        other._segments.put(values)
-        rows = self._file.scan("records")
-        while batch := dict(islice(rows, SCAN_ROWS)):
-            for name, value in batch.items():
-                _read_record(name, value)
-            other._put_record_rows(batch)
+    def _row(self, key: str) -> Row:
+        rows = self._index.rows(f"{SELECT} WHERE key = ?", (key,))
+        if not rows:
+            raise UnknownKeyError(
+                f"got key {key!r}, expected one of the {len(self)} in {self.path}: "
+                "parametrize the document first"
+            )
+        return Row(*rows[0])
 
 
-def _key_bytes(key: str) -> bytes:
-    name = key.encode()
-    if not 0 < len(name) <= MAX_KEY_BYTES:
+def reindex(path: str | Path) -> int:
+    """Rebuild the index of a store from its folders; returns the number of adapters.
+
+    An index that SQLite cannot use is set aside as `index.sqlite.damaged`, its records with it.
+
+    Raises:
+        FileNotFoundError: no store there.
+        ValueError: a note or a pack that cannot be read.
+    """
+    if not (Path(path) / HEADER).exists():
+        AdapterStore(path, readonly=True)  # says what is wrong
+    index = StoreIndex(Path(path) / INDEX, readonly=False)
+    try:
+        index.create()
+        sound = index.rows("PRAGMA quick_check") == [("ok",)]
+    except ValueError:
+        sound = False
+    if not sound:  # kept for whoever can still read records from it
+        index.close()
+        os.replace(index.path, index.path.with_name(f"{INDEX}.damaged"))
+        index = StoreIndex(index.path, readonly=False)
+        index.create()
+    try:
+        return store_upkeep.reindex(Path(path), index)
+    finally:
+        index.close()
+
+
+def _create(path: Path) -> None:
+    """Make folder, index and, last, the header; two processes may do so at once."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"got {path} ({error.strerror}), expected a folder that can be made and written: "
+            "choose another path for the store or change its permissions",
+        ) from error
+    index = StoreIndex(path / INDEX, readonly=False)
+    with clear_disk_errors(path):
+        index.create()
+        write_json(path / HEADER, FORMAT)
+
+
+def _stage_folders(scratch: Path, items: Mapping[str, Adapter]) -> list[Row]:
+    return [
+        stage_folder(scratch, make_row(key, adapter), adapter) for key, adapter in items.items()
+    ]
+
+
+def _stage_packs(scratch: Path, items: Mapping[str, Adapter]) -> list[Row]:
+    """Stage packs of `PACK_ROWS` adapters and `PACK_BYTES` at most."""
+    staged: list[Row] = []
+    rows: list[Row] = []
+    values: list[bytes] = []
+    size = 0
+    for key, adapter in items.items():
+        value = adapter.to_bytes()
+        if rows and (len(rows) == PACK_ROWS or size + len(value) > PACK_BYTES):
+            staged += stage_pack(scratch, rows, values)
+            rows, values, size = [], [], 0
+        rows.append(make_row(key, adapter))
+        values.append(value)
+        size += len(value)
+    return staged + stage_pack(scratch, rows, values)
+
+
+def _require_format(path: Path) -> None:
+    text = (path / HEADER).read_text("utf-8")
+    try:
+        header = json.loads(text)
+    except ValueError:
+        header = text
+    if header != FORMAT:
         raise ValueError(
-            f"got a key of {len(name)} bytes, expected 1 to {MAX_KEY_BYTES}: use adapter_key, or "
+            f"got {path / HEADER} of format {header}, expected {FORMAT}: name another folder, or "
+            "use the version of this package that wrote it"
+        )
+    if not (path / INDEX).exists():
+        raise ValueError(
+            f"got a store without {path / INDEX}, expected one: rebuild it with "
+            "`prag store reindex`"
+        )
+
+
+def _require_key(key: str) -> None:
+    if not 0 < (size := len(key.encode())) <= MAX_KEY_BYTES:
+        raise ValueError(
+            f"got a key of {size} bytes, expected 1 to {MAX_KEY_BYTES}: use adapter_key, or "
             "hash long names"
         )
-    return name
 
 
-def _record_bytes(kind: str, key: str) -> bytes:
+def _require_record_name(kind: str, key: str) -> None:
     if not kind or "\0" in kind or not key:
         raise ValueError(
             f"got record {kind!r}/{key!r}, expected a kind (without NUL) and a key that are not "
             "empty: name the kind of record, e.g. 'augmentation'"
         )
-    return _key_bytes(f"{kind}\0{key}")
+    _require_key(key)
 
 
-def _read_record(name: bytes, value: bytes) -> dict:
-    text = value[CHECKSUM.size :]
-    if value[: CHECKSUM.size] != CHECKSUM.pack(checksum(name, text)):
-        shown = name.decode().replace("\0", "/")
+def _read_record(kind: str, key: str, text: str, checksum: int) -> dict[str, Any]:
+    if record_checksum(kind, key, text) != checksum:
         raise ValueError(
-            f"got damaged bytes for record {shown}, expected those that were written: delete the "
-            "record and make it again"
+            f"got damaged bytes for record {kind}/{key}, expected those that were written: delete "
+            "the record and make it again"
         )
-    return json.loads(text)
+    record: dict[str, Any] = json.loads(text)
+    return record
 
 
-def _require_spec(key: str, found: AdapterSpec, expected: AdapterSpec) -> None:
-    found.require_base(expected.base_model)
+def _require_spec(key: str, spec: AdapterSpec, expected: AdapterSpec) -> None:
+    spec.require_base(expected.base_model)
     differ = [
-        f"{field.name} {getattr(found, field.name)} (expected {getattr(expected, field.name)})"
+        f"{field.name} {getattr(spec, field.name)} (expected {getattr(expected, field.name)})"
         for field in fields(AdapterSpec)
-        if getattr(found, field.name) != getattr(expected, field.name)
+        if getattr(spec, field.name) != getattr(expected, field.name)
     ]
     if differ:
         raise ValueError(

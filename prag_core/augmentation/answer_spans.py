@@ -6,6 +6,7 @@ Names (capitalised runs), dates, numbers, quoted titles, and noun-like phrases w
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,13 +16,15 @@ MONTHS = "January|February|March|April|May|June|July|August|September|October|No
 UNITS = (
     "percent|million|billion|trillion|hundred|thousand|dozen|metres|meters|kilometres|kilometers|"
     "miles|feet|foot|inches|tonnes|tons|kilograms|grams|pounds|dollars|euros|hours|minutes|"
-    "seconds|days|weeks|months|years|degrees|litres|hectares|acres|square|cubic|sec|ft|mi|km|kg|cm|mm|°C|°F"
+    "seconds|days|weeks|months|years|degrees|litres|hectares|acres|square|cubic|sec|ft|mi|km|kg|cm|"
+    "mm|°C|°F"
 )
 NUMBER_WORDS = (
     "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
     "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 )
 YEAR = r"1[0-9]\d\d|20\d\d"
+# A capitalised word, or an initial with its full stop where another capital follows (J. Doe).
 CAPITAL = r"[A-Z][\w'’&-]*(?:\.(?=[A-Z]))?"
 KINDS = {  # in order of preference where spans overlap
     "date": re.compile(
@@ -38,6 +41,7 @@ KINDS = {  # in order of preference where spans overlap
     ),
     "phrase": re.compile(r"\b(?:an?|the|its|his|her|their|by|from|with|into|of) ([a-z][a-z -]+)"),
 }
+# By how short and unmistakable an answer is; unlike the order of KINDS, which settles overlaps.
 PREFERENCE = {"name": 0, "date": 1, "number": 2, "title": 3, "phrase": 4}
 _FUNCTION_WORDS = (
     "a an and are as at be been but by can could did do does for from had has have he her him his "
@@ -50,7 +54,7 @@ _FUNCTION_WORDS = (
     "following later today early late according several around near once still never"
 )
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
-MAX_PHRASE_WORDS = 3
+MAX_PHRASE_WORDS = 3  # longer ones are clauses more often than answers
 ABBREVIATION = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|St|Mt|No|vs|Jr|Sr|Prof|Gen|Col|Inc|Ltd|[A-Z])\.$")
 
 
@@ -92,21 +96,19 @@ def choose_spans(document: Document, limit: int) -> list[AnswerSpan]:
     document: names before dates, numbers, quoted titles and phrases, and a kind that is used less
     before one used more. What the title says and what the text repeats (its subject) is left out.
     """
-    text = document.text
-    queues = [_spans(sentence, document) for sentence in split_sentences(text)]
-    chosen: list[AnswerSpan] = []
-    taken: list[str] = []
-    used = dict.fromkeys(PREFERENCE, 0)
-    while len(chosen) < limit and any(queues):
+    queues = [_spans(sentence, document) for sentence in split_sentences(document.text)]
+    spans: list[AnswerSpan] = []
+    uses: Counter[str] = Counter()  # of each kind
+    while len(spans) < limit and any(queues):
         for queue in queues:
-            queue[:] = [s for s in queue if not any(s.text.lower() in t for t in taken)]
-            if not queue or len(chosen) == limit:
+            # What stands in another answer goes: it would be asked for twice.
+            answers = [span.text.lower() for span in spans]
+            queue[:] = [s for s in queue if not any(s.text.lower() in a for a in answers)]
+            if not queue or len(spans) == limit:
                 continue
-            best = min(queue, key=lambda span: (span.kind == "phrase", used[span.kind]))
-            chosen.append(best)
-            used[best.kind] += 1
-            taken.append(best.text.lower())
-    return chosen
+            spans.append(min(queue, key=lambda span: (span.kind == "phrase", uses[span.kind])))
+            uses[spans[-1].kind] += 1
+    return spans
 
 
 def _spans(sentence: str, document: Document) -> list[AnswerSpan]:
@@ -115,41 +117,44 @@ def _spans(sentence: str, document: Document) -> list[AnswerSpan]:
     covered: list[tuple[int, int]] = []
     spans = []
     for kind, start, end in _candidates(sentence, document.text):
-        found = sentence[start:end]
+        answer = sentence[start:end]
         if any(start < b and a < end for a, b in covered):
             continue
         if kind != "phrase":  # a span left out below must not come back as part of a phrase
             covered.append((start, end))
-        lower = found.lower()
-        if len(found) < 2 and not found.isdigit():
+        lower = answer.lower()
+        if len(answer) < 2 and not answer.isdigit():
             continue
+        # The subject, or ambiguous: a question would hold its own answer.
         if lower in title or text.count(lower) > 2 or sentence.lower().count(lower) > 1:
             continue
         covered.append((start, end))
-        spans.append(AnswerSpan(found, kind, sentence, start))
+        spans.append(AnswerSpan(answer, kind, sentence, start))
+    # A name of several words goes before one of one word, which is ambiguous more often.
     return sorted(spans, key=lambda span: (PREFERENCE[span.kind], " " not in span.text))
 
 
 def _candidates(sentence: str, text: str) -> Iterator[tuple[str, int, int]]:
     for kind, pattern in KINDS.items():
         for match in pattern.finditer(sentence):
-            start, end = match.span(match.lastindex or 0)
+            start, end = match.span(match.lastindex or 0)  # the group, where the pattern has one
             if kind == "name":
                 start = _skip_opening(sentence, start, end, text)
-                end -= 2 * sentence[start:end].endswith(("'s", "’s"))
+                end -= 2 * sentence[start:end].endswith(("'s", "’s"))  # the genitive's two letters
             elif kind == "phrase":
                 end = _phrase_end(sentence, start, end)
                 if re.search(r"\b[Tt]heir $|\b[Tt]he $", sentence[:start]) and re.search(
                     r" \w+[^s]s$", sentence[start:end]
                 ):  # "the flesh tastes": more often a verb than a plural
                     end = start
-            if end > start and sentence[end - 1] != ".":
+            if end > start and sentence[end - 1] != ".":  # empty: left out above
                 yield kind, start, end
 
 
 def _skip_opening(sentence: str, start: int, end: int, text: str) -> int:
     """Move a name's start past a capital that only opens the sentence."""
     first = sentence[start:end].split()[0]
+    # One word alone counts as a name where the text writes it with a capital elsewhere, too.
     alone = len(first) == end - start
     if first.lower() in FUNCTION_WORDS or (
         alone and start < 2 and not re.search(rf"[a-z,] {re.escape(first)}\b", text)
@@ -165,7 +170,7 @@ def _phrase_end(sentence: str, start: int, end: int) -> int:
         word = match.group()
         if word in FUNCTION_WORDS or count == MAX_PHRASE_WORDS + 1:
             break
-        if count and word.endswith(("ed", "ing", "ly")):
+        if count and word.endswith(("ed", "ing", "ly")):  # verbs and adverbs, by their endings
             break
         stop = start + match.end()
     phrase = sentence[start:stop].split()

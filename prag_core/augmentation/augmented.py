@@ -1,8 +1,8 @@
 """Augmentation: a document goes in, rewrites and question-answer pairs on it come out.
 
-Here are the records, `FileAugmenter` for ready-made pairs, and `CachedAugmenter`, which keeps what
-any augmenter made. Two augmenters ask a model: `SelfAugmenter` (self_augmentation.py), for models
-that can write JSON, and `SpanAugmenter` (span_augmentation.py), for small ones.
+Here are the records, `FileAugmenter` for ready-made pairs, and `CachedAugmenter`, which stores what
+any augmenter wrote. Two others write themselves: `SelfAugmenter` (self_augmenter.py) asks a model
+that can write JSON, `SpanAugmenter` (span_augmenter.py) goes by rules alone.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 from prag_core.adapters.adapter import fingerprint
+from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 
-AUGMENTATION = "augmentation"
+AUGMENTATION = "augmentation"  # kind of the records in a store
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class AugmentedDocument:
     error: str = ""
 
 
+# A Protocol, so that a user's own augmenter needs no class of ours.
 class Augmenter(Protocol):
     """What makes augmented documents; `fingerprint` covers strategy, settings and model."""
 
@@ -54,20 +56,21 @@ class Augmenter(Protocol):
         ...
 
 
-class RecordStore(Protocol):
-    """What `CachedAugmenter` keeps its records in (an `AdapterStore` is one)."""
+def require_counts(rewrites: int, qa_pairs: int) -> None:
+    """Raise ValueError unless both counts are sensible."""
+    if rewrites < 0 or qa_pairs < 0:
+        raise ValueError(
+            f"got {rewrites} rewrites and {qa_pairs} question-answer pairs, expected 0 or more"
+        )
 
-    def get_record(self, kind: str, key: str) -> dict | None:
-        """Return a record, or None."""
-        ...
 
-    def put_record(self, kind: str, key: str, record: dict) -> None:
-        """Write a record."""
-        ...
+def titled(title: str, text: str) -> str:
+    """Put the title before a passage."""
+    return f"{title}: {text}" if title else text
 
 
 def merge_pairs(pairs: Sequence[QAPair], more: Sequence[QAPair]) -> tuple[QAPair, ...]:
-    """Append the pairs whose question is new."""
+    """Append the pairs whose question is new, upper and lower case being the same."""
     distinct: dict[str, QAPair] = {}
     for pair in (*pairs, *more):
         distinct.setdefault(pair.question.lower(), pair)
@@ -75,8 +78,12 @@ def merge_pairs(pairs: Sequence[QAPair], more: Sequence[QAPair]) -> tuple[QAPair
 
 
 def augmented_passage(augmented: AugmentedDocument) -> Document:
-    """Write text, rewrites and question-answer pairs as one passage (mode `da_rag`)."""
+    """Write text, rewrites and question-answer pairs as one passage (mode `da_rag`).
+
+    The control of Su et al. (2025): what the trained path learns from, read in the prompt instead.
+    """
     document = augmented.document
+    # The title stays apart: the prompt writes it before every passage.
     pairs = [f"Question: {p.question} Answer: {p.answer}" for p in augmented.qa_pairs]
     return Document("\n".join([document.text, *augmented.rewrites, *pairs]), document.title)
 
@@ -87,11 +94,15 @@ class FileAugmenter:
     Args:
         path: JSON lines, see `read_qa_pairs`.
         documents: the whole corpus, to resolve the file's keys.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_qa_pairs`.
     """
 
     def __init__(self, path: str | Path, documents: Sequence[Document]) -> None:
         self.path = Path(path)
         self.pairs = read_qa_pairs(path, documents)
+        # The pairs, not the path: a file that moves keeps its adapters, one that changes does not.
         rows = {key: [asdict(pair) for pair in pairs] for key, pairs in self.pairs.items()}
         self.fingerprint = fingerprint(["file", rows])
 
@@ -122,8 +133,9 @@ def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, 
         raise FileNotFoundError(
             f"got no file at {path}, expected question-answer pairs as JSON lines: check the path"
         )
-    names: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}  # a title may stand for several documents
     for document in documents:
+        # The empty source id or title of one document must not stand for all such documents.
         for name in filter(None, (document.id, document.source_id, document.title)):
             names.setdefault(name, set()).add(document.id)
     pairs: dict[str, tuple[QAPair, ...]] = {}
@@ -131,15 +143,15 @@ def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, 
         if not line.strip():
             continue
         name, pair = _parse_line(line, f"{path}, line {number}")
-        found = names.get(name, set())
-        if len(found) != 1:
+        ids = names.get(name, set())
+        if len(ids) != 1:
             raise ValueError(
-                f"got document {name!r} in {path}, line {number}, which names {len(found)} "
+                f"got document {name!r} in {path}, line {number}, which names {len(ids)} "
                 f"documents of {len(documents)}, expected one: use a document id, a source id, or "
                 "a title that is not shared"
             )
-        key = next(iter(found))
-        pairs[key] = merge_pairs(pairs.get(key, ()), [pair])
+        (document_id,) = ids
+        pairs[document_id] = merge_pairs(pairs.get(document_id, ()), [pair])
     return pairs
 
 
@@ -160,38 +172,36 @@ class CachedAugmenter:
     Records are written after each batch: a run that was interrupted goes on where it stopped.
     """
 
-    def __init__(self, augmenter: Augmenter, store: RecordStore, batch_size: int = 32) -> None:
+    def __init__(self, augmenter: Augmenter, store: AdapterStore, batch_size: int = 32) -> None:
         self.augmenter, self.store, self.batch_size = augmenter, store, batch_size
         self.fingerprint = augmenter.fingerprint
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
         """Augment each document that the store has no record of; return all, in order."""
-        found: dict[str, AugmentedDocument] = {}
-        missing: dict[str, Document] = {}
-        for document in documents:
-            record = self.store.get_record(AUGMENTATION, self._key(document))
-            if record is None:
-                missing[document.id] = document
+        results: dict[str, AugmentedDocument] = {}
+        pending: list[Document] = []
+        for document in {document.id: document for document in documents}.values():
+            if record := self.store.get_record(AUGMENTATION, self._key(document)):
+                results[document.id] = from_record(document, record)
             else:
-                found[document.id] = from_record(document, record)
-        pending = list(missing.values())
+                pending.append(document)
+        # Written batch by batch, so that an interruption costs one batch at most.
         for start in range(0, len(pending), self.batch_size):
-            for done in self.augmenter.augment(pending[start : start + self.batch_size]):
-                self.store.put_record(AUGMENTATION, self._key(done.document), to_record(done))
-                found[done.document.id] = done
-        return [found[document.id] for document in documents]
+            for result in self.augmenter.augment(pending[start : start + self.batch_size]):
+                self.store.put_record(AUGMENTATION, self._key(result.document), to_record(result))
+                results[result.document.id] = result
+        return [results[document.id] for document in documents]
 
     def _key(self, document: Document) -> str:
+        # The document first: whoever forgets it deletes by this prefix.
         return f"{document.id}-{self.fingerprint}"
 
 
 def to_record(augmented: AugmentedDocument) -> dict:
     """Return what is stored of an augmented document (not the document itself)."""
-    return {
-        "rewrites": list(augmented.rewrites),
-        "qa_pairs": [asdict(pair) for pair in augmented.qa_pairs],
-        "error": augmented.error,
-    }
+    record = asdict(augmented)
+    del record["document"]  # the store has it already, under its own key
+    return record
 
 
 def from_record(document: Document, record: dict) -> AugmentedDocument:

@@ -16,7 +16,9 @@ _PREPOSITIONS = (
     "through under over between against toward towards as"
 )
 PREPOSITIONS = frozenset(_PREPOSITIONS.split())
+# Verbs that can stand before their subject: only these make a question by moving the words.
 AUXILIARIES = "was|were|is|are|has|had|have|can|will|could|would|may|must"
+# "It is said" has no subject that a title could stand for.
 PRONOUN = re.compile(r"^(It|He|She)\b(?! (?:is|was) (?:said|believed|thought|known))")
 PERSON = re.compile(r"[A-Z][\w'’-]+(?: [A-Z][\w'’.-]*){1,2}")
 PLACES = (
@@ -26,27 +28,31 @@ PLACES = (
 THINGS = (
     rf"{PLACES}|University|College|School|War|Company|Corporation|Institute|Society|Union|Party|"
     "Church|Museum|Act|Treaty|Council|Court|Army|Navy|Empire|Kingdom|Republic|Association|League|"
-    "Tunnel|Pass|Tower|Press|Committee|Office|Department|Agency|Bank|Prize|Award|Club|Festival|Hall|House|Library|Theatre"
+    "Tunnel|Pass|Tower|Press|Committee|Office|Department|Agency|Bank|Prize|Award|Club|Festival|"
+    "Hall|House|Library|Theatre"
 )
+# What stands before a person: "by", "the painter ", "named".
 AGENTS = re.compile(
     r"(?:by|named|called|\w(?:er|or|ist|ian|man|ess)|teacher|king|queen|poet) (?:(?:was|is) )?$"
 )
+# "the village of X" asks "which village", "the painter X" asks "which painter".
 KIND_BEFORE = re.compile(
     r"\bthe (?P<place>village|town|city|island|river|valley|skerry|region|province|district|parish|"
     r"port|state|county|kingdom) of $|\b(?:[Tt]he|[Aa]n?) (?P<role>[a-z]+(?: [a-z]+){0,2}) $"
 )
+# "The X, the [span], ...": the span says what X is.
 APPOSITION = re.compile(r"^((?:The|Its|His|Her|Their|An?) [^,]{3,50}), (?:the |an? )?$")
+BRACKETS = re.compile(r"\s*[(\[][^()\[\]]*[)\]]")
+CLAUSE_END = re.compile(
+    r"[;:–—]|, (?:and|but|which|who|where|while|although|with|such as|including)\b"
+)
 OPENING = re.compile(r"^(?:However|Moreover|Furthermore|Also|Today|Later|Thus|Then|But|And), ?")
+# One of several, or after a dash: a question for it would have more than one answer.
 LISTED = re.compile(r"(?:,|–|—|:|\b(?:and|or)) (?:the |a |an )?$")
 SUBORDINATE = re.compile(r"^(?:As|While|Although|Because|If|Since|Whereas|After|Before|When)\b")
-QUESTION_WORD = re.compile(
-    r"\b(?:(?:by|in|on|at|from|under|near|with|to|for|into|after|since|until) )?"
-    r"(?:how many(?: [a-z]+)?|how much money|which [a-z]+|what (?:year|decade|date|percentage)|"
-    r"what|whom|who|when)\b",
-    re.IGNORECASE,
-)
+# What is left behind the span must not end where a word is missing.
 DANGLING = re.compile(rf" (?:{AUXILIARIES}|of|the|a|by|in|to)$")
-LONG = 22  # words in a question
+LONG = 22  # words of a question, at most
 
 
 def rule_question(span: AnswerSpan, title: str = "") -> str:
@@ -68,7 +74,7 @@ def rule_question(span: AnswerSpan, title: str = "") -> str:
     if not word or partial or DANGLING.search(after) or after.startswith(("'", "’")):
         return ""
     before = replace_pronoun(before, title)
-    if before.strip().lower() in ("", "the", "a", "an"):
+    if before.strip().lower() in ("", "the", "a", "an"):  # the span is the sentence's subject
         if not re.match(r" \w", after) or after.split()[0] in ("and", "or", "of"):
             return ""
         question = f"{word}{after}"
@@ -89,7 +95,7 @@ def replace_pronoun(sentence: str, title: str) -> str:
 def _finish(question: str, title: str) -> str:
     """Add capital, question mark and, where it says nothing of the title, the title."""
     question = re.sub(r"\s+", " ", question).strip(" ,;:-")
-    unclosed = question.count("(") != question.count(")")
+    unclosed = question.count("(") != question.count(")")  # the cut went through brackets
     if unclosed or len(question.split()) > LONG or len(content_words(question)) < 2:
         return ""
     if title and not content_words(title) & content_words(question):
@@ -103,14 +109,12 @@ def _clause(span: AnswerSpan) -> tuple[str, str]:
     after = span.sentence[span.start + len(span.text) :].rstrip(' .!?"”')
     if span.kind == "title":
         before, after = before.rstrip('"“'), after.lstrip('"”')
-    before = re.sub(r"\s*[(\[][^()\[\]]*[)\]]", "", before)
-    after = re.sub(r"\s*[(\[][^()\[\]]*[)\]]", "", after)
-    after = re.split(
-        r"[;:–—]|, (?:and|but|which|who|where|while|although|with|such as|including)\b", after
-    )[0]
+    before, after = BRACKETS.sub("", before), BRACKETS.sub("", after)
+    after = CLAUSE_END.split(after)[0]
     if before.strip() and ", " not in before:
-        after = re.split(r",(?!\d)", after)[0]
-    before = OPENING.sub("", re.split(r"; ", before)[-1])
+        after = re.split(r",(?!\d)", after)[0]  # no comma of a number
+    before = OPENING.sub("", before.split("; ")[-1])
+    # "Name, which ..., is": the side clause goes.
     if match := re.match(r"^([A-Z][\w ]+?), (?:which|who)\b[^,]*, ", before):
         before = f"{match[1]} {before[match.end() :]}"
     return before, after
@@ -120,9 +124,10 @@ def _question_word(span: AnswerSpan, before: str, after: str) -> tuple[str, str]
     """Return the text before the question word, and the word with its preposition ("": none)."""
     kind = KIND_BEFORE.search(before) if span.kind == "name" else None
     if kind and FUNCTION_WORDS & set((kind["role"] or "").split()):
-        kind = None
+        kind = None  # "the one of the X": no role
     if kind:
         before = before[: kind.start()]
+    # The question word takes the article's place.
     if span.kind in ("name", "phrase", "title"):
         before = re.sub(r"(?:^|(?<= ))(?:[Tt]he|[Aa]n?|its|his|her|their) $", "", before)
     if span.kind == "date":
@@ -130,11 +135,12 @@ def _question_word(span: AnswerSpan, before: str, after: str) -> tuple[str, str]
     last = before.split()[-1].lower() if before.strip() else ""
     preposition = last if last in PREPOSITIONS else ""
     rest = before[: len(before.rstrip()) - len(preposition)] if preposition else before
-    rule = {"date": _when, "number": _how_many}.get(span.kind, _what)
-    word = (
-        f"which {kind['role'] or kind['place']}" if kind else rule(span, rest, preposition, after)
-    )
-    if word and preposition and not word.startswith("when"):
+    if kind:
+        word = f"which {kind['role'] or kind['place']}"
+    else:
+        rule = {"date": _when, "number": _how_many}.get(span.kind, _what)
+        word = rule(span, rest, preposition, after)
+    if word and preposition and not word.startswith("when"):  # "when" stands for "in what year"
         word = f"{preposition} {word}"
     return (rest, word) if word else (before, "")
 
@@ -142,7 +148,7 @@ def _question_word(span: AnswerSpan, before: str, after: str) -> tuple[str, str]
 def _when(span: AnswerSpan, rest: str, preposition: str, after: str) -> str:
     if not preposition or preposition in ("of", "between", "for"):
         return ""
-    if span.text[-1] == "s":
+    if span.text[-1] == "s":  # 1890s
         return "what decade"
     if span.text.isdigit():
         return "what year"
@@ -156,10 +162,15 @@ def _how_many(span: AnswerSpan, rest: str, preposition: str, after: str) -> str:
         return "how much money"
     if unit := re.search(rf"\b(?:{UNITS})(?: (?:{UNITS}))?$", span.text):
         return f"how many {unit.group()}"
-    if re.search(r"\b(?:the|an?) $", rest):
+    if re.search(r"\b(?:the|an?) $", rest):  # "the two": not how many, but which
         return ""
-    following = re.match(r" ([a-z]+)", after)
-    return "how many" if following and following[1] not in FUNCTION_WORDS else ""
+    return "how many" if _counted_noun(after) else ""
+
+
+def _counted_noun(after: str) -> str:
+    """Return the word behind the span where it may be a noun that the span belongs to, else ""."""
+    match = re.match(r" ([a-z]+)", after)
+    return match[1] if match and match[1] not in FUNCTION_WORDS else ""
 
 
 def _what(span: AnswerSpan, rest: str, preposition: str, after: str) -> str:
@@ -173,12 +184,8 @@ def _what(span: AnswerSpan, rest: str, preposition: str, after: str) -> str:
             return "whom" if preposition else "who"
         if preposition in ("in", "at", "near") or re.search(rf"\b(?:{PLACES})$", span.text):
             return "which place"
-        following = re.match(r" ([a-z]+)", after)
-        if (
-            following
-            and following[1] not in FUNCTION_WORDS
-            and following[1][-2:] not in ("ed", "es")
-        ):
+        noun = _counted_noun(after)
+        if noun and not noun.endswith(("ed", "es")):  # those are more often its verb
             return "which" if rest.strip() else "what"
     return "what"
 
@@ -189,13 +196,14 @@ def _fronted(before: str, word: str, after: str) -> str:
     if not match:
         return ""
     subject, auxiliary, rest = match.groups()
-    if len(subject.split()) > 8 or re.search(
-        r",|\b(?:that|which|who|where|when|if|and)\b", subject
-    ):
+    # A long subject, or one with a clause of its own, may hold another verb that should move.
+    clause = re.search(r",|\b(?:that|which|who|where|when|if|and)\b", subject)
+    if clause or len(subject.split()) > 8:
         return ""
     if word.split()[-1] in ("many", "which", "percentage", "money") or "how many" in word:
         return ""
     opening = subject.split()[0].lower()
+    # "is the X": the span is part of what the subject is, and does not move alone.
     if re.match(r"(?:an?|the|one|not) ", rest) or (word == "what" and not rest and after.strip()):
         return ""
     if opening in PREPOSITIONS or len(rest.split()) > 6 or word.startswith(("of ", "as ")):

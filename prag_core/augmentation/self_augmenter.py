@@ -7,25 +7,34 @@ from collections.abc import Sequence
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.answer_spans import find_details
-from prag_core.augmentation.augmented import AugmentedDocument, QAPair, merge_pairs
-from prag_core.augmentation.templates import QA_EXAMPLE, QA_PAIRS, REWRITE, titled
+from prag_core.augmentation.augmented import (
+    AugmentedDocument,
+    QAPair,
+    merge_pairs,
+    require_counts,
+    titled,
+)
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
 from prag_core.model.prompts import chat
 
-
-def require_counts(rewrites: int, qa_pairs: int) -> None:
-    """Raise ValueError unless both counts are sensible."""
-    if rewrites < 0 or qa_pairs < 0:
-        raise ValueError(
-            f"got {rewrites} rewrites and {qa_pairs} question-answer pairs, expected 0 or more"
-        )
-
-
-VERSION = 2  # of the checks below
-MIN_KEPT = 0.7  # share of names, dates and numbers that a rewrite must keep
+# Both prompts after Su et al. (2025), in our words.
+REWRITE = (
+    "Rewrite the passage below in different words and with different sentences. Keep every name, "
+    "number, date and fact. Write only the new passage.\n\n{passage}"
+)
+# Braces are doubled twice: for the f-string and for `format`.
+QA_EXAMPLE = "What is the capital of France?"
+QA_PAIRS = (
+    "Write {count} different questions that the passage below answers, each with its answer. "
+    "Answers are short phrases copied from the passage. Write only a JSON list in this form:\n"
+    f'[{{{{"question": "{QA_EXAMPLE}", "answer": "Paris"}}}}]\n\n'
+    "Passage:\n{passage}"
+)
+VERSION = 2  # of the checks below; part of the fingerprint, so that old records are written anew
+DETAIL_SHARE = 0.7  # of names, dates and numbers that a rewrite must keep
 
 
 class SelfAugmenter:
@@ -40,6 +49,9 @@ class SelfAugmenter:
         qa_pairs: m, question-answer pairs a document.
         retries: how often a document is asked again.
         batch_size: documents asked together.
+
+    Raises:
+        ValueError: a number of rewrites or pairs below 0.
     """
 
     def __init__(
@@ -66,41 +78,35 @@ class SelfAugmenter:
             if not pending:
                 break
             options = GenerationOptions(
-                max_new_tokens=64 * self.qa_pairs,
-                temperature=0.4 * attempt,
+                max_new_tokens=64 * self.qa_pairs,  # JSON around a question and a short answer
+                temperature=0.4 * attempt,  # the first attempt is greedy
                 top_p=0.95,
-                stop=("```\n", "]\n"),
+                stop=("```\n", "]\n"),  # the list ends, or the code block that chat models open
                 seed=attempt,
                 batch_size=self.batch_size,
             )
             passages = [titled(documents[i].title, documents[i].text) for i in pending]
-            prompts = [
-                chat(self.base.tokenizer, QA_PAIRS.format(count=self.qa_pairs, passage=passage))
-                for passage in passages
-            ]
+            requests = [QA_PAIRS.format(count=self.qa_pairs, passage=text) for text in passages]
+            prompts = [chat(self.base.tokenizer, request) for request in requests]
             for i, text in zip(pending, generate_fitting(self.base, prompts, options), strict=True):
+                # Attempts add up: what came before is kept, and only what is missing asked for.
                 pairs[i] = merge_pairs(pairs[i], parse_qa_pairs(text or ""))[: self.qa_pairs]
             pending = [i for i in pending if len(pairs[i]) < self.qa_pairs]
         return [
-            AugmentedDocument(
-                document,
-                tuple(text for text in rewritten if text),
-                found,
-                self._error(rewritten, found),
-            )
-            for document, rewritten, found in zip(documents, rewrites, pairs, strict=True)
+            AugmentedDocument(document, tuple(filter(None, texts)), row, self._error(texts, row))
+            for document, texts, row in zip(documents, rewrites, pairs, strict=True)
         ]
 
     def _error(self, rewrites: Sequence[str], pairs: Sequence[QAPair]) -> str:
-        missing = []
+        problems = []
         if len(pairs) < self.qa_pairs:
-            missing.append(
+            problems.append(
                 f"got {len(pairs)} question-answer pairs in {self.retries + 1} attempts, "
                 f"expected {self.qa_pairs}"
             )
         if not all(rewrites):
-            missing.append("got no rewrite that keeps the facts (or it exceeds the context)")
-        return "; ".join(missing)
+            problems.append("got no rewrite that keeps the facts (or it exceeds the context)")
+        return "; ".join(problems)
 
 
 def generate_fitting(
@@ -110,12 +116,10 @@ def generate_fitting(
     room = base.context_length - options.max_new_tokens
     lengths = [len(base.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
     fitting = [i for i, length in enumerate(lengths) if length <= room]
-    texts: list[str | None] = [None] * len(prompts)
-    for i, text in zip(
-        fitting, generate(base, [prompts[i] for i in fitting], options=options), strict=True
-    ):
-        texts[i] = text
-    return texts
+    # Checked here, because `generate` refuses a whole batch for one prompt that is too long.
+    texts = generate(base, [prompts[i] for i in fitting], options=options)
+    by_place = dict(zip(fitting, texts, strict=True))
+    return [by_place.get(i) for i in range(len(prompts))]
 
 
 def ask_rewrites(
@@ -132,6 +136,7 @@ def ask_rewrites(
     prompts = [chat(base.tokenizer, REWRITE.format(passage=text)) for text in texts]
     for number in range(count):
         options = GenerationOptions(
+            # A quarter more than the longest text, and room for the prompt in the context.
             max_new_tokens=min(max(32, longest * 5 // 4), max(1, base.context_length // 2)),
             temperature=0.7 if number else 0.0,
             top_p=0.95,
@@ -139,9 +144,9 @@ def ask_rewrites(
             seed=number,
             batch_size=batch_size,
         )
-        written = generate_fitting(base, prompts, options)
-        for row, document, text in zip(rewrites, documents, written, strict=True):
-            text = " ".join((text or "").split())
+        answers = generate_fitting(base, prompts, options)
+        for row, document, answer in zip(rewrites, documents, answers, strict=True):
+            text = " ".join((answer or "").split())
             row.append(text if keeps_details(document.text, text) else "")
     return rewrites
 
@@ -152,16 +157,17 @@ def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
     Every `{...}` that is an object with a question and an answer counts, but no repetition of the
     prompt's example; anything else is passed over.
     """
+    # Object by object: a list that max_new_tokens cut off is no JSON as a whole.
     pairs: tuple[QAPair, ...] = ()
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:
         try:
-            found, end = decoder.raw_decode(text, start)
+            item, end = decoder.raw_decode(text, start)
         except json.JSONDecodeError:
-            found, end = None, start + 1
-        if isinstance(found, dict):
-            question, answer = (str(found.get(key) or "") for key in ("question", "answer"))
+            item, end = None, start + 1
+        if isinstance(item, dict):
+            question, answer = (str(item.get(key) or "") for key in ("question", "answer"))
             if question.strip() and answer.strip() and question != QA_EXAMPLE:
                 pairs = merge_pairs(pairs, [QAPair(question.strip(), answer.strip())])
         start = text.find("{", end)
@@ -172,11 +178,12 @@ def keeps_details(text: str, rewrite: str) -> bool:
     """Say whether a rewrite is long enough, keeps names and numbers, and invents no numbers."""
     length = len(rewrite.split()) / max(1, len(text.split()))
     details = find_details(text)
-    kept = sum(detail in rewrite.lower() for detail in details)
+    repeated = sum(detail in rewrite.lower() for detail in details)
+    # Names may be written in other ways; a number that the text does not have is an invention.
     numbers = {d for d in find_details(rewrite) if any(map(str.isdigit, d))}
     return (
-        0.6 <= length <= 1.5
-        and kept >= MIN_KEPT * len(details)
+        0.6 <= length <= 1.5  # neither a summary nor an essay
+        and repeated >= DETAIL_SHARE * len(details)
         and all(number in text.lower() for number in numbers)
         and rewrite.strip() != text.strip()
     )

@@ -12,14 +12,16 @@ from collections.abc import Iterator, Sequence
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.answer_spans import AnswerSpan, choose_spans, split_sentences
-from prag_core.augmentation.augmented import AugmentedDocument, QAPair
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair, require_counts, titled
 from prag_core.augmentation.rule_questions import replace_pronoun, rule_question
-from prag_core.augmentation.self_augmenter import require_counts
-from prag_core.augmentation.templates import BLANK, CLOZE, titled
 from prag_core.corpus.documents import Document
 
-VERSION = 3  # of the rules below and in answer_spans.py and rule_questions.py
-GAP_WORDS = 14  # words kept on either side of a gap
+BLANK = "____"
+CLOZE = "Which words are missing here: {sentence}"
+# Of the rules below and in answer_spans.py and rule_questions.py. It is part of the fingerprint:
+# whoever changes a rule raises it, so that adapters of the old rules are not taken for new ones.
+VERSION = 3
+GAP_WORDS = 14  # words on either side of a gap; more would give away what the question is about
 
 
 class SpanAugmenter:
@@ -57,6 +59,7 @@ def choose_pairs(document: Document, count: int) -> list[QAPair]:
     Sentences with a gap come last, where there are too few other questions.
     """
     pairs: dict[str, QAPair] = {}
+    # Far more spans than pairs: the rules make a proper question of about every third.
     for question, span in _questions(document, choose_spans(document, 3 * count + 4)):
         if len(pairs) == count:
             break
@@ -65,14 +68,15 @@ def choose_pairs(document: Document, count: int) -> list[QAPair]:
 
 
 def _questions(document: Document, spans: Sequence[AnswerSpan]) -> Iterator[tuple[str, AnswerSpan]]:
-    left = []
+    unasked = []
     for span in spans:
         if question := rule_question(span, document.title):
             yield question, span
         else:
-            left.append(span)
-    for span in left:
+            unasked.append(span)
+    for span in unasked:
         before = span.sentence[: span.start].split()[-GAP_WORDS:]
+        # Split at spaces alone: the first part may be a comma that belongs to the gap's word.
         after = span.sentence[span.start + len(span.text) :].split(" ")[: GAP_WORDS + 1]
         gap = " ".join([*before, BLANK + after[0], *after[1:]])
         yield CLOZE.format(sentence=titled(document.title, gap)), span
@@ -84,5 +88,6 @@ def rule_rewrite(document: Document, number: int = 0) -> str:
     Each sentence then stands alone, so that its facts are met in a new context.
     """
     sentences = [replace_pronoun(s, document.title) for s in split_sentences(document.text)]
+    # Turned by half first, so that the first rewrite differs most from the text.
     turn = (number + (len(sentences) + 1) // 2) % max(1, len(sentences))
     return " ".join(sentences[turn:] + sentences[:turn])

@@ -30,7 +30,7 @@ def compare(
     skip_bad: bool = False,
     logger: Literal["none", "wandb"] = "none",
 ) -> None:
-    """Compare trained with generated adapters: quality, specificity, side effects, merging, cost.
+    """Compare trained with generated adapters: quality, side effects, merging, cost.
 
     Writes report.json and report.html, which needs nothing beside it; a second run goes on where
     the first ended.

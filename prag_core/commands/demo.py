@@ -31,7 +31,7 @@ def demo(
     paths: tuple[Literal["trained", "generated"], ...] = ("trained", "generated"),
     k: int = 1,
 ) -> None:
-    """Turn 12 invented documents into adapters and answer questions from them in every mode.
+    """Turn 12 invented documents into adapters and ask about them in every mode.
 
     Args:
         setup: shared settings; `paths` stands in for its `path`.

@@ -33,7 +33,9 @@ def evaluate(
     unrelated: str = "",
     texts: int = 48,
 ) -> None:
-    """Score a question set in any conditions, with intervals and controls; resumable.
+    """Score a question set in any conditions, with intervals and controls.
+
+    May be stopped at any time: the same command goes on where it was.
 
     Args:
         question_set: folder, file, or hub name (see the README for the formats).

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# English only, as SQuAD's script: other languages keep their articles.
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -31,6 +32,7 @@ class Scores:
     containment: float
 
 
+# The columns of every results table, in this order.
 METRICS = tuple(Scores.__dataclass_fields__)
 
 
@@ -49,6 +51,7 @@ def score_answer(prediction: str, golden_answers: Sequence[str]) -> Scores:
         raise ValueError(
             f"got golden answers {golden_answers!r}, expected a list of at least one string"
         )
+    # Each metric by itself: the best F1 and the best recall may be on different golden answers.
     columns = zip(*(_score(prediction, gold) for gold in golden_answers), strict=True)
     return Scores(*(max(column) for column in columns))
 
@@ -62,6 +65,7 @@ def _score(prediction: str, gold: str) -> tuple[float, ...]:
     predicted_words, golden_words = predicted.split(), golden.split()
     if not predicted_words or not golden_words:  # nothing to divide by: SQuAD takes equality
         return exact, exact, exact, exact, contained
+    # As multisets: a word that the prediction repeats counts as often as the answer has it.
     common = sum((Counter(predicted_words) & Counter(golden_words)).values())
     precision, recall = common / len(predicted_words), common / len(golden_words)
     f1 = 2 * precision * recall / (precision + recall) if common else 0.0

@@ -6,21 +6,21 @@ line. With `skip_bad` it is left out instead and counted under "bad" in `counts`
 
 from __future__ import annotations
 
-import gzip
+import codecs
 import hashlib
 import itertools
 import logging
 import re
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from prag_core.corpus.records import (
+    DAMAGED_GZIP,
     Reject,
     decode,
     decoded_lines,
@@ -31,10 +31,8 @@ from prag_core.corpus.records import (
     suffix,
 )
 
-if TYPE_CHECKING:
-    pass
-
 FORMATS = ("jsonl", "json", "tsv", "txt", "md")
+# Names of the corpus in a question set's folder, the first that exists.
 CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz")
 logger = logging.getLogger(__name__)
 
@@ -58,6 +56,7 @@ class Document:
     @cached_property
     def id(self) -> str:
         """32 hex digits: hash of title and text, the same on every machine."""
+        # NUL keeps them apart: title "a b" with text "c" is not title "a" with text "b c".
         content = f"{self.title}\0{self.text}".encode()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
@@ -73,11 +72,12 @@ def document_from_record(record: object) -> Document:
     if not isinstance(record, Mapping):
         raise ValueError(f"got a JSON {type(record).__name__}, expected an object")
     fields = dict(record)
-    ids = [fields.pop(name, None) for name in ("id", "_id")]
+    ids = [fields.pop(name, None) for name in ("id", "_id")]  # both go, the first one counts
     title, text = fields.pop("title", None) or "", fields.pop("text", None)
     if text is None and isinstance(contents := fields.pop("contents", None), str):
         first, line_break, rest = contents.partition("\n")
         first = first.strip().strip('"')
+        # A title beside `contents` that is another one: the first line belongs to the text.
         has_title = bool(line_break) and title in ("", first)
         title, text = (first, rest) if has_title else (title, contents)
     if not isinstance(text, str) or not isinstance(title, str):
@@ -85,8 +85,8 @@ def document_from_record(record: object) -> Document:
         raise ValueError(f"got the fields {names}, expected a string in text or contents")
     if not text.strip():
         raise ValueError("got an empty document, expected text")
-    more = fields.pop("metadata", None)
-    metadata = {**fields, **(more if isinstance(more, Mapping) else {})}
+    extra = fields.pop("metadata", None)
+    metadata = {**fields, **(extra if isinstance(extra, Mapping) else {})}
     source_id = next((str(value) for value in ids if value is not None), "")
     (title + text).encode()  # a lone surrogate: UnicodeEncodeError, which is a ValueError
     return Document(text.strip(), title.strip(), source_id, metadata)
@@ -95,7 +95,7 @@ def document_from_record(record: object) -> Document:
 def read_documents(
     source: str | Path, skip_bad: bool = False, counts: Counter[str] | None = None
 ) -> list[Document]:
-    """Read a corpus into memory; documents equal in title and text are kept once.
+    """Read a whole corpus; documents equal in title and text are kept once.
 
     Args:
         source: a jsonl, json, tsv, txt or md file (each also .gz), a folder of them, or "-".
@@ -109,6 +109,7 @@ def read_documents(
     counts = Counter() if counts is None else counts
     documents: dict[str, Document] = {}
     for document in iter_documents(source, skip_bad, counts):
+        # The first one stays, with its source id and metadata.
         if documents.setdefault(document.id, document) is not document:
             counts["duplicate"] += 1
     if counts["duplicate"]:
@@ -124,7 +125,7 @@ def read_documents(
 def iter_documents(
     source: str | Path, skip_bad: bool = False, counts: Counter[str] | None = None
 ) -> Iterator[Document]:
-    """Stream documents, duplicates included, one file line in memory at a time.
+    """Stream documents, duplicates included, one file line at a time.
 
     Arguments and errors are those of `read_documents`, except that no document is no error.
     """
@@ -151,19 +152,20 @@ def _files_below(folder: Path) -> list[Path]:
     corpora = [folder / name for name in CORPUS_FILES if (folder / name).is_file()]
     if corpora:
         return corpora[:1]
-    found = [
+    paths = [
         path
-        for path in sorted(folder.rglob("*"))
+        for path in sorted(folder.rglob("*"))  # sorted: the same order on every file system
         if path.is_file()
         and suffix(path) in FORMATS
+        # Hidden files and folders: .git, editors' backups.
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
-    if not found:
+    if not paths:
         raise ValueError(
             f"got no readable file in {folder}, expected {', '.join(FORMATS)} (or with .gz): "
             "check the path"
         )
-    return found
+    return paths
 
 
 def _file_documents(path: Path, reject: Reject) -> Iterator[Document]:
@@ -191,13 +193,13 @@ def _text_document(
     """Yield the one document of a text; a Markdown file's first heading is its title."""
     try:
         text = decode(read(), first=True).strip()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED_GZIP as error:
         return reject(path, f"got a damaged gzip file ({error})")
     except ValueError as error:
         return reject(path, str(error))
     title = name.removesuffix(".gz").rpartition(".")[0]
     heading = re.match(r"# +(.+?)\s*(\n|$)", text)
-    if heading and name.lower().removesuffix(".gz").endswith(".md"):
+    if heading and suffix(Path(name)) == "md":
         title, text = heading[1], text[heading.end() :].strip()
     if not text:
         return reject(path, "got an empty document, expected text")
@@ -211,7 +213,8 @@ def _stdin_documents(stream: BinaryIO, reject: Reject) -> Iterator[Document]:
         start.append(line)
         if line.strip():
             break
-    if b"".join(start).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+    # A byte order mark (Windows writes one) is no text.
+    if b"".join(start).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
         lines = decoded_lines(name, itertools.chain(start, stream), reject)
         yield from _record_documents(json_line_records(name, lines, reject), reject)
     else:

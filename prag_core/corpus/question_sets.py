@@ -137,7 +137,9 @@ def load_question_set(
         raise ValueError(f"got limit {limit}, expected 1 or more questions: raise it or omit it")
     counts = Counter() if counts is None else counts
     reject = rejecter(skip_bad, counts)
-    path, hub = Path(source), HUB_NAME.fullmatch(str(source))
+    path = Path(source)
+    # A path here goes before a hub name that reads the same; "hub:" makes it no path.
+    hub = None if path.exists() else HUB_NAME.fullmatch(str(source))
     documents: list[Document] = []
     if path.is_dir():
         documents, questions = _folder(path, split, reject, skip_bad, counts)
@@ -150,47 +152,45 @@ def load_question_set(
             f"got {source}, which does not exist, expected a folder, a file, or a hub name "
             "such as rajpurkar/squad: check the path"
         )
-    name = (
-        hub["name"].rsplit("/")[-1]
-        if hub and not path.exists()
-        else path.resolve().name.split(".")[0]
-    )
+    # Resolved, so that "." has a name; up to the first dot: questions.jsonl.gz is "questions".
+    name = hub["name"].rsplit("/")[-1] if hub else path.resolve().name.split(".")[0]
     if not questions:
         raise ValueError(
             f"got no questions in {source}, expected at least one: check the path; "
             "documents without questions are read with read_documents"
         )
-    return _linked(name, documents, questions[:limit], skip_bad, counts)
+    unlinked = QuestionSet(name, tuple(documents), tuple(questions[:limit]))
+    return _linked(unlinked, skip_bad, counts)
 
 
-def _linked(
-    name: str,
-    documents: list[Document],
-    questions: list[Question],
-    skip_bad: bool,
-    counts: Counter[str],
-) -> QuestionSet:
+def _linked(unlinked: QuestionSet, skip_bad: bool, counts: Counter[str]) -> QuestionSet:
     """Turn gold ids, given as source ids or document ids, into document ids."""
+    name, documents, questions = unlinked.name, unlinked.documents, unlinked.questions
     unique = {document.id: document for document in reversed(documents)}  # the first one stays
     counts["duplicate"] += len(documents) - len(unique)
-    known = {document_id: document_id for document_id in unique}
+    targets = {document_id: document_id for document_id in unique}
+    # Duplicates too: a question may name either source id of one text.
     for document in documents:
-        if document.source_id and known.setdefault(document.source_id, document.id) != document.id:
+        if (
+            document.source_id
+            and targets.setdefault(document.source_id, document.id) != document.id
+        ):
             raise ValueError(
                 f"got the id {document.source_id!r} on two different documents of {name}, "
                 "expected unique ids: rename one"
             )
-    missing = [i for question in questions for i in question.gold_ids if i not in known]
+    missing = [i for question in questions for i in question.gold_ids if i not in targets]
     if missing and not skip_bad:
         raise ValueError(
             f"got {len(missing)} gold ids that are not among the {len(unique)} documents of "
             f"{name}, the first ones {missing[:3]}, expected ids of its corpus: add these "
             "documents, or leave the questions out with skip_bad"
         )
+    # All or none: a question without one of its gold documents cannot be answered from the rest.
     linked = [
-        replace(q, gold_ids=tuple(dict.fromkeys(known[i] for i in q.gold_ids)))
+        replace(q, gold_ids=tuple(dict.fromkeys(targets[i] for i in q.gold_ids)))
         for q in questions
-        if all(i in known for i in q.gold_ids)
+        if all(i in targets for i in q.gold_ids)
     ]
     if missing:
         counts["missing_gold"] += len(questions) - len(linked)
@@ -203,10 +203,10 @@ def _folder(
 ) -> tuple[list[Document], list[Question]]:
     corpus = _one_of(folder, "corpus")
     documents = list(iter_documents(corpus, skip_bad, counts)) if corpus else []
+    # Our own layout goes first: a BEIR folder may hold both.
     if path := _one_of(folder, split or "questions"):
-        return documents, read_questions(
-            iter_records(path, reject, "jsonl"), documents, reject, counts
-        )
+        records = iter_records(path, reject, "jsonl")
+        return documents, read_questions(records, documents, reject, counts)
     if path := _one_of(folder, "queries"):
         return documents, _beir_questions(path, folder / "qrels", split or "test", reject)
     raise ValueError(
@@ -223,22 +223,20 @@ def _one_of(folder: Path, stem: str) -> Path | None:
 def _beir_questions(path: Path, qrels: Path, split: str, reject: Reject) -> list[Question]:
     judgements = qrels / f"{split}.tsv"
     if not judgements.is_file():
-        found = sorted(file.stem for file in qrels.glob("*.tsv"))
-        raise ValueError(f"got split {split!r}, expected one of {found} in {qrels}: name it")
+        splits = sorted(file.stem for file in qrels.glob("*.tsv"))
+        raise ValueError(f"got split {split!r}, expected one of {splits} in {qrels}: name it")
     gold: dict[str, list[str]] = {}
     for where, row in iter_records(judgements, reject, "tsv"):
         if not {"query-id", "corpus-id", "score"} <= row.keys():
             reject(where, f"got the columns {list(row)}, expected query-id, corpus-id, score")
-        elif row["score"] != "0":
+        elif row["score"] != "0":  # 0: judged, and not relevant
             gold.setdefault(row["query-id"], []).append(row["corpus-id"])
     questions = []
     for where, record in iter_records(path, reject, "jsonl"):
         if not isinstance(record, Mapping) or not {"_id", "text"} <= record.keys():
             reject(where, "got a query without _id or text, expected both")
-        elif record["_id"] in gold:
-            questions.append(
-                Question(record["_id"], record["text"], (), tuple(gold[record["_id"]]))
-            )
+        elif gold_ids := gold.get(record["_id"]):  # queries.jsonl holds those of all splits
+            questions.append(Question(record["_id"], record["text"], (), tuple(gold_ids)))
     return questions
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from prag_core.corpus.documents import Document
 from prag_core.corpus.records import Reject
 
+# By source: ours and SQuAD, HotpotQA, ComplexWebQuestions (ID), others. The first one present.
 ID_FIELDS = ("id", "_id", "ID", "qid", "question_id", "test_id")
 ANSWER_FIELDS = ("golden_answers", "possible_answers", "answers", "answer")
 # What a question is, as its source names it, and our name for it.
@@ -43,10 +44,12 @@ def read_questions(
 ) -> list[Question]:
     """Read questions, and append the documents that they carry to `documents`.
 
+    Questions marked as unanswerable are left out and counted.
+
     Gold ids are document ids where the record carries its documents, else as the source has them.
     """
     questions: dict[str, Question] = {}
-    texts = {document.id for document in documents}
+    document_ids = {document.id for document in documents}
     for where, record in _flat(records):
         try:
             context, gold_ids = _context(record)
@@ -54,8 +57,9 @@ def read_questions(
         except (KeyError, TypeError, ValueError) as error:
             reject(where, str(error) if isinstance(error, ValueError) else f"got {error!r}")
             continue
-        documents += [document for document in context if document.id not in texts]
-        texts |= {document.id for document in context}
+        # SQuAD repeats a paragraph for each of its questions; the corpus takes it once.
+        documents += [document for document in context if document.id not in document_ids]
+        document_ids |= {document.id for document in context}
         if not question.golden_answers:
             counts["unanswerable"] += 1
         elif question.id in questions:
@@ -94,11 +98,11 @@ def _question(record: Mapping, gold_ids: Iterable[str], number: int) -> Question
         )
     if "possible_answers" in record and isinstance(answers, str):
         answers = json.loads(answers)  # PopQA keeps a JSON list in a string
-    found = next((record[name] for name in ID_FIELDS if record.get(name) is not None), number)
+    source_id = next((record[name] for name in ID_FIELDS if record.get(name) is not None), number)
     metadata = {ours: record[name] for name, ours in KIND_FIELDS.items() if record.get(name)}
     metadata |= record.get("metadata") or {}
-    golden = tuple(dict.fromkeys(_strings(answers)))
-    return Question(str(found), text.strip(), golden, tuple(gold_ids), metadata)
+    golden = tuple(dict.fromkeys(_strings(answers)))  # distinct, in the source's order
+    return Question(str(source_id), text.strip(), golden, tuple(gold_ids), metadata)
 
 
 def _strings(answers: object) -> Iterator[str]:
@@ -121,7 +125,7 @@ def _context(record: object) -> tuple[list[Document], list[str]]:
     if context is None:
         return [], [str(gold_id) for gold_id in record.get("gold_ids") or ()]
     if isinstance(context, str):
-        title = (record.get("title") or "").replace("_", " ")
+        title = (record.get("title") or "").replace("_", " ")  # SQuAD: Wikipedia's page names
         document = Document(context.strip(), title)
         return [document], [document.id]
     # The original files have [[title, sentences], ...], the hub {"title": [...], ...: [...]}.
@@ -132,8 +136,10 @@ def _context(record: object) -> tuple[list[Document], list[str]]:
         title: Document(" ".join(sentence.strip() for sentence in sentences).strip(), title)
         for title, sentences in context
     }
+    # HotpotQA has paragraphs without a sentence.
     documents = {title: document for title, document in documents.items() if document.text}
     titles = facts["title"] if isinstance(facts, Mapping) else [fact[0] for fact in facts or ()]
+    # A title that is not in the context stays, and is reported as a gold id without document.
     gold_ids = [documents[t].id if t in documents else t for t in dict.fromkeys(titles)]
     return list(documents.values()), gold_ids
 

@@ -13,12 +13,13 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
 
+# What gzip raises on a file that is cut off, altered or not gzip after its first bytes.
+DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
 Lines = Iterable[tuple[int, str]]
 Reject = Callable[[object, str], None]  # (where, problem): raises, or counts when bad is skipped
 
@@ -31,14 +32,15 @@ def suffix(path: Path) -> str:
 
 def rejecter(skip_bad: bool, counts: Counter[str] | None) -> Reject:
     """Return the function that is told of bad records: it counts and logs them, or raises."""
-    return partial(_reject, skip_bad, Counter() if counts is None else counts)
+    counts = Counter() if counts is None else counts  # `or` would drop a caller's empty counter
 
+    def reject(where: object, problem: str) -> None:
+        if not skip_bad:
+            raise ValueError(f"{where}: {problem}: correct it, or leave it out with skip_bad")
+        counts["bad"] += 1
+        logger.warning("%s: %s: left out", where, problem)
 
-def _reject(skip_bad: bool, counts: Counter[str], where: object, problem: str) -> None:
-    if not skip_bad:
-        raise ValueError(f"{where}: {problem}: correct it, or leave it out with skip_bad")
-    counts["bad"] += 1
-    logger.warning("%s: %s: left out", where, problem)
+    return reject
 
 
 def iter_records(path: Path, reject: Reject, form: str = "") -> Iterator[tuple[str, object]]:
@@ -55,10 +57,10 @@ def iter_records(path: Path, reject: Reject, form: str = "") -> Iterator[tuple[s
             first = next((pair for pair in lines if pair[1].strip()), None)
             if first is None:
                 return
-            lines = itertools.chain([first], lines)
+            lines = itertools.chain([first], lines)  # the first line is a record too
             readers = {"jsonl": json_line_records, "json": _json_records, "tsv": _tsv_records}
             yield from readers[form or _form(first[1])](path, lines, reject)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED_GZIP as error:
         raise ValueError(
             f"got {path}, a damaged gzip file ({error}), expected a whole one: fetch it again"
         ) from error
@@ -67,7 +69,7 @@ def iter_records(path: Path, reject: Reject, form: str = "") -> Iterator[tuple[s
 def open_file(path: Path) -> BinaryIO:
     """Open for reading bytes, through gzip where the content (not the name) says so."""
     with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
+        compressed = file.read(2) == b"\x1f\x8b"  # gzip's magic number (RFC 1952)
     return gzip.open(path) if compressed else path.open("rb")
 
 
@@ -77,7 +79,7 @@ def decode(raw: bytes, first: bool = False) -> str:
     Raises:
         ValueError: NUL bytes or not UTF-8.
     """
-    if b"\0" in raw:
+    if b"\0" in raw:  # valid UTF-8, but the mark of a binary file or of UTF-16
         raise ValueError("got binary content (NUL bytes), expected UTF-8 text")
     try:
         return raw.decode("utf-8-sig" if first else "utf-8")
@@ -119,17 +121,17 @@ def _json_records(path: Path | str, lines: Lines, reject: Reject) -> Iterator[tu
     try:
         value = json.loads("".join(line for _, line in numbered))
     except json.JSONDecodeError as error:
-        line = numbered[0][0] + error.lineno - 1
+        line = numbered[0][0] + error.lineno - 1  # blank lines at the top were dropped
         reject(f"{path}, line {line}", f"malformed JSON ({error.msg} at column {error.colno})")
         return
     if isinstance(value, list):
-        yield from ((f"{path}, record {i}", record) for i, record in enumerate(value, 1))
-    else:
-        yield from _unwrapped(str(path), value)
+        value = {"documents": value}
+    yield from _unwrapped(str(path), value)
 
 
 def _unwrapped(where: str, value: object) -> Iterator[tuple[str, object]]:
     """Yield the members of {"documents": [...]}, or the value itself."""
+    # One key alone: an object with more keys is a record that has a field of that name.
     if isinstance(value, dict) and isinstance(value.get("documents"), list) and len(value) == 1:
         members = value["documents"]
         yield from ((f"{where}, record {i}", record) for i, record in enumerate(members, 1))
@@ -161,10 +163,9 @@ def _tsv_records(path: Path | str, lines: Lines, reject: Reject) -> Iterator[tup
 
 def _form(first_line: str) -> str:
     """Recognise a file by its first line."""
-    start = first_line.lstrip()[:1]
-    if start not in ("{", "["):
+    if not first_line.lstrip().startswith(("{", "[")):
         return "tsv"
     try:
         return "jsonl" if isinstance(json.loads(first_line), dict) else "json"
-    except json.JSONDecodeError:
+    except json.JSONDecodeError:  # one value over many lines
         return "json"

@@ -38,7 +38,7 @@ class Table:
             caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         )  # fmt: skip
         for number, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if number else "left", no_wrap=number > 0)
+            table.add_column(heading, justify="right" if number else "left")
         for rows in self.sections:
             for name, *texts in rows:  # intervals below, so that 80 columns suffice
                 table.add_row(name, *(text.replace(" (", "\n(") for text in texts))

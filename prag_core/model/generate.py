@@ -34,6 +34,7 @@ def generate(
     shared = adapters is None or isinstance(adapters, Adapter)
     if not shared and len(adapters) != len(prompts):
         raise ValueError(f"got {len(adapters)} adapters, expected {len(prompts)}: one a prompt")
+    # By length in characters, near enough to tokens: short prompts are not padded to long ones.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
     for start in range(0, len(order), options.batch_size):
@@ -59,13 +60,15 @@ def stream(
         ValueError: an empty prompt, or one that leaves no room for an answer in the context.
     """
     shared = adapters if isinstance(adapters, Adapter) else None
+    # One adapter in all rows: one product for the batch, instead of one a row.
     if not shared and adapters and all(adapter is adapters[0] for adapter in adapters):
         shared = adapters[0]
-    own = [None] * len(prompts) if shared or adapters is None else adapters
-    rows = [Row(base, p, adapter, options) for p, adapter in zip(prompts, own, strict=True)]
+    singles = [None] * len(prompts) if shared or adapters is None else adapters
+    rows = [Row(base, p, adapter, options) for p, adapter in zip(prompts, singles, strict=True)]
+    # By identity: equal prompts are different rows.
     index = {id(row): place for place, row in enumerate(rows)}
     batch = DecodingBatch(base, shared)
-    pieces = batch.join(rows)
+    pieces = batch.join(rows)  # reads the prompts, which gives the first token of each
     while True:
         yield from ((index[id(row)], piece) for row, piece in pieces if piece)
         if not batch.rows:

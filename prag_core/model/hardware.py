@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 SIGNS = ("can't allocate memory", "not enough memory", "out of memory")  # of torch on the CPU
-PACKAGES = ("torch", "transformers", "peft", "lmdb")
+PACKAGES = ("torch", "transformers", "peft")
 BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 and, last, ARM
 
 
@@ -23,9 +23,10 @@ def computes_bfloat16(device: str | torch.device) -> bool:
     FFN on such a Xeon, bfloat16 is 4.5 times slower than float32, where with them (AMX) it is 5
     times faster. What torch cannot tell about counts as fast.
     """
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.11
-    on_cpu = torch.device(device).type == "cpu"
-    return not (on_cpu and found) or any(found.get(name) for name in BFLOAT16_INSTRUCTIONS)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.11
+    if torch.device(device).type != "cpu" or not capabilities:
+        return True
+    return any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
 
 
 def reuse_freed_memory() -> None:
@@ -40,9 +41,9 @@ def reuse_freed_memory() -> None:
     if mallopt is None:  # another C library, e.g. musl
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 2**26)
+    mallopt(mmap_max, 0)  # no block by mmap, which is unmapped as soon as it is free
+    mallopt(trim_threshold, 2**31 - 1)  # the largest int: never shrink the heap
+    mallopt(top_pad, 2**26)  # grow it 64 MiB at a time
 
 
 def is_out_of_memory(error: BaseException) -> bool:

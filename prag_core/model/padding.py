@@ -21,6 +21,7 @@ def pad(
     """
     longest = max(len(row) for row in rows)
     width = -(-longest // multiple) * multiple
+    # Not `pad_sequence`: it knows no multiple, and would want every row as a tensor.
     ids = torch.full((len(rows), width), value, dtype=torch.long)  # (N, T)
     for index, row in enumerate(rows):
         begin = width - len(row) if left else 0

@@ -1,4 +1,4 @@
-"""Cross-entropy of chosen tokens without the (tokens, V) logits of a whole batch in memory."""
+"""Token loss: ids and labels go in, cross-entropy comes out, a few tokens' logits at a time."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = (hidden[rows] @ weight.mT).float()  # (chunk, V)
             if cap:
                 logits = cap * torch.tanh(logits / cap)
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            picked = target[rows, None]
-            losses[rows] = (normaliser - logits.gather(-1, picked))[:, 0]
-            slope = 1 - (logits / cap) ** 2 if cap else None
-            delta = logits.sub_(normaliser).exp_()
-            delta.scatter_add_(-1, picked, torch.full_like(picked, -1, dtype=delta.dtype))
+            normaliser = logits.logsumexp(-1, keepdim=True)  # (chunk, 1)
+            index = target[rows, None]  # (chunk, 1)
+            losses[rows] = (normaliser - logits.gather(-1, index))[:, 0]
+            slope = 1 - (logits / cap) ** 2 if cap else None  # of the tanh
+            # d loss / d logits = softmax - one-hot; in place, because V is large.
+            delta = logits.sub_(normaliser).exp_()  # (chunk, V)
+            delta.scatter_add_(-1, index, torch.full_like(index, -1, dtype=delta.dtype))
             delta = delta * slope if cap else delta
-            gradient[rows] = delta.to(weight.dtype) @ weight
+            gradient[rows] = delta.to(weight.dtype) @ weight  # (chunk, H)
         ctx.save_for_backward(gradient)
         return losses
 
@@ -60,16 +61,10 @@ def next_token_loss(
     Returns:
         (N,) in float32; 0 for a document without a labelled token.
     """
-    ids, labels, owner = (tensor.to(base.device) for tensor in (ids, labels, owner))
-    hidden = base.model.model(input_ids=ids, use_cache=False).last_hidden_state  # (rows, T, H)
-    target = labels[:, 1:]
-    chosen = target != IGNORE
-    cap = getattr(base.model.config, "final_logit_softcapping", None)
+    states, targets, rows, cap = _labelled(base, ids, labels)
     head: nn.Linear = base.model.lm_head
-    loss = _LinearCrossEntropy.apply(hidden[:, :-1][chosen], head.weight, target[chosen], cap)
-    index = owner[:, None].expand_as(target)[chosen]
-    total = torch.zeros(count, device=loss.device).index_add(0, index, loss)
-    return total / torch.bincount(index, minlength=count).clamp(min=1)
+    losses = _LinearCrossEntropy.apply(states, head.weight, targets, cap)  # (P,)
+    return _mean(losses, owner.to(base.device)[rows], count)
 
 
 @torch.no_grad()
@@ -84,17 +79,32 @@ def sequence_nll(base: BaseModel, ids: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (rows,) in float32, in nats a token; 0 for a row without a labelled token.
     """
-    ids, target = ids.to(base.device), labels.to(base.device)[:, 1:]
-    hidden = base.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    chosen = target != IGNORE
-    cap = getattr(base.model.config, "final_logit_softcapping", None)
+    states, targets, rows, cap = _labelled(base, ids, labels)
     losses = []
-    for states, tokens in zip(
-        hidden[chosen].split(CHUNK), target[chosen].split(CHUNK), strict=True
-    ):
-        logits = base.model.lm_head(states).float()  # (chunk, V)
+    for chunk, tokens in zip(states.split(CHUNK), targets.split(CHUNK), strict=True):
+        logits = base.model.lm_head(chunk).float()  # (chunk, V)
         logits = cap * torch.tanh(logits / cap) if cap else logits
         losses.append(torch.nn.functional.cross_entropy(logits, tokens, reduction="none"))
-    rows = torch.arange(len(ids), device=base.device)[:, None].expand_as(target)[chosen]
-    total = torch.zeros(len(ids), device=base.device).index_add(0, rows, torch.cat(losses))
-    return total / chosen.sum(1).clamp(min=1)
+    return _mean(torch.cat(losses), rows, len(ids))
+
+
+def _labelled(
+    base: BaseModel, ids: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor, float | None]:
+    """Run the model up to its head, and take the P tokens that predict a label.
+
+    Returns:
+        Their hidden states (P, H), labels (P,) and rows (P,), and the cap of the logits (Gemma 2).
+    """
+    ids, targets = ids.to(base.device), labels.to(base.device)[:, 1:]  # (rows, T - 1)
+    hidden = base.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    inside = targets != IGNORE  # (rows, T - 1)
+    rows = inside.nonzero()[:, 0]  # (P,)
+    cap = getattr(base.model.config, "final_logit_softcapping", None)
+    return hidden[inside], targets[inside], rows, cap
+
+
+def _mean(losses: Tensor, index: Tensor, count: int) -> Tensor:
+    """Average losses (P,) within each index (P,) of 0..count - 1; one without any gives 0."""
+    total = torch.zeros(count, device=losses.device).index_add(0, index, losses)
+    return total / torch.bincount(index, minlength=count).clamp(min=1)

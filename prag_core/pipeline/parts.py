@@ -67,12 +67,12 @@ class Setup:
     """What every command builds its pipeline from.
 
     Attributes:
-        base_model: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
+        base_model: embedded (see `prag models`), hub name, local folder or GGUF file.
         dtype: `auto` (see `load_base_model`), `bfloat16` or `float32`.
         device: `auto`, `cpu` or `cuda`.
         path: who makes the adapters: `trained` (one small training a document), `generated`
             (one forward pass of a hypernetwork), or a name that another package registers.
-        hypernet: checkpoint of the generated path: folder or hub name.
+        hypernet: checkpoint of the generated path: shipped name, folder or hub name.
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
         augmentation: rewrites and question-answer pairs.
@@ -85,7 +85,7 @@ class Setup:
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
     path: str = "trained"
-    hypernet: str = "checkpoints/smollm2-135m-ridge"
+    hypernet: str = "smollm2-135m-ridge"
     hypernet_rank: int = 0
     retriever: Literal["auto", "bm25", "bm25s"] = "auto"
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)

@@ -63,7 +63,9 @@ class ParametricRAG:
         self.generation = generation or GenerationOptions()
         self.options = options or AnswerOptions()
         self.documents: dict[str, Document] = {}
+        self._version: int | None = None  # of the store, when its documents were last read
         if documents is None and self.store is not None:
+            self._version = self.store.version()
             documents = (Document(**record) for _, record in self.store.records("document"))
         self._index(documents or ())
 
@@ -79,11 +81,31 @@ class ParametricRAG:
         setup = Setup(**{"base_model": base_model, "path": "generated", **settings})
         return assemble(setup, AdapterStore(store or tempfile.mkdtemp(prefix="prag-")))
 
+    def refresh(self) -> bool:
+        """Take notice of documents that other processes added or removed; say whether any may be.
+
+        Where nobody else has changed the store it is asked one number only.
+        """
+        if self.store is None or self._version is None:  # the documents are not the store's
+            return False
+        if (version := self.store.version()) == self._version:
+            return False
+        stored = set(self.store.record_keys("document"))
+        removed = self.documents.keys() - stored
+        self.retriever.delete(removed)
+        for document_id in removed:
+            del self.documents[document_id]
+        records = (self.store.get_record("document", i) for i in stored - self.documents.keys())
+        self._index(Document(**record) for record in records if record is not None)
+        self._version = version
+        return True
+
     def add_documents(
         self,
         documents: Iterable[Document | str],
         progress: Callable[[int], None] = lambda done: None,
         parametrize: bool = True,
+        replace: bool = False,
     ) -> ParametricRAG:
         """Index the documents and make the adapters that the store does not have yet.
 
@@ -94,6 +116,7 @@ class ParametricRAG:
             documents: documents, or plain texts; one that is there already is not made again.
             progress: called with the number of documents done after each batch.
             parametrize: make adapters now; else index only (`ensure_adapters` makes them).
+            replace: remove other documents with the same `source_id` once the new ones are there.
 
         Raises:
             ValueError: no documents.
@@ -108,6 +131,11 @@ class ParametricRAG:
         self._index(new)
         if parametrize and self.parametrizer is not None:
             self.ensure_adapters(unique, progress)
+        if replace:
+            named = {document.source_id for document in unique.values()} - {""}
+            present = self.documents.values()
+            if old := [d.id for d in present if d.source_id in named and d.id not in unique]:
+                self.remove_documents(old)
         return self
 
     def ensure_adapters(
@@ -158,12 +186,12 @@ class ParametricRAG:
         for document_id in document_ids:
             for key, _ in list(store.records(AUGMENTATION, document_id)):
                 store.delete_record(AUGMENTATION, key)
-        for prefix in (*document_ids, GLOBAL):
-            for key in list(store.keys(prefix)):
-                store.delete(key)
+        prefixes = (*document_ids, GLOBAL)
+        store.delete_many(key for prefix in prefixes for key in store.keys(prefix))
 
     def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
         """Return the k best documents of each question (all, where there are fewer)."""
+        self.refresh()
         return self.retriever.retrieve(questions, k)
 
     def document(self, document_id: str) -> Document:
@@ -330,8 +358,11 @@ def assemble(
 
 @contextmanager
 def build_pipeline(
-    setup: Setup, store: str | Path, documents: Sequence[Document] = ()
+    setup: Setup,
+    store: str | Path,
+    documents: Sequence[Document] = (),
+    readonly: bool | None = False,
 ) -> Iterator[ParametricRAG]:
     """Open the store and assemble the pipeline over it; closes the store at the end."""
-    with AdapterStore(store) as opened:
+    with AdapterStore(store, readonly) as opened:
         yield assemble(setup, opened, documents)

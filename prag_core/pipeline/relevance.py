@@ -49,11 +49,11 @@ def relevance(adapter: Adapter, keys: Tensor) -> float | None:
         adapter: adapter of a document.
         keys: (T, I), of its first layer (see `question_keys`).
     """
-    if "gram" not in adapter.extra or not len(keys):
+    if adapter.memory is None or not len(keys):
         return None
-    a = adapter.tensors[adapter.spec.paths()[0]][0].float()
-    own = a[: len(a) - int(adapter.extra["shared_rows"])]
-    return (keys.to(a) @ own.mT).amax(-1).mean().item()
+    (own, _), _ = adapter.split(adapter.spec.paths()[0])
+    own = own.float()  # (R, I)
+    return (keys.to(own) @ own.mT).amax(-1).mean().item()  # (T, R) -> (T,) -> a number
 
 
 def is_meant(adapter: Adapter, keys: Tensor, least: float) -> bool:

@@ -11,35 +11,23 @@ Two engines compute it: rank_bm25, and bm25s for large corpora. Both rank alike.
 from __future__ import annotations
 
 import math
-import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import Stemmer
 from rank_bm25 import BM25Okapi
 
 from prag_core.corpus.documents import Document
+from prag_core.retrieval.analyzer import analyze
 
 K1, B = 1.5, 0.75
 BM25S_ABOVE = 20_000  # documents; rank_bm25 takes over 30 ms a question from here on
 ENGINES = ("auto", "bm25", "bm25s")
 DECIMALS = 5  # scores are rounded, so that ties do not depend on the order of a sum
-STOP_WORDS = """
-    a about after all also an and any are as at be because been before but by can could did do does
-    for from had has have he her hers him his how i if in into is it its itself me more most my no
-    not of on or other our out over she so some such than that the their them then there these they
-    this those through to under up was we were what when where which while who whom whose why will
-    with would you your
-"""
-STOP_SET = frozenset(STOP_WORDS.split())
-WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-
+Tokens: TypeAlias = "array[int]"  # token numbers of a document
 Scorer = Callable[[list[int]], np.ndarray]  # token numbers of a question -> scores (N,)
 
 
@@ -62,8 +50,16 @@ class Retriever(Protocol):
         """Remove documents."""
         ...
 
-    def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
-        """Return the k best documents of each question, best first (all, if there are fewer)."""
+    def retrieve(
+        self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
+    ) -> list[list[Hit]]:
+        """Return the k best documents of each question, best first (all, if there are fewer).
+
+        Args:
+            questions: plain questions.
+            k: documents a question.
+            among: ids of the only documents that may be returned; None: all.
+        """
         ...
 
     def get(self, document_id: str) -> Document:
@@ -73,17 +69,6 @@ class Retriever(Protocol):
     def __len__(self) -> int:
         """Number of documents."""
         ...
-
-
-def analyze(text: str) -> list[str]:
-    """Cut text into lower-case word stems without stop words."""
-    words = WORD.findall(text.lower().replace("’", "'"))
-    return _stemmer().stemWords([word for word in words if word not in STOP_SET])
-
-
-@lru_cache(maxsize=1)
-def _stemmer() -> Stemmer.Stemmer:
-    return Stemmer.Stemmer("english")
 
 
 def make_retriever(name: str = "auto", documents: Iterable[Document] = ()) -> BM25Retriever:
@@ -112,7 +97,7 @@ class BM25Retriever:
             raise ValueError(f"got retriever {engine!r}, expected one of {', '.join(ENGINES)}")
         self._engine = engine
         self._documents: dict[str, Document] = {}
-        self._tokens: dict[str, array] = {}  # document id -> token numbers, made when indexed
+        self._tokens: dict[str, Tokens] = {}  # document id -> token numbers, made when indexed
         self._vocabulary: dict[str, int] = {}
         self._ids: list[str] = []
         self._scorer: Scorer | None = None
@@ -164,10 +149,18 @@ class BM25Retriever:
             )
         return self._documents[document_id]
 
-    def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
+    def retrieve(
+        self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
+    ) -> list[list[Hit]]:
         """Return the k best documents of each question, best first (all, if there are fewer).
 
-        Of documents with equal scores, the one added first comes first.
+        Of documents with equal scores, the one added first comes first. Scores are those of the
+        whole index, whatever `among` says.
+
+        Args:
+            questions: plain questions.
+            k: documents a question.
+            among: ids of the only documents that may be returned; None: all.
 
         Raises:
             ValueError: k below 1, or one string instead of a sequence of questions.
@@ -181,10 +174,14 @@ class BM25Retriever:
             return [[] for _ in questions]
         if self._scorer is None:
             rows = self._index_rows()
-            self._scorer = self._bm25s_index(rows)[1] if self.engine == "bm25s" else _okapi(rows)
-        return [self._best(self._scorer, analyze(question), k) for question in questions]
+            self._scorer = self._bm25s(rows) if self.engine == "bm25s" else _okapi(rows)
+        allowed = np.arange(len(self._ids))  # places in the index
+        if among is not None:
+            wanted = set(among)
+            allowed = np.array([i for i in allowed if self._ids[i] in wanted], dtype=np.int64)
+        return [self._best(self._scorer, analyze(q), k, allowed) for q in questions]
 
-    def _index_rows(self) -> list[array]:
+    def _index_rows(self) -> list[Tokens]:
         """Return the token numbers of all documents; only new documents are analyzed."""
         numbers = self._vocabulary
         for document_id, document in self._documents.items():
@@ -195,39 +192,43 @@ class BM25Retriever:
         self._ids = list(self._documents)
         return [self._tokens[document_id] for document_id in self._ids]
 
-    def _best(self, scorer: Scorer, tokens: list[str], k: int) -> list[Hit]:
+    def _best(self, scorer: Scorer, tokens: list[str], k: int, allowed: np.ndarray) -> list[Hit]:
+        if not len(allowed):
+            return []
         known = [self._vocabulary[token] for token in tokens if token in self._vocabulary]
-        total = len(self._ids)
-        # (N,) float64 whatever the engine computes in
-        scores = np.round(np.asarray(scorer(known), np.float64), DECIMALS)
-        cut = max(total - k, 0)
+        # float64 whatever the engine computes in
+        scores = np.round(np.asarray(scorer(known), np.float64), DECIMALS)[allowed]  # (allowed,)
+        cut = max(len(scores) - k, 0)
         candidates = np.flatnonzero(scores >= np.partition(scores, cut)[cut])  # in order of adding
         best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-        return [Hit(self._ids[i], float(scores[i])) for i in best]
+        return [Hit(self._ids[allowed[i]], float(scores[i])) for i in best]
 
-    def _bm25s_index(self, rows: list[array]):
+    def _bm25s(self, rows: list[Tokens]) -> Scorer:
         index = _bm25s().BM25(k1=K1, b=B, method="lucene")
         if not any(rows):
-            return index, lambda tokens: np.zeros(len(rows))
+            return lambda tokens: np.zeros(len(rows))
         index.index((rows, dict(self._vocabulary)), show_progress=False)
-        return index, index.get_scores_from_ids
+        scorer: Scorer = index.get_scores_from_ids
+        return scorer
 
 
-def _okapi(rows: list[array]) -> Scorer:
+def _okapi(rows: list[Tokens]) -> Scorer:
     """Score with rank_bm25; its idf, not positive for frequent words, is replaced by Lucene's."""
     if not any(rows):
         return lambda tokens: np.zeros(len(rows))
     index = BM25Okapi(rows, k1=K1, b=B)
     total = len(rows)
     frequencies = Counter(token for row in index.doc_freqs for token in row)
+    # rank_bm25 multiplies by k1 + 1, Lucene does not
     index.idf = {
         token: math.log(1 + (total - n + 0.5) / (n + 0.5)) / (K1 + 1)
         for token, n in frequencies.items()
     }
-    return index.get_scores
+    scorer: Scorer = index.get_scores
+    return scorer
 
 
-def _bm25s() -> ModuleType:
+def _bm25s() -> Any:  # the module carries no types
     try:
         import bm25s
     except ImportError as error:

@@ -29,8 +29,11 @@ from prag_core.server.schemas import Limits, error_object
 from prag_core.server.service import Service
 
 log = logging.getLogger(__name__)
+# Which of the many OSErrors mean a full or failing disk; the others are the server's own fault.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+PAGE_TYPES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
+# What `Service` and `Engine` raise while a request runs; what is wrong with the request itself is
+# an HTTPException where it is read.
 FAILURES = {  # status, type, message (None: the error's own)
     QueueFullError: (429, "rate_limit_error", None),
     ClosedError: (503, "server_error", "the server is shutting down: try again later"),
@@ -63,8 +66,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        # In a thread: the requests that are being answered need the event loop to send their text.
         await asyncio.to_thread(service.engine.close, grace)
 
+    # Without FastAPI's pages of documentation: they load scripts from elsewhere.
     app = FastAPI(title="prag", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     limits = limits or Limits()
     metrics.watch(service)
@@ -88,7 +93,8 @@ def create_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     if page:
-        _add_page(app)
+        for route in PAGE_TYPES:
+            app.add_api_route(route, _page_file(route), include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     for kind in FAILURES:
@@ -99,24 +105,21 @@ def create_app(
     return app
 
 
-def _add_page(app: FastAPI) -> None:
-    for route, name in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
-        app.add_api_route(route, _file(name), include_in_schema=False)
-
-
-def _file(name: str) -> Callable[[], Awaitable[Response]]:
+def _page_file(route: str) -> Callable[[], Awaitable[Response]]:
+    name = route.removeprefix("/") or "index.html"
     content = files("prag_core").joinpath("resources", "page", name).read_bytes()
-    kind = PAGE_TYPES[name.rsplit(".", 1)[1]]
+    # Nothing from other sites, and no copy of an older release of the page.
     headers = {"content-security-policy": "default-src 'self'", "cache-control": "no-cache"}
 
     async def show() -> Response:
-        return Response(content, media_type=kind, headers=headers)
+        return Response(content, media_type=PAGE_TYPES[route], headers=headers)
 
     return show
 
 
 async def _http_error(http: HttpRequest, error: HTTPException) -> JSONResponse:
     kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    # A path may hold half a surrogate pair, which is no UTF-8.
     message = str(error.detail).encode("utf-8", "replace").decode()
     return JSONResponse(error_object(message, kind), error.status_code, error.headers)
 
@@ -132,9 +135,9 @@ async def _invalid(http: HttpRequest, error: RequestValidationError) -> JSONResp
 
 
 async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
-    known = next(kind for kind in FAILURES if isinstance(error, kind))
-    status, kind, message = FAILURES[known]
-    if known is OSError:
+    cause = next(cause for cause in FAILURES if isinstance(error, cause))  # TimeoutError first
+    status, kind, message = FAILURES[cause]
+    if cause is OSError:
         log.error("a request failed", exc_info=error)
         if error.errno not in NO_ROOM:
             status, message = 500, "the server failed; its log says why"

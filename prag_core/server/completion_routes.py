@@ -31,6 +31,7 @@ from prag_core.server.schemas import (
 )
 from prag_core.server.service import Service
 
+# A conversation, token ids, or a text to go on from.
 Prompt = Sequence[Mapping[str, str]] | Sequence[int] | str
 log = logging.getLogger(__name__)
 
@@ -46,14 +47,15 @@ class Pending:
 
     async def texts(self, http: HttpRequest) -> AsyncIterator[str]:
         """Yield the answer's pieces; gives the row up when no one listens any more."""
-        checked = time.monotonic()
+        last_check = time.monotonic()
         try:
             while True:
                 event = None
-                with suppress(asyncio.TimeoutError):
+                with suppress(asyncio.TimeoutError):  # a row that waits in the queue has no pieces
                     event = await asyncio.wait_for(self.pieces.get(), 1.0)
-                if time.monotonic() > checked + 1.0:
-                    checked = time.monotonic()
+                # Once a second, not once a piece: each check reads the connection.
+                if time.monotonic() > last_check + 1.0:
+                    last_check = time.monotonic()
                     if await http.is_disconnected():
                         return
                 if event is None:
@@ -64,7 +66,7 @@ class Pending:
                 yield piece
                 if finished:
                     return
-        finally:
+        finally:  # whoever stops iterating stops the decoding
             self.ticket.cancel()
 
 
@@ -111,9 +113,8 @@ class CompletionEndpoints:
         try:
             for prompt in prompts:
                 rows.append(await self._submit(prompt, body))
-        except BaseException:
-            for row in rows:
-                row.ticket.cancel()
+        except BaseException:  # of any kind: the client went away, the queue is full
+            _cancel(rows)
             raise
         name = identifier("chatcmpl" if chat else "cmpl")
         if body.stream:
@@ -121,16 +122,16 @@ class CompletionEndpoints:
             return StreamingResponse(events, media_type="text/event-stream")
         choices = []
         try:
+            # One after the other, while the engine decodes all of them.
             for index, row in enumerate(rows):
                 text = "".join([piece async for piece in row.texts(http)])
-                said = {"role": "assistant", "content": text.strip()}
-                content = {"message": said} if chat else {"text": text}
+                message = {"role": "assistant", "content": text.strip()}
+                content = {"message": message} if chat else {"text": text}
                 choices.append(
                     {"index": index, **content, "logprobs": None, "finish_reason": row.row.finish}
                 )
         finally:
-            for row in rows:
-                row.ticket.cancel()
+            _cancel(rows)
         kind = "chat.completion" if chat else "text_completion"
         origin = _origin(rows, body)
         return envelope(kind, name, self.model, choices=choices, usage=_usage(rows), **origin)
@@ -149,29 +150,32 @@ class CompletionEndpoints:
                 f"{self.limits.max_tokens}",
             )
 
+        # Before the work of retrieving and merging, which a full queue would throw away.
         self.service.engine.require_room()
 
         def build() -> tuple[Row, list[dict]]:
             question: Question = Continuation(prompt) if isinstance(prompt, str) else prompt
-            if prompt and isinstance(prompt[0], int):
+            if prompt and isinstance(prompt[0], int):  # token ids, back to the text they stand for
                 tokenizer = self.service.rag.base.tokenizer
                 if max(prompt) >= len(tokenizer):
                     raise ValueError(
                         f"got token id {max(prompt)}, expected less than {len(tokenizer)}"
                     )
                 question = Continuation(tokenizer.decode(prompt))
-            wanted = (body.document_ids, body.merge, body.among, body.path)
-            prepared = self.service.prepare(question, body.mode, body.k, *wanted)
+            selection = (body.document_ids, body.merge, body.among, body.path)
+            prepared = self.service.prepare(question, body.mode, body.k, *selection)
             row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
             return row, [self._described(source) for source in prepared.documents]
 
         try:
+            # In a thread: a merge takes longer than the event loop may stand still.
             pending = Pending(*await asyncio.to_thread(build))
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         loop = asyncio.get_running_loop()
 
         def emit(piece: str, error: Exception | None) -> None:
+            # Called in the engine's thread; the queue belongs to the event loop's.
             event = (piece, error, bool(pending.row.finish))
             with suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(pending.pieces.put_nowait, event)
@@ -180,10 +184,10 @@ class CompletionEndpoints:
         return pending
 
     def _described(self, source: Source) -> dict:
-        known = self.service.get(source.document_id)
-        record = {"id": source.document_id, "title": known[0].title if known else ""}
+        entry = self.service.get(source.document_id)  # None: removed meanwhile
+        record = {"id": source.document_id, "title": entry[0].title if entry else ""}
         record["score"] = round(source.score, 4)
-        if source.weight is not None:
+        if source.weight is not None:  # None: read as a passage, not merged
             record["weight"] = round(source.weight, 4)
         return record
 
@@ -203,7 +207,7 @@ class CompletionEndpoints:
 
         try:
             for index, row in enumerate(rows):
-                if chat:
+                if chat:  # as OpenAI's streams begin
                     yield event([choice(index, "", role="assistant")])
                 pieces = row.texts(http)
                 async for piece in _trimmed(pieces) if chat else pieces:
@@ -213,27 +217,32 @@ class CompletionEndpoints:
                 yield event([], usage=_usage(rows))
             yield b"data: [DONE]\n\n"
         except Exception as error:  # the status was sent: only an event can say so
-            known = isinstance(error, TimeoutError)
-            if not known:
+            late = isinstance(error, TimeoutError)
+            if not late:
                 log.exception("a stream failed")
-            message = str(error) if known else "the server failed; its log says why"
-            record = error_object(message, "timeout_error" if known else "server_error")
+            message = str(error) if late else "the server failed; its log says why"
+            record = error_object(message, "timeout_error" if late else "server_error")
             yield f"data: {json.dumps(record)}\n\n".encode()
         finally:
-            for row in rows:
-                row.ticket.cancel()
+            _cancel(rows)
+
+
+def _cancel(rows: Sequence[Pending]) -> None:
+    """Give up the rows that are still decoded; the others are done with."""
+    for row in rows:
+        row.ticket.cancel()
 
 
 async def _trimmed(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
     """Leave out space before the first and after the last word."""
-    said, held = False, ""
+    begun, space = False, ""  # whether a word was sent; what may stand before the next one
     async for piece in pieces:
-        text = held + piece
-        body = text.rstrip()
-        held = text[len(body) :]
-        if body := body if said else body.lstrip():
-            said = True
-            yield body
+        text = space + piece
+        words = text.rstrip()
+        space = text[len(words) :]
+        if words := words if begun else words.lstrip():
+            begun = True
+            yield words
 
 
 def _usage(rows: Sequence[Pending]) -> dict[str, int]:

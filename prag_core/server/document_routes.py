@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
+from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.similarity import update_norms
 from prag_core.corpus.documents import Document, read_documents
 from prag_core.formats.peft_folder import to_peft
@@ -25,7 +26,8 @@ from prag_core.server.schemas import Limits, NewDocument, NewDocuments, NewJob, 
 from prag_core.server.served import Served
 from prag_core.server.service import Service
 
-GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"  # a small archive may hold more than the size limit of a request
+# Each holds its texts; with `Limits.max_documents` of them it may be made for minutes.
 WAITING = 16  # requests with documents that are made or wait
 ServedPath = Literal["generated", "trained"]
 
@@ -39,6 +41,7 @@ class DocumentEndpoints:
         Documents are made in threads of their own, so that questions do not wait for them.
         """
         self.service, self.model, self.limits = service, model, limits
+        # Two: one makes adapters in the engine, the other reads or writes the store.
         self.threads = ThreadPoolExecutor(2, "documents")
         self.adding = 0
 
@@ -75,72 +78,62 @@ class DocumentEndpoints:
         self, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str = ""
     ) -> dict:
         """List documents in order of their ids, those behind `after`."""
+        # One more than is shown says whether there are more.
         rows = await asyncio.to_thread(self.service.list, limit + 1, after)
         data = [document_object(*row) for row in rows[:limit]]
         return {"object": "list", "data": data, "has_more": len(rows) > limit}
 
     async def get_document(self, document_id: str) -> dict:
         """Return a document with its text."""
-        return document_object(*await self._found(document_id), text=True)
+        return document_object(*await self._entry(document_id), text=True)
 
     async def remove_document(self, document_id: str) -> dict:
         """Forget a document, its adapters and all that was derived from it."""
-        await self._found(document_id)
+        await self._entry(document_id)
         await asyncio.to_thread(self.service.remove, document_id)
         return {"id": document_id, "object": "document", "deleted": True}
 
     async def get_adapter(self, document_id: str) -> FileResponse:
         """Return a document's adapter as a zipped PEFT folder."""
-        await self._found(document_id)
+        _, adapter = await self._adapter(document_id)
         folder = tempfile.TemporaryDirectory()
 
         def write() -> str:
-            adapter = self.service.adapter(document_id)
-            made = to_peft(adapter, Path(folder.name) / "adapter", self.model)
-            return shutil.make_archive(str(Path(folder.name) / "adapter"), "zip", made)
+            peft_folder = to_peft(adapter, Path(folder.name) / "adapter", self.model)
+            return shutil.make_archive(str(Path(folder.name) / "adapter"), "zip", peft_folder)
 
-        try:
-            archive = await asyncio.to_thread(write)
-        except ValueError as error:  # removed meanwhile
-            folder.cleanup()
-            raise _unknown("document") from error
         return FileResponse(
-            archive,
+            await asyncio.to_thread(write),
             media_type="application/zip",
             filename=f"{document_id}.zip",
-            background=BackgroundTask(folder.cleanup),
+            background=BackgroundTask(folder.cleanup),  # once the file is sent
         )
 
     async def get_norms(self, document_id: str) -> dict:
         """Return the Frobenius norm of an adapter's update in every layer and module."""
-        _, served = await self._found(document_id)
-        try:
-            norms = await asyncio.to_thread(lambda: update_norms(self.service.adapter(document_id)))
-        except ValueError as error:  # removed meanwhile
-            raise _unknown("document") from error
+        served, adapter = await self._adapter(document_id)
+        norms = await asyncio.to_thread(update_norms, adapter)
         return {"object": "norms", "path": served.path, "data": norms}
 
     async def add_job(self, body: NewJob) -> dict:
         """Queue the training of documents; their generated adapters serve meanwhile."""
         for document_id in body.document_ids:
-            await self._found(document_id)
+            await self._entry(document_id)
         ids = list(dict.fromkeys(body.document_ids))
         return _job_object(await asyncio.to_thread(self.service.train, ids))
 
     async def list_jobs(self) -> dict:
         """List trainings, the oldest first."""
-        return {
-            "object": "list",
-            "data": [_job_object(job) for job in await asyncio.to_thread(self.service.jobs.all)],
-        }
+        jobs = await asyncio.to_thread(self.service.jobs.all)
+        return {"object": "list", "data": [_job_object(job) for job in jobs]}
 
     async def get_job(self, job_id: str) -> dict:
         """Return a training as it stands."""
-        return self._job(await asyncio.to_thread(self.service.jobs.get, job_id))
+        return _job_object(await asyncio.to_thread(self.service.jobs.get, job_id))
 
     async def cancel_job(self, job_id: str) -> dict:
         """Stop a training; documents trained so far keep their trained adapters."""
-        return self._job(await asyncio.to_thread(self.service.jobs.cancel, job_id))
+        return _job_object(await asyncio.to_thread(self.service.jobs.cancel, job_id))
 
     async def _add(self, documents: Sequence[Document], path: ServedPath) -> dict:
         self._check(documents)
@@ -148,7 +141,7 @@ class DocumentEndpoints:
             raise QueueFullError(
                 f"got more than {WAITING} requests with documents: try again later"
             )
-        self.adding += 1
+        self.adding += 1  # in the event loop's thread alone, so without a lock
         try:
             loop = asyncio.get_running_loop()
             ids = await loop.run_in_executor(self.threads, self.service.add, documents)
@@ -156,11 +149,12 @@ class DocumentEndpoints:
             raise HTTPException(400, str(error)) from error
         finally:
             self.adding -= 1
-        found = await asyncio.to_thread(lambda: [self.service.get(i) for i in dict.fromkeys(ids)])
-        reply = {"object": "list", "data": [document_object(*row) for row in found if row]}
+        ids = list(dict.fromkeys(ids))  # a document that was sent twice is listed once
+        entries = await asyncio.to_thread(lambda: [self.service.get(i) for i in ids])
+        # None: somebody removed it meanwhile.
+        reply = {"object": "list", "data": [document_object(*row) for row in entries if row]}
         if path == "trained":
-            job = await asyncio.to_thread(self.service.train, list(dict.fromkeys(ids)))
-            reply["job"] = _job_object(job)
+            reply["job"] = _job_object(await asyncio.to_thread(self.service.train, ids))
         return reply
 
     def _check(self, documents: Sequence[Document]) -> None:
@@ -179,16 +173,18 @@ class DocumentEndpoints:
                 f"{limits.max_document_characters}: cut it into parts",
             )
 
-    async def _found(self, document_id: str) -> tuple[Document, Served]:
-        found = await asyncio.to_thread(self.service.get, document_id)
-        if found is None:
+    async def _entry(self, document_id: str) -> tuple[Document, Served]:
+        entry = await asyncio.to_thread(self.service.get, document_id)
+        if entry is None:
             raise _unknown("document")
-        return found
+        return entry
 
-    def _job(self, job: Job | None) -> dict:
-        if job is None:
-            raise _unknown("job")
-        return _job_object(job)
+    async def _adapter(self, document_id: str) -> tuple[Served, Adapter]:
+        _, served = await self._entry(document_id)
+        try:
+            return served, await asyncio.to_thread(self.service.adapter, document_id)
+        except ValueError as error:  # removed meanwhile
+            raise _unknown("document") from error
 
 
 def _unknown(kind: str) -> HTTPException:
@@ -201,8 +197,10 @@ def _read(name: str, content: bytes) -> list[Document]:
     Raises:
         HTTPException: a file that cannot be read, with the name that the client gave it.
     """
-    name = Path(name).name[-100:] or "document.txt"
-    if name in (".", ".."):
+    # The last part alone: a client's name must not lead out of the folder; file systems take 255
+    # bytes.
+    name = Path(name).name[-100:]
+    if name in ("", ".", ".."):
         name = "document.txt"
     if content[:2] == GZIP or name.endswith(".gz"):
         raise HTTPException(400, f"got {name}, which is compressed: send it as it is")
@@ -213,9 +211,11 @@ def _read(name: str, content: bytes) -> list[Document]:
             return read_documents(place)
         except RecursionError as error:
             raise HTTPException(400, f"got {name}, which is nested too deeply") from error
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError) as error:  # without the server's own folder in the message
             raise HTTPException(400, str(error).replace(f"{folder}/", "")) from error
 
 
-def _job_object(job: Job) -> dict:
+def _job_object(job: Job | None) -> dict:
+    if job is None:
+        raise _unknown("job")
     return {"object": "job", **asdict(job)}

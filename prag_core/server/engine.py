@@ -20,6 +20,7 @@ from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding import DecodingBatch
 from prag_core.model.decoding_rows import Row
 
+# Reading prompts holds up every row that is decoded, and its activations take memory.
 PREFILL_TOKENS = 8192  # prompt tokens read at one time, unless a single prompt has more
 Result = TypeVar("Result")
 Emit = Callable[[str, "Exception | None"], None]
@@ -34,7 +35,7 @@ class ClosedError(RuntimeError):
     """The engine takes no more requests."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # by identity: tickets are looked for in the queue
 class Ticket:
     """A row on its way through the engine.
 
@@ -84,10 +85,10 @@ class Engine:
         self.max_rows, self.max_queue, self.max_wait = max_rows, max_queue, max_wait
         self.batch, self.observe = DecodingBatch(base), observe
         self.waiting: deque[Ticket] = deque()
-        self._tickets: dict[int, Ticket] = {}  # of the rows in the batch
+        self._tickets: dict[int, Ticket] = {}  # of the rows in the batch, by id(row)
         self._calls: deque[_Work] = deque()
         self._trainings: deque[_Work] = deque()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards the three queues and `_closing`
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -106,17 +107,21 @@ class Engine:
         """
         ticket = Ticket(row, emit, time.monotonic() + timeout)
         with self._changed:
-            self._require_open()
-            self._require_room()
+            self.require_room()
             self.waiting.append(ticket)
             self._changed.notify()
         return ticket
 
     def require_room(self) -> None:
         """Raise what `submit` would raise now."""
-        with self._changed:
+        with self._changed:  # re-entrant: `submit` holds it
             self._require_open()
-            self._require_room()
+            # Those who gave up wait for the next step to be dropped, and take no one's place.
+            if sum(not ticket.cancelled for ticket in self.waiting) >= self.max_queue:
+                raise QueueFullError(
+                    f"got {self.max_queue + 1} waiting requests, expected at most "
+                    f"{self.max_queue}: try again later"
+                )
 
     def call(self, function: Callable[[], Result]) -> Future[Result]:
         """Run a function that uses the model before the next decoding step."""
@@ -148,13 +153,6 @@ class Engine:
             self._changed.notify()
             return works[-1].future
 
-    def _require_room(self) -> None:
-        if sum(not ticket.cancelled for ticket in self.waiting) >= self.max_queue:
-            raise QueueFullError(
-                f"got {self.max_queue + 1} waiting requests, expected at most {self.max_queue}: "
-                "try again later"
-            )
-
     def _require_open(self) -> None:
         if not self.alive:
             raise ClosedError("got a request after the end, expected none: start the server again")
@@ -169,11 +167,12 @@ class Engine:
                 self._admit()
                 self._step()
                 decoded += time.perf_counter() - began
+                # A training step is much longer than a decoding step: they take turns by time.
                 if not self.batch.rows or decoded >= trained:  # half of the time each
                     began = time.perf_counter()
                     self._advance(self._trainings)
                     decoded, trained = 0.0, time.perf_counter() - began
-        finally:
+        finally:  # also where the thread dies: no one may wait for it for ever
             with self._changed:
                 self._closing = True
             for work in (*self._calls, *self._trainings):
@@ -188,6 +187,8 @@ class Engine:
                 if self._trainings:
                     return True
                 self._changed.wait()
+            # Rows that join together read their prompts together. Not while others are decoded:
+            # the time of a step brings enough of them.
             if idle and self.waiting and not self._closing:
                 until = time.monotonic() + self.max_wait
                 while len(self.waiting) < self.max_rows and (left := until - time.monotonic()) > 0:
@@ -267,7 +268,7 @@ class Engine:
         """Run the first work's next step."""
         if not works:
             return
-        work = works[0]
+        work = works[0]  # it stays first, and so in sight of `_run`'s end, until it is done
         try:
             if work.future.cancelled():
                 work.steps.close()
@@ -283,7 +284,7 @@ class Engine:
 
 
 def _resolve(future: Future, value: object = None, error: Exception | None = None) -> None:
-    if not future.set_running_or_notify_cancel():
+    if not future.set_running_or_notify_cancel():  # cancelled during its last step
         return
     if error is None:
         future.set_result(value)

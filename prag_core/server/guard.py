@@ -17,6 +17,7 @@ from prag_core.server.metrics import Metrics
 from prag_core.server.schemas import error_object
 
 OPEN_PATHS = ("/healthz", "/readyz", "/", "/page.css", "/page.js")  # the page holds no data
+# Others are counted together: a client's inventions must not grow the metrics.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 log = logging.getLogger("prag.server")
 
@@ -32,15 +33,17 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request, pass it on, and write it down."""
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # start and end of the server
             await self.app(scope, receive, send)
             return
+        # 500 unless a response begins.
         request_id, began, status = secrets.token_hex(8), time.perf_counter(), 500
         started, received = False, 0
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
+            # Counted as it comes: a chunked body names no length.
             received += len(message.get("body", b""))
             if received > self.max_body_bytes:
                 raise HTTPException(413, self._too_large)
@@ -58,11 +61,12 @@ class Guard:
             await (refusal or self.app)(scope, counted, marked)
         except Exception:
             log.exception("request %s failed", request_id)
-            if not started:
+            if not started:  # else half of a response was sent, and nothing can be said any more
                 error = error_object("the server failed; its log says why", "server_error")
                 await JSONResponse(error, 500)(scope, receive, marked)
         finally:
             seconds = time.perf_counter() - began
+            # The pattern, not the path, which would make a metric of every document.
             route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.metrics.observe_request(method, route, status, seconds)
@@ -75,13 +79,14 @@ class Guard:
         if (
             self.expected
             and scope["path"] not in OPEN_PATHS
-            and not hmac.compare_digest(key, self.expected)
+            and not hmac.compare_digest(key, self.expected)  # in a time that tells nothing
         ):
             message = "got no valid API key, expected the header Authorization: Bearer KEY"
             return JSONResponse(
                 error_object(message, "authentication_error", "invalid_api_key"), 401
             )
         origin = headers.get("origin")
+        # A page of another site may send a user's browser here, past the network that guards us.
         if origin and urlsplit(origin).netloc != headers.get("host") and scope["method"] != "GET":
             message = "got a request from another site's page, expected one from this server's"
             return JSONResponse(error_object(message, "permission_error"), 403)

@@ -16,7 +16,7 @@ from prag_core.server.engine import Engine
 KIND = "job"  # of their records
 OPEN = ("queued", "running")
 ATTEMPTS = 3  # starts of a job that the server did not survive
-KEPT = 1000  # jobs that have ended
+HISTORY = 1000  # ended jobs that are remembered
 log = logging.getLogger(__name__)
 
 
@@ -60,12 +60,14 @@ class Jobs:
             train: trains documents, yields the share done, and stores the adapters.
         """
         self.store, self.engine, self.train = store, engine, train
+        # Re-entrant: cancelling a future calls `_end` in the same thread.
         self._lock = threading.RLock()
         self._futures: dict[str, Future] = {}
         records = [record for _, record in store.records(KIND)]
         self._jobs = {
             r["id"]: Job(**{**r, "document_ids": tuple(r["document_ids"])}) for r in records
         }
+        # A training that brings the process down would do so at every start.
         for job in sorted(self._jobs.values(), key=lambda job: job.created):
             if job.status in OPEN and job.attempts < ATTEMPTS:
                 self._start(replace(job, status="queued", progress=0.0))
@@ -101,7 +103,7 @@ class Jobs:
             self._jobs[job.id] = job
             try:
                 self._change(job.id)
-            except OSError:
+            except OSError:  # no room for the record: no job that a restart would forget
                 future.cancel()
                 del self._jobs[job.id]
                 raise
@@ -113,10 +115,10 @@ class Jobs:
     def _steps(self, job: Job) -> Generator[float, None, None]:
         with self._lock:
             if job.id not in self._jobs or self._jobs[job.id].status not in OPEN:
-                return
+                return  # `_start` failed, or the job was cancelled while it waited
             self._change(job.id, status="running", attempts=job.attempts + 1)
         for share in self.train(job.document_ids):
-            with self._lock:
+            with self._lock:  # the progress is not written: a restart begins again
                 self._jobs[job.id] = replace(self._jobs[job.id], progress=round(share, 3))
             yield share
 
@@ -130,6 +132,7 @@ class Jobs:
                 return
             except Exception as error:
                 log.error("job %s failed", job_id, exc_info=error)
+                # ValueErrors are written for users; others may name paths and internals.
                 clear = isinstance(error, ValueError)
                 message = str(error) if clear else "the training failed; the server's log says why"
                 self._change(job_id, status="failed", error=message)
@@ -139,7 +142,7 @@ class Jobs:
     def _forget(self) -> None:
         """Keep the newest jobs."""
         ended = [job for job in self.all() if job.status not in OPEN]
-        for job in ended[: max(len(ended) - KEPT, 0)]:
+        for job in ended[: max(len(ended) - HISTORY, 0)]:
             del self._jobs[job.id]
             self.store.delete_record(KIND, job.id)
 

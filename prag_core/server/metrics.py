@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from prag_core.server.service import Service
 
+# The histogram's bounds; `max_rows` is 32 unless somebody raises it.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -16,6 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Start from zero."""
+        # Its own: the library's global one would count several servers of a process together.
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "prag_requests", "Requests", ["method", "route", "status"], registry=self.registry
@@ -50,6 +52,7 @@ class Metrics:
 
     def watch(self, service: Service) -> None:
         """Show what a service holds, read when the metrics are asked for."""
+        # Without locks: a length that is a moment old does no harm.
         gauges: dict[str, Callable[[], float]] = {
             "prag_queue_rows": lambda: len(service.engine.waiting),
             "prag_decoding_rows": lambda: len(service.engine.batch.rows),

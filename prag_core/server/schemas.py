@@ -29,8 +29,10 @@ def encodable(text: str) -> str:
 
 UTF8 = AfterValidator(encodable)
 Text = Annotated[str, UTF8]
+# Some clients tokenise themselves; an id that the tokenizer lacks is refused with the prompt.
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+# Of the modes in `pipeline.modes`, those that a request's documents are enough for: da_rag needs an
+# augmenter, sft an adapter of the whole corpus.
 ServedMode = Literal["closed_book", "in_context", "parametric", "combine"]
 
 
@@ -64,6 +66,7 @@ class Limits:
 class Request(BaseModel):
     """What both completion endpoints take; OpenAI's other fields are let through unread."""
 
+    # OpenAI's clients send many fields that change nothing here.
     model_config = ConfigDict(extra="ignore")
 
     model: str = Field("", description="The served model's name, or nothing.")
@@ -74,6 +77,7 @@ class Request(BaseModel):
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
+    # One answer a prompt: several would be the same row again, unless sampled.
     n: Literal[1] | None = 1
     mode: ServedMode = Field("parametric", description="How documents take part.")
     k: int = Field(1, ge=1, le=20, description="Documents that the retriever finds.")
@@ -98,6 +102,7 @@ class Request(BaseModel):
             temperature=self.temperature or 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
             stop=tuple(text for text in stop if text),
+            # torch takes 64 bits, signed.
             seed=secrets.randbits(63) if self.seed is None else self.seed % 2**63,
         )
 
@@ -122,9 +127,9 @@ class Message(BaseModel):
 
     def turn(self) -> dict[str, str]:
         """Return it as chat templates take it."""
-        content = self.content
-        if not isinstance(content, str):
-            content = "".join(part.text for part in content)
+        parts = self.content
+        content = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        # OpenAI's newer name of the same role, which chat templates do not know.
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
@@ -132,6 +137,7 @@ class ChatRequest(Request):
     """Body of POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=256)]
+    # OpenAI's newer name of max_tokens; where both come, max_tokens counts.
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
 
     @field_validator("messages")
@@ -156,6 +162,7 @@ class CompletionRequest(Request):
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=256)]
     )
+    # What is not supported is refused, unlike what is ignored: answers would lack what was asked.
     echo: Literal[False] | None = False
     logprobs: Literal[None, 0, False] = None
 
@@ -169,8 +176,10 @@ class CompletionRequest(Request):
 class NewDocument(BaseModel):
     """A document to add."""
 
+    # A misspelt field must not be lost in silence: what is written here is kept.
     model_config = ConfigDict(extra="forbid")
 
+    # Its length is checked against `Limits`, which this class does not know.
     text: Annotated[str, Field(min_length=1), UTF8]
     title: Annotated[str, Field(max_length=500), UTF8] = ""
     source: Annotated[str, Field(max_length=500), UTF8] = ""
@@ -198,7 +207,7 @@ class NewJob(BaseModel):
 
 def identifier(kind: str) -> str:
     """Return a new id, e.g. chatcmpl-0123..."""
-    return f"{kind}-{secrets.token_hex(12)}"
+    return f"{kind}-{secrets.token_hex(12)}"  # 96 bits, so that no two meet
 
 
 def document_object(document: Document, served: Served, text: bool = False) -> dict:

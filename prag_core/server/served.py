@@ -36,6 +36,7 @@ def batches(documents: Sequence[Document], most: int) -> Iterator[list[Document]
     """Yield runs of at most `most` documents and, unless one alone has more, BATCH_CHARACTERS."""
     batch: list[Document] = []
     for document in documents:
+        # By characters, because answers wait for the whole batch: it runs between two steps.
         characters = sum(len(d.text) for d in batch) + len(document.text)
         if batch and (len(batch) == most or characters > BATCH_CHARACTERS):
             yield batch

@@ -43,12 +43,13 @@ class Service:
             rag: pipeline with parametrizer and store; only the service may use it from now on.
             engine: runs its model.
             make_trainer: builds the trained path, when it is first asked for.
-            cache_bytes: adapters kept in memory, at most.
+            cache_bytes: adapters that are cached, at most.
             observe: called with path and seconds for every adapter made.
         """
         self.rag, self.engine, self.observe = rag, engine, observe
         self.lock = threading.RLock()
         self.cache: LRUCache[str, Adapter] = LRUCache(cache_bytes, lambda adapter: adapter.nbytes)
+        # Made when it is first asked for: a warm-up adapter or an augmenter may take minutes.
         self._trainer, self._make_trainer = None, make_trainer
         self.served = {key: Served(**record) for key, record in rag.store.records(KIND)}
         self._find_again()
@@ -67,8 +68,8 @@ class Service:
                     "leave it out"
                 )
         with self.lock:
-            known = set(self.rag.documents)
-        new = [d for d in {d.id: d for d in documents}.values() if d.id not in known]
+            served_ids = set(self.rag.documents)
+        new = [d for d in {d.id: d for d in documents}.values() if d.id not in served_ids]
         self._make(new)
         return [document.id for document in documents]
 
@@ -78,22 +79,24 @@ class Service:
             if document_id not in self.rag.documents:
                 return False
             self.rag.remove_documents([document_id])
-            del self.served[document_id]
-            for key in [key for key in self.cache if key.startswith(document_id)]:
-                del self.cache[key]
-            self.rag.store.delete_record(KIND, document_id)
+            if document_id in self.served:
+                self._drop(document_id)
             return True
 
     def get(self, document_id: str) -> tuple[Document, Served] | None:
         """Return a document with its adapter's record, None where there is none."""
         with self.lock:
-            document = self.rag.documents.get(document_id)
-            return document and (document, self.served[document_id])
+            self.refresh()
+            if document_id not in self.served:
+                return None
+            return self.rag.documents[document_id], self.served[document_id]
 
     def list(self, limit: int, after: str = "") -> list[tuple[Document, Served]]:
         """Return documents in order of their ids, those behind `after`."""
         with self.lock:
-            ids = sorted(i for i in self.rag.documents if i > after)[:limit]
+            self.refresh()
+            # By id, which additions and removals meanwhile leave in order.
+            ids = sorted(i for i in self.served if i > after)[:limit]
             return [(self.rag.documents[i], self.served[i]) for i in ids]
 
     def train(self, document_ids: Sequence[str]) -> Job:
@@ -135,9 +138,11 @@ class Service:
             ValueError: an unknown mode, document or weighting, or no adapter of this path.
         """
         with self.lock:  # so that no document is removed in between
+            self.refresh()
             if not self.rag.documents and not document_ids:
                 mode = "closed_book"
             hits = self._hits(plain_question(question), mode, k, document_ids, among)
+            hits = [hit for hit in hits if hit.document_id in self.served]
             documents = {hit.document_id: self.rag.document(hit.document_id) for hit in hits}
             adapters: dict[str, Adapter] = {}
             if find_mode(mode).adapters:
@@ -169,6 +174,30 @@ class Service:
         (hits,) = self.rag.hits([question], mode, every)
         return [hit for hit in hits if hit.document_id in allowed][:k]
 
+    def refresh(self) -> None:
+        """Take notice of what other processes did to the store; call it with the lock.
+
+        A document that one of them added is served from when it has an adapter.
+        """
+        if not self.rag.refresh():
+            return
+        documents = self.rag.documents
+        for document_id in self.served.keys() - documents.keys():
+            self._drop(document_id)
+        adopted = {}
+        for document_id in documents.keys() - self.served.keys():
+            if self.rag.store.has(key := self._key(document_id)):
+                adopted[document_id] = served_record(key, self.rag.store.get(key), 0.0)
+        if adopted:
+            self._record(adopted)
+
+    def _drop(self, document_id: str) -> None:
+        """Serve a document no longer, which the pipeline has forgotten."""
+        del self.served[document_id]
+        for key in [key for key in self.cache if key.startswith(document_id)]:
+            del self.cache[key]
+        self.rag.store.delete_record(KIND, document_id)
+
     def _find_again(self) -> None:
         """Settle what the store holds: removals that were cut short, other checkpoints' adapters.
 
@@ -177,8 +206,7 @@ class Service:
         documents, store = self.rag.documents, self.rag.store
         for document_id in self.served.keys() - documents.keys():
             self.rag.forget([document_id])
-            del self.served[document_id]
-            store.delete_record(KIND, document_id)
+            self._drop(document_id)
         keep = {i: served for i, served in self.served.items() if self._usable(served)}
         missing = []
         for document_id, document in documents.items():
@@ -189,6 +217,7 @@ class Service:
                 keep[document_id] = served_record(key, store.get(key), 0.0)
         self._record(keep)
         self._make(missing)
+        # Again, because `_make` wrote generated ones over those of documents that it made anew.
         trained = {i: served for i, served in keep.items() if served.path == "trained"}
         self._record(trained)
 
@@ -203,8 +232,8 @@ class Service:
 
     def _key(self, document_id: str) -> str:
         """Return the key of the adapter that the service's own parametrizer makes."""
-        made = self.rag.parametrizer
-        return adapter_key(document_id, made.spec, made.fingerprint)
+        parametrizer = self.rag.parametrizer
+        return adapter_key(document_id, parametrizer.spec, parametrizer.fingerprint)
 
     def _loader(self, hits: Sequence[Hit], path: str | None) -> Callable[[str], Adapter]:
         """Return what loads these documents' adapters: trained ones where all of them are trained.
@@ -222,7 +251,7 @@ class Service:
         return self.adapter
 
     def _load(self, key: str) -> Adapter:
-        """Return an adapter from memory or from the store.
+        """Return an adapter from the cache or from the store.
 
         Raises:
             RuntimeError: the store does not have it, or cannot read it.
@@ -232,7 +261,7 @@ class Service:
                 adapter = self.rag.store.get(key)
             except (ValueError, KeyError) as error:
                 raise RuntimeError(f"got no adapter {key}, expected it in the store") from error
-            if adapter.nbytes > self.cache.maxsize:
+            if adapter.nbytes > self.cache.maxsize:  # the cache would raise
                 return adapter
             self.cache[key] = adapter
         return self.cache[key]
@@ -249,26 +278,26 @@ class Service:
 
     def _keep(self, documents, adapters, parametrizer, seconds: float) -> None:
         """Store adapters and records, then let the documents be found."""
-        made, items = {}, {}
+        records, items = {}, {}
         for document, adapter in zip(documents, adapters, strict=True):
             key = adapter_key(document.id, parametrizer.spec, parametrizer.fingerprint)
             items[key] = adapter
-            made[document.id] = served_record(key, adapter, seconds)
-            self.observe(made[document.id].path, seconds)
+            records[document.id] = served_record(key, adapter, seconds)
+            self.observe(records[document.id].path, seconds)
         with self.lock:
             try:
                 # The record first, the document last: what is cut short in between is found at the
                 # next start by its record, and forgotten.
-                self.rag.store.put_records(KIND, {i: asdict(s) for i, s in made.items()})
+                self.rag.store.put_records(KIND, {i: asdict(s) for i, s in records.items()})
                 self.rag.store.put_many(items)
                 self.rag.add_documents(documents, parametrize=False)
-                self.served |= made
+                self.served |= records
             except ValueError as error:
                 raise RuntimeError("got a store that takes no adapters") from error
 
-    def _record(self, made: Mapping[str, Served]) -> None:
-        self.rag.store.put_records(KIND, {i: asdict(record) for i, record in made.items()})
-        self.served |= made
+    def _record(self, records: Mapping[str, Served]) -> None:
+        self.rag.store.put_records(KIND, {i: asdict(record) for i, record in records.items()})
+        self.served |= records
 
     def _train(self, document_ids: tuple[str, ...]) -> Generator[float, None, None]:
         """Train documents batch by batch; those removed meanwhile are left out."""
@@ -291,6 +320,6 @@ class Service:
             seconds = (time.perf_counter() - began) / len(batch)
             with self.lock:
                 pairs = zip(batch, results, strict=True)
-                there = [(d, adapter) for d, (adapter, _) in pairs if d.id in self.served]
-                if there:
-                    self._keep(*zip(*there, strict=True), trainer, seconds)
+                present = [(d, adapter) for d, (adapter, _) in pairs if d.id in self.served]
+                if present:
+                    self._keep(*zip(*present, strict=True), trainer, seconds)

@@ -19,10 +19,10 @@ from prag_core.model.generate import generate, stream
 from prag_core.model.prompts import question_prompt
 from prag_core.speed.measurement import Measurement, PeftProcess, compared, limited, seconds
 from prag_core.speed.workload import (
-    BenchAdapters,
-    BenchQuestion,
-    bench_documents,
-    bench_questions,
+    WorkloadAdapters,
+    WorkloadQuestion,
+    workload_documents,
+    workload_questions,
 )
 
 K = 3  # documents a question
@@ -33,19 +33,19 @@ OPTIONS = GenerationOptions(stop=())
 
 
 class PeftFolders:
-    """The bench's adapters as PEFT folders, and questions asked of them in the PEFT process."""
+    """The workload's adapters as PEFT folders, and questions asked of them in the PEFT process."""
 
     def __init__(
-        self, base: BaseModel, adapters: BenchAdapters, peft: PeftProcess, folder: str
+        self, base: BaseModel, adapters: WorkloadAdapters, peft: PeftProcess, folder: str
     ) -> None:
         """Export every document's adapter below this folder."""
         self.base, self.peft = base, peft
         self.paths = {
             d.id: str(to_peft(adapters.store.get(adapters.key(d)), Path(folder) / d.id, base.name))
-            for d in bench_documents()
+            for d in workload_documents()
         }
 
-    def answer(self, question: BenchQuestion, dtype: str, max_new_tokens: int) -> dict:
+    def answer(self, question: WorkloadQuestion, dtype: str, max_new_tokens: int) -> dict:
         """Load the documents' adapters, sum them and answer; see `PeftBaseline.answer`."""
         prompt = question_prompt(self.base.tokenizer, question.text)
         return self.peft(
@@ -58,14 +58,14 @@ class PeftFolders:
         )
 
 
-def bench_merge(
+def measure_merge(
     base: BaseModel, peft: PeftProcess, folder: str, quick: bool = False
 ) -> list[Measurement]:
     """Read 3 adapters and merge them; and attach them, as PEFT's load_adapter and "cat" do."""
-    questions = bench_questions(2 if quick else 20, K)
+    questions = workload_questions(2 if quick else 20, K)
     repeats = 1 if quick else 5
     merged, ours, theirs = [], [], []
-    with BenchAdapters(base, folder) as adapters, tempfile.TemporaryDirectory() as scratch:
+    with WorkloadAdapters(base, folder) as adapters, tempfile.TemporaryDirectory() as scratch:
         folders = PeftFolders(base, adapters, peft, scratch)
         _attach(base, adapters, questions[0])
         folders.answer(questions[0], "bfloat16", 0)
@@ -87,7 +87,7 @@ def bench_merge(
     return [limit, against]
 
 
-def bench_generate(
+def measure_generate(
     base: BaseModel, peft: PeftProcess, folder: str, quick: bool = False
 ) -> list[Measurement]:
     """Answer 256 questions, each with its own 3 adapters; PEFT: one question at a time.
@@ -96,10 +96,10 @@ def bench_generate(
     are identical is checked in float32: in bfloat16 the rounding of a batch differs from that of a
     single row and turns near ties.
     """
-    questions = bench_questions(2 if quick else 256, K)
+    questions = workload_questions(2 if quick else 256, K)
     few = 1 if quick else 8
     times, answers = [], []
-    with BenchAdapters(base, folder) as adapters, tempfile.TemporaryDirectory() as scratch:
+    with WorkloadAdapters(base, folder) as adapters, tempfile.TemporaryDirectory() as scratch:
         folders = PeftFolders(base, adapters, peft, scratch)
         limit = OPTIONS.max_new_tokens
         folders.answer(questions[0], "bfloat16", limit)
@@ -124,19 +124,19 @@ def bench_generate(
     ]  # fmt: skip
 
 
-def bench_latency(base: BaseModel, folder: str, quick: bool = False) -> list[Measurement]:
+def measure_latency(base: BaseModel, folder: str, quick: bool = False) -> list[Measurement]:
     """Time to the first token and to the whole answer, one question at a time.
 
     parametric reads, merges and attaches k adapters; in_context puts k passages into the prompt.
     Retrieval counts on neither side. Answers end where the model ends them.
     """
     measured = []
-    with BenchAdapters(base, folder) as adapters:
+    with WorkloadAdapters(base, folder) as adapters:
         for k in LATENCY_K:
             first: dict[str, list[float]] = {"parametric": [], "in_context": []}
             whole: dict[str, list[float]] = {"parametric": [], "in_context": []}
             lengths: dict[str, list[float]] = {"parametric": [], "in_context": []}
-            for question in bench_questions(1 if quick else 12, k):
+            for question in workload_questions(1 if quick else 12, k):
                 for mode in first:
                     times = _timed_answer(base, adapters, question, mode)
                     first[mode].append(1000 * times[0])
@@ -154,17 +154,17 @@ def bench_latency(base: BaseModel, folder: str, quick: bool = False) -> list[Mea
     return measured
 
 
-def _merged(adapters: BenchAdapters, question: BenchQuestion) -> Adapter:
+def _merged(adapters: WorkloadAdapters, question: WorkloadQuestion) -> Adapter:
     return merge([adapters.store.get(adapters.key(document)) for document in question.documents])
 
 
-def _attach(base: BaseModel, adapters: BenchAdapters, question: BenchQuestion) -> None:
+def _attach(base: BaseModel, adapters: WorkloadAdapters, question: WorkloadQuestion) -> None:
     with attached(base, _merged(adapters, question)):
         pass
 
 
 def _answer(
-    base: BaseModel, adapters: BenchAdapters, questions: Sequence[BenchQuestion]
+    base: BaseModel, adapters: WorkloadAdapters, questions: Sequence[WorkloadQuestion]
 ) -> list[str]:
     """Read and merge every question's adapters and answer all in batches."""
     prompts = [question_prompt(base.tokenizer, question.text) for question in questions]
@@ -173,7 +173,7 @@ def _answer(
 
 
 def _timed_answer(
-    base: BaseModel, adapters: BenchAdapters, question: BenchQuestion, mode: str
+    base: BaseModel, adapters: WorkloadAdapters, question: WorkloadQuestion, mode: str
 ) -> list[float]:
     """Seconds from the start to each piece of the answer."""
     start = time.perf_counter()

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
-from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, embedded_model_folder
+from prag_core.model.base_model import BaseModel, model_source
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,14 @@ def limited(
     return Measurement(part, name, ours, unit, target=f"<= {at_most:g} {unit}", met=met, note=note)
 
 
+def reached(
+    part: str, name: str, ours: float, unit: str, at_least: float, note: str = ""
+) -> Measurement:
+    """Hold a value to a lower limit."""
+    met = ours >= at_least
+    return Measurement(part, name, ours, unit, target=f">= {at_least:g} {unit}", met=met, note=note)
+
+
 def seconds(action: Callable[[], object]) -> float:
     """Run the action and return how long it took."""
     start = time.perf_counter()
@@ -89,12 +96,12 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 class PeftProcess:
-    """A running bench_peft.py; each call sends one task and waits for its reply."""
+    """A running peft_baseline.py; each call sends one task and waits for its reply."""
 
     def __init__(self, base: BaseModel) -> None:
         """Start it on the base model's folder, with as many threads as here."""
-        folder = embedded_model_folder() if base.name == EMBEDDED_NAME else Path(base.name)
-        command = [sys.executable, "-m", "prag_core.speed.peft_baseline", str(folder)]
+        source = str(model_source(base.name))
+        command = [sys.executable, "-m", "prag_core.speed.peft_baseline", source]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 

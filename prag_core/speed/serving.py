@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prag_core.speed.measurement import Measurement, compared, limited
-from prag_core.speed.workload import bench_documents, bench_questions
+from prag_core.speed.workload import workload_documents, workload_questions
 
 CLIENTS = (1, 8, 32)
 REQUESTS = {1: 24, 8: 96, 32: 192}
@@ -34,7 +34,7 @@ NEW_DOCUMENT = (
 NEW_QUESTION = "Who designed the lighthouse of Quellamar?"
 
 
-def bench_serving(base_model: str, hypernet: str, folder: Path, quick: bool) -> list[Measurement]:
+def measure_serving(base_model: str, hypernet: str, folder: Path, quick: bool) -> list[Measurement]:
     """Ask a server with the demo's documents from 1, 8 and 32 clients.
 
     The baseline is the same server with room for one row (`--max_rows 1`), which answers one
@@ -46,7 +46,7 @@ def bench_serving(base_model: str, hypernet: str, folder: Path, quick: bool) -> 
     rows, found = [], {}
     for max_rows in (32, 1):
         with server([*settings, f"--max_rows={max_rows}"], folder / f"serve{max_rows}") as port:
-            new = [{"title": d.title, "text": d.text} for d in bench_documents()]
+            new = [{"title": d.title, "text": d.text} for d in workload_documents()]
             post(port, "/v1/documents", {"documents": new})
             if max_rows > 1:
                 rows.append(_first_answer(port))
@@ -80,7 +80,7 @@ def _first_answer(port: int) -> Measurement:
 def load(port: int, clients: int, count: int) -> dict[str, float]:
     """Ask `count` questions from so many clients; returns rate, and p50 and p95 of the latency."""
     questions: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for question in bench_questions(count):
+    for question in workload_questions(count):
         questions.put(question.text)
     times: list[float] = []
 

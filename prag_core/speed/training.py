@@ -11,7 +11,7 @@ from prag_core.formats.peft_folder import to_peft
 from prag_core.model.base_model import BaseModel
 from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.speed.measurement import Measurement, PeftProcess, compared, seconds
-from prag_core.speed.workload import FixedAugmenter, bench_documents, bench_options
+from prag_core.speed.workload import FixedAugmenter, workload_documents, workload_options
 from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.sequences import build_sequences
 
@@ -19,7 +19,7 @@ DOCUMENTS, BASELINE_DOCUMENTS = 12, 4
 LOSS_TOLERANCE = 0.02  # share of the loss; bfloat16 has 8 bits
 
 
-def bench_training(
+def measure_training(
     base: BaseModel, peft: PeftProcess, hypernet: str, quick: bool = False
 ) -> list[Measurement]:
     """Train documents from one start: ours 12 together, PEFT the first of them one at a time.
@@ -31,9 +31,9 @@ def bench_training(
     documents in the same run.
     """
     count, few = (2, 2) if quick else (DOCUMENTS, BASELINE_DOCUMENTS)
-    trainer = LoraTrainer(base, FixedAugmenter(), bench_options(base))
+    trainer = LoraTrainer(base, FixedAugmenter(), workload_options(base))
     options = trainer.options
-    augmented = trainer.augmenter.augment(bench_documents(count))
+    augmented = trainer.augmenter.augment(workload_documents(count))
     sequences = [
         [s.ids for s in build_sequences(base.tokenizer, a, options.scheme, options.max_tokens)]
         for a in augmented

@@ -22,7 +22,7 @@ PAIRS = 3  # question-answer pairs a document, as in Su et al. (2025)
 
 
 @dataclass(frozen=True)
-class BenchQuestion:
+class WorkloadQuestion:
     """A question and the documents it is answered from, the one with the answer first."""
 
     text: str
@@ -32,7 +32,7 @@ class BenchQuestion:
 class FixedAugmenter:
     """Augments every document of the demo without a model."""
 
-    fingerprint = fingerprint("bench")
+    fingerprint = fingerprint("speed")
 
     def augment(self, documents: list[Document]) -> list[AugmentedDocument]:
         """Return each document with one rewrite and the demo's first three questions on it."""
@@ -47,12 +47,12 @@ class FixedAugmenter:
         ]
 
 
-def bench_documents(count: int = 12) -> list[Document]:
+def workload_documents(count: int = 12) -> list[Document]:
     """Return the demo's first documents."""
     return list(demo_question_set().documents)[:count]
 
 
-def bench_questions(count: int, k: int = 3) -> list[BenchQuestion]:
+def workload_questions(count: int, k: int = 3) -> list[WorkloadQuestion]:
     """Return questions with k documents each; a question that comes again has other documents."""
     chosen = demo_question_set()
     places = {document.id: place for place, document in enumerate(chosen.documents)}
@@ -63,23 +63,23 @@ def bench_questions(count: int, k: int = 3) -> list[BenchQuestion]:
         own = places[question.gold_ids[0]]
         others = [1 + (turn * (k - 1) + step) % (size - 1) for step in range(k - 1)]
         documents = tuple(chosen.documents[(own + step) % size] for step in (0, *others))
-        built.append(BenchQuestion(question.question, documents))
+        built.append(WorkloadQuestion(question.question, documents))
     return built
 
 
-def bench_options(base: BaseModel) -> LoraTrainingOptions:
+def workload_options(base: BaseModel) -> LoraTrainingOptions:
     """Return the paper's settings, cut to the model's context."""
     return paper_options(max_tokens=min(paper_options().max_tokens, base.context_length))
 
 
-class BenchAdapters:
+class WorkloadAdapters:
     """Adapters of the demo's documents, trained with the paper's settings and kept in a store."""
 
     def __init__(self, base: BaseModel, folder: str | Path) -> None:
         """Open the store in this folder and train what is missing there."""
-        self.trainer = LoraTrainer(base, FixedAugmenter(), bench_options(base))
+        self.trainer = LoraTrainer(base, FixedAugmenter(), workload_options(base))
         self.store = AdapterStore(folder)
-        missing = [d for d in bench_documents() if not self.store.has(self.key(d))]
+        missing = [d for d in workload_documents() if not self.store.has(self.key(d))]
         if missing:
             adapters = self.trainer.parametrize(missing)
             self.store.put_many(zip(map(self.key, missing), adapters, strict=True))
@@ -88,7 +88,7 @@ class BenchAdapters:
         """Return the document's store key."""
         return adapter_key(document.id, self.trainer.spec, self.trainer.fingerprint)
 
-    def __enter__(self) -> BenchAdapters:
+    def __enter__(self) -> WorkloadAdapters:
         """Return the open store."""
         return self
 

@@ -92,9 +92,10 @@ def group_documents(
     def cost(index: int) -> tuple[int, int]:
         return len(sequences[index]), max(len(s.ids) for s in sequences[index])
 
-    group: list[int] = []
+    group: list[int] = []  # sorted by cost, so that neighbours need little padding
     for index in sorted(range(len(sequences)), key=cost):
         count, longest = cost(index)
+        # Of one step, padding included: the newest document is the longest.
         tokens = (len(group) + 1) * min(count, options.sequences_per_step) * longest
         full = len(group) == options.documents_per_batch or tokens > options.tokens_per_batch
         if group and (full or len(sequences[group[0]]) != len(sequences[index])):
@@ -105,40 +106,37 @@ def group_documents(
         yield group
 
 
-def fit(
-    base: BaseModel,
-    stack: StackedLora,
-    documents: Sequence[Sequence[TrainingSequence]],
-    options: LoraTrainingOptions,
-) -> list[float]:
-    """Run all optimiser steps; returns each document's loss in its last step.
-
-    Args:
-        base: frozen base model.
-        stack: the adapters, one a document.
-        documents: every document's sequences, equally many.
-        options: training settings.
-    """
-    return finish(fit_steps(base, stack, documents, options))
-
-
 def fit_steps(
     base: BaseModel,
     stack: StackedLora,
     documents: Sequence[Sequence[TrainingSequence]],
     options: LoraTrainingOptions,
 ) -> Generator[tuple[int, int], None, list[float]]:
-    """Do as `fit`, and yield (steps done, steps in all) after each; then the model is unchanged."""
-    losses = torch.zeros(len(documents))
+    """Run all optimiser steps, and yield (steps done, steps in all) after each.
+
+    Between two steps nothing is attached: the model is as it was.
+
+    Args:
+        base: frozen base model.
+        stack: the adapters, one a document.
+        documents: every document's sequences, equally many.
+        options: training settings.
+
+    Returns:
+        Each document's loss in its last step, in nats a token.
+    """
+    losses = torch.zeros(len(documents))  # (N,)
     optimizer = torch.optim.AdamW(
-        stack.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        stack.parameters, lr=options.learning_rate, weight_decay=options.weight_decay
     )
     count, per_step = len(documents[0]), options.sequences_per_step
     shuffle = torch.Generator().manual_seed(options.seed)
     starts = range(0, count, per_step)
+    # One order for all documents, drawn from the seed alone: a document's sequences come in the
+    # same order whoever trains beside it.
     for epoch in range(options.epochs):
         order = torch.randperm(len(starts), generator=shuffle).tolist()
-        order = order if epoch else range(len(starts))
+        order = order if epoch else range(len(starts))  # as written in the first epoch
         for number, step in enumerate(order, 1):
             start = starts[step]
             rows = [document[start : start + per_step] for document in documents]
@@ -165,8 +163,9 @@ def finish(steps: Generator[object, None, Result]) -> Result:
 def _loss(base: BaseModel, rows: list[list[TrainingSequence]], tokens: str) -> Tensor:
     """Mean next-token loss of each document's sequences, (N,)."""
     flat = [sequence for document in rows for sequence in document]
-    ids, lengths = pad([sequence.ids for sequence in flat])  # (rows, T)
+    ids, lengths = pad([sequence.ids for sequence in flat])  # (rows, T), (rows,)
+    # Nothing predicts the first token, so that "all" begins at the second one.
     starts = [sequence.answer_start if tokens == "answer" else 1 for sequence in flat]
-    target = labels(ids, starts, lengths, IGNORE)
-    owner = torch.arange(len(rows)).repeat_interleave(len(rows[0]))
+    target = labels(ids, starts, lengths, IGNORE)  # (rows, T)
+    owner = torch.arange(len(rows)).repeat_interleave(len(rows[0]))  # (rows,), in 0..N - 1
     return next_token_loss(base, ids, target, owner, len(rows))

@@ -15,7 +15,6 @@ from prag_core.training.loop import (
     SPEED_OPTIONS,
     LoraTrainingOptions,
     finish,
-    fit,
     fit_steps,
     group_documents,
 )
@@ -77,17 +76,19 @@ class LoraTrainer:
                 f"got the option init {self.options.init!r} alone, expected its adapter too: pass "
                 "init=from_peft(options.init, base)"
             )
+        # The dtype may differ: training is in float32 whatever is stored.
         if init and replace(init.spec, dtype=self.spec.dtype) != self.spec:
             raise ValueError(
                 f"got an initial adapter of {init.spec}, expected {self.spec}: "
                 "train it with the same base model, rank, alpha, modules and layers"
             )
         self.init = init.tensors if init else initial_tensors(base, self.spec, self.options.seed)
-        quality = {
-            key: value
-            for key, value in asdict(self.options).items()
-            if key not in (*SPEED_OPTIONS, "dtype")
-        }
+        # Only what changes the adapters (the dtype stands in the spec): a store that was filled in
+        # batches of another size stays valid.
+        quality = asdict(self.options)
+        for name in (*SPEED_OPTIONS, "dtype"):
+            del quality[name]
+        # The warm-up by its weights, not by the folder that they came from.
         quality["init"] = fingerprint(init.to_bytes().hex()) if init else "random"
         self.fingerprint = fingerprint(["lora", quality, augmenter.fingerprint])
 
@@ -102,9 +103,12 @@ class LoraTrainer:
     def train_steps(
         self, augmented: Sequence[AugmentedDocument]
     ) -> Generator[tuple[int, int], None, list[tuple[Adapter, float]]]:
-        """Do as `train`, and yield (steps done, steps in all of the group) after each step."""
+        """Do as `train`, and yield (steps done, steps in all of the group) after each step.
+
+        A server runs it between two decoding steps.
+        """
         sequences = [self._sequences(document) for document in augmented]
-        results: list = [None] * len(augmented)
+        results: list = [None] * len(augmented)  # groups come in another order than documents
         for group in group_documents(sequences, self.options):
             stack = StackedLora(self.base, self.spec, [self.init] * len(group))
             rows = [sequences[i] for i in group]
@@ -124,14 +128,15 @@ class LoraTrainer:
             raise ValueError("got no documents to train on, expected some: check the corpus")
         sequences = [s for document in augmented for s in self._sequences(document)]
         per_step = max(self.options.sequences_per_step, GLOBAL_STEP)
-        # Steps of similar length (less padding) in any order, an incomplete one at the end.
+        # Steps of similar length have less padding.
         sequences.sort(key=lambda sequence: -len(sequence.ids))
         steps = [sequences[i : i + per_step] for i in range(0, len(sequences), per_step)]
         shuffle = torch.Generator().manual_seed(self.options.seed)
+        # `fit_steps` cuts the one list every per_step sequences: an incomplete step must be last.
         order = [*torch.randperm(len(steps) - 1, generator=shuffle).tolist(), len(steps) - 1]
         stack = StackedLora(self.base, self.spec, [self.init])
         options = replace(self.options, sequences_per_step=per_step)
-        fit(self.base, stack, [[s for i in order for s in steps[i]]], options)
+        finish(fit_steps(self.base, stack, [[s for i in order for s in steps[i]]], options))
         return self._adapter(stack, 0, [document.document for document in augmented])
 
     def train_warmup(self, pairs: Sequence[QAPair]) -> Adapter:
@@ -139,14 +144,15 @@ class LoraTrainer:
 
         It teaches the answer's form (Su et al., 2025, section 4.1); `init` starts documents there.
         """
-        nothing = Document("", "warm-up")
-        return self.train_global([AugmentedDocument(nothing, (), (pair,)) for pair in pairs])
+        empty = Document("", "warm-up")  # no text, no recitation: see `build_sequences`
+        return self.train_global([AugmentedDocument(empty, (), (pair,)) for pair in pairs])
 
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
-        longest = min(self.options.max_tokens, self.base.context_length)
-        return build_sequences(self.base.tokenizer, document, self.options.scheme, longest)
+        limit = min(self.options.max_tokens, self.base.context_length)
+        return build_sequences(self.base.tokenizer, document, self.options.scheme, limit)
 
     def _adapter(self, stack: StackedLora, row: int, documents: list[Document]) -> Adapter:
+        # Three name a global adapter well enough; a corpus has thousands.
         identifier = "+".join(document.id for document in documents[:3])
         metadata = {"document_id": identifier, "title": documents[0].title, "path": "trained"}
         return Adapter(self.spec, stack.tensors(row, DTYPES[self.spec.dtype]), metadata)

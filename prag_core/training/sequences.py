@@ -11,6 +11,7 @@ from prag_core.corpus.documents import Document
 from prag_core.model.prompts import chat, question_prompt
 
 SCHEMES = ("paper", "recall")
+# Also what the hypernetwork's recitations ask: both paths learn the text under one request.
 RECITE = "Write down what you know about {title}."
 
 
@@ -43,25 +44,28 @@ def build_sequences(
             f"got a document without text and question-answer pairs ({document.id}), expected "
             "one of both: leave it out of the corpus"
         )
+    # The first half, so that a document of one pair has it with the passage.
     with_passage = pairs[: (len(pairs) + 1) // 2] if scheme == "paper" and texts else ()
-    built = []
+    rows = []  # (prompt, answer)
     for pair in with_passage:
         for text in texts:
             passage = Document(text, document.title)
-            prompt = question_prompt(tokenizer, pair.question, [passage])
-            built.append(encode(tokenizer, prompt, pair.answer))
+            rows.append((question_prompt(tokenizer, pair.question, [passage]), pair.answer))
     for pair in pairs[len(with_passage) :]:
-        built.append(encode(tokenizer, question_prompt(tokenizer, pair.question), pair.answer))
+        rows.append((question_prompt(tokenizer, pair.question), pair.answer))
     if scheme == "recall" or not pairs:
         prompt = chat(tokenizer, RECITE.format(title=document.title or "the document"))
-        built += [encode(tokenizer, prompt, text) for text in texts]
-    return [cut(sequence, max_tokens) for sequence in built]
+        rows += [(prompt, text) for text in texts]
+    return [cut(encode(tokenizer, *row), max_tokens) for row in rows]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> TrainingSequence:
     """Tokenise prompt and answer and end with the end-of-sequence token."""
+    # Where no chat template ends the turn ("Answer:"), the answer begins with its space, as the
+    # tokenizer cuts a text that goes on.
     space = " " if prompt.endswith(":") else ""
     head = tokenizer(prompt, add_special_tokens=False).input_ids
+    # Apart, so that no token spans both and the answer's start is exact.
     tail = tokenizer(space + answer, add_special_tokens=False).input_ids
     return TrainingSequence((*head, *tail, tokenizer.eos_token_id), len(head))
 

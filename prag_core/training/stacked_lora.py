@@ -18,11 +18,12 @@ EAGER_TOKENS = 512  # longest row that trains with eager attention on a CPU
 
 def initial_tensors(base: BaseModel, spec: AdapterSpec, seed: int) -> dict:
     """A uniform in +-1/sqrt(I) (PEFT's Kaiming initialisation), B zero."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same on every device
     tensors = {}
     for path in spec.paths():
         inputs, outputs = base.module_shape(path.rsplit(".", 1)[1])
-        a = torch.rand(spec.rank, inputs, generator=generator) * 2 - 1
+        a = torch.rand(spec.rank, inputs, generator=generator) * 2 - 1  # (R, I)
+        # With B zero the first forward pass is the base model's.
         tensors[path] = (a / math.sqrt(inputs), torch.zeros(outputs, spec.rank))
     return tensors
 
@@ -47,12 +48,7 @@ def short_attention(base: BaseModel, length: int) -> Iterator[None]:
 class StackedLora:
     """Stacked trainable A (N, R, I) and B (N, O, R) of N documents, hooked into the base model."""
 
-    def __init__(
-        self,
-        base: BaseModel,
-        spec: AdapterSpec,
-        starts: Sequence[dict],
-    ) -> None:
+    def __init__(self, base: BaseModel, spec: AdapterSpec, starts: Sequence[dict]) -> None:
         """Start every document from its own {path: (A (r, I), B (O, r))}.
 
         Smaller ranks are padded with zero rows, which get no gradient and stay zero.
@@ -64,25 +60,24 @@ class StackedLora:
         """
         self.base, self.spec, self.count = base, spec, len(starts)
         self.ranks = [{path: a.shape[0] for path, (a, _) in start.items()} for start in starts]
-        self.pairs, self.trained = {}, []
+        self.pairs: dict[str, tuple[Tensor, Tensor]] = {}
+        self.parameters: list[Tensor] = []
         for path in starts[0]:
             rows = [a.float() for a, _ in (start[path] for start in starts)]
-            columns = [b.float().mT for _, b in (start[path] for start in starts)]
+            # Turned, because `pad_sequence` pads the first dimension: the rank in both.
+            columns = [b.float().mT for _, b in (start[path] for start in starts)]  # (r, O) each
             a = pad_sequence(rows, batch_first=True).to(base.device)  # (N, R, I)
-            b = pad_sequence(columns, batch_first=True).mT.contiguous().to(base.device)
-            self.trained += [b.requires_grad_(), a.requires_grad_()]
+            b = pad_sequence(columns, batch_first=True).mT.contiguous().to(base.device)  # (N, O, R)
+            self.parameters += [b.requires_grad_(), a.requires_grad_()]
             self.pairs[path] = (a, b)
-
-    def parameters(self) -> list[Tensor]:
-        """Return the trainable tensors."""
-        return self.trained
 
     def tensors(self, row: int, dtype: torch.dtype) -> dict:
         """Return copies of A (r, I) and B (O, r) of one document."""
         copies = {}
         for path, (a, b) in self.pairs.items():
             rank = self.ranks[row][path]
-            pair = a[row, :rank], b[row, :, :rank]
+            pair = a[row, :rank], b[row, :, :rank]  # (r, I), (O, r)
+            # Cloned, or a saved adapter would hold the whole stack's storage.
             copies[path] = tuple(
                 t.detach().to(dtype).cpu().clone(memory_format=torch.contiguous_format)
                 for t in pair

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 
 from prag_core.adapters.adapter import Adapter, AdapterSpec, _views, adapter_key, fingerprint
+from prag_core.adapters.ridge_memory import RidgeMemory
 from tests.fixtures.tiny import random_adapter
 
 
@@ -78,19 +79,20 @@ def test_other_base_is_refused():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_bytes_round_trip(tiny_base, tiny_spec, dtype):
     made = random_adapter(replace(tiny_spec, dtype=dtype), tiny_base)
-    made = replace(made, extra={"gram": torch.eye(3)}, metadata={"title": "Å \n ü"})
+    memory = RidgeMemory(torch.eye(1).expand(6, 1, 1), torch.ones(6, 64), torch.ones(6))
+    made = replace(made, memory=memory, shared_rows=1, metadata={"title": "Å \n ü"})
     read = Adapter.from_bytes(made.to_bytes())
     assert read.spec == made.spec
     assert read.metadata == made.metadata
-    assert torch.equal(read.extra["gram"], made.extra["gram"])
+    assert torch.equal(read.memory.gram, memory.gram) and read.memory.beside is None
+    assert read.shared_rows == 1
     for path, pair in made.tensors.items():
         for ours, theirs in zip(read.tensors[path], pair, strict=True):
             assert ours.dtype == theirs.dtype
             assert torch.equal(ours, theirs)
     assert read.to_bytes() == made.to_bytes()
-    assert (
-        read.nbytes == made.nbytes == sum(t.nbytes for p in made.tensors.values() for t in p) + 36
-    )
+    pairs = sum(tensor.nbytes for pair in made.tensors.values() for tensor in pair)
+    assert read.nbytes == made.nbytes == pairs + memory.nbytes == pairs + 4 * 6 * 66
 
 
 def test_every_truncation_is_refused(tiny_base, tiny_spec):
@@ -135,13 +137,18 @@ def test_tensors_must_fit_the_spec(tiny_base, tiny_spec):
     a, b = made.tensors[path]
     with pytest.raises(ValueError, match=r"expected A \(R, I\) and B \(O, R\)"):
         replace(made, tensors={**made.tensors, path: (b, a)})
+    memory = RidgeMemory(torch.eye(2).expand(6, 2, 2), torch.ones(6, 64), torch.ones(6))
+    for change in ({"shared_rows": 3}, {"shared_rows": -1}, {"memory": memory, "shared_rows": 1}):
+        with pytest.raises(ValueError, match=r"beside -?\d shared ones, and a memory of"):
+            replace(made, **change)
 
 
 def test_to_casts_and_keeps_the_rest(tiny_base, tiny_spec):
-    made = replace(random_adapter(tiny_spec, tiny_base), extra={"gram": torch.eye(2)})
+    memory = RidgeMemory(torch.eye(2).expand(6, 2, 2), torch.ones(6, 64), torch.ones(6))
+    made = replace(random_adapter(tiny_spec, tiny_base), memory=memory)
     cast = made.to(dtype=torch.bfloat16)
     assert {t.dtype for pair in cast.tensors.values() for t in pair} == {torch.bfloat16}
-    assert cast.extra["gram"].dtype == torch.float32
+    assert cast.memory.gram.dtype == torch.float32
     assert cast.metadata == made.metadata
 
 

@@ -10,7 +10,6 @@ import torch
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.low_rank import PASSED_ON, rank_of_shared, reduce_rank
 from prag_core.adapters.merge import merge
-from prag_core.adapters.ridge import recover_keys
 from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
 from tests.fixtures.tiny import random_adapter
@@ -27,19 +26,14 @@ def memory(tiny_base, tmp_path):
 
 def own(adapter, path) -> torch.Tensor:
     """The document's own update, without the shared rows."""
-    a, b = adapter.tensors[path]
-    shared = int(adapter.extra["shared_rows"])
-    return b[:, :-shared] @ a[:-shared]
+    (a, b), _ = adapter.split(path)
+    return b @ a
 
 
 def keys(adapter, index, path) -> torch.Tensor:
     """The inputs of down_proj that the adapter was solved from (R, I)."""
-    a = adapter.tensors[path][0][:-SHARED]
-    scale = adapter.extra["whitening"][index] / a.shape[1] ** 0.5
-    rows = recover_keys(
-        a / scale, adapter.extra["gram"][index].float(), adapter.extra["ridge"][index]
-    )
-    return rows / scale
+    (a, _), _ = adapter.split(path)
+    return adapter.memory.keys(a, index) / adapter.memory.scale(index)
 
 
 def test_responses_are_the_nearest_of_that_budget(memory):
@@ -90,19 +84,19 @@ def test_training_sees_the_update_that_a_budget_leaves(tiny_base, tmp_path):
 
 def test_shared_rows_keep_what_answers_most_to_whitened_inputs(memory):
     reduced = reduce_rank(memory, BUDGET)
-    for path, whitening in zip(memory.spec.paths(), memory.extra["whitening"], strict=True):
+    for path, whitening in zip(memory.spec.paths(), memory.memory.whitening, strict=True):
         full, small = (b[:, -n:] @ a[-n:] for (a, b), n in zip(
             (memory.tensors[path], reduced.tensors[path]), (SHARED, 1), strict=True
         ))  # fmt: skip
         left, values, right = torch.linalg.svd(full / whitening)
         best = values[0] * left[:, :1] @ right[:1] * whitening
         assert (small - best).norm() < 0.02 * best.norm()
-    assert {name: int(x) for name, x in reduced.extra.items()} == {"shared_rows": 1}
+    assert reduced.memory is None and reduced.shared_rows == 1
 
 
 def test_shared_rows_stay_where_the_budget_has_room(memory):
     assert (rank_of_shared(64, 8), rank_of_shared(32, 8), rank_of_shared(999, 8)) == (4, 2, 8)
-    other = replace(memory, extra={"shared_rows": torch.tensor([1])})
+    other = replace(memory, memory=None, shared_rows=1)
     reduced = reduce_rank(other, BUDGET)
     for path in other.spec.paths():
         (a, b), (small_a, small_b) = (x.tensors[path] for x in (other, reduced))

@@ -1,17 +1,19 @@
-"""AdapterStore: round trips, growth, compacting, records, opening and closing."""
+"""AdapterStore: round trips, folders and packs, sweeping, reindexing, records, opening."""
 
 from __future__ import annotations
 
-import errno
-import subprocess
-import sys
+import json
+from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from prag_core.adapters.adapter import AdapterSpec, adapter_key
-from prag_core.adapters.store import AdapterStore, UnknownKeyError
-from prag_core.speed.store import bench_store
-from tests.fixtures.stores import assert_same
+from prag_core.adapters.adapter import Adapter, AdapterSpec, adapter_key
+from prag_core.adapters.ridge_memory import RidgeMemory
+from prag_core.adapters.store import AdapterStore, UnknownKeyError, reindex
+from prag_core.speed.store import measure_store
+from tests.fixtures.stores import assert_same, disk, table
 from tests.fixtures.tiny import random_adapter
 
 
@@ -20,10 +22,11 @@ def folder(tmp_path):
     return tmp_path / "store"
 
 
-def test_round_trip_after_reopening(folder, tiny_base, tiny_spec):
+@pytest.mark.parametrize("pack", [True, False])
+def test_round_trip_after_reopening(folder, tiny_base, tiny_spec, pack):
     adapters = {f"key{i}": random_adapter(tiny_spec, tiny_base, seed=i) for i in range(5)}
     with AdapterStore(folder) as store:
-        store.put_many(adapters)
+        store.put_many(adapters, pack)
         store.put("single", adapters["key0"])
     with AdapterStore(folder, readonly=True) as store:
         assert list(store) == [*sorted(adapters), "single"] and len(store) == 6
@@ -33,14 +36,59 @@ def test_round_trip_after_reopening(folder, tiny_base, tiny_spec):
         assert store.has("key1") and "nothing" not in store and store.verify() == []
 
 
+@pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_and_real_keys(folder, tiny_base, dtype):
+def test_half_precision_and_real_keys(folder, tiny_base, dtype, pack):
     spec = AdapterSpec(tiny_base.fingerprint, 2, 32, layers=(0, 1), dtype=dtype)
     adapter = random_adapter(spec, tiny_base)
     key = adapter_key("0" * 32, spec, "1" * 16)
     with AdapterStore(folder) as store:
-        store.put(key, adapter)
+        store.put_many({key: adapter}, pack)
         assert_same(store.get(key, expect=spec), adapter)
+
+
+def test_a_folder_can_be_read_by_hand(folder, adapter):
+    with AdapterStore(folder) as store:
+        store.put("doc0-x", adapter)
+        place = store.weights_path("doc0-x").parent
+    names = {path.name for path in place.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "prag_adapter.json"}
+    note = json.loads((place / "prag_adapter.json").read_text())
+    assert (note["key"], note["document"], note["spec"]["rank"]) == ("doc0-x", "doc0", 2)
+    assert place.parent.name == place.name[:2]
+    assert {path.name for path in folder.iterdir()} == {
+        "store.json", "index.sqlite", "index.sqlite-journal", "adapters", "tmp"
+    }  # fmt: skip
+    path = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+    weights = load_file(place / "adapter_model.safetensors")
+    assert weights[path].equal(adapter.tensors["model.layers.0.mlp.up_proj"][0])
+
+
+def test_a_pack_opens_in_safetensors(folder, adapter):
+    with AdapterStore(folder) as store:
+        store.put_many({"a": adapter, "é": adapter}, pack=True)
+    (pack,) = (folder / "packs").iterdir()
+    values = load_file(pack)
+    assert set(values) == {"a", "é"}
+    assert_same(Adapter.from_bytes(bytes(values["é"].numpy())), adapter)
+
+
+def test_large_batches_of_small_adapters_are_packed(folder, adapter):
+    with AdapterStore(folder) as store:
+        store.put_many({f"few{i}": adapter for i in range(63)})
+        assert not (folder / "packs").exists()
+        store.put_many({f"many{i}": adapter for i in range(1030)})
+        assert len(list((folder / "packs").iterdir())) == 2  # of 1024 and 6
+        big = random_adapter(replace(adapter.spec, layers=(0, 1)), _base(), rank=64)
+        assert big.nbytes > 1 << 16
+        store.put_many({f"big{i}": big for i in range(64)})
+        assert store.weights_path("big0") and store.weights_path("many0") is None
+
+
+def _base():
+    from tests.fixtures.tiny import tiny_model
+
+    return tiny_model()
 
 
 def test_put_replaces_and_delete_removes(folder, tiny_base, tiny_spec):
@@ -55,70 +103,89 @@ def test_put_replaces_and_delete_removes(folder, tiny_base, tiny_spec):
         with pytest.raises(UnknownKeyError, match="got key 'a', expected one of the 1 in") as error:
             store.get("a")
         assert isinstance(error.value, KeyError)
+        store.put_many({"c": first, "d": first})
+        assert store.delete_many(["b", "c", "x"]) == 2 and list(store) == ["d"]
 
 
-def test_replacing_forever_does_not_grow_the_file(folder, adapter):
+def test_sweep_removes_what_no_row_names_after_its_grace(folder, adapter, tiny_base, tiny_spec):
     with AdapterStore(folder) as store:
-        for _ in range(5):
-            store.put("a", adapter)
+        store.put("a", adapter)
+        old = store.weights_path("a")
+        store.put("a", random_adapter(tiny_spec, tiny_base, seed=5))
+        store.put_many({"b": adapter}, pack=True)
+        store.delete("b")
+        (folder / "tmp" / "killed").mkdir()
+        assert old.exists() and store.sweep() == 0 and old.exists()
         size = store.stats()["file_bytes"]
-        for _ in range(50):
-            store.put("a", adapter)
-        assert store.stats()["file_bytes"] == size
+        freed = store.sweep(grace=0)
+        assert freed > 0 and store.stats()["file_bytes"] == size - freed
+        assert not old.parent.exists() and not any((folder / "packs").iterdir())
+        assert not any((folder / "tmp").iterdir()) and store.verify() == []
+        store.put("b", adapter)  # the same content again
+        assert_same(store.get("b"), adapter)
 
 
-def test_packed_adapters_stay_near_their_raw_size_and_compact_packs(folder, adapter):
+def test_replacing_forever_does_not_grow_a_swept_store(folder, adapter, tiny_base, tiny_spec):
+    adapters = [random_adapter(tiny_spec, tiny_base, seed=i) for i in range(2)]
+    sizes = set()
+    with AdapterStore(folder) as store:
+        for i in range(10):
+            store.put("a", adapters[i % 2])
+            store.sweep(grace=0)
+            sizes.add(disk(folder))
+    assert len(sizes) == 1
+
+
+def test_sweep_packs_again_what_lies_in_half_empty_packs(folder, adapter):
     raw = len(adapter.to_bytes())
-    with AdapterStore(folder, map_size=1 << 16) as store:
-        for i in range(40):
-            store.put(f"single{i}", adapter)
-        store.put_many((f"packed{i}", adapter) for i in range(360))
-        for i in range(0, 360, 3):
-            store.delete(f"packed{i}")
-        before = store.stats()
-        store.compact()
-        after = store.stats()
-        assert before["count"] == after["count"] == len(store) == 280
-        assert before["bytes"] == after["bytes"] == 280 * raw
-        assert after["file_bytes"] < 1.03 * 280 * raw + 65536 < before["file_bytes"]
+    with AdapterStore(folder) as store:
+        for start in range(0, 360, 90):
+            store.put_many({f"k{i:03}": adapter for i in range(start, start + 90)})
+        store.delete_many(f"k{i:03}" for i in range(0, 360, 3))
+        assert len(list((folder / "packs").iterdir())) == 4
+        store.sweep(grace=0)
+        assert len(list((folder / "packs").iterdir())) == 1
+        assert store.stats()["count"] == len(store) == 240
+        assert store.stats()["bytes"] == 240 * raw and store.verify() == []
+        (pack,) = (folder / "packs").iterdir()
+        assert pack.stat().st_size < 1.03 * 240 * raw
+        assert_same(store.get("k001"), adapter)
+        assert store.sweep(grace=0) == 0
+
+
+def test_reindex_from_folders_equals_the_old_index(folder, tiny_base, tiny_spec):
+    adapters = [random_adapter(tiny_spec, tiny_base, seed=i) for i in range(6)]
+    with AdapterStore(folder) as store:
+        store.put_many({f"f{i}": adapter for i, adapter in enumerate(adapters)})
+        store.put_many({f"p{i}": adapter for i, adapter in enumerate(adapters)}, pack=True)
+        store.put("f0", adapters[5])  # replaces: the newest folder counts
+        store.delete("f1")
+        store.put_record("document", "d", {"text": "x"})
+    before = table(folder)
+    assert reindex(folder) == 11 and table(folder) == before
+    with AdapterStore(folder) as store:
+        assert store.verify() == [] and store.get_record("document", "d") == {"text": "x"}
+        assert_same(store.get("f0"), adapters[5])
+    (folder / "index.sqlite").write_bytes(b"no database" * 1000)
+    with AdapterStore(folder) as store, pytest.raises(ValueError, match="prag store reindex"):
+        len(store)
+    assert reindex(folder) == 11 and table(folder) == before
+    (folder / "index.sqlite").unlink()
+    with pytest.raises(ValueError, match=r"without .*index.sqlite.*reindex"):
+        AdapterStore(folder)
+    assert reindex(folder) == 11 and table(folder) == before
+
+
+def test_ridge_memory_comes_back(folder, adapter):
+    memory = RidgeMemory(torch.ones(6, 1, 1).half(), torch.ones(6, 64), torch.ones(6))
+    rich = replace(adapter, memory=memory, shared_rows=1)
+    with AdapterStore(folder) as store:
+        store.put("a", rich)
+        store.put_many({"b": rich}, pack=True)
+        for key in ("a", "b"):
+            assert_same(store.get(key), rich)
+        assert (store.weights_path("a").parent / "memory.safetensors").exists()
         assert store.verify() == []
-        store.put("after", adapter)
-        assert_same(store.get("after"), adapter)
-    assert {path.name for path in folder.iterdir()} == {"data.mdb", "lock.mdb"}
-
-
-def test_compact_refuses_while_another_process_has_the_store_open(folder, adapter):
-    hold = f"import fcntl, os; fcntl.flock(os.open({str(folder)!r}, 0), fcntl.LOCK_SH); print(1, "
-    with AdapterStore(folder) as store:
-        store.put("a", adapter)
-        other = subprocess.Popen(
-            [sys.executable, "-c", hold + "flush=True); input()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        other.stdout.readline()
-        with pytest.raises(ValueError, match="open in another process, expected it closed"):
-            store.compact()
-        other.communicate(b"\n")
-        store.compact()
-        assert_same(store.get("a"), adapter)
-
-
-def test_compact_that_fails_keeps_the_old_file(folder, adapter, monkeypatch):
-    with AdapterStore(folder) as store:
-        store.put("a", adapter)
-        monkeypatch.setattr("prag_core.adapters.lmdb_file.os.replace", _no_space)
-        with pytest.raises(OSError, match="No space"):
-            store.compact()
-        assert_same(store.get("a"), adapter)
-    monkeypatch.undo()
-    with AdapterStore(folder) as store:
-        assert_same(store.get("a"), adapter)
-    assert {path.name for path in folder.iterdir()} == {"data.mdb", "lock.mdb"}
-
-
-def _no_space(*_):
-    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_records(folder):
@@ -128,7 +195,7 @@ def test_records(folder):
         assert store.get_record("augmentation", "b") == {"text": "é", "pairs": [["q", "a"]]}
         assert store.get_record("augmentation", "c") is None
         assert [key for key, _ in store.records("augmentation")] == ["a", "b"]
-        store.compact()
+        assert list(store.record_keys("augmentation")) == ["a", "b"]
         assert dict(store.records("document")) == {"a": {"n": 1}}
         assert store.delete_record("document", "a") and not store.delete_record("document", "a")
         assert len(store) == 0 and store.stats()["records"] == 2
@@ -136,6 +203,31 @@ def test_records(folder):
             store.put_record("document", "a", {"n": {1}})
         with pytest.raises(ValueError, match="expected a kind"):
             store.put_record("", "a", {})
+
+
+def test_long_scans_come_in_order_and_whole(folder):
+    keys = [f"{i:05}" for i in range(2500)]
+    with AdapterStore(folder) as store:
+        store.put_records("document", {key: {"n": key} for key in reversed(keys)})
+        assert [key for key, _ in store.records("document")] == keys
+        assert list(store.record_keys("document")) == keys
+        assert [key for key, _ in store.records("document", "0200")] == keys[2000:2010]
+
+
+def test_documents_without_adapter_are_named(folder, adapter):
+    with AdapterStore(folder) as store:
+        store.put_records("document", {"doc0": {}, "doc1": {}})
+        store.put("doc0-x", adapter)
+        assert store.documents_without_adapter() == ["doc1"]
+
+
+def test_version_changes_with_what_others_write(folder, adapter):
+    with AdapterStore(folder) as store, AdapterStore(folder) as other:
+        before = store.version()
+        store.put("a", adapter)
+        assert store.version() == before
+        other.delete("a")
+        assert store.version() != before and not store.has("a")
 
 
 @pytest.mark.parametrize(("key", "size"), [("", 0), ("x" * 600, 600)])
@@ -156,29 +248,18 @@ def test_another_base_or_spec_is_refused(folder, tiny_base, tiny_spec, adapter):
         assert_same(store.get("a", expect=tiny_spec), adapter)
 
 
-def test_closed_store_and_second_opening_say_so(folder):
+def test_a_closed_store_says_so_and_several_openings_are_one_store(folder, adapter):
     store = AdapterStore(folder)
-    with pytest.raises(ValueError, match="already open in this process"):
-        AdapterStore(folder)
-    assert len(store) == 0  # the refused opening left the first one intact
+    with AdapterStore(folder) as second:
+        second.put("a", adapter)
+        assert len(store) == 1
     store.close()
     store.close()
-    with AdapterStore(folder):
-        pass
     with pytest.raises(ValueError, match="got a closed store"):
         len(store)
 
 
-def test_a_store_that_was_dropped_unclosed_can_be_opened_and_compacted(folder, adapter):
-    store = AdapterStore(folder)
-    store.put("a", adapter)
-    del store
-    with AdapterStore(folder) as store:
-        store.compact()
-        assert_same(store.get("a"), adapter)
-
-
 def test_bench_reports_size_and_times(tmp_path):
-    report = bench_store(tmp_path / "store", 300)
-    assert report["count"] == 300 and report["compacted_overhead_percent"] < 5
-    assert 0 < report["get_bytes_ms"] <= report["get_ms"] < 1000
+    report = measure_store(tmp_path / "store", 300)
+    assert report["count"] == 300 and report["swept_overhead_percent"] < 40  # a small index, mostly
+    assert 0 < report["get_ms"] <= report["get_ms_99"] < 1000

@@ -1,48 +1,83 @@
-"""AdapterStore: several processes, full and read-only disks, damaged and foreign files."""
+"""AdapterStore: several processes, kills, full and read-only disks, damaged and foreign files."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
+import random
+import resource
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
-import lmdb
 import pytest
 
-from prag_core.adapters.store import DATABASES, FORMAT, AdapterStore
-from tests.fixtures.stores import assert_same
+from prag_core.adapters.store import AdapterStore
+from tests.fixtures.stores import assert_same, table
 from tests.fixtures.tiny import random_adapter
 
-ROOT = Path(__file__).parent.parent
-# A writer process that needs no torch, so that it starts quickly: folder, name, count, value.
-WRITER = f"""
-import sys
-from pathlib import Path
-from prag_core.adapters.lmdb_file import LmdbFile
-from prag_core.adapters.segments import Segments
-folder, name, count, value = sys.argv[1:5]
-value = Path(value).read_bytes()
-file = LmdbFile(Path(folder), {DATABASES!r}, {FORMAT!r}, map_size=1 << 16)
-for i in range(int(count)):
-    Segments(file).put({{f"{{name}}{{i}}".encode(): value}})
-    print(i, flush=True)
-"""
+KILLS = int(os.environ.get("PRAG_KILLS", "50"))
 
 
-def start_writer(folder: Path, name: str, count: int, value: bytes, before: str = ""):
-    """Start a process that puts `value` under name0, name1, ..., one transaction each."""
-    source = folder.parent / "value"
-    source.write_bytes(value)
-    command = [sys.executable, "-c", before + WRITER, str(folder), name, str(count), str(source)]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+class Writer:
+    """A forked process that puts and deletes, and says what the store has acknowledged."""
+
+    def __init__(self, folder: Path, name: str, adapter, count: int, limit: int = 0) -> None:
+        """Put name0, name1, ...; after every fourth put delete one, and put 70 as a pack.
+
+        Args:
+            folder: of the store.
+            name: begins the keys.
+            adapter: what is put.
+            count: puts.
+            limit: of a file's size, in bytes.
+        """
+        reading, writing = os.pipe()
+        self.process = os.fork()
+        if not self.process:
+            os.close(reading)
+            try:
+                if limit:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+                _write(folder, name, adapter, count, writing)
+                os._exit(0)
+            except BaseException as error:
+                os.write(writing, f"error {error!r}\n".encode())
+                os._exit(1)
+        os.close(writing)
+        self.lines = os.fdopen(reading)
+
+    def end(self, kill: bool = False) -> tuple[set[str], set[str], list[str]]:
+        """Wait for the end; return acknowledged keys, deleted keys and errors.
+
+        Of a key whose deletion was under way nothing is said.
+        """
+        if kill:
+            os.kill(self.process, signal.SIGKILL)
+        rows = [line.split(" ", 1) for line in self.lines.read().splitlines()]
+        os.waitpid(self.process, 0)
+        words = ("put", "try", "del", "error")
+        said = {word: [text for first, text in rows if first == word] for word in words}
+        return set(said["put"]) - set(said["try"]), set(said["del"]), said["error"]
+
+
+def _write(folder: Path, name: str, adapter, count: int, pipe: int) -> None:
+    def say(*lines: str) -> None:
+        os.write(pipe, "".join(f"{line}\n" for line in lines).encode())
+
+    with AdapterStore(folder) as store:
+        for i in range(count):
+            store.put(f"{name}{i}", adapter)
+            say(f"put {name}{i}")
+            if i % 4 == 3:
+                say(f"try {name}{i - 1}")
+                store.delete(f"{name}{i - 1}")
+                say(f"del {name}{i - 1}")
+                keys = [f"{name}{i}-{n}" for n in range(70)]
+                store.put_many({key: adapter for key in keys})
+                say(*(f"put {key}" for key in keys))
 
 
 @pytest.fixture
@@ -50,110 +85,133 @@ def folder(tmp_path):
     return tmp_path / "store"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 2 MB, where the machine lets us mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_two_writer_processes_and_an_open_reader_lose_nothing(folder, adapter):
-    value = adapter.to_bytes()
-    with AdapterStore(folder, map_size=1 << 16) as store:
-        writers = [start_writer(folder, name, 60, value) for name in ("one-", "two-")]
-        for i in range(60):
-            store.put(f"three-{i}", adapter)
+def test_nothing_acknowledged_is_lost_by_kills(folder, adapter):
+    """PRAG_KILLS sets how often two writers are killed under load, at random moments."""
+    draw, kept, gone = random.Random(0), set(), set()
+    for turn in range(KILLS):
+        writers = [Writer(folder, f"{turn}-{name}-", adapter, 1000) for name in "ab"]
+        time.sleep(0.02 + 0.5 * draw.random())
         for writer in writers:
-            _, errors = writer.communicate(timeout=60)
-            assert writer.returncode == 0, errors
-        expected = {f"{name}-{i}" for name in ("one", "two", "three") for i in range(60)}
+            acknowledged, deleted, errors = writer.end(kill=True)
+            assert not errors
+            kept |= acknowledged
+            gone |= deleted
+        with AdapterStore(folder) as store:
+            keys = set(store)
+            assert kept <= keys and not gone & keys
+    with AdapterStore(folder) as store:
+        assert store.verify() == [] and len(kept) > KILLS
+        store.sweep(grace=0)
+        assert store.verify() == [] and kept <= set(store)
+
+
+def test_two_writer_processes_and_this_one_lose_nothing(folder, adapter):
+    with AdapterStore(folder) as store:
+        writers = [Writer(folder, name, adapter, 12) for name in ("one-", "two-")]
+        for i in range(20):
+            store.put(f"three-{i}", adapter)
+        expected = {f"three-{i}" for i in range(20)}
+        for writer in writers:
+            acknowledged, _, errors = writer.end()
+            assert not errors
+            expected |= acknowledged
+        assert len(expected) == 20 + 2 * (9 + 3 * 70)
         assert set(store.keys()) == expected and store.verify() == []
 
 
-def test_reader_follows_a_map_that_another_process_grew(folder, adapter):
-    AdapterStore(folder, map_size=1 << 16).close()
-    with AdapterStore(folder, readonly=True, map_size=1 << 16) as reader:
-        writer = start_writer(folder, "k", 100, adapter.to_bytes())
-        assert writer.wait(60) == 0
-        assert len(reader) == 100 and reader.verify() == []
+def test_a_reader_sees_what_another_process_writes_and_removes(folder, adapter):
+    AdapterStore(folder).close()
+    with AdapterStore(folder, readonly=True) as reader:
+        before = reader.version()
+        acknowledged, deleted, _ = Writer(folder, "k", adapter, 4).end()
+        assert set(reader) == acknowledged and reader.verify() == []
+        assert deleted == {"k2"} and not reader.has("k2") and reader.version() != before
+
+
+def test_processes_sweep_while_others_read_and_write(folder, adapter, tiny_base, tiny_spec):
+    other = random_adapter(tiny_spec, tiny_base, seed=1)
+    with AdapterStore(folder) as store:
+        store.put("a", adapter)
+        writer = Writer(folder, "k", adapter, 8)
+        for i in range(10):
+            store.put("a", other if i % 2 else adapter)
+            store.sweep(grace=5)
+            assert_same(store.get("a"), other if i % 2 else adapter)
+        assert not writer.end()[2] and store.verify() == []
 
 
 def test_threads_share_one_store(folder, adapter):
-    with AdapterStore(folder, map_size=1 << 16) as store:
+    with AdapterStore(folder) as store:
         threads = [
-            threading.Thread(target=lambda n=n: [store.put(f"{n}-{i}", adapter) for i in range(20)])
+            threading.Thread(target=lambda n=n: [store.put(f"{n}-{i}", adapter) for i in range(10)])
             for n in range(4)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(store) == 80 and store.verify() == []
+        assert len(store) == 40 and store.verify() == []
 
 
-def test_killed_writer_loses_at_most_the_transaction_in_flight(folder, adapter):
-    writer = start_writer(folder, "k", 100_000, adapter.to_bytes())
-    done = [int(writer.stdout.readline()) for _ in range(20)]
-    writer.send_signal(signal.SIGKILL)
-    done += [int(line) for line in writer.communicate()[0].split()]
+def test_a_forked_child_opens_the_index_anew(folder, adapter):
     with AdapterStore(folder) as store:
-        assert len(store) - len(done) in (0, 1)
-        assert all(store.has(f"k{i}") for i in done) and store.verify() == []
-        store.put("next", adapter)  # the killed writer's lock is free again
-
-
-def test_quota_keeps_what_was_there_and_deleting_makes_room(folder, adapter):
-    with AdapterStore(folder, map_size=1 << 16, max_bytes=200_000) as store:
-        done = _fill(store, adapter, r"expected at most max_bytes=200000: raise")
-        assert store.stats()["file_bytes"] <= 200_000
-        with pytest.raises(OSError, match="max_bytes"):
-            store.put_many((f"batch{i}", adapter) for i in range(100))
-        assert set(store.keys()) == done and store.verify() == []
-        for key in sorted(done)[:3]:
-            store.delete(key)
-        store.put("again", adapter)
-    with AdapterStore(folder) as store:
-        assert len(store) == len(done) - 2 and store.verify() == []
-
-
-def _fill(store: AdapterStore, adapter, error: str) -> set[str]:
-    """Put until it fails with `error`; return the keys that were put."""
-    done = set()
-    with pytest.raises(OSError, match=error) as caught:
-        for i in range(2000):
-            store.put(f"k{i}", adapter)
-            done.add(f"k{i}")
-    assert caught.value.errno in (errno.ENOSPC, errno.EIO)
-    return done
+        store.put("a", adapter)
+        child = os.fork()
+        if not child:
+            os._exit(0 if store.get("a") and not store.delete("b") else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        store.put("b", adapter)
+        assert len(store) == 2
 
 
 def test_full_disk_keeps_what_was_there(small_disk, adapter):
     with AdapterStore(small_disk / "store") as store:
-        done = _fill(store, adapter, "got no room to write .*: free some and try again")
+        done = set()
+        with pytest.raises(OSError, match="free some") as caught:
+            for i in range(2000):
+                store.put(f"k{i}", adapter)
+                done.add(f"k{i}")
+        assert caught.value.errno in (errno.ENOSPC, errno.EIO)
         assert len(done) > 50
         assert set(store.keys()) == done and store.verify() == []
-        with pytest.raises(OSError, match="No space left"):
-            store.compact()
+        with pytest.raises(OSError, match="free some"):
+            store.put_many((f"batch{i}", adapter) for i in range(100))
+        assert set(store.keys()) == done and store.verify() == []
     with AdapterStore(small_disk / "store") as store:
         assert set(store.keys()) == done and store.verify() == []
+        store.sweep(grace=0)  # what the failed puts left
+        for key in sorted(done)[:5]:  # the journal that stays has room for one at a time
+            store.delete(key)
+        store.sweep(grace=0)
+        store.put("again", adapter)
 
 
 def test_file_size_limit_keeps_what_was_there(folder, adapter):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000))\n"
-    writer = start_writer(folder, "k", 1000, adapter.to_bytes(), before=limit)
-    output, errors = writer.communicate(timeout=60)
-    assert writer.returncode == 1 and "OSError: [Errno" in errors
-    assert "expected free space" in errors
+    acknowledged, _, errors = Writer(folder, "k", adapter, 1000, limit=500_000).end()
+    assert len(errors) == 1 and "free s" in errors[0]
     with AdapterStore(folder) as store:
-        assert len(store) == len(output.split()) > 5 and store.verify() == []
+        assert set(store) >= acknowledged and len(acknowledged) > 5 and store.verify() == []
 
 
-def test_readonly_folder(small_disk, adapter):
+def test_a_failing_rename_keeps_what_was_there(folder, adapter, tiny_base, tiny_spec, monkeypatch):
+    other = random_adapter(tiny_spec, tiny_base, seed=1)
+    with AdapterStore(folder) as store:
+        store.put("a", adapter)
+
+        def full(path, target):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", full)
+            with pytest.raises(OSError, match=r"got no room to write .*: free some and try again"):
+                store.put("a", other)
+        assert_same(store.get("a"), adapter)
+        assert not any((folder / "tmp").iterdir()) and store.verify() == []
+        store.put("a", other)
+
+
+@pytest.mark.parametrize("readonly", [True, None])
+def test_readonly_mount(small_disk, adapter, readonly):
     with AdapterStore(small_disk / "store") as store:
         store.put("a", adapter)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -161,30 +219,65 @@ def test_readonly_folder(small_disk, adapter):
         AdapterStore(small_disk / "store")
     with pytest.raises(OSError, match="choose another path"):
         AdapterStore(small_disk / "other")
+    with AdapterStore(small_disk / "store", readonly) as store:
+        assert_same(store.get("a"), adapter)
+        assert store.verify() == [] and store.readonly
+        with pytest.raises(OSError, match="opened readonly"):
+            store.put("b", adapter)
+
+
+def test_a_change_that_a_killed_writer_left_on_a_readonly_mount_is_refused(small_disk, adapter):
+    with AdapterStore(small_disk / "store") as store:
+        store.put("a", adapter)
+        child = os.fork()
+        if not child:
+            with AdapterStore(small_disk / "store") as own, own._index.writing() as connection:
+                connection.execute("PRAGMA cache_size=1")  # so that pages reach the file at once
+                connection.execute("PRAGMA cache_spill=1")
+                rows = [("x", f"{i}", "y" * 3000, 0) for i in range(200)]
+                connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with (
+        AdapterStore(small_disk / "store", readonly=True) as store,
+        pytest.raises(OSError, match="open the store once where it can be written"),
+    ):
+        len(store)
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     with AdapterStore(small_disk / "store", readonly=True) as store:
         assert_same(store.get("a"), adapter)
+        assert store.stats()["records"] == 0
 
 
 def test_folder_without_write_permission(folder, adapter):
     if os.geteuid() == 0:
-        pytest.skip("permissions do not stop root; test_readonly_folder covers it there")
+        pytest.skip("permissions do not stop root; test_readonly_mount covers it there")
     with AdapterStore(folder) as store:
         store.put("a", adapter)
-    for path in (*folder.iterdir(), folder):
-        path.chmod(0o500 if path.is_dir() else 0o400)
+    folder.chmod(0o500)
     with pytest.raises(OSError, match=r"cannot be written.*readonly=True"):
         AdapterStore(folder)
-    with AdapterStore(folder, readonly=True) as store:
+    with AdapterStore(folder, readonly=None) as store:
         assert_same(store.get("a"), adapter)
     folder.chmod(0o700)
 
 
 def test_readonly_store_refuses_changes_and_a_missing_one(folder, adapter):
-    with pytest.raises(FileNotFoundError, match="got no store at"):
-        AdapterStore(folder, readonly=True)
+    for readonly in (True, None):
+        with pytest.raises(FileNotFoundError, match="got no store at"):
+            AdapterStore(folder, readonly)
     AdapterStore(folder).close()
-    with AdapterStore(folder, readonly=True) as store, pytest.raises(OSError, match="readonly"):
-        store.put("a", adapter)
+    with AdapterStore(folder, readonly=True) as store:
+        for change in (
+            lambda: store.put("a", adapter),
+            lambda: store.delete("a"),
+            lambda: store.put_record("document", "a", {}),
+            lambda: store.sweep(),
+        ):
+            with pytest.raises(OSError, match="readonly"):
+                change()
+        assert not (folder / "tmp").exists()
 
 
 def test_path_that_is_a_file(tmp_path):
@@ -193,92 +286,103 @@ def test_path_that_is_a_file(tmp_path):
         AdapterStore(tmp_path / "file")
 
 
+@pytest.mark.parametrize("readonly", [True, None, False])
+def test_an_lmdb_store_is_refused_by_name(folder, readonly):
+    folder.mkdir()
+    (folder / "data.mdb").write_bytes(b"\0" * 4096)
+    with pytest.raises(ValueError, match=r"got an LMDB store .*data\.mdb.*parametrize the doc"):
+        AdapterStore(folder, readonly)
+    assert [path.name for path in folder.iterdir()] == ["data.mdb"]
+
+
+@pytest.mark.parametrize("content", ["text", "[]", '{"format": "prag-adapters", "version": 99}'])
+def test_another_format_is_refused(folder, content):
+    AdapterStore(folder).close()
+    (folder / "store.json").write_text(content)
+    for readonly in (True, False):
+        with pytest.raises(ValueError, match=r"of format .*, expected .*'version': 2"):
+            AdapterStore(folder, readonly)
+
+
+@pytest.mark.parametrize("content", [b"x", b"some text\n" * 5000])
 @pytest.mark.parametrize("readonly", [True, False])
-@pytest.mark.parametrize("content", ["text", "some text\n" * 5000])
-def test_foreign_file(folder, content, readonly):
-    folder.mkdir()
-    (folder / "data.mdb").write_text(content)
-    with pytest.raises(ValueError, match=r"LMDB cannot use.*expected an adapter store"):
-        AdapterStore(folder, readonly=readonly)
-    assert (folder / "data.mdb").read_text() == content
+def test_a_foreign_index_says_how_to_rebuild_it(folder, content, readonly):
+    AdapterStore(folder).close()
+    (folder / "index.sqlite").write_bytes(content)
+    with AdapterStore(folder, readonly) as store, pytest.raises(ValueError, match="store reindex"):
+        len(store)
+    assert (folder / "index.sqlite").read_bytes() == content
 
 
-def test_empty_file(folder, monkeypatch):
-    monkeypatch.setattr("prag_core.adapters.lmdb_file.PATIENCE", 0.0)
-    folder.mkdir()
-    (folder / "data.mdb").touch()
-    with pytest.raises(ValueError, match="got an empty file"):
-        AdapterStore(folder)
+def _flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
-def test_reader_comes_before_the_writers_first_transaction(folder):
-    folder.mkdir()
-    lmdb.open(str(folder), max_dbs=len(DATABASES)).close()  # pages are there, nothing in them
-    code = f"""
-from pathlib import Path
-from prag_core.adapters.lmdb_file import LmdbFile
-print("opening", flush=True)
-LmdbFile(Path({str(folder)!r}), {DATABASES!r}, {FORMAT!r}, readonly=True)
-"""
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as reader:
-        reader.stdout.readline()
-        time.sleep(0.3)
-        assert reader.poll() is None
-        AdapterStore(folder).close()
-        assert reader.wait(60) == 0
-
-
-def test_truncated_file(folder, adapter):
-    with AdapterStore(folder) as store:
-        store.put_many((f"k{i}", adapter) for i in range(20))
-    size = (folder / "data.mdb").stat().st_size
-    os.truncate(folder / "data.mdb", size // 2)
-    for readonly in (True, False):
-        with pytest.raises(ValueError, match=rf"of {size // 2} bytes, expected {size}: it was"):
-            AdapterStore(folder, readonly=readonly)
-
-
-@pytest.mark.parametrize("other", [None, {**FORMAT, "version": 2}])
-def test_another_format_is_refused(folder, other):
-    with lmdb.open(str(folder)) as env, env.begin(write=True) as transaction:
-        transaction.put(b"x", b"y")
-        if other:
-            transaction.put(b"format", json.dumps(other).encode())
-    for readonly in (True, False):
-        with pytest.raises(ValueError, match=r"of format .*, expected .*'version': 1"):
-            AdapterStore(folder, readonly=readonly)
-
-
-def test_damaged_adapter_is_named_and_the_others_stay_readable(folder, tiny_base, tiny_spec):
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_damaged_adapter_is_named_and_the_others_stay_readable(
+    folder, tiny_base, tiny_spec, pack
+):
     adapters = {f"k{i}": random_adapter(tiny_spec, tiny_base, seed=i) for i in range(4)}
     with AdapterStore(folder) as store:
-        store.put_many(adapters)
-        store.put_record("document", "d", {"text": "unmistakable"})
-        value = store.get_bytes("k2")
-    content = bytearray((folder / "data.mdb").read_bytes())
-    content[content.index(value) + len(value) - 5] ^= 1
-    content[content.index(b"unmistakable")] ^= 1
-    (folder / "data.mdb").write_bytes(content)
-    with AdapterStore(folder) as store:
-        assert store.verify() == ["k2", "document/d"]
+        store.put_many(adapters, pack)
+        if pack:
+            (path,) = (folder / "packs").iterdir()
+            place = path.read_bytes().index(adapters["k2"].to_bytes()) + 5000
+        else:
+            path, place = store.weights_path("k2"), -5
+        _flip(path, place)
+        (line,) = store.verify()
+        assert line.startswith("k2: got damaged bytes") and str(path) in line
         with pytest.raises(ValueError, match=r"damaged bytes for 'k2'.*parametrize"):
             store.get("k2")
+        assert_same(store.get("k3"), adapters["k3"])
+        store.sweep(grace=0)
+        assert len(store.verify()) == 1
+        store.delete("k2")
+        store.put("k2", adapters["k2"])  # the same content: the damaged folder is replaced
+        assert store.verify() == []
+        assert_same(store.get("k2"), adapters["k2"])
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "prag_adapter.json", "adapter_model.safetensors"]
+)
+def test_verify_names_any_file_that_is_damaged_or_missing(folder, adapter, name):
+    with AdapterStore(folder) as store:
+        store.put("a", adapter)
+        path = store.weights_path("a").parent / name
+        content = path.read_bytes()
+        _flip(path, len(content) // 2)
+        assert str(path) in store.verify()[0]
+        path.write_bytes(content[:-7])
+        assert str(path) in store.verify()[0]
+        path.unlink()
+        assert str(path) in store.verify()[0]
+        if name == "adapter_model.safetensors":
+            with pytest.raises(ValueError, match=r"'a': got no file .*: delete the key and param"):
+                store.get("a")
+
+
+def test_a_damaged_record_is_named(folder):
+    with AdapterStore(folder) as store:
+        store.put_record("document", "d", {"text": "unmistakable"})
+        store.put_record("document", "e", {"text": "other"})
+    content = (folder / "index.sqlite").read_bytes()
+    _flip(folder / "index.sqlite", content.index(b"unmistakable"))
+    with AdapterStore(folder) as store:
+        assert store.verify() == ["record document/d: got damaged bytes in index.sqlite"]
         with pytest.raises(ValueError, match="damaged bytes for record document/d"):
             store.get_record("document", "d")
-        with pytest.raises(ValueError, match="'k2'"):
-            store.compact()
-        assert_same(store.get("k3"), adapters["k3"])
-        store.delete("k2")
+        assert store.get_record("document", "e") == {"text": "other"}
         store.delete_record("document", "d")
-        store.compact()
-        assert store.verify() == [] and len(store) == 3
+        assert store.verify() == []
 
 
-def test_truncated_value_is_named(folder, adapter):
+def test_a_put_without_syncfs_is_the_same(folder, adapter, monkeypatch):
+    monkeypatch.setattr("prag_core.adapters.durable._syncfs", lambda path: False)
     with AdapterStore(folder) as store:
-        store._segments.put({b"short": adapter.to_bytes()[:-7]})
-        store.put("good", adapter)
-        assert store.verify() == ["short"]
-        with pytest.raises(ValueError, match=r"adapter 'short': got .* bytes that are not an"):
-            store.get("short")
+        store.put_many({f"k{i}": adapter for i in range(5)})
+        store.put_many({f"p{i}": adapter for i in range(5)}, pack=True)
+        assert store.verify() == [] and len(table(folder)) == 10

@@ -6,11 +6,15 @@ from functools import partial
 
 import pytest
 
-from prag_core.augmentation import self_augmenter as self_augmentation
+from prag_core.augmentation import self_augmenter
 from prag_core.augmentation.augmented import QAPair
-from prag_core.augmentation.self_augmenter import SelfAugmenter, keeps_details, parse_qa_pairs
+from prag_core.augmentation.self_augmenter import (
+    QA_PAIRS,
+    SelfAugmenter,
+    keeps_details,
+    parse_qa_pairs,
+)
 from prag_core.augmentation.span_augmenter import SpanAugmenter
-from prag_core.augmentation.templates import QA_PAIRS
 from prag_core.corpus.documents import Document
 from tests.fixtures.invented_documents import DYE, LIGHT
 
@@ -20,7 +24,7 @@ PAIRS = (
 
 
 def scripted(monkeypatch, *replies):
-    """Let each call of `generate` in self_augmentation answer every prompt with the next reply."""
+    """Let each call of `generate` in self_augmenter answer every prompt with the next reply."""
     calls = []
 
     def fake(base, prompts, options):
@@ -28,7 +32,7 @@ def scripted(monkeypatch, *replies):
         calls.append((list(prompts), options))
         return [reply(p) if callable(reply) else reply for p in prompts]
 
-    monkeypatch.setattr(self_augmentation, "generate_fitting", fake)
+    monkeypatch.setattr(self_augmenter, "generate_fitting", fake)
     return calls
 
 

@@ -1,20 +1,81 @@
-"""`prag evaluate`: results and the resolved config."""
+"""`prag evaluate` on the tiny model and a random hypernetwork."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from tests.fixtures.command_line import run
+import pytest
+
+from prag_core import cli
+from tests.fixtures.benchmarks import NAMES, write_set
 
 
-def test_evaluate_writes_results_and_resolved_config(corpus, options, tmp_path, capsys):
-    output = tmp_path / "out"
-    arguments = ["evaluate", corpus, "--output", output, "--evaluation.k", 1, *options]
-    assert run(*arguments) == 0
-    assert "parametric" in capsys.readouterr().out
-    results = json.loads((output / "results.json").read_text())
-    assert results["conditions"]["shuffled"]["n"] == 6
-    config = json.loads((output / "config.json").read_text())
-    assert config["run"]["generation"]["max_new_tokens"] == 4
-    assert run(*arguments[:-1], "--generation.max_new_tokens=5") == 2
+@pytest.fixture
+def run(model, tmp_path):
+    """Evaluate a set of 12 documents, with these options."""
+    source = write_set(tmp_path / "set")
+
+    def evaluate(*options: str) -> int:
+        return cli.main([
+            "evaluate", source, f"--output={tmp_path / 'out'}", "--path=generated",
+            f"--base_model={model / 'tiny'}", f"--hypernet={model / 'hypernet'}",
+            "--dtype=float32", "--generation.max_new_tokens=3", *options,
+        ])  # fmt: skip
+
+    return evaluate
+
+
+def results(tmp_path: Path, name: str = "results") -> dict:
+    return json.loads((tmp_path / "out" / f"{name}.json").read_text())
+
+
+def test_results_and_resolved_config_are_written(run, tmp_path, capsys):
+    names = ["closed_book", "gold", "shuffled", "gold+2:relative", "rank:8"]
+    options = [f"--evaluation.conditions=[{','.join(names)}]", "--evaluation.k=1"]
+    sample = ["--documents=9", "--questions=6", "--most_words=20"]
+    assert run(*options, *sample) == 0
+    printed = capsys.readouterr().out
+    assert "6 questions about 6 documents" in printed and "gold+2:relative" in printed
+    found = results(tmp_path)
+    assert {*found["conditions"]} == {*names}
+    assert {cell["n"] for cell in found["conditions"].values()} == {6}
+    assert {"(gold - shuffled) / gold", "rank:8 / gold"} <= {*found["ratios"]}
+    record = json.loads((tmp_path / "out" / "gold+2=relative.jsonl").read_text().split("\n")[0])
+    assert len(record["documents"]) == 3 and record["path"] == "generated" and record["prompt"]
+    assert max(document["weight"] for document in record["documents"]) == 1
+    assert results(tmp_path, "config")["run"]["generation"]["max_new_tokens"] == 3
+    assert run(*options, *sample, "--generation.max_new_tokens=5") == 2
     assert "generation.max_new_tokens" in capsys.readouterr().err
+
+
+def test_hits_and_predictions_of_other_tools(run, tmp_path):
+    hits, said = tmp_path / "run.trec", tmp_path / "other.json"
+    hits.write_text("".join(f"q{n} Q0 d{n} 1 2.5 me\n" for n in range(12)))
+    said.write_text(json.dumps({f"q{n}": str(n) for n in range(12)}))
+    options = ["--evaluation.conditions=[parametric,gold]", f"--hits={hits}"]
+    assert run(*options, f"--predictions=[{said}]") == 0
+    found = results(tmp_path)["conditions"]
+    assert found["other"]["metrics"]["f1"]["mean"] == 1
+    assert found["parametric"]["metrics"] == found["gold"]["metrics"]  # the right documents
+    assert run(*options, "--predictions=[nowhere.json]") == 2
+
+
+def test_unrelated_text(run, tmp_path, capsys):
+    corpus = tmp_path / "texts.jsonl"
+    corpus.write_text("".join(json.dumps({"text": f"{n} is a name."}) + "\n" for n in NAMES))
+    options = ["--evaluation.conditions=[closed_book]", f"--unrelated={corpus}"]
+    assert run(*options, "--texts=6") == 0
+    found = results(tmp_path)["unrelated"]
+    assert found["texts"] == 6 and found["ratio"]["low"] <= found["ratio"]["high"]
+    assert "Unrelated text: " in capsys.readouterr().out
+    assert run(*options, "--texts=2") == 2
+    assert "got 2 unrelated texts" in capsys.readouterr().err
+
+
+def test_chunks_are_searched_in_place_of_documents(run, tmp_path):
+    conditions = "--evaluation.conditions=[in_context,gold]"
+    assert run("--evaluation.k=1", conditions, "--chunk_tokens=8") == 0
+    record = json.loads((tmp_path / "out" / "in_context.jsonl").read_text().split("\n")[0])
+    assert len(record["documents"]) == 1
+    assert results(tmp_path)["documents"] > 5

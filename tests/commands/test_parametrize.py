@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, options, tmp_path):
     ]  # fmt: skip
 
     def count() -> int:
-        if not (store / "data.mdb").exists():
+        if not (store / "store.json").exists():
             return 0
         with AdapterStore(store, readonly=True) as opened:
             return len(opened)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+
+import pytest
+
 from prag_core.adapters.store import AdapterStore
 from prag_core.formats.peft_folder import from_peft
 from tests.fixtures.command_line import run
@@ -15,7 +20,7 @@ def test_adapters_leave_and_enter_a_store(corpus, options, tmp_path, capsys):
     assert run("store", "verify", "--path", store) == 0
     assert run("store", "list", "--path", store) == 0
     key = capsys.readouterr().out.splitlines()[1].split("\t")[0]
-    assert run("store", "compact", "--path", store) == 0
+    assert run("store", "sweep", "--path", store) == 0
     target, model = tmp_path / "peft", options[0].split("=")[1]
     assert run("store", "export", "--path", store, "--key", key, "--to", target,
                "--base_model", model) == 0  # fmt: skip
@@ -27,3 +32,63 @@ def test_adapters_leave_and_enter_a_store(corpus, options, tmp_path, capsys):
     assert run("store", "import", "--path", store, "--key", key, "--source", target,
                "--base_model", model) == 0  # fmt: skip
     assert len(AdapterStore(store)) == 6
+
+
+@pytest.fixture
+def adapters(tmp_path, adapter):
+    """A store with two adapters and a document that has none."""
+    with AdapterStore(tmp_path / "store") as opened:
+        opened.put_many({"one-x": adapter, "two-x": adapter})
+        opened.put_record("document", "three", {"text": "Three."})
+    return tmp_path / "store"
+
+
+def test_store_verify_names_damaged_files_and_documents_without_adapter(adapters, capsys):
+    assert run("store", "verify", "--path", adapters) == 0
+    printed = capsys.readouterr().out
+    assert "2 adapters, all sound" in printed and "document three has no adapter" in printed
+    (path, _) = adapters.rglob("adapter_model.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert run("store", "verify", "--path", adapters) == 2
+    printed = capsys.readouterr()
+    assert str(path) in printed.out and "got 1 damaged entries" in printed.err
+
+
+def test_store_sweep_reindex_and_view(adapters, tmp_path, capsys):
+    assert run("store", "delete", "--path", adapters, "--key", "one") == 0
+    assert run("store", "sweep", "--path", adapters, "--grace", 0) == 0
+    assert "bytes freed" in capsys.readouterr().out
+    (adapters / "index.sqlite").unlink()
+    assert run("store", "list", "--path", adapters) == 2
+    assert "prag store reindex" in capsys.readouterr().err
+    assert run("store", "reindex", "--path", adapters) == 0
+    assert "1 adapters" in capsys.readouterr().out
+    view = tmp_path / "view"
+    assert run("store", "view", "--path", adapters, "--to", view) == 2
+    assert "--engine_model" in capsys.readouterr().err
+    assert run("store", "view", "--path", adapters, "--to", view, "--engine_model", "org/m") == 0
+    config = json.loads((view / "two-x" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/m"
+
+
+def test_a_readonly_mount_is_answered_from_and_looked_into(corpus, options, small_disk, tmp_path):
+    store, key = small_disk / "store", ""
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    with AdapterStore(store) as opened:
+        key = next(opened.keys())
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert run("answer", "Where is Bo?", "--store", store, *options) == 0
+    for action in ("list", "verify"):
+        assert run("store", action, "--path", store) == 0
+    view, target = tmp_path / "view", tmp_path / "peft"
+    assert run("store", "view", "--path", store, "--to", view, "--engine_model", "org/m") == 0
+    assert run("store", "export", "--path", store, "--key", key, "--to", target) == 0
+    for action in ("sweep", "delete"):
+        assert run("store", action, "--path", store, "--key", key) == 2
+
+
+@pytest.mark.parametrize("action", ["list", "sweep", "reindex", "delete"])
+def test_store_never_makes_a_store_to_look_into(tmp_path, capsys, action):
+    assert run("store", action, "--path", tmp_path / "none") == 2
+    assert "prag parametrize" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

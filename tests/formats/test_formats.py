@@ -22,12 +22,12 @@ TOKENS = torch.arange(10, 30)[None]
 
 @pytest.fixture
 def uneven(tiny_base, tiny_spec):
-    """An adapter whose modules have ranks 2 and 1, as after pruning, and an extra tensor."""
+    """An adapter whose modules have ranks 2 and 1, as after pruning, and a row that it shares."""
     adapter = random_adapter(replace(tiny_spec, rank=3, alpha=7.0), tiny_base, rank=2)
     path = "model.layers.1.mlp.up_proj"
     a, b = adapter.tensors[path]
     tensors = {**adapter.tensors, path: (a[:1], b[:, :1])}
-    return replace(adapter, tensors=tensors, extra={"statistics": torch.ones(3)})
+    return replace(adapter, tensors=tensors, shared_rows=1)
 
 
 def dense_deltas(adapter):
@@ -80,7 +80,7 @@ def test_round_trip_is_exact(tmp_path, tiny_base, tiny_spec, dtype, form):
 
 def test_round_trip_of_uneven_ranks(tmp_path, tiny_base, uneven):
     found = from_peft(to_peft(uneven, tmp_path / "lora", "org/tiny"), tiny_base)
-    assert found.spec == uneven.spec and torch.equal(found.extra["statistics"], torch.ones(3))
+    assert found.spec == uneven.spec and found.shared_rows == 1 and found.memory is None
     assert found.tensors["model.layers.1.mlp.up_proj"][0].shape == (1, 32)
     assert_same_deltas(found, uneven)
     found = from_gguf(to_gguf(uneven, tmp_path / "lora.gguf"), tiny_base)
@@ -103,7 +103,7 @@ def test_peft_files_are_stable_and_readable_by_all(tmp_path, uneven):
     folders = [to_peft(uneven, tmp_path / name, "org/tiny") for name in ("one", "two")]
     names = sorted(path.name for path in folders[0].iterdir())
     assert names == ["adapter_config.json", "adapter_model.safetensors",
-                     "prag_adapter.json", "prag_extra.safetensors"]  # fmt: skip
+                     "memory.safetensors", "prag_adapter.json"]  # fmt: skip
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
         assert (folders[0] / name).stat().st_mode & 0o777 == 0o644

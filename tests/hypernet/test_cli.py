@@ -1,4 +1,4 @@
-"""The command line: every YAML is built, a run from the tiny YAML exports what predict loads."""
+"""The command line: overview, help, and a run from the tiny YAML to what predict loads."""
 
 from __future__ import annotations
 
@@ -13,35 +13,46 @@ import lightning
 import pytest
 import torch
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
 from safetensors.torch import load_file
 
 from hypernet import cli
 from hypernet.network.checkpoint import save_checkpoint
 from hypernet.network.config import NetworkConfig
 from hypernet.training.batches import BatchBuilder
-from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
 from prag_core.adapters.store import AdapterStore
+from prag_core.cli import load_function, summary
 from prag_core.cli import main as prag
 from tests.fixtures.hypernetworks import network, write_question_set
-from tests.fixtures.paths import CONFIGS
+from tests.fixtures.paths import CONFIGS, ROOT
 
-FOLDER = CONFIGS
-CONFIGS = sorted(FOLDER.glob("hypernet_*.yaml"))
 TINY = NetworkConfig(layers=(0, 1), width=32, blocks=4, attention_heads=2, shared_rows=8)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_yaml_parses_and_names_its_command(path):
-    parser = LightningArgumentParser()
-    parser.add_lightning_class_args(HypernetModule, "model")
-    parser.add_lightning_class_args(HypernetDataModule, "data")
-    parser.add_lightning_class_args(lightning.Trainer, "trainer")
-    parser.add_argument("--seed_everything")
-    text = path.read_text()
-    assert text.startswith(f"# Command: python -m hypernet fit --config configs/{path.name}\n")
-    assert parser.parse_string(text).model.network.layers
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_its_line_and_help(name, capsys, recwarn):
+    place = cli.COMMANDS[name].place
+    if place != cli.TRAINER:
+        assert summary(load_function(place)) == cli.COMMANDS[name].summary
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    assert name in capsys.readouterr().out.splitlines()[0]
+
+
+def test_the_overview_loads_nothing_heavy():
+    """In a process of its own: every command with a line, and no package that takes long."""
+    code = (
+        "import sys; from hypernet.cli import main; main(['--help']); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stderr.split())
+    assert not {"torch", "transformers", "lightning", "datasets", "jsonargparse"} & loaded
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name:<10}  {command.summary}" in done.stdout.splitlines()
 
 
 @pytest.fixture
@@ -53,7 +64,8 @@ def common(tiny_base, tmp_path, monkeypatch) -> list[str]:
     tiny_base.tokenizer.save_pretrained("base")
     data = write_question_set(tmp_path / "set")
     return [
-        f"--config={FOLDER / 'hypernet_tiny.yaml'}", "--model.base_model=base",
+        f"--config={CONFIGS / 'hypernet.yaml'}", f"--config={CONFIGS / 'hypernet_tiny.yaml'}",
+        "--model.base_model=base",
         "--model.dtype=float32", f"--data.question_sets=[{data}]", "--data.corpora=[]",
         "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
         "--data.batch.documents=4", "--data.validation_articles=2",
@@ -74,6 +86,11 @@ def test_fit_validate_export_and_resume(common, tmp_path, capsys):
     logged = (folder / "version_0/metrics.csv").read_text()
     settings = (folder / "version_0/config.yaml").read_text()
     assert "use_distributed_sampler: false" in settings  # a batch knows its process
+    resolved = next(folder.glob("version_0/config.yaml"))
+    with pytest.raises(SystemExit) as stop:  # what was saved beside the output runs again
+        cli.main(["fit", f"--config={resolved}", "--print_config"])
+    assert stop.value.code == 0
+    assert "output: runs/hypernet_tiny" in capsys.readouterr().out
     for name in ("gold_nll", "group2_nll", "rank16_nll", "unrelated_kl"):
         assert f"val/{name}" in logged
     assert "containment" not in logged  # questions are asked by validate and test alone
@@ -85,8 +102,7 @@ def test_fit_validate_export_and_resume(common, tmp_path, capsys):
     assert cli.main(["validate", *common, weights, "--data.batch.ranks=[1]"]) == 2
     assert "got rank 1, expected 2 or more" in capsys.readouterr().err
     last = folder / "checkpoints/last.ckpt"
-    assert cli.main(["export", str(last), "exported"]) == 2  # another base model
-    assert cli.main(["export", str(last), "exported", "--base_model=base"]) == 0
+    assert cli.main(["export", str(last), "exported"]) == 0  # it knows its base model
     folders = (Path("exported"), folder / "export")
     exported, newest = (load_file(path / "model.safetensors") for path in folders)
     assert exported.keys() == newest.keys()
@@ -139,10 +155,7 @@ def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path, monkey
 
 
 def test_a_killed_run_goes_on(common, tmp_path, monkeypatch):
-    config = yaml.safe_load((FOLDER / "hypernet_tiny.yaml").read_text())
-    config["trainer"]["callbacks"][1]["init_args"]["every_n_steps"] = 2
-    Path("often.yaml").write_text(yaml.safe_dump(config))
-    run = ["fit", "--config=often.yaml", *common[1:], "--trainer.logger=false"]
+    run = ["fit", *common, "--last_checkpoint.every_n_steps=2", "--trainer.logger=false"]
     last = tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt"
     command = [sys.executable, "-m", "hypernet", *run, "--trainer.max_steps=100000"]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as process:
@@ -184,20 +197,32 @@ def test_the_base_model_is_on_the_device_of_its_process(tiny_base, monkeypatch):
 
 
 def test_the_shipped_configs_logger_needs_no_account(common, tmp_path, monkeypatch):
-    """Weights & Biases offline, accumulation, and bfloat16, as in hypernet_smollm2.yaml."""
+    """Weights & Biases offline, accumulation, and bfloat16, as in hypernet.yaml."""
     wandb = pytest.importorskip("wandb", reason="needs wandb: pip install wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    shipped = yaml.safe_load((FOLDER / "hypernet_smollm2.yaml").read_text())
-    config = yaml.safe_load((FOLDER / "hypernet_tiny.yaml").read_text())
-    config["trainer"]["logger"] = shipped["trainer"]["logger"]
-    Path("wandb.yaml").write_text(yaml.safe_dump(config))
-    run = ["fit", "--config=wandb.yaml", *common[1:], "--trainer.accumulate_grad_batches=2",
+    run = ["fit", *common, "--logger=wandb", "--trainer.accumulate_grad_batches=2",
            "--trainer.precision=bf16-mixed", "--trainer.max_steps=2"]  # fmt: skip
     assert cli.main([*run, "--trainer.val_check_interval=4"]) == 0
     wandb.finish()  # the end of a process does it
-    (folder,) = Path("runs/hypernet_smollm2/wandb").glob("offline-run-*")
+    (folder,) = Path("runs/hypernet_tiny/wandb").glob("offline-run-*")
     assert list(folder.glob("*.wandb"))
     assert step_of(tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt") == 2
+
+
+def test_export_asks_for_the_base_model_that_a_checkpoint_does_not_name(
+    common, tmp_path, tiny_base, capsys
+):
+    run = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.logger=false"]
+    assert cli.main(["fit", *common, *run]) == 0
+    record = torch.load("runs/hypernet_tiny/checkpoints/last.ckpt", weights_only=True)
+    assert record.pop("base_model") == "base"
+    torch.save(record, "nameless.ckpt")
+    assert cli.main(["export", "nameless.ckpt", "exported"]) == 2
+    assert "does not name its base model" in capsys.readouterr().err
+    assert cli.main(["export", "nameless.ckpt", "exported", "--base_model=base"]) == 0
+    torch.save(record | {"base_model": "base", "base_fingerprint": "other"}, "foreign.ckpt")
+    assert cli.main(["export", "foreign.ckpt", "exported"]) == 2
+    assert "expected the one that foreign.ckpt was trained on (other)" in capsys.readouterr().err
 
 
 def test_print_config_lists_every_option(common, capsys):
@@ -211,4 +236,4 @@ def test_print_config_lists_every_option(common, capsys):
 
 def environment() -> dict[str, str]:
     """The environment of a process that finds this checkout's modules."""
-    return os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+    return os.environ | {"PYTHONPATH": str(ROOT)}

@@ -24,8 +24,8 @@ def test_signs_of_memory_that_ran_out():
 @pytest.mark.parametrize(
     ("command", "place", "hint"),
     [
-        (hypernet.cli, "hypernet.cli.auto_cli", "lower data.batch.documents"),
-        (prag_core.cli, "prag_core.cli._call", "lower --generation.batch_size"),
+        (hypernet.cli, "hypernet.cli.call", "lower data.batch.documents"),
+        (prag_core.cli, "prag_core.cli.call", "lower --generation.batch_size"),
     ],
 )
 def test_a_hint_and_no_stack_trace(command, place, hint, monkeypatch, capsys):
@@ -33,7 +33,7 @@ def test_a_hint_and_no_stack_trace(command, place, hint, monkeypatch, capsys):
         raise RuntimeError(CPU)
 
     monkeypatch.setattr(place, fail)
-    arguments = ["export"] if command is hypernet.cli else ["models"]
+    arguments = ["export", "a.ckpt", "b"] if command is hypernet.cli else ["models"]
     assert command.main(arguments) == 1
     assert hint in capsys.readouterr().err
 

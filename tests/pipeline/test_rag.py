@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from prag_core.adapters.merge import merge
+from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.generate import generate
 from prag_core.pipeline.answers import AnswerOptions
@@ -57,6 +58,33 @@ def test_an_interruption_loses_the_batch_in_flight_only(tiny_base, store):
     assert sorted(i for batch in second.batches for i in batch) == sorted(
         {d.id for d in CORPUS} - set(kept)
     )
+
+
+def test_what_another_process_adds_and_removes_is_seen(fast, tiny_base):
+    fast.add_documents(CORPUS[:3])
+    with AdapterStore(fast.store.path) as opened:
+        other = ParametricRAG(
+            tiny_base, parametrizer=RandomParametrizer(tiny_base), store=opened, generation=SHORT
+        )
+        other.remove_documents([CORPUS[0].id])
+        other.add_documents(CORPUS[3:])
+        expected = other.retrieve(QUESTIONS, k=4)
+    assert fast.retrieve(QUESTIONS, k=4) == expected
+    assert set(fast.documents) == {document.id for document in CORPUS[1:]}
+    assert not fast.refresh()
+    fast.add_documents(CORPUS)
+    assert not fast.refresh()
+
+
+def test_a_document_of_the_same_source_id_replaces_the_old_one(fast):
+    fast.add_documents(CORPUS)
+    new = Document("Mira Voss was born in Oss.", "Mira Voss", "source1")
+    fast.add_documents([new], replace=True)
+    assert set(fast.documents) == {new.id, *(document.id for document in CORPUS[1:])}
+    assert {key.split("-")[0] for key in fast.store} == set(fast.documents)
+    assert fast.store.get_record("document", CORPUS[0].id) is None
+    fast.add_documents([new], replace=True)
+    assert len(fast.documents) == len(fast.retriever) == 4
 
 
 def test_index_now_and_make_chosen_adapters_later(fast):

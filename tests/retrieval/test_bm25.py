@@ -9,7 +9,7 @@ import pytest
 
 from prag_core.corpus.documents import Document, iter_documents
 from prag_core.retrieval import bm25 as retrieval
-from prag_core.retrieval.bm25 import Hit, analyze, make_retriever
+from prag_core.retrieval.bm25 import Hit, make_retriever
 from tests.fixtures.paths import DATA
 
 MARIE = Document("Marie Curie discovered radium in Paris.", "Marie Curie")
@@ -30,13 +30,6 @@ def random_corpus(size: int, seed: int = 0) -> tuple[list[Document], list[str]]:
     texts = [" ".join(rng.choices(words, k=rng.randint(1, 12))) for _ in range(size)]
     questions = [" ".join(rng.choices(words, k=rng.randint(1, 6))) for _ in range(50)]
     return [Document(text, str(i)) for i, text in enumerate(texts)], questions
-
-
-def test_analyzer():
-    assert analyze("The DOGS' owner’s dog_houses; who's running?") == [
-        "dog", "owner", "dog", "hous", "who", "run"
-    ]  # fmt: skip
-    assert analyze("What is it?") == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 200])
@@ -179,3 +172,14 @@ def test_engines_agree_on_real_text():
     questions = [document.text[:60] for document in documents[:100]]
     okapi = make_retriever("bm25", documents).retrieve(questions, 5)
     assert ids(okapi) == ids(make_retriever("bm25s", documents).retrieve(questions, 5))
+
+
+@pytest.mark.parametrize("engine", ["bm25", "bm25s"])
+def test_among_leaves_the_other_documents_out(engine):
+    documents, questions = random_corpus(30)
+    retriever = make_retriever(engine, documents)
+    allowed = {document.id for document in documents[::3]}
+    every = retriever.retrieve(questions, len(documents))
+    expected = [[hit for hit in row if hit.document_id in allowed][:4] for row in every]
+    assert retriever.retrieve(questions, 4, allowed) == expected
+    assert retriever.retrieve(questions[:1], 4, ()) == [[]]

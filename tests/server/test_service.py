@@ -13,6 +13,7 @@ from prag_core.corpus.documents import Document
 from prag_core.model.decoding_rows import Row
 from prag_core.model.generate import generate
 from prag_core.model.prompts import Continuation
+from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.loop import LoraTrainingOptions
 from tests.fixtures.decoding import GREEDY
 from tests.fixtures.parametrizers import make_parametrizer
@@ -202,6 +203,22 @@ def test_what_was_cut_short_is_settled_at_the_start(tiny_base, tmp_path, monkeyp
     with running_service(tiny_base, tmp_path / "s") as service:
         assert [d.id for d, _ in service.list(9)] == [second]
         assert [key.split("-")[0] for key in service.rag.store.keys("")] == [second]
+
+
+def test_what_another_process_does_to_the_store_is_seen(service):
+    first, second, third = documents(3)
+    service.add([first])
+    with AdapterStore(service.rag.store.path) as opened:
+        made = make_parametrizer("generated", service.rag.base)
+        other = ParametricRAG(service.rag.base, parametrizer=made, store=opened)
+        other.add_documents([second])
+        other.add_documents([third], parametrize=False)
+        other.remove_documents([first.id])
+    assert [document.id for document, _ in service.list(9)] == [second.id]
+    assert service.get(first.id) is None and service.get(third.id) is None
+    prepared = service.prepare(asked("What is P2?"), "parametric", 3)
+    assert [hit.document_id for hit in prepared.documents] == [second.id]
+    assert prepared.adapter is not None
 
 
 def test_a_document_removed_while_it_is_trained_stays_removed(service):

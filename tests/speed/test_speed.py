@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from hypernet.network.checkpoint import save_checkpoint
-from prag_core.speed.measurement import PeftProcess, compared, limited
-from prag_core.speed.run import PARTS, bench, bench_table
-from prag_core.speed.workload import bench_questions
+from prag_core.commands.speed import speed
+from prag_core.speed.measurement import PeftProcess, compared, limited, reached
+from prag_core.speed.run import PARTS, speed_table
+from prag_core.speed.workload import workload_questions
 from tests.fixtures.hypernetworks import CONFIG, network
 
 
@@ -29,11 +30,11 @@ def tiny_folder(tiny_base, tmp_path_factory):
 def test_every_part_runs_and_stays_in_the_file(tiny_base, tiny_folder, tmp_path, capsys):
     """One run measures all parts; a later run of one part keeps the others."""
     save_checkpoint(tmp_path / "network", network(tiny_base), CONFIG, tiny_base)
-    bench(
+    speed(
         str(tmp_path), PARTS, quick=True, base_model=tiny_folder,
         hypernet=str(tmp_path / "network"), adapters=100,
     )  # fmt: skip
-    report = json.loads((tmp_path / "bench.json").read_text())
+    report = json.loads((tmp_path / "speed.json").read_text())
     assert set(report) == set(PARTS)
     assert all(row["ours"] >= 0 and row["unit"] for p in PARTS for row in report[p]["rows"])
     assert report["train"]["quick"] and report["train"]["machine"]["versions"]["torch"]
@@ -41,11 +42,11 @@ def test_every_part_runs_and_stays_in_the_file(tiny_base, tiny_folder, tmp_path,
     assert len(losses) == 2 and all(row["met"] for row in losses)
     (texts,) = [row for row in report["generate"]["rows"] if row["unit"] == "%"]
     assert texts["ours"] == 100
-    bench(str(tmp_path), ("store",), quick=True, adapters=50)
-    after = json.loads((tmp_path / "bench.json").read_text())
+    speed(str(tmp_path), ("store",), quick=True, adapters=50)
+    after = json.loads((tmp_path / "speed.json").read_text())
     assert after["train"] == report["train"] and after["store"] != report["store"]
     assert "latency: first" in capsys.readouterr().out
-    assert bench_table(after).row_count == sum(len(after[part]["rows"]) for part in PARTS)
+    assert speed_table(after).row_count == sum(len(after[part]["rows"]) for part in PARTS)
 
 
 def test_ratios_say_how_many_times_better():
@@ -54,15 +55,16 @@ def test_ratios_say_how_many_times_better():
     assert compared("merge", "", 2.0, 6.0, "ms", 4).met is False
     assert compared("latency", "", 2.0, 6.0, "ms").met is None
     assert limited("store", "", 5.0, "ms", 5).met and not limited("store", "", 5.1, "ms", 5).met
+    assert reached("store", "", 5.0, "/s", 5).met and not reached("store", "", 4.9, "/s", 5).met
 
 
 def test_a_question_that_comes_again_has_other_documents():
     """256 questions are 256 different sets of 3 documents, each led by the document asked for."""
-    questions = bench_questions(256)
+    questions = workload_questions(256)
     sets = {(q.text, tuple(d.id for d in q.documents)) for q in questions}
     assert len(sets) == 256
     assert all(len({d.id for d in q.documents}) == 3 for q in questions)
-    assert all(len({d.id for d in q.documents}) == 10 for q in bench_questions(20, 10))
+    assert all(len({d.id for d in q.documents}) == 10 for q in workload_questions(20, 10))
 
 
 def test_a_failing_baseline_is_an_error(tiny_base, monkeypatch):

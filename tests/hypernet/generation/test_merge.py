@@ -42,11 +42,11 @@ def test_merge_equals_a_dense_float64_reference(tiny_base, adapters):
     merged, weights = merge(adapters[:2], [1.0, 0.5]), (1.0, 0.5)
     path = merged.spec.paths()[0]
     keys, values = [], []
-    scale = adapters[0].extra["whitening"][0].double() / 64**0.5
-    strength = adapters[0].extra["ridge"][0].double()
+    scale = adapters[0].memory.whitening[0].double() / 64**0.5
+    strength = adapters[0].memory.ridge[0].double()
     for adapter, weight in zip(adapters[:2], weights, strict=True):
         a, b = (tensor.double() for tensor in adapter.tensors[path])
-        gram = adapter.extra["gram"][0].double()
+        gram = adapter.memory.gram[0].double()
         keys.append((gram + strength * torch.eye(len(gram))) @ (a[:-3] / scale) * weight)
         values.append(b[:, :-3] * weight)
     stacked = torch.cat(keys)
@@ -77,11 +77,21 @@ def test_few_rows_can_be_merged_again(tiny_base, tmp_path):
     short = [Document(text) for text in ("a red fox", "an oak", "jam")]
     adapters = parametrizer(tiny_base, tmp_path).parametrize(short)
     pair = merge(adapters[:2])
-    assert "gram" in pair.extra
+    assert pair.memory is not None and pair.shared_rows == 3
     again, at_once = merge([pair, adapters[2]]), merge(adapters)
     for path in pair.spec.paths():
         difference = update(again, path) - update(at_once, path)
         assert difference.norm() < 0.03 * update(at_once, path).norm()
+
+
+def test_memories_need_no_shared_rows(adapters):
+    pair = adapters[:2]
+    bare = [replace(x, tensors={p: x.split(p)[0] for p in x.tensors}, shared_rows=0) for x in pair]
+    merged, without = merge(pair), merge(bare)
+    for path in merged.spec.paths():
+        (own_a, own_b), _ = merged.split(path)
+        assert torch.equal(without.tensors[path][0], own_a)
+        assert torch.equal(without.tensors[path][1], own_b)
 
 
 def test_concatenate_is_the_plain_sum(adapters):
@@ -101,7 +111,8 @@ def test_trained_adapters_are_summed_exactly(tiny_base, adapters):
 
 
 def test_adapters_of_two_networks_are_refused(adapters):
-    foreign = replace(adapters[1], extra={**adapters[1].extra, "ridge": torch.tensor([0.5, 0.5])})
+    other = replace(adapters[1].memory, ridge=torch.tensor([0.5, 0.5]))
+    foreign = replace(adapters[1], memory=other)
     with pytest.raises(ValueError, match="got adapters that differ in ridge"):
         merge([adapters[0], foreign])
     with pytest.raises(ValueError, match="got merge method 'sum'"):

@@ -13,8 +13,10 @@ from hypernet.network.encoder import Encoder
 from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.merge import merge
 from prag_core.corpus.documents import Document
+from prag_core.formats.peft_folder import from_peft, to_peft
 from prag_core.model.attach import attached
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, parametrizer
+from tests.fixtures.stores import assert_same
 
 
 def close(first: Adapter, second: Adapter, tolerance: float = 1e-4) -> None:
@@ -35,7 +37,9 @@ def test_batch_size_and_order_change_nothing(tiny_base, tmp_path):
 def test_adapter_survives_bytes_and_acts(tiny_base, tmp_path):
     adapter = parametrizer(tiny_base, tmp_path).parametrize(DOCUMENTS[:1])[0]
     copy = Adapter.from_bytes(adapter.to_bytes())
-    assert set(copy.extra) == {"gram", "whitening", "ridge", "shared_rows"}
+    assert_same(copy, adapter)
+    assert_same(from_peft(to_peft(adapter, tmp_path / "lora", "tiny"), tiny_base), adapter)
+    assert set(copy.memory.tensors()) == {"gram", "whitening", "ridge"} and copy.shared_rows == 3
     ids = torch.tensor([[5, 6, 7]])
     plain = tiny_base.model(input_ids=ids).logits
     with attached(tiny_base, copy):
@@ -80,7 +84,7 @@ def test_baseline_heads_make_adapters_that_are_summed(tiny_base, tmp_path, head)
     first, second = HypernetParametrizer.from_pretrained(tmp_path, tiny_base).parametrize(
         DOCUMENTS[:2]
     )
-    assert first.rank == 4 and not first.extra
+    assert first.rank == 4 and first.memory is None and not first.shared_rows
     merged = merge([first, second])
     for path in merged.spec.paths():
         (a, b), (c, d), (e, f) = (x.tensors[path] for x in (merged, first, second))

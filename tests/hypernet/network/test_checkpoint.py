@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from hypernet.cli import main
 from hypernet.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from prag_core.pipeline.parts import Setup
 from tests.fixtures.hypernetworks import CONFIG, network
 from tests.fixtures.tiny import tiny_model
 
@@ -85,6 +86,17 @@ def test_export_refuses_what_fit_did_not_write(tmp_path, capsys):
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     assert main(["export", str(tmp_path / "foreign.ckpt"), str(tmp_path / "out")]) == 2
     assert "KeyError: 'network_config'" in capsys.readouterr().err
+
+
+def test_shipped_name_is_known_in_any_folder_and_a_path_stays_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = find_checkpoint("smollm2-135m-ridge")
+    own = tmp_path / "smollm2-135m-ridge"
+    own.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (own / name).write_bytes(b"")
+    assert find_checkpoint("smollm2-135m-ridge") == shipped == find_checkpoint(Setup().hypernet)
+    assert find_checkpoint(own) == own
 
 
 def test_a_missing_shipped_name_does_not_ask_the_hub(monkeypatch):

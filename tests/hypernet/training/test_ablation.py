@@ -10,10 +10,7 @@ import yaml
 
 from hypernet import cli
 from hypernet.training import ablation
-from tests.fixtures.hypernetworks import write_question_set
-from tests.fixtures.paths import CONFIGS
-
-TINY = CONFIGS / "hypernet_tiny.yaml"
+from tests.fixtures.hypernetworks import tiny_settings, write_question_set
 
 
 @pytest.fixture
@@ -22,7 +19,7 @@ def config(tiny_base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_base.model.save_pretrained("base")
     tiny_base.tokenizer.save_pretrained("base")
-    record = yaml.safe_load(TINY.read_text())
+    record = tiny_settings()
     record["model"] |= {"base_model": "base", "dtype": "float32"}
     data = str(write_question_set(tmp_path / "set"))
     record["data"] |= {"question_sets": [data], "corpora": [], "validation_articles": 2}

@@ -50,7 +50,7 @@ def test_facts_of_a_text_are_on_different_things(test):
     facts = draw_facts(random.Random(0), 12, test)
     assert len({question for _, question, _ in facts}) == 12
     for fact, question, answer in facts:
-        assert answer in fact and question[8:-1] in fact
+        assert answer in fact and question[12:-1] in fact
     with pytest.raises(ValueError, match="got 57 needles, expected 56 or fewer"):
         draw_facts(random.Random(0), 57, test=True)
 

@@ -6,16 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pytest
-from prag_core.benchmark.options import BenchmarkSet
-from prag_core.benchmark.sets import KeptHits, choose
-from prag_core.benchmark.table import _estimates
 
 from prag_core.corpus.answer_scores import METRICS
+from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
-from prag_core.evaluation.estimates import bootstrap_interval, ratio_interval
-from prag_core.retrieval.bm25 import make_retriever
+from prag_core.evaluation.benchmark import choose_questions
+from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
+from prag_core.evaluation.benchmark_table import _estimates
+from prag_core.evaluation.estimates import Bootstrap, Estimate
+from prag_core.pipeline.parts import Setup
 from tests.fixtures.benchmarks import (
     TYPES,
     prag_benchmark,
@@ -33,7 +34,7 @@ def test_all_cells_run_once_and_a_second_run_repeats_none(settings, counted, cap
     # plain: 8 questions a seed, 6 for the trained path; typed: 12.
     assert counted["asked"] == 2 * (2 * 8 + 2 * 8 + 4 * 6) + 2 * (2 + 2 + 2) * 12
     first = table(settings)
-    rows = {(r["question_set"], r["mode"], r["path"]) for r in first["rows"]}
+    rows = {(r["question_set"], r["condition"], r["path"]) for r in first["rows"]}
     assert {path for s, m, path in rows if (s, m) == ("plain", "parametric")} == {
         "generated",
         "trained",
@@ -45,13 +46,13 @@ def test_all_cells_run_once_and_a_second_run_repeats_none(settings, counted, cap
     assert set(trained["by_seed"]) == {"0", "1"}
     markdown = (Path(settings["output"]) / "table.md").read_text()
     picture = (Path(settings["output"]) / "figure.svg").read_text()
-    assert picture.count("answer contained, %") == len({r["question_set"] for r in first["rows"]})
+    assert picture.count("F1, %") == len({r["question_set"] for r in first["rows"]})
     assert "| parametric (trained) |" in markdown and "published" not in markdown
     counted.clear()
     assert prag_benchmark(settings) == 0
     assert not counted
     assert table(settings) == first
-    stores = [path.parent.parent.name for path in Path(settings["output"]).rglob("data.mdb")]
+    stores = [path.parent.parent.name for path in Path(settings["output"]).rglob("store.json")]
     assert stores == ["tiny"]  # one for both sets, seeds and paths
 
 
@@ -91,12 +92,15 @@ def answers(output: str) -> dict[str, list[dict]]:
 
 
 def test_modes_and_seeds_can_be_added(settings, counted):
-    settings["question_sets"][1].pop("modes")
-    assert prag_benchmark(small(settings, modes=["closed_book"], paths=["trained"])) == 0
-    for change, asked in (({"modes": ["closed_book", "parametric"]}, 12), ({"seeds": [1, 0]}, 24)):
+    settings["question_sets"][1].pop("conditions")
+    assert prag_benchmark(small(settings, conditions=["closed_book"], paths=["trained"])) == 0
+    for change, asked in (
+        ({"conditions": ["closed_book", "parametric"]}, 12),
+        ({"seeds": [1, 0]}, 24),
+    ):
         counted.clear()
-        settings |= {"modes": ["closed_book", "parametric"], "seeds": [0]} | change
-        found = {"seeds": settings["seeds"], "modes": settings["modes"]}
+        settings |= {"conditions": ["closed_book", "parametric"], "seeds": [0]} | change
+        found = {"seeds": settings["seeds"], "conditions": settings["conditions"]}
         assert prag_benchmark(small(settings, **found)) == 0
         assert counted["asked"] == asked
 
@@ -107,7 +111,7 @@ def test_below_five_questions_there_is_no_interval_and_a_word_why(settings, caps
     assert prag_benchmark(settings) == 0
     found = row(settings, "typed", "parametric", "generated")
     assert found["metrics"]["f1"]["low"] is None
-    assert found["note"] == "below 5 questions an interval means nothing"
+    assert found["note"] == "below 5 documents an interval means nothing"
     assert found["note"] in (Path(settings["output"]) / "table.md").read_text()
 
 
@@ -116,13 +120,15 @@ def test_sub_tasks_have_rows_and_the_total_is_over_the_first(settings):
     settings["question_sets"][0] |= {"per_type": 4}
     assert prag_benchmark(settings) == 0
     counts = {
-        r["sub_task"]: r["questions"] for r in table(settings)["rows"] if r["mode"] == "parametric"
+        r["sub_task"]: r["questions"]
+        for r in table(settings)["rows"]
+        if r["condition"] == "parametric"
     }
     assert counts == {"bridge": 4, "comparison": 4, "total": 4}
     kept = json.loads(next(Path(settings["output"]).rglob("questions.json")).read_text())
     assert [q["id"] for q in kept if q["total"]] == ["q0", "q1", "q2", "q3"]
     markdown = (Path(settings["output"]) / "table.md").read_text()
-    assert markdown.index("| bridge |") < markdown.index("| total |")
+    assert markdown.index("| bridge: parametric (gen") < markdown.index("| parametric (generated)")
 
 
 def questions(count: int = 40) -> list[Question]:
@@ -131,12 +137,23 @@ def questions(count: int = 40) -> list[Question]:
     ]
 
 
+def choose(spec: BenchmarkSet, seed: int, limit: int = 0) -> tuple[list[Question], set[str]]:
+    limits = {"trained": limit} if limit else {}
+    spec = BenchmarkSet("towns", limits=limits, questions=spec.questions, first=spec.first,
+                        per_type=spec.per_type)  # fmt: skip
+    (group,) = expand(
+        Setup(), Path("x"), [spec], [BenchmarkModel()], ["trained"], ["parametric"], [seed]
+    )
+    chosen, total = choose_questions(QuestionSet("towns", (), tuple(questions())), group)
+    return list(chosen.questions), total
+
+
 @pytest.mark.parametrize("choice", [{}, {"questions": 20}, {"first": 20}, {"per_type": 9}])
 def test_a_limit_chooses_a_part_of_the_whole_choice(choice):
     spec = BenchmarkSet("towns", **choice)
     for seed in (0, 1):
-        whole, total = choose(questions(), spec, seed)
-        part, less = choose(questions(), spec, seed, limit=6)
+        whole, total = choose(spec, seed)
+        part, less = choose(spec, seed, limit=6)
         assert {q.id for q in part} < {q.id for q in whole} and less <= {q.id for q in part}
         assert len(part) == (12 if "per_type" in choice else 6)
         assert [q.id for q in part] == sorted((q.id for q in part), key=lambda i: int(i[1:]))
@@ -145,36 +162,26 @@ def test_a_limit_chooses_a_part_of_the_whole_choice(choice):
 
 def test_samples_differ_between_seeds():
     spec = BenchmarkSet("towns", questions=20)
-    assert choose(questions(), spec, 0)[0] != choose(questions(), spec, 1)[0]
+    assert choose(spec, 0)[0] != choose(spec, 1)[0]
 
 
-def test_intervals_are_those_of_evaluate_and_keep_a_question_together():
-    scores = np.random.default_rng(0).random((12, len(METRICS)))
-    one = _estimates({(0, f"q{i}"): row for i, row in enumerate(scores)})
-    low, high = bootstrap_interval(scores[:, 0])
-    assert one[METRICS[0]].low == pytest.approx(low) and one[METRICS[0]].high == pytest.approx(high)
-    again = _estimates({(s, f"q{i}"): row for i, row in enumerate(scores) for s in range(3)})
-    for name in METRICS:  # three equal answers to a question say no more than one
-        assert again[name].low == pytest.approx(one[name].low)
-    pooled = {(0, f"q{i}"): row for i, row in enumerate(scores)} | {(1, "q0"): scores[3]}
-    sums, counts = scores[:, 0].copy(), np.ones(12)
-    sums[0] += scores[3, 0]
-    counts[0] = 2
-    expected = ratio_interval(sums, counts)
-    assert _estimates(pooled)[METRICS[0]].mean == pytest.approx(expected[0])
-    assert _estimates(pooled)[METRICS[0]].low == pytest.approx(expected[1], abs=0.03)
+def frame(values: list[float], seed: int = 0, condition: str = "parametric") -> pd.DataFrame:
+    rows = [
+        {"id": f"q{i}", "document": f"d{i // 2}", **dict.fromkeys(METRICS, value)}
+        for i, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows).assign(seed=seed, condition=condition)
 
 
-def test_hits_are_searched_once(settings):
-    from prag_core.corpus.question_sets import load_question_set
-
-    found = load_question_set(settings["question_sets"][0]["source"])
-    asked = [q.question for q in found.questions]
-    kept, plain = KeptHits(make_retriever("bm25", found.documents)), make_retriever("bm25")
-    plain.add(found.documents)
-    assert kept.retrieve(asked, 2) == plain.retrieve(asked, 2) == kept.retrieve(asked, 2)
-    kept.delete([found.documents[0].id])
-    assert len(kept) == 11 and kept.retrieve(asked, 2) != plain.retrieve(asked, 2)
-    kept.add(found.documents[:1])
-    assert kept.get(found.documents[0].id) == found.documents[0]
-    assert {h.document_id for h in kept.retrieve(asked, 1)[0]} == {found.documents[0].id}
+def test_intervals_are_those_of_evaluate_and_keep_a_document_together():
+    values = [n % 7 / 7 for n in range(24)]
+    read = frame([0.5] * 24, condition="in_context")
+    one = _estimates(frame(values), read)
+    bootstrap = Bootstrap([n // 2 for n in range(24)])
+    assert Estimate(**one["metrics"]["f1"]) == bootstrap.mean(values)
+    gained = Estimate(**one["minus_in_context"]["f1"])
+    assert gained == bootstrap.difference(values, [0.5] * 24)
+    again = _estimates(pd.concat([frame(values, seed) for seed in range(3)]), read)
+    for end in ("mean", "low", "high"):  # three equal answers to a question say no more than one
+        assert again["metrics"]["f1"][end] == pytest.approx(one["metrics"]["f1"][end])
+    assert not again["minus_in_context"] and set(again["by_seed"]) == {"0", "1", "2"}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import yaml
-from prag_core.benchmark import run
-from prag_core.benchmark.options import BenchmarkModel, BenchmarkSet, expand
-from prag_core.benchmark.published import load_published, published_f1
 
 from prag_core import cli
+from prag_core.commands import benchmark
+from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
+from prag_core.evaluation.benchmark_table import published_f1
 from prag_core.pipeline.parts import Setup
 from tests.fixtures.benchmarks import (
     TYPES,
@@ -22,6 +24,10 @@ from tests.fixtures.benchmarks import (
     write_set,
 )
 from tests.fixtures.paths import CONFIGS
+
+
+def published_numbers() -> dict:
+    return json.loads((files("prag_core") / "resources" / "published.json").read_text("utf-8"))
 
 
 def paper_group(**changes):
@@ -37,7 +43,7 @@ def paper_group(**changes):
 
 
 def test_published_numbers_stand_beside_the_same_cell_only():
-    published = load_published()
+    published = published_numbers()
     assert published_f1(published, paper_group(), "total", "parametric") == 0.276
     assert published_f1(published, paper_group(path="shared"), "total", "in_context") == 0.252
     local = paper_group(model="models/Llama-3.2-1B-Instruct")
@@ -59,7 +65,7 @@ def test_published_numbers_stand_beside_the_same_cell_only():
 
 
 def test_published_numbers_name_their_source():
-    published = load_published()
+    published = published_numbers()
     assert "2501.15915" in published["source"]
     keys = [tuple(v for k, v in cell.items() if k != "f1") for cell in published["cells"]]
     assert len({*keys}) == len(keys) == 24
@@ -98,26 +104,26 @@ def test_every_cell_of_the_yaml_files_is_built_on_a_tiny_model(name, settings, m
     for member in config["base_models"]:
         for spec in config["question_sets"]:
             found = Counter(
-                r["mode"]
+                r["condition"]
                 for r in rows
                 if r["base_model"] == Path(member["name"]).name
                 and r["question_set"] == spec["name"]
             )
             both = dict.fromkeys(("parametric", "combine", "shuffled"), 2)
-            modes = spec.get("modes") or config["modes"]
+            modes = spec.get("conditions") or config["conditions"]
             assert found == Counter({mode: both.get(mode, 1) for mode in modes})
     published = {r["published"] for r in rows} - {None}
     assert len(published) == (24 if name == "benchmark_paper" else 0)
     if published:
-        assert "published .276" in (tmp_path / "run" / "out" / "table.md").read_text()
+        assert "published 27.6" in (tmp_path / "run" / "out" / "table.md").read_text()
 
 
-def test_the_papers_settings_reach_the_cells(monkeypatch):
+def test_the_papers_settings_reach_the_cells(monkeypatch, tmp_path):
     config = yaml.safe_load((CONFIGS / "benchmark_paper.yaml").read_text())
     groups = []
-    monkeypatch.setattr(run, "run_groups", lambda found, *_: groups.extend(found) or {})
-    monkeypatch.setattr(run, "claim_folder", lambda *_: None)
-    monkeypatch.setattr(run, "_write_table", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "benchmark_paper").mkdir(parents=True)
+    monkeypatch.setattr(benchmark, "run_benchmark", lambda found, *_: groups.extend(found) or {})
     path = CONFIGS / "benchmark_paper.yaml"
     assert cli.main(["benchmark", "--config", str(path)]) == 0
     assert len(groups) == 3 * 4 * 3

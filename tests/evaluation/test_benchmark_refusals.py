@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from prag_core.benchmark.options import BenchmarkModel, BenchmarkSet, expand
 
+from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
+from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.parts import Setup
-from prag_core.pipeline.rag import ParametricRAG
 from tests.fixtures.benchmarks import (
     TYPES,
     prag_benchmark,
@@ -53,7 +53,7 @@ def test_other_questions_under_the_same_source_are_refused(settings, tmp_path, c
     assert prag_benchmark(settings) == 0
     shutil.rmtree(tmp_path / "typed")
     write_set(tmp_path / "typed", count=10, types=TYPES)
-    settings["question_sets"][0]["modes"].append("combine")
+    settings["question_sets"][0]["conditions"].append("combine")
     assert prag_benchmark(settings) == 2
     assert "got other questions from" in capsys.readouterr().err
     assert row(settings, "typed", "closed_book")["questions"] == 12
@@ -62,8 +62,8 @@ def test_other_questions_under_the_same_source_are_refused(settings, tmp_path, c
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modes": ["parametric", "closed"]}, "got modes ['parametric', 'closed'], expected"),
-        ({"paths": ["generated"], "modes": ["sft"]}, "without the path trained"),
+        ({"conditions": ["parametric", "closed"]}, "got condition 'closed', expected one of"),
+        ({"paths": ["generated"], "conditions": ["sft"]}, "without the path trained"),
         ({"base_models": [{"name": "x"}]}, "the path generated and no base model with a hypernet"),
         ({"seeds": [1, 1]}, "got seeds [1, 1], expected one or more with different names"),
         ({"question_sets": []}, "got question_sets [], expected one or more"),
@@ -88,8 +88,8 @@ def test_unknown_paths_and_options_are_refused(settings, capsys, change):
     ("change", "message"),
     [
         ({"questions": 3, "per_type": 3}, "at most one of questions, first and per_type"),
-        ({"k": 0}, "k from 1 on"),
-        ({"limits": {"trained": 0}}, "expected 1 or more each"),
+        ({"k": 0}, "k and limits from 1 on"),
+        ({"limits": {"trained": 0}}, "k and limits from 1 on"),
     ],
 )
 def test_bad_numbers_of_a_set_are_refused(change, message):
@@ -109,14 +109,14 @@ def test_a_failing_cell_does_not_stop_the_others(settings, capsys, monkeypatch, 
     settings["question_sets"].insert(0, {"source": "no/such/set"})
     settings["base_models"].insert(0, {"name": "no/such/model", "dtype": "float32"})
     settings["seeds"] = [0]
-    answer = ParametricRAG.answer
+    answer = Answerer.answer
 
-    def short_of_memory(self, questions, mode, *arguments, **options):
+    def short_of_memory(self, questions, hits, mode, *arguments):
         if mode == "sft":
             raise torch.OutOfMemoryError("out of memory")
-        return answer(self, questions, mode, *arguments, **options)
+        return answer(self, questions, hits, mode, *arguments)
 
-    monkeypatch.setattr(ParametricRAG, "answer", short_of_memory)
+    monkeypatch.setattr(Answerer, "answer", short_of_memory)
     assert prag_benchmark(settings) == 2
     error = capsys.readouterr().err
     assert "tiny, set, seed 0, in_context: got no/such/set" in error
@@ -125,7 +125,9 @@ def test_a_failing_cell_does_not_stop_the_others(settings, capsys, monkeypatch, 
     failed = table(settings)["failed"]
     assert set(failed) >= {"tiny, plain, seed 0, sft (trained)"}
     rows = table(settings)["rows"]
-    modes = [r["mode"] for r in rows if r["path"] == "trained" and r["question_set"] == "plain"]
+    modes = [
+        r["condition"] for r in rows if r["path"] == "trained" and r["question_set"] == "plain"
+    ]
     assert modes == ["da_rag", "parametric", "shuffled"]
     monkeypatch.undo()
     settings["question_sets"].pop(0)

@@ -1,0 +1,1 @@
+"""Commands: `fit`, `validate`, `test`, `predict` (training.py), and `export`."""

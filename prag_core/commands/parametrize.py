@@ -1,0 +1,50 @@
+"""Parametrize: documents go in; a store holds their adapters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from prag_core.commands.store import STORE
+from prag_core.corpus.chunking import chunk_documents
+from prag_core.corpus.documents import read_documents
+from prag_core.files import write_json
+from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.rag import build_pipeline
+from prag_core.terminal import progress_bar
+
+
+def parametrize(
+    corpus: str,
+    setup: Setup,
+    store: str = STORE,
+    skip_bad: bool = False,
+    chunk_tokens: int = 0,
+    chunk_overlap: int = 0,
+) -> None:
+    """Turn documents into adapters; what the store has already is skipped.
+
+    The resolved settings are written to config.json beside the store.
+
+    Args:
+        corpus: file (jsonl, json, tsv, txt, md; also .gz), folder, or "-" for standard input.
+        setup: shared settings.
+        store: folder of the adapter store.
+        skip_bad: leave out and count malformed records instead of stopping at the first.
+        chunk_tokens: cut longer documents into chunks of at most so many tokens; 0 does not cut.
+        chunk_overlap: tokens that neighbouring chunks share.
+    """
+    counts: Counter[str] = Counter()
+    documents = read_documents(corpus, skip_bad, counts)
+    with build_pipeline(setup, store, documents) as rag:
+        if chunk_tokens:
+            documents = chunk_documents(documents, rag.base.tokenizer, chunk_tokens, chunk_overlap)
+        with progress_bar("documents", len(documents)) as advance:
+            rag.add_documents(documents, advance)
+        stats = rag.store.stats()
+    write_json(Path(store) / "config.json", asdict(setup))
+    print(
+        f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "
+        f"records left out; {store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
+    )

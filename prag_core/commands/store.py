@@ -1,0 +1,119 @@
+"""Store: an action and a store go in; it is looked into, kept in order, shown to other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from prag_core.adapters.store import GRACE, AdapterStore, reindex
+from prag_core.formats.gguf_file import from_gguf, to_gguf
+from prag_core.formats.peft_folder import from_peft, to_peft
+from prag_core.formats.view import view_store
+from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
+
+STORE = "runs/store"
+READING = ("list", "verify", "view", "export")  # these open a store that cannot be written too
+
+
+def store(
+    action: Literal["list", "verify", "sweep", "reindex", "view", "delete", "export", "import"],
+    path: str = STORE,
+    key: str = "",
+    to: str = "",
+    source: str = "",
+    format: Literal["peft", "gguf"] = "peft",
+    base_model: str = EMBEDDED_NAME,
+    engine_model: str = "",
+    max_rank: int = 0,
+    grace: float = GRACE,
+) -> None:
+    """Look into a store, check it, keep it in order, and move adapters in and out.
+
+    Args:
+        action: list, verify, sweep (remove what was deleted or replaced), reindex (rebuild the
+            index from the folders), view (folders for a serving engine), delete, export (a key) or
+            import (a source, as a key).
+        path: folder of the adapter store.
+        key: the adapter; a beginning that only one key has is enough. view: all that begin so.
+        to: view, export: folder, or file (gguf), to write.
+        source: import: PEFT folder or GGUF file to read.
+        format: PEFT folder or GGUF LoRA file.
+        base_model: the model that the adapters belong to.
+        engine_model: view: the base model's name, as the serving engine was started with.
+        max_rank: view: the serving engine's limit; 0 for none.
+        grace: sweep: seconds that files must have lain unused; 0 where no one else has it open.
+    """
+    if action == "reindex":  # works where the index cannot be opened
+        print(f"{reindex(path)} adapters in the index of {path}")
+        return
+    readonly = None if action in READING else False
+    if action != "import":
+        AdapterStore(path, readonly=None)  # never makes a new one: a wrong path is an error
+    with AdapterStore(path, readonly) as opened:
+        if action == "list":
+            for name, title in opened.titles():
+                print(name, title, sep="\t")
+            print(json.dumps(opened.stats()))
+        elif action == "verify":
+            _verify(opened)
+        elif action == "sweep":
+            print(f"{opened.sweep(grace):,} bytes freed")
+        elif action == "view":
+            _view(opened, to, engine_model, max_rank, key)
+        elif action == "delete":
+            opened.delete(_whole_key(opened, key))
+        elif action == "export":
+            _export(opened, _whole_key(opened, key), to, format, base_model)
+        else:
+            read = from_peft if format == "peft" else from_gguf
+            if not key or not source:
+                raise ValueError("got no key or no source, expected both: set --key and --source")
+            opened.put(key, read(source, load_base_model(base_model)))
+
+
+def _verify(opened: AdapterStore) -> None:
+    """Print what is damaged, which is an error, and which documents have no adapter, which is not.
+
+    Documents without adapter are those whose parametrization was cut short, or never asked for.
+    """
+    lines = opened.verify()
+    print("\n".join(lines) or f"{len(opened)} adapters, all sound")
+    for document_id in opened.documents_without_adapter():
+        print(f"document {document_id} has no adapter")
+    if lines:
+        raise ValueError(
+            f"got {len(lines)} damaged entries in {opened.path} (above), expected none: delete "
+            "them (`prag store delete --key KEY`) and parametrize their documents again"
+        )
+
+
+def _view(opened: AdapterStore, to: str, engine_model: str, max_rank: int, key: str) -> None:
+    if not to or not engine_model:
+        raise ValueError(
+            "got no target or no name of the engine's model, expected both: "
+            "set --to and --engine_model"
+        )
+    count = view_store(opened, to, engine_model, max_rank, key)
+    print(f"{count} adapters of {engine_model} in {Path(to)}")
+
+
+def _whole_key(opened: AdapterStore, key: str) -> str:
+    keys = list(opened.keys(prefix=key)) if key else []
+    if len(keys) != 1:
+        raise ValueError(
+            f"got key {key!r}, which {len(keys)} adapters have, expected exactly one: "
+            "see `prag store list`"
+        )
+    return keys[0]
+
+
+def _export(opened: AdapterStore, key: str, to: str, format: str, base_model: str) -> None:
+    if not to:
+        raise ValueError("got no target, expected a folder or file: set --to")
+    adapter = opened.get(key)
+    if format == "peft":
+        to_peft(adapter, to, base_model)
+    else:
+        to_gguf(adapter, to)
+    print(to)

