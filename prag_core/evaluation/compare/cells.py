@@ -30,7 +30,7 @@ class Cells:
     """Every condition asked of one question set over every path.
 
     Attributes:
-        question_set: asked.
+        question_set: documents and questions.
         reports: path -> report of its own and the shared conditions.
         answers: `PATH/CONDITION`, or a shared CONDITION -> question id -> record.
     """
@@ -72,16 +72,23 @@ def ask(
     reports: dict[str, Report] = {}
     answers: dict[str, Answers] = {}
     if shared:
-        asked = replace(options, conditions=shared)
         # Stands for every path until the path's own conditions are asked, if there are any.
-        report = evaluate(rags[first], question_set, asked, folder / "shared", configs[first])
+        report = evaluate(
+            rags[first],
+            question_set,
+            replace(options, conditions=shared),
+            folder / "shared",
+            configs[first],
+        )
         reports = dict.fromkeys(rags, report)
         answers = {name: read_answers(answers_path(folder / "shared", name)) for name in shared}
     common = dict(answers)
     for path, rag in rags.items() if by_path else ():
-        place, asked = folder / path, replace(options, conditions=by_path)
+        place, path_options = folder / path, replace(options, conditions=by_path)
         # The shared answers are scored beside the path's own, so that differences are paired.
-        reports[path] = evaluate(rag, question_set, asked, place, configs[path], predictions=common)
+        reports[path] = evaluate(
+            rag, question_set, path_options, place, configs[path], predictions=common
+        )
         answers |= {f"{path}/{name}": read_answers(answers_path(place, name)) for name in by_path}
     return Cells(question_set, reports, answers)
 

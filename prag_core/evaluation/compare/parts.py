@@ -63,18 +63,18 @@ def _losses(
     ids, golden = [*by_id], [question.gold_ids[0] for question in questions]
     others = dict(zip(ids, np.roll(ids, -(len(ids) // 2)).tolist(), strict=True))  # half way round
     texts = text_sequences(base, documents)
-    asked = answer_sequences(base, questions, [()] * len(questions))
+    plain = answer_sequences(base, questions, [()] * len(questions))
     read = answer_sequences(base, questions, [[by_id[i]] for i in golden])
     # A text has no in_context: with itself in the prompt it would only be copied.
     text = {"closed_book": mean_nll(base, texts)}
-    answers = {"closed_book": mean_nll(base, asked), "in_context": mean_nll(base, read)}
+    answers = {"closed_book": mean_nll(base, plain), "in_context": mean_nll(base, read)}
     for path, rag in rags.items():
         score = partial(mean_nll, base, load=rag.adapter)
         text[f"{path}/parametric"] = score(texts, ids)
-        answers[f"{path}/parametric"] = score(asked, golden)
+        answers[f"{path}/parametric"] = score(plain, golden)
         if len(ids) > 1:  # else there is no other document
             text[f"{path}/shuffled"] = score(texts, [others[i] for i in ids])
-            answers[f"{path}/shuffled"] = score(asked, [others[i] for i in golden])
+            answers[f"{path}/shuffled"] = score(plain, [others[i] for i in golden])
     return text, answers
 
 

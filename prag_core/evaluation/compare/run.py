@@ -220,8 +220,8 @@ class _Comparison:
             return Cells(self.question_set)
         options = self.options
         conditions, _ = possible(self.rags, options.conditions, len(self.question_set.documents))
-        asked = options.evaluation(conditions)
-        return ask(self.rags, self.configs, self.question_set, asked, self.folder)
+        evaluation = options.evaluation(conditions)
+        return ask(self.rags, self.configs, self.question_set, evaluation, self.folder)
 
     @cached_property
     def losses(self) -> dict:
@@ -242,12 +242,12 @@ class _Comparison:
         if not counts or not questions:
             return None
         # Distractors come from the pool, whose adapters are there; trained ones are dear.
-        chosen = replace(self.question_set, documents=pool, questions=tuple(questions))
+        subset = replace(self.question_set, documents=pool, questions=tuple(questions))
         series = compare_cells.merge_conditions(counts, options.merge_weights).values()
         # Once each: at k = 1 all series share theirs.
         conditions = tuple(dict.fromkeys(name for names in series for name in names))
-        asked = EvaluationOptions(conditions, 1, "gold", options.seed)
-        cells = ask(self.rags, self.configs, chosen, asked, self.folder / "merging")
+        evaluation = EvaluationOptions(conditions, 1, "gold", options.seed)
+        cells = ask(self.rags, self.configs, subset, evaluation, self.folder / "merging")
         return compare_cells.merging(cells, counts, options.merge_weights)
 
     def _making(self) -> dict:
