@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     "needle_set": Command(
         "hypernet.training.needles:needle_set",
-        "Write a question set of facts hidden in chunks of a corpus, to train on.",
+        "Write a question set: texts of a corpus with invented facts hidden in them.",
     ),
     "ablate": Command(
         "hypernet.training.ablation:ablate",

@@ -67,7 +67,7 @@ COMMANDS = {
     ),
     "benchmark": _command(
         "benchmark",
-        "Run a grid of question sets, base models, paths and modes into one table.",
+        "Run a grid of question sets, base models, paths and conditions into one table.",
         unread=["path", "base_model", "dtype", "hypernet"],  # a list of models has them
     ),
     "compare": _command(

@@ -37,7 +37,7 @@ def needle_set(
     base_model: str = EMBEDDED_NAME,
     seed: int = 1,
 ) -> None:
-    """Write a question set: texts of a corpus with invented facts hidden at even depths.
+    """Write a question set: texts of a corpus with invented facts hidden in them.
 
     Args:
         corpus: folder or file of documents that the texts are made of.

@@ -25,7 +25,7 @@ def benchmark(
     seeds: tuple[int, ...] = (0,),
     skip_bad: bool = False,
 ) -> None:
-    """Run all cells of question sets, base models, paths, conditions and seeds into one table.
+    """Run a grid of question sets, base models, paths and conditions into one table.
 
     May be stopped at any time: the same command goes on where it was. A cell that fails is named
     at the end and does not stop the others.

@@ -15,19 +15,19 @@ from tests.fixtures.services import add, ask, message, running_server
 
 
 def test_full_queue_timeout_and_shutdown(tiny_base, tmp_path):
-    limits = Limits(timeout=0.3)
+    limits = Limits(timeout=2)
     options = {"max_rows": 1, "max_queue": 1}
     with (
         running_server(tiny_base, tmp_path, limits, **options) as (address, service),
         httpx.Client(base_url=address, timeout=60) as http,
     ):
-        gate, body = threading.Event(), {"prompt": "P"}
+        gate, body = threading.Event(), {"prompt": "P", "max_tokens": 1}
         service.engine.call(gate.wait)
         with ThreadPoolExecutor(4) as pool:
             replies = [pool.submit(http.post, "/v1/completions", json=body) for _ in range(4)]
             while sum(reply.done() for reply in replies) < 3:
                 time.sleep(0.01)
-            time.sleep(0.4)
+            time.sleep(2.1)  # the one that waits is now late
             gate.set()
             statuses = sorted(reply.result().status_code for reply in replies)
         assert statuses == [429, 429, 429, 504]
