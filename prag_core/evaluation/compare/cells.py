@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,33 +65,38 @@ def ask(
         options: conditions, documents a question.
         folder: gets a folder for the shared conditions and one for every path.
     """
-    needy = {name: parse_condition(name).needs_adapters for name in options.conditions}
-    shared = tuple(name for name, needs_adapters in needy.items() if not needs_adapters)
-    by_path = tuple(name for name, needs_adapters in needy.items() if needs_adapters)
+    needs = {name: parse_condition(name).needs_adapters for name in options.conditions}
+    shared, by_path = ([n for n in needs if needs[n] == kind] for kind in (False, True))
     # Only a pipeline that trains has an adapter of the whole corpus and augmented passages.
     first = next((path for path in rags if trains(rags[path])), next(iter(rags)))
+    evaluated = partial(_evaluated, question_set, options)
     reports: dict[str, Report] = {}
-    answers: dict[str, Answers] = {}
+    common: dict[str, Answers] = {}
     if shared:
         # Stands for every path until the path's own conditions are asked, if there are any.
-        report = evaluate(
-            rags[first],
-            question_set,
-            replace(options, conditions=shared),
-            folder / "shared",
-            configs[first],
-        )
+        report, common = evaluated(rags[first], configs[first], shared, folder / "shared", {})
         reports = dict.fromkeys(rags, report)
-        answers = {name: read_answers(answers_path(folder / "shared", name)) for name in shared}
-    common = dict(answers)
+    answers = dict(common)
     for path, rag in rags.items() if by_path else ():
-        place, path_options = folder / path, replace(options, conditions=by_path)
         # The shared answers are scored beside the path's own, so that differences are paired.
-        reports[path] = evaluate(
-            rag, question_set, path_options, place, configs[path], predictions=common
-        )
-        answers |= {f"{path}/{name}": read_answers(answers_path(place, name)) for name in by_path}
+        reports[path], records = evaluated(rag, configs[path], by_path, folder / path, common)
+        answers |= {f"{path}/{name}": of_name for name, of_name in records.items()}
     return Cells(question_set, reports, answers)
+
+
+def _evaluated(
+    question_set: QuestionSet,
+    options: EvaluationOptions,
+    rag: ParametricRAG,
+    config: Mapping,
+    conditions: Sequence[str],
+    folder: Path,
+    others: Mapping[str, Answers],
+) -> tuple[Report, dict[str, Answers]]:
+    """Evaluate these conditions; return the report, with others beside them, and the answers."""
+    options = replace(options, conditions=tuple(conditions))
+    report = evaluate(rag, question_set, options, folder, config, predictions=others)
+    return report, {name: read_answers(answers_path(folder, name)) for name in conditions}
 
 
 def trains(rag: ParametricRAG) -> bool:

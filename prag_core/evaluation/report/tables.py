@@ -24,6 +24,7 @@ from prag_core.evaluation.report.names import (
 from prag_core.evaluation.tables import EXPLAINED, SHOWN, Table, metric_rows
 
 MISSING = "-"
+DOCUMENT_CONDITIONS = ("closed_book", "in_context", "parametric")  # report.json has all
 INTERVAL_COLUMNS = 5  # in a terminal of 80 columns
 RIGHT, WRONG = "✓", "✗"
 # (below, one unit, its name), the smallest first
@@ -208,7 +209,7 @@ def _documents(report: Mapping) -> Table:
     for key, factor, digits in (("containment", 100, 0), ("loss", 1, 2)):
         # Documents outside the sample have no numbers: headings are those that any of them has.
         names = reading_order(dict.fromkeys(n for d in documents for n in d.get(key) or ()))
-        for name in names:
+        for name in (name for name in names if condition_name(name) in DOCUMENT_CONDITIONS):
             columns[f"{key}: {label(name)}"] = _column(key, name, factor, digits)
     rows = tuple((d.get("title") or d["id"], *(c(d) for c in columns.values())) for d in documents)
     note = "Containment in %; loss of the text in nats a token."

@@ -32,7 +32,6 @@ def log_to_wandb(report: Mapping, folder: Path | str, project: str = "prag-compa
     """
     try:
         import wandb  # an extra
-        from PIL import Image
     except ImportError as error:
         raise ValueError(
             "got no wandb, expected the package of the logger: pip install 'prag[train]', or "
@@ -49,17 +48,24 @@ def log_to_wandb(report: Mapping, folder: Path | str, project: str = "prag-compa
         settings=wandb.Settings(console="off", silent=True),
     )
     try:
-        media: dict[str, object] = {}
-        for name, figure in figures(report).items():
-            media[f"figures/{name}"] = wandb.Image(Image.open(io.BytesIO(png(figure))))
-        for name, table in (comparison_tables(report) | detail_tables(report)).items():
-            # wandb's table has no sections.
-            rows = [list(row) for section in table.sections for row in section]
-            media[f"tables/{name}"] = wandb.Table(columns=list(table.headings), data=rows)
-        run.log(media)
+        run.log(_media(report, wandb))
         run.summary.update(flat_numbers(report))
     finally:  # what was logged is on the disk, whatever failed
         run.finish()
+
+
+def _media(report: Mapping, wandb) -> dict[str, object]:
+    """Return figures and tables as the package logs them."""
+    from PIL import Image  # comes with matplotlib
+
+    media: dict[str, object] = {}
+    for name, figure in figures(report).items():
+        media[f"figures/{name}"] = wandb.Image(Image.open(io.BytesIO(png(figure))))
+    for name, table in (comparison_tables(report) | detail_tables(report)).items():
+        # wandb's table has no sections.
+        rows = [list(row) for section in table.sections for row in section]
+        media[f"tables/{name}"] = wandb.Table(columns=list(table.headings), data=rows)
+    return media
 
 
 def flat_numbers(report: Mapping) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from html.parser import HTMLParser
 
 import pytest
 
@@ -54,6 +55,30 @@ def every(selector: str, condition: str) -> str:
 
 def headings(page: str) -> list[str]:
     return re.findall(r'<h2 id="(\w+)"', page)
+
+
+class Nesting(HTMLParser):
+    """Checks that every element is closed where it should be."""
+
+    VOID = ("meta", "link", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.opened += [] if tag in self.VOID else [tag]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.opened.pop() == tag
+
+
+@pytest.mark.parametrize("make", [make_report, hostile_report])
+def test_elements_are_nested(make):
+    parser = Nesting()
+    parser.feed(render_report(make()))
+    parser.close()
+    assert parser.opened == []
 
 
 def test_sections_are_those_of_the_report():
