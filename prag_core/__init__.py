@@ -13,7 +13,7 @@ a document). After the adapter there is one path, whoever made it. In short:
 
     rag = ParametricRAG.from_pretrained("smollm2-135m", store="runs/store")  # generated adapters
     rag.add_documents(["The bakery in Ostrel was founded by Mira Kolven in 1931."])
-    print(rag.answer("Who founded the bakery in Ostrel?", mode="parametric", k=1)[0].text)
+    print(rag.answer("When was the bakery in Ostrel founded?", mode="parametric", k=1)[0].text)
 
 and the same by hand:
 

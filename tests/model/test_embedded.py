@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 import pytest
 import torch
@@ -35,9 +36,11 @@ def test_one_checkpoint_has_one_fingerprint_in_both_dtypes():
 
 def test_readme_code_answers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, *clients = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    text = README.read_text("utf-8")
+    code, *clients = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    printed = re.search(r"It prints:\n\n((?:    .*\n)+)", text)[1]
     exec(compile(code, "README.md", "exec"), {})
-    assert "Kolven" in capsys.readouterr().out
+    assert capsys.readouterr().out == textwrap.dedent(printed)
     for client in clients:  # what they ask a server is asked in test_serve_clients and test_server
         compile(client, "README.md", "exec")
 
