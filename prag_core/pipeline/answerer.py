@@ -213,8 +213,7 @@ def shared_rows(adapter: Adapter) -> Adapter:
     Raises:
         ValueError: an adapter without such rows.
     """
-    old = not hasattr(adapter, "shared_rows")
-    count = int(adapter.extra.get("shared_rows", 0)) if old else adapter.shared_rows
+    count = adapter.shared_rows
     if not count:
         raise ValueError(
             "got adapters without shared rows, expected those of a ridge network for "
