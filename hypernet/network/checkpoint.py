@@ -150,8 +150,8 @@ def find_checkpoint(name: str | Path) -> Path:
     for folder in (SHIPPED / name,) * plain + (Path(name),):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    if str(name).count("/") == 1 and not Path(name).parent.is_dir():
-        from huggingface_hub import snapshot_download  # deferred: needs the network
+    if str(name).count("/") == 1 and not Path(name).parent.is_dir():  # owner/name
+        from huggingface_hub import snapshot_download  # slow to import, and only needed here
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:

@@ -27,10 +27,7 @@ from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.scores import score_network
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.evaluation.estimates import format_estimate
-from prag_core.evaluation.tables import Table
-from prag_core.files import write_json
-from prag_core.model.base_model import BaseModel, load_base_model
-from prag_core.report.style import (
+from prag_core.evaluation.report.style import (
     BLUE,
     GREEN,
     GREY,
@@ -41,6 +38,9 @@ from prag_core.report.style import (
     VERMILION,
     styled,
 )
+from prag_core.evaluation.tables import Table
+from prag_core.files import write_json
+from prag_core.model.base_model import BaseModel, load_base_model
 
 CURVES = {"own": "val/gold_nll", "another's": "val/shuffled_nll", "none": "val/closed_book_nll"}
 COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, GREY)

@@ -158,6 +158,7 @@ class HypernetDataModule(lightning.LightningDataModule):
 
     def _corpus(self, path: Path) -> list[Item] | DiskCorpus:
         if self.corpus_on_disk:
+            # Corpora that fit are faster as lists: nothing is tokenised twice.
             corpus = DiskCorpus(path, self.base, self._facts, self.corpus_limit)
             return corpus.fitting(LEAST_TOKENS, self.max_document_tokens)
         documents = list(islice(iter_documents(path), self.corpus_limit))
@@ -192,6 +193,7 @@ class HypernetDataModule(lightning.LightningDataModule):
             return list(self.weights)
         count = len(self.question_sets)
         shares = []
+        # Within each kind by size, so that every document comes as often as any other of its kind.
         for pools, share in (
             (self.training[:count], 1 - self.corpus_share),
             (self.training[count:], self.corpus_share),
@@ -230,7 +232,12 @@ class HypernetDataModule(lightning.LightningDataModule):
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader:
-        """Stream this process's documents of `predict_corpus` in lists of 32."""
+        """Stream this process's documents of `predict_corpus` in lists of 32.
+
+        Raises:
+            ValueError: no `predict_corpus`.
+            FileNotFoundError: it does not exist.
+        """
         if self.predict_corpus is None:
             raise ValueError("got no documents to predict for, expected --data.predict_corpus")
         trainer = self.trainer
@@ -272,6 +279,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         )
 
     def _fitting(self, items: list[Item]) -> list[Item]:
+        # Left out, not cut: a question may be about the part that is cut off.
         return [item for item in items if LEAST_TOKENS < len(item) <= self.max_document_tokens]
 
     def _question_items(self) -> tuple[list[Sequence[Item]], list[Item], set[str]]:

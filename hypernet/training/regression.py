@@ -39,7 +39,15 @@ class TrainedAdapters:
         self.paths = [f"model.layers.{layer}.mlp.down_proj" for layer in layers]
 
     def loss(self, document_ids: Sequence[str], rows: Rows) -> Tensor:
-        """Average over layers and the documents that have a trained adapter (0: none has)."""
+        """Average over layers and the documents that have a trained adapter (0: none has).
+
+        Args:
+            document_ids: of the N documents.
+            rows: generated rows of groups of one document, a (N, L, R, I) and b (N, L, R, H).
+
+        Raises:
+            ValueError: several adapters of a document, or one of another base model or layers.
+        """
         losses = []
         for number, document_id in enumerate(document_ids):
             adapter = self._adapter(document_id)

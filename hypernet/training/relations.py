@@ -94,7 +94,7 @@ MONTH = re.compile(MONTHS)
 
 
 def find_facts(document: Document) -> list[tuple[tuple[str, ...], str]]:
-    """Return (ways to ask, answer) for every pattern that the text matches."""
+    """Return (ways to ask, answer) for every pattern that the text matches; none without title."""
     title = re.sub(r"\s*\([^)]*\)$", "", document.title).strip()  # "Mercury (planet)"
     if not title:
         return []

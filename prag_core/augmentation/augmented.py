@@ -71,7 +71,7 @@ def titled(title: str, text: str) -> str:
 
 def merge_pairs(pairs: Sequence[QAPair], more: Sequence[QAPair]) -> tuple[QAPair, ...]:
     """Append the pairs whose question is new, upper and lower case being the same."""
-    distinct: dict[str, QAPair] = {}
+    distinct: dict[str, QAPair] = {}  # the first of equal questions stays, with its answer
     for pair in (*pairs, *more):
         distinct.setdefault(pair.question.lower(), pair)
     return tuple(distinct.values())

@@ -11,10 +11,10 @@ from typing import Literal
 
 from rich.console import Console
 
-from prag_core.compare.options import CompareOptions
-from prag_core.compare.run import compare_paths
 from prag_core.corpus.documents import read_documents
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
+from prag_core.evaluation.compare.options import CompareOptions
+from prag_core.evaluation.compare.run import compare_paths
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
 
@@ -46,9 +46,8 @@ def compare(
         skip_bad: leave out bad records and questions whose gold documents are missing.
         logger: `wandb` also logs numbers and figures to Weights & Biases, offline by default.
     """
-    from prag_core.report.figures import figures  # matplotlib takes a second to import
-    from prag_core.report.page import write_report_page
-    from prag_core.report.terminal import format_comparison
+    from prag_core.evaluation.report.page import write_report_page  # matplotlib takes a second
+    from prag_core.evaluation.report.tables import terminal_lines
 
     folder, console = Path(output), Console()
     chosen = _load(source, split, skip_bad)
@@ -58,12 +57,12 @@ def compare(
     report["command"] = shlex.join(["prag", *sys.argv[1:]])
     write_json(folder / "report.json", report)
     write_report_page(report, folder / "report.html")
-    for table in format_comparison(report):
-        console.print(table)
+    for line in terminal_lines(report):
+        console.print(line)
     if logger == "wandb":
-        from prag_core.report.wandb_run import log_to_wandb
+        from prag_core.evaluation.report.wandb_run import log_to_wandb
 
-        log_to_wandb(report, figures(report), folder)
+        log_to_wandb(report, folder)
     console.print(f"report in {folder / 'report.html'}, numbers in {folder / 'report.json'}")
 
 

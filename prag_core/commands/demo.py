@@ -54,7 +54,7 @@ def demo(
         folder, chosen = Path(output) / path, replace(setup, path=path)
         with build_pipeline(chosen, folder / "store", question_set.documents) as rag:
             options = EvaluationOptions(modes, k=k)
-            config = chosen.answer_config() | {"base_fingerprint": rag.base.fingerprint}
+            config = chosen.answer_config() | rag.identity
             report = evaluate(rag, question_set, options, folder, config)
         console.print(report_table(report).rich())
         seconds = round(time.perf_counter() - began)

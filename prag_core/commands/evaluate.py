@@ -67,6 +67,6 @@ def evaluate(
             chosen = chunk_question_set(chosen, rag.base.tokenizer, chunk_tokens)
         ranked = read_hits(hits, chosen) if hits else None
         foreign = {Path(p).stem: read_predictions(p, chosen.questions) for p in predictions}
-        config = setup.answer_config() | {"base_fingerprint": rag.base.fingerprint}
+        config = setup.answer_config() | rag.identity
         report = evaluate_set(rag, chosen, evaluation, output, config, ranked, foreign, strangers)
     Console().print(report_table(report).rich())

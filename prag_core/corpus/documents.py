@@ -197,7 +197,7 @@ def _text_document(
         return reject(path, f"got a damaged gzip file ({error})")
     except ValueError as error:
         return reject(path, str(error))
-    title = name.removesuffix(".gz").rpartition(".")[0]
+    title = name.removesuffix(".gz").rpartition(".")[0]  # the name without its suffix
     heading = re.match(r"# +(.+?)\s*(\n|$)", text)
     if heading and suffix(Path(name)) == "md":
         title, text = heading[1], text[heading.end() :].strip()

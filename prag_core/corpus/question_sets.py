@@ -138,7 +138,8 @@ def load_question_set(
     counts = Counter() if counts is None else counts
     reject = rejecter(skip_bad, counts)
     path = Path(source)
-    # A path here goes before a hub name that reads the same; "hub:" makes it no path.
+    # A hub name is owner/name: a bare word is never looked up there. A path here goes before a hub
+    # name that reads the same; "hub:" makes it no path.
     hub = None if path.exists() else HUB_NAME.fullmatch(str(source))
     documents: list[Document] = []
     if path.is_dir():
@@ -171,14 +172,13 @@ def _linked(unlinked: QuestionSet, skip_bad: bool, counts: Counter[str]) -> Ques
     targets = {document_id: document_id for document_id in unique}
     # Duplicates too: a question may name either source id of one text.
     for document in documents:
-        if (
-            document.source_id
-            and targets.setdefault(document.source_id, document.id) != document.id
-        ):
+        source_id = document.source_id or document.id
+        if targets.setdefault(source_id, document.id) != document.id:
             raise ValueError(
                 f"got the id {document.source_id!r} on two different documents of {name}, "
                 "expected unique ids: rename one"
             )
+    # Told before anything is left out: a corpus of the wrong version misses most of them.
     missing = [i for question in questions for i in question.gold_ids if i not in targets]
     if missing and not skip_bad:
         raise ValueError(
@@ -225,7 +225,7 @@ def _beir_questions(path: Path, qrels: Path, split: str, reject: Reject) -> list
     if not judgements.is_file():
         splits = sorted(file.stem for file in qrels.glob("*.tsv"))
         raise ValueError(f"got split {split!r}, expected one of {splits} in {qrels}: name it")
-    gold: dict[str, list[str]] = {}
+    gold: dict[str, list[str]] = {}  # by query: the corpus' own ids, which `_linked` resolves
     for where, row in iter_records(judgements, reject, "tsv"):
         if not {"query-id", "corpus-id", "score"} <= row.keys():
             reject(where, f"got the columns {list(row)}, expected query-id, corpus-id, score")
@@ -245,6 +245,7 @@ def _hub_records(hub: re.Match[str], split: str) -> Iterator[tuple[str, object]]
 
     name, split = hub["name"], split or "validation"
     try:
+        # Whatever is wrong (name, split, configuration, network), the errors are of two kinds.
         rows = datasets.load_dataset(name, hub["config"], split=split)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(

@@ -99,7 +99,7 @@ def _run_model(groups: Sequence[Group], store: Path, skip_bad: bool) -> dict[str
 
 def _answer(group: Group, rag: ParametricRAG, chosen: QuestionSet) -> dict[str, str]:
     """Answer in all conditions at once; where that fails, in one after the other."""
-    config = group.run_config() | {"base_fingerprint": rag.base.fingerprint}
+    config = group.run_config() | rag.identity
     failures: dict[str, str] = {}
     for asked in (group.conditions, *((c,) for c in group.conditions)):
         if len(asked) == 1 and asked[0] not in missing_conditions(group):

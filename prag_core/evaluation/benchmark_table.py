@@ -209,9 +209,9 @@ def write_figure(table: Mapping, path: Path) -> None:
     """
     from matplotlib.figure import Figure  # it takes a second to import
 
-    from prag_core.report.figures import draw_bars
-    from prag_core.report.style import styled
-    from prag_core.report.wording import label, ordered_modes
+    from prag_core.evaluation.report.figures import draw_bars
+    from prag_core.evaluation.report.names import reading_order
+    from prag_core.evaluation.report.style import styled
 
     panels: dict[tuple[str, str], dict[str, Mapping]] = {}
     for row in table["rows"]:
@@ -226,8 +226,7 @@ def write_figure(table: Mapping, path: Path) -> None:
         figure = Figure(figsize=(COLUMNS * PANEL_WIDTH, lines * (0.8 + 0.25 * most)))
         axes = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
         for place, (names, values) in zip(axes, panels.items(), strict=False):
-            order = ordered_modes(values)
-            draw_bars(place, order, [values[n] for n in order], [label(n) for n in order], 100)
+            draw_bars(place, {name: values[name] for name in reading_order(values)})
             place.set_title(", ".join(names))
             place.set_xlabel("F1, %")
         for place in axes[len(panels) :]:  # an odd number leaves one empty

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from prag_core.evaluation.estimates import Estimate, format_estimate
 from prag_core.evaluation.results import Report
@@ -34,14 +35,15 @@ class Table:
     def rich(self) -> RichTable:
         """Return it for the terminal; the first column is on the left, the others on the right."""
         table = RichTable(
-            title=self.title, title_justify="left", caption=self.note or None,
+            title=Text(self.title), title_justify="left", caption=Text(self.note) or None,
             caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         )  # fmt: skip
         for number, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if number else "left")
+            table.add_column(Text(heading), justify="right" if number else "left")
         for rows in self.sections:
             for name, *texts in rows:  # intervals below, so that 80 columns suffice
-                table.add_row(name, *(text.replace(" (", "\n(") for text in texts))
+                # Text, not strings: rich reads square brackets of a foreign name as markup.
+                table.add_row(Text(name), *(Text(t.replace(" (", "\n(")) for t in texts))
             table.add_section()
         return table
 

@@ -171,25 +171,29 @@ class Answerer:
         self, questions: Sequence[Question], hits: Hits, mode: Mode, options: AnswerOptions
     ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
         """Return every question's merged adapter (None: none), its sources, and who made it."""
-        unweighed = [tuple(Source(hit.document_id, hit.score) for hit in row) for row in hits]
+        if mode.adapters == "documents":
+            return self._merged(questions, hits, options)
+        whole: Adapter | None = None  # one adapter for all questions
         if mode.adapters == "corpus":
             whole = self.corpus_adapter()
-            return [(whole, row, whole.metadata.get("path", "")) for row in unweighed]
-        if not mode.adapters:
-            return [(None, row, "") for row in unweighed]
-        if mode.adapters == "shared":  # the same in every document's adapter: one is enough
-            first = next(iter(_ids(hits)), None)
-            rows = None if first is None else shared_rows(self.adapter(first))
-            return [(rows, row, rows.metadata.get("path", "") if rows else "") for row in unweighed]
+        elif mode.adapters == "shared" and (first := next(iter(_ids(hits)), None)) is not None:
+            whole = shared_rows(self.adapter(first))  # the same in every document's adapter
+        path = whole.metadata.get("path", "") if whole else ""
+        return [(whole, tuple(Source(h.document_id, h.score) for h in row), path) for row in hits]
+
+    def _merged(
+        self, questions: Sequence[Question], hits: Hits, options: AnswerOptions
+    ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
+        """Merge the adapters of every question's documents (see `_adapters`)."""
         loaded = {i: self.adapter(i) for i in _ids(hits)}
-        meant = hits
+        meant = hits  # those whose adapters take part
         if options.least_relevance > 0:
             texts, least = [plain_question(q) for q in questions], options.least_relevance
             meant = self.run(lambda: relevant_hits(self.base, texts, hits, loaded, least))
-        if options.rank:
+        if options.rank:  # after relevance, which reads the addresses that a smaller rank has not
             loaded = {i: reduce_rank(adapter, options.rank) for i, adapter in loaded.items()}
         merged: dict[tuple[Source, ...], Adapter] = {}  # questions often share their documents
-        rows = []
+        results = []
         for row, kept in zip(hits, meant, strict=True):
             used = _weighed(kept, options.merge_weights)
             if used and used not in merged:
@@ -203,8 +207,8 @@ class Answerer:
                 Source(h.document_id, h.score, weights.get(h.document_id, 0.0)) for h in row
             )
             made_by = {loaded[s.document_id].metadata.get("path", "") for s in used}
-            rows.append((merged.get(used), sources, "+".join(sorted(made_by))))
-        return rows
+            results.append((merged.get(used), sources, "+".join(sorted(made_by))))
+        return results
 
 
 def shared_rows(adapter: Adapter) -> Adapter:

@@ -244,6 +244,12 @@ class ParametricRAG:
         return self.answerer.answer(questions, hits, mode, options)
 
     @property
+    def identity(self) -> dict[str, str | None]:
+        """What weights the answers come from, to be kept beside results."""
+        made_by = self.parametrizer.fingerprint if self.parametrizer is not None else None
+        return {"base_fingerprint": self.base.fingerprint, "parametrizer": made_by}
+
+    @property
     def answerer(self) -> Answerer:
         """What answers questions from the pipeline's documents."""
         return Answerer(

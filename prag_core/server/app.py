@@ -119,9 +119,7 @@ def _page_file(route: str) -> Callable[[], Awaitable[Response]]:
 
 async def _http_error(http: HttpRequest, error: HTTPException) -> JSONResponse:
     kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    # A path may hold half a surrogate pair, which is no UTF-8.
-    message = str(error.detail).encode("utf-8", "replace").decode()
-    return JSONResponse(error_object(message, kind), error.status_code, error.headers)
+    return JSONResponse(error_object(str(error.detail), kind), error.status_code, error.headers)
 
 
 async def _invalid(http: HttpRequest, error: RequestValidationError) -> JSONResponse:
@@ -130,7 +128,7 @@ async def _invalid(http: HttpRequest, error: RequestValidationError) -> JSONResp
         ".".join(str(part) for part in item["loc"] if part != "body") + f": {item['msg']}"
         for item in error.errors()
     ]
-    message = "; ".join(dict.fromkeys(places)).encode("utf-8", "replace").decode()
+    message = "; ".join(dict.fromkeys(places))  # each once: a union of types repeats its fields
     return JSONResponse(error_object(message, "invalid_request_error"), 400)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,8 +27,6 @@ from prag_core.server.schemas import (
     Request,
     envelope,
     error_object,
-    identifier,
-    usage,
 )
 from prag_core.server.service import Service
 
@@ -116,7 +115,7 @@ class CompletionEndpoints:
         except BaseException:  # of any kind: the client went away, the queue is full
             _cancel(rows)
             raise
-        name = identifier("chatcmpl" if chat else "cmpl")
+        name = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
         if body.stream:
             events = self._events(name, rows, body, http, chat)
             return StreamingResponse(events, media_type="text/event-stream")
@@ -213,7 +212,7 @@ class CompletionEndpoints:
                 async for piece in _trimmed(pieces) if chat else pieces:
                     yield event([choice(index, piece)])
                 yield event([choice(index, "", row.row.finish or "stop")], **_origin(rows, body))
-            if body.include_usage:
+            if (body.stream_options or {}).get("include_usage"):
                 yield event([], usage=_usage(rows))
             yield b"data: [DONE]\n\n"
         except Exception as error:  # the status was sent: only an event can say so
@@ -246,7 +245,14 @@ async def _trimmed(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
 
 
 def _usage(rows: Sequence[Pending]) -> dict[str, int]:
-    return usage(sum(row.row.prompt_tokens for row in rows), sum(row.row.tokens for row in rows))
+    """Count tokens as OpenAI's API does."""
+    prompt = sum(row.row.prompt_tokens for row in rows)
+    completion = sum(row.row.tokens for row in rows)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
 
 
 def _origin(rows: Sequence[Pending], body: Request) -> dict:

@@ -64,8 +64,8 @@ class DocumentEndpoints:
         self, body: NewDocuments | NewDocument, path: ServedPath = "generated"
     ) -> dict:
         """Turn documents into adapters; with `path=trained`, also queue their training."""
-        new = body.documents if isinstance(body, NewDocuments) else [body]
-        return await self._add([item.document() for item in new], path)
+        items = body.documents if isinstance(body, NewDocuments) else [body]
+        return await self._add([Document(i.text, i.title, i.source) for i in items], path)
 
     async def upload(self, files: list[UploadFile], path: ServedPath = "generated") -> dict:
         """Take documents as files: txt, md, tsv, json or jsonl (not compressed)."""

@@ -124,7 +124,11 @@ class Engine:
                 )
 
     def call(self, function: Callable[[], Result]) -> Future[Result]:
-        """Run a function that uses the model before the next decoding step."""
+        """Run a function that uses the model before the next decoding step.
+
+        Raises:
+            ClosedError: the engine was closed.
+        """
 
         def steps() -> Generator[None, None, Result]:
             return function()
@@ -136,6 +140,9 @@ class Engine:
         """Run a generator step by step between decoding steps; cancel its future to stop it.
 
         While rows are decoded, it gets half of the time.
+
+        Raises:
+            ClosedError: the engine was closed.
         """
         return self._queue(self._trainings, steps)
 

@@ -77,7 +77,12 @@ class Jobs:
         self._forget()
 
     def add(self, document_ids: tuple[str, ...]) -> Job:
-        """Queue a training."""
+        """Queue a training.
+
+        Raises:
+            ClosedError: the engine was closed.
+            OSError: the store has no room for the job's record.
+        """
         return self._start(Job(document_ids))
 
     def get(self, job_id: str) -> Job | None:

@@ -106,11 +106,6 @@ class Request(BaseModel):
             seed=secrets.randbits(63) if self.seed is None else self.seed % 2**63,
         )
 
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with the numbers of tokens."""
-        return bool((self.stream_options or {}).get("include_usage"))
-
 
 class Part(BaseModel):
     """A text part of a message."""
@@ -184,10 +179,6 @@ class NewDocument(BaseModel):
     title: Annotated[str, Field(max_length=500), UTF8] = ""
     source: Annotated[str, Field(max_length=500), UTF8] = ""
 
-    def document(self) -> Document:
-        """Return it as the pipeline knows it."""
-        return Document(self.text, self.title, self.source)
-
 
 class NewDocuments(BaseModel):
     """Documents to add."""
@@ -203,11 +194,6 @@ class NewJob(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     document_ids: Annotated[list[str], Field(min_length=1, max_length=1000)]
-
-
-def identifier(kind: str) -> str:
-    """Return a new id, e.g. chatcmpl-0123..."""
-    return f"{kind}-{secrets.token_hex(12)}"  # 96 bits, so that no two meet
 
 
 def document_object(document: Document, served: Served, text: bool = False) -> dict:
@@ -226,15 +212,6 @@ def document_object(document: Document, served: Served, text: bool = False) -> d
     }
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Count tokens as OpenAI's API does."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-
-
 def envelope(kind: str, name: str, model: str, **fields) -> dict:
     """Return what every completion object begins with."""
     return {"id": name, "object": kind, "created": int(time.time()), "model": model, **fields}
@@ -242,4 +219,6 @@ def envelope(kind: str, name: str, model: str, **fields) -> dict:
 
 def error_object(message: str, kind: str, code: str | None = None) -> dict:
     """Return an error as OpenAI's API writes it."""
+    # A message may repeat half a surrogate pair of the request, which is no UTF-8.
+    message = message.encode("utf-8", "replace").decode()
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -10,9 +10,8 @@ import torch
 
 from hypernet.network.checkpoint import save_checkpoint
 from prag_core import cli
-from prag_core.compare import parts as compare_parts
-from prag_core.compare import quality as compare_quality
-from prag_core.compare.options import PARTS
+from prag_core.evaluation.compare import run as compare_run
+from prag_core.evaluation.compare.options import PARTS
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, write_question_set
 from tests.fixtures.tiny import byte_tokenizer, tiny_model
 
@@ -60,20 +59,48 @@ def finished(folders, tmp_path_factory):
 def test_a_comparison_has_every_part_for_both_paths(finished):
     output, report = finished
     assert all(report[part] for part in PARTS)
-    modes = report["quality"]["modes"]
-    own = {f"{p}/{m}" for p in ("trained", "generated") for m in compare_quality.PATH_MODES}
-    assert set(modes) == {*compare_quality.SHARED_MODES, *own}
-    assert all(mode["n"] == 6 for mode in modes.values())
-    pairs = {(d["a"], d["b"]) for d in report["quality"]["differences"]}
-    assert ("generated/parametric", "trained/parametric") in pairs
-    assert ("generated/parametric", "generated/mean") in pairs
-    assert set(report["knowledge"]["gap_closed"]) == {"trained", "generated"}
+    quality = report["quality"]
+    shared = {"closed_book", "in_context", "da_rag", "sft"}
+    own = ("parametric", "combine", "shuffled", "mean")
+    paths = ("trained", "generated")
+    assert {*quality["conditions"]} == {*shared, *(f"{p}/{c}" for p in paths for c in own)}
+    assert all(cell["n"] == 6 for cell in quality["conditions"].values())
+    assert {
+        "parametric/generated - trained",
+        "generated/parametric - mean",
+        "trained/combine - in_context",
+    } <= {*quality["differences"]}
+    assert "trained/closed_book's kept by shuffled" in quality["ratios"]
+    assert set(report["knowledge"]["text"]) == {
+        "closed_book", *(f"{p}/{c}" for p in paths for c in ("parametric", "shuffled")),
+    }  # fmt: skip
     assert report["merging"]["k"] == [1, 3]
     assert len(report["similarity"]["map"]) == 12
     assert report["side_effects"]["generated"]["changed_answers"] is not None
-    assert [point[0] for point in report["cost"]["generated"]["progress"]][-1] == 2
+    assert report["cost"]["adapters"]["generated"]["seconds"] > 0
+    assert set(report["cost"]["break_even"]) == {*paths}
+    assert all(len(d["loss"]) == 5 and len(d["containment"]) == 12 for d in report["documents"])
     page = (output / "report.html").read_text()
     assert "<svg" in page and "generated" in page
+
+
+def test_cells_are_those_of_evaluate(folders, finished, tmp_path):
+    """`prag evaluate` on its own gets the same numbers for the same conditions."""
+    output, report = finished
+    options = [
+        f"--output={tmp_path}", *TINY, f"--base_model={folders / 'model'}", "--path=generated",
+        f"--hypernet={folders / 'hypernet'}", "--evaluation.k=1", "--evaluation.retrieval=gold",
+        "--evaluation.conditions=[closed_book,parametric,combine,shuffled,mean]",
+    ]  # fmt: skip
+    assert cli.main(["evaluate", str(folders / "set"), *options]) == 0
+    alone = json.loads((tmp_path / "results.json").read_text())
+    together = json.loads((output / "generated" / "results.json").read_text())
+    for name, cell in alone["conditions"].items():
+        key = name if name == "closed_book" else f"generated/{name}"
+        assert report["quality"]["conditions"][key]["metrics"] == cell["metrics"]
+    assert {*alone["differences"]} <= {*together["differences"]}
+    for name, metrics in alone["differences"].items():
+        assert report["quality"]["differences"][f"generated/{name}"] == metrics
 
 
 def test_a_second_run_computes_nothing_again(folders, finished, monkeypatch):
@@ -82,8 +109,8 @@ def test_a_second_run_computes_nothing_again(folders, finished, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("computed again")
 
-    for name in ("knowledge", "similarity", "merging", "_contained"):
-        monkeypatch.setattr(compare_parts, name, refuse)
+    for name in ("knowledge", "similarity", "making"):
+        monkeypatch.setattr(compare_run, name, refuse)
     monkeypatch.setattr("prag_core.pipeline.answerer.generate", refuse)
     assert run(folders, "set", output) == 0
     again = json.loads((output / "report.json").read_text())
@@ -103,7 +130,7 @@ def test_documents_without_questions_get_the_parts_that_need_none(folders, tmp_p
     report = json.loads((tmp_path / "report.json").read_text())
     assert "quality" not in report and "merging" not in report
     assert report["knowledge"]["answers"] is None
-    assert report["side_effects"]["trained"]["changed_answers"] is None
+    assert "changed_answers" not in report["side_effects"]["trained"]
     assert len(report["documents"]) == 5
     assert "no questions" in report["notes"][0]
 
@@ -112,7 +139,7 @@ def test_few_questions_get_no_intervals_and_a_word_why(folders, tmp_path):
     options = ["--documents=3", "--comparison.paths=[generated]"]
     assert run(folders, "set", tmp_path, *options) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    estimate = report["quality"]["modes"]["generated/parametric"]["metrics"]["f1"]
+    estimate = report["quality"]["conditions"]["generated/parametric"]["metrics"]["f1"]
     assert estimate["low"] is None
     notes = " ".join(report["notes"])
     assert "3 questions about 3 documents: intervals" in notes
@@ -125,8 +152,9 @@ def test_few_questions_get_no_intervals_and_a_word_why(folders, tmp_path):
     [
         (["--hypernet=checkpoints/none"], "checkpoints/none"),
         (["--comparison.paths=[]"], "got paths []"),
+        (["--comparison.paths=[forged]"], "got path 'forged'"),
         (["--comparison.parts=[quality,speed]"], "got parts ['quality', 'speed']"),
-        (["--comparison.modes=[mean,mean]"], "got modes ['mean', 'mean']"),
+        (["--comparison.conditions=[mean,mean]"], "got conditions ['mean', 'mean']"),
         (["--comparison.merge_counts=[0]"], "merge_counts [0]"),
         (["--documents=9"], "expected 1 to 6"),
     ],
@@ -151,16 +179,16 @@ def test_a_checkpoint_of_another_base_is_refused(folders, tmp_path, capsys):
 
 def test_parts_added_later_see_what_others_need(folders, tmp_path):
     paths = "--comparison.paths=[generated]"
-    few = "--comparison.modes=[closed_book,in_context,parametric,shuffled]"
+    few = "--comparison.conditions=[closed_book,in_context,parametric,shuffled]"
     assert run(folders, "set", tmp_path, paths, few, "--comparison.parts=[side_effects,cost]") == 0
     first = json.loads((tmp_path / "report.json").read_text())
-    assert first["side_effects"]["generated"]["changed_answers"] is None
-    assert first["cost"]["generated"]["question_seconds"] == {}
+    assert "changed_answers" not in first["side_effects"]["generated"]
+    assert first["cost"]["questions"] == {}
     parts = "--comparison.parts=[quality,side_effects,cost]"
     assert run(folders, "set", tmp_path, paths, few, parts) == 0
     second = json.loads((tmp_path / "report.json").read_text())
     assert second["side_effects"]["generated"]["changed_answers"] is not None
-    assert second["cost"]["generated"]["question_seconds"]
+    assert second["cost"]["questions"]
 
 
 def test_other_weights_under_the_same_name_are_noticed(folders, tmp_path, capsys):
@@ -191,7 +219,7 @@ def test_k_may_come_in_any_order_and_none_may_fit(folders, tmp_path):
     merging = json.loads((tmp_path / "report.json").read_text())["merging"]
     assert merging["k"] == [1, 3]
     ones = merging["series"]["generated/ones"]
-    assert merging["series"]["generated/relative"][0] == ones[0]
+    assert merging["series"]["generated/relative"]["1"] == ones["1"]
     assert run(folders, "set", tmp_path / "b", *options, "--comparison.merge_counts=[50]") == 0
     assert json.loads((tmp_path / "b/report.json").read_text())["merging"] is None
 
@@ -200,6 +228,6 @@ def test_one_document_is_compared_without_another(folders, tmp_path):
     options = ["--documents=1", "--comparison.paths=[generated]"]
     assert run(folders, "set", tmp_path, *options) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    assert "generated/parametric" in report["quality"]["modes"]
+    assert "generated/parametric" in report["quality"]["conditions"]
     assert "shuffled is left out" in " ".join(report["notes"])
     assert "trained" not in report["side_effects"]

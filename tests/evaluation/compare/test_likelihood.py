@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prag_core.compare.likelihood import answer_sequences, mean_nll, text_sequences
 from prag_core.corpus.documents import Document
 from prag_core.corpus.questions import Question
+from prag_core.evaluation.compare.likelihood import answer_sequences, mean_nll, text_sequences
 from prag_core.model.attach import attached
 from tests.fixtures.tiny import random_adapter
 

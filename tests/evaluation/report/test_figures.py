@@ -7,9 +7,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from prag_core.report.adapter_figures import MANY_POINTS, chosen_topics
-from prag_core.report.figures import TITLES, figures
-from prag_core.report.style import STYLE, WIDTH, plain, png, svg
+from prag_core.evaluation.report.figures import MANY_POINTS, TITLES, figures, frequent_topics
+from prag_core.evaluation.report.style import STYLE, WIDTH, plain, png, svg
 from tests.fixtures.comparisons import HOSTILE, make_report
 
 XLINK = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -24,15 +23,14 @@ def made():
     ("changed", "gone"),
     [
         ({}, set()),
-        ({"quality": None}, {"quality", "controls"}),
-        ({"knowledge": None}, {"knowledge"}),
-        ({"similarity": None}, {"norms", "map"}),
+        ({"quality": None}, {"quality"}),
+        ({"similarity": None}, {"similarity"}),
         ({"merging": None}, {"merging"}),
         ({"cost": None}, {"cost"}),
-        ({"questions": 0}, {"quality", "controls", "merging"}),
+        ({"questions": 0}, {"quality", "merging", "cost"}),
         ({"questions": 3}, set()),
         ({"paths": ("trained",), "documents": 1}, set()),
-        ({"paths": ("trained", "generated", "refined")}, set()),
+        ({"paths": ("trained", "generated", "foreign")}, set()),
     ],
 )
 def test_a_figure_is_left_out_where_its_part_is(changed, gone):
@@ -49,14 +47,15 @@ def test_bars_and_intervals_are_the_reports(made):
     }
     assert widths["generated, parametric"] == pytest.approx(55.0)
     assert widths["trained, shuffled"] == pytest.approx(1.0)
-    intervals = [line.get_segments()[0][:, 0] for line in axes.collections if _is_line(line)]
-    assert any(np.allclose(ends, (51.0, 59.0)) for ends in intervals)
-    few = figures(make_report(questions=3))["quality"].axes[0]
-    assert not [line for line in few.collections if _is_line(line)]
+    assert any(np.allclose(ends, (51.0, 59.0)) for ends in _whiskers(axes))
+    assert not _whiskers(figures(make_report(questions=3))["quality"].axes[0])
 
 
-def _is_line(collection) -> bool:
-    return hasattr(collection, "get_segments")
+def _whiskers(axes) -> list[np.ndarray]:
+    """Return the ends of the intervals that are drawn."""
+    lines = [line for line in axes.collections if hasattr(line, "get_segments")]
+    segments = [segment for line in lines for segment in line.get_segments()]
+    return [s[:, 0] for s in segments if s.size and np.isfinite(s).all()]
 
 
 def test_merged_series_are_the_reports(made):
@@ -79,39 +78,39 @@ def test_controls_are_told_apart_without_colour(made):
 
 
 def test_no_bar_leaves_the_frame(made):
-    for axes in (*made["knowledge"].axes, *made["controls"].axes, *made["quality"].axes):
-        assert axes.get_xlim()[1] > max(bar.get_width() for bar in axes.patches)
+    axes = made["quality"].axes[0]
+    assert axes.get_xlim()[1] > max(bar.get_width() for bar in axes.patches)
 
 
-def test_axes_are_logarithmic_where_paths_are_far_apart(made):
-    assert made["cost"].axes[0].get_yscale() == "log"
-    near = make_report()
-    near["cost"]["generated"]["progress"] = [[8, 10.0], [16, 21.0]]
-    assert figures(near)["cost"].axes[0].get_yscale() == "linear"
+def test_costs_cross_where_the_adapter_has_paid(made):
+    lines = {line.get_label(): line for line in made["cost"].axes[0].lines}
+    assert set(lines) == {"in_context", "trained", "generated"}
+    pays = make_report()["cost"]["break_even"]["trained"]
+    at = {name: np.interp(pays, *line.get_data()) for name, line in lines.items()}
+    assert at["trained"] == pytest.approx(at["in_context"])
+    assert at["generated"] < at["in_context"]
 
 
 def test_topics_that_have_a_colour():
     topics = ["b", "a", "a", "b", "once", "", ""] + [f"t{n}" for n in range(9) for _ in range(3)]
-    assert chosen_topics(topics) == [f"t{n}" for n in range(8)]
-    assert chosen_topics(["b", "a", "a", "b", "once", "", ""]) == ["a", "b"]
-    assert chosen_topics([]) == []
+    assert frequent_topics(topics) == [f"t{n}" for n in range(7)]
+    assert frequent_topics(["b", "a", "a", "b", "once", "", ""]) == ["a", "b"]
+    assert frequent_topics([]) == []
 
 
-def test_missing_norms_and_topics_are_drawn_over():
+def test_missing_points_and_topics_are_drawn_over():
     report = make_report()
-    report["similarity"]["norms"]["trained"]["values"][0][3] = None
     report["similarity"]["variance"] = {}
     report["similarity"]["map"][0]["x"] = None
     report["similarity"]["map"][1]["y"] = float("nan")
     for document in report["documents"]:
         document["topic"] = None
     found = figures(report)
-    assert found["norms"].axes[0].collections[0].get_array().mask[0, 3]
-    assert not found["map"].legends
+    assert not found["similarity"].legends
 
 
 def test_many_adapters_are_one_picture():
-    found = svg(figures(make_report(documents=MANY_POINTS + 1))["map"], "map", "t")
+    found = svg(figures(make_report(documents=MANY_POINTS + 1))["similarity"], "map", "t")
     assert "<image" in found
     assert len(found) < 1_000_000
 
@@ -150,7 +149,7 @@ def test_foreign_names_are_text():
     report = make_report()
     for document in report["documents"]:
         document["topic"] = HOSTILE if document["topic"] == "Lakes" else "_$\\frac$ 漢\x00\n"
-    text = svg(figures(report)["map"], "map", "t")
+    text = svg(figures(report)["similarity"], "map", "t")
     assert "<script" not in text
     assert "&lt;script" in text
     assert "$\\frac$ 漢" in text
@@ -169,7 +168,6 @@ def test_settings_of_the_program_are_left_alone():
 
 
 def test_no_pyplot_is_imported():
-    code = (
-        "import sys, prag_core.report.figures as p; assert 'matplotlib.pyplot' not in sys.modules"
-    )
+    code = "import sys, prag_core.evaluation.report.figures\n"
+    code += "assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

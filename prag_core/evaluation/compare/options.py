@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prag_core.adapters.merge import WEIGHTINGS
-from prag_core.compare.quality import MODES
 from prag_core.evaluation.options import EvaluationOptions
 
 PARTS = ("quality", "knowledge", "similarity", "side_effects", "merging", "cost")
-NEED_QUESTIONS = ("quality", "merging")
+NEED_QUESTIONS = ("quality", "merging")  # the others look at documents and adapters
 
 
 @dataclass(frozen=True)
@@ -18,15 +17,13 @@ class CompareOptions:
     """What is compared.
 
     Attributes:
-        paths: who makes the adapters: `trained`, `generated`.
+        paths: who makes the adapters: `trained`, `generated`, or what else is registered.
         parts: `quality`, `knowledge`, `similarity`, `side_effects`, `merging`, `cost`.
-        modes: of the part `quality`: `closed_book`, `in_context`, `da_rag`, `sft`, `parametric`,
-            `combine`, and the controls `shuffled` (another document's adapter) and `mean` (the
-            mean of all updates).
+        conditions: of the part `quality` (see `prag_core.evaluation.conditions`).
         k: documents a question, at most.
         retrieval: `gold` gives each question its own documents, `retriever` searches for them.
-        limit: number of questions, a seeded sample; all when omitted.
-        scored_documents: documents whose NLL is measured, at most.
+        limit: number of questions, a seeded sample; 0 takes all.
+        scored_documents: documents whose loss is measured, at most.
         merge_counts: values of k of the part `merging`.
         merge_questions: questions of that part, at most.
         merge_weights: weightings of that part.
@@ -34,12 +31,14 @@ class CompareOptions:
         seed: of all samples, the controls and the bootstrap.
     """
 
-    paths: tuple[Literal["trained", "generated"], ...] = ("trained", "generated")
+    paths: tuple[str, ...] = ("trained", "generated")
     parts: tuple[str, ...] = PARTS
-    modes: tuple[str, ...] = MODES
+    conditions: tuple[str, ...] = (
+        "closed_book", "in_context", "da_rag", "sft", "parametric", "combine", "shuffled", "mean",
+    )  # fmt: skip
     k: int = 1
     retrieval: Literal["gold", "retriever"] = "gold"
-    limit: int | None = None
+    limit: int = 0
     scored_documents: int = 100
     merge_counts: tuple[int, ...] = (1, 2, 3, 5, 10)
     merge_questions: int = 100
@@ -49,18 +48,15 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         """Raise ValueError for unknown or repeated names and sizes out of range."""
-        allowed = {
-            "paths": ("trained", "generated"),
-            "parts": PARTS,
-            "modes": MODES,
-            "merge_weights": WEIGHTINGS,
-        }
-        for name, known in allowed.items():
+        # Paths are looked up where they are built: other packages may bring theirs.
+        known = {"paths": self.paths, "parts": PARTS, "merge_weights": WEIGHTINGS}
+        for name, names in known.items():
             given = getattr(self, name)
-            if not given or len({*given}) != len(given) or not {*given} <= {*known}:
+            if not given or len({*given}) != len(given) or not {*given} <= {*names}:
                 raise ValueError(
-                    f"got {name} {list(given)}, expected different ones of {', '.join(known)}"
+                    f"got {name} {list(given)}, expected different ones of {', '.join(names)}"
                 )
+        self.evaluation(self.conditions)  # which checks them
         sizes = (self.scored_documents, self.merge_questions, self.cost_documents)
         if min(*sizes, *self.merge_counts, 1) < 1 or not self.merge_counts:
             raise ValueError(
@@ -68,6 +64,6 @@ class CompareOptions:
                 f"{list(self.merge_counts)}, expected 1 or more of each"
             )
 
-    def evaluation(self) -> EvaluationOptions:
-        """Return the options of `evaluate`."""
-        return EvaluationOptions(k=self.k, retrieval=self.retrieval, seed=self.seed)
+    def evaluation(self, conditions: tuple[str, ...]) -> EvaluationOptions:
+        """Return the options of `evaluate`; ValueError for conditions that there are not."""
+        return EvaluationOptions(conditions, self.k, self.retrieval, self.seed)

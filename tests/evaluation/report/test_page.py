@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from prag_core.report.page import render_report, write_report_page
+from prag_core.evaluation.report.page import render_report, write_report_page
 from tests.fixtures.comparisons import HOSTILE, make_report
 
 CHROMIUM = next(
@@ -58,31 +58,36 @@ def headings(page: str) -> list[str]:
 
 def test_sections_are_those_of_the_report():
     whole = headings(render_report(make_report()))
-    parts = ["quality", "controls", "knowledge", "similarity", "side_effects", "merging", "cost"]
-    rest = ["disagreements", "documents", "notes", "made"]
-    assert whole == ["verdict", *parts, *rest]
+    parts = ["quality", "knowledge", "similarity", "side_effects", "merging", "cost"]
+    assert whole == [*parts, "disagreements", "documents", "notes", "made"]
     silent = headings(render_report(make_report(questions=0)))
-    gone = {"quality", "controls", "merging", "disagreements"}
-    assert silent == [key for key in whole if key not in gone]
+    assert silent == [k for k in whole if k not in ("quality", "merging", "disagreements")]
     bare = dict.fromkeys((*parts, "disagreements", "notes"))
     assert headings(render_report(make_report(documents=0, questions=0, **bare))) == ["made"]
     assert "disagreements" not in headings(render_report(make_report(("trained",))))
 
 
-def test_numbers_are_percent_with_intervals_and_p():
+def test_numbers_are_percent_with_intervals():
     page = render_report(make_report())
     assert "<span>55.0</span><small>51.0 to 59.0</small>" in page
-    assert "<span>+18.3</span><small>+13.3 to +23.3</small><small>p &lt; .001</small>" in page
+    assert "<span>+18.3</span><small>+13.3 to +23.3</small>" in page
     assert "<span>−11.6</span>" in page
     few = render_report(make_report(questions=3))
     assert "<span>55.0</span></td>" in few
 
 
+def test_the_heading_counts():
+    assert "adapters of 1 document, asked 600 questions</h1>" in render_report(
+        make_report(documents=1)
+    )
+    page = render_report(make_report(("trained",), questions=0))
+    assert "<h1>Trained adapters of 40 documents</h1>" in page
+
+
 def test_long_tables_are_cut_and_say_so():
-    report = make_report(documents=230)
-    page = render_report(report)
-    assert "The first 200 of 230 documents; report.json has all" in page
-    assert "the first 50 of 60 questions; report.json has all" in page
+    page = render_report(make_report(documents=230))
+    assert "The first 200 of 230; report.json has all" in page
+    assert "The first 50 of 60; report.json has all" in page
     assert "part 199" in page and "part 200" not in page
     assert "mill 49?" in page and "mill 50?" not in page
 
@@ -153,7 +158,7 @@ def test_nothing_is_wider_than_the_screen(show, make, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.title() != "taken"
     pictures = page.query_selector_all("figure svg")
-    assert len(pictures) == 7
+    assert len(pictures) == 4
     for picture in pictures:
         box = picture.bounding_box()
         assert box["width"] > 250 and box["height"] > 80
@@ -169,9 +174,9 @@ def test_nothing_is_wider_than_the_screen(show, make, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_figures_stand_two_abreast_only_where_there_is_room(show):
-    places = """[...document.querySelectorAll('#similarity ~ .parts figure')]
-      .map(figure => figure.getBoundingClientRect().top)"""
+def test_a_figure_stands_beside_its_table_only_where_there_is_room(show):
+    places = """[...document.querySelectorAll('#quality ~ .parts > *')]
+      .map(part => part.getBoundingClientRect().top)"""
     wide = show(make_report()).evaluate(places)
     narrow = show(make_report(), 390).evaluate(places)
     assert wide[0] == wide[1]
@@ -179,7 +184,7 @@ def test_figures_stand_two_abreast_only_where_there_is_room(show):
 
 
 def test_three_paths_have_room(show):
-    page = show(make_report(("trained", "generated", "refined")))
+    page = show(make_report(("trained", "generated", "foreign")))
     assert page.evaluate(every(".words td", "n.clientWidth > 150"))
     assert page.evaluate(every(".scroll", "n.scrollWidth <= n.clientWidth"))
 

@@ -1,9 +1,4 @@
-"""Knowledge: documents, questions and adapters go in, mean negative log-likelihoods come out.
-
-What an adapter knows shows before a word is decoded: how likely it makes the document's own text
-and the golden answers, against no adapter, another document's adapter, and the passage in the
-prompt.
-"""
+"""Likelihood: token sequences and adapters go in, mean negative log-likelihoods come out."""
 
 from __future__ import annotations
 
@@ -38,9 +33,10 @@ def answer_sequences(
 ) -> list[TrainingSequence]:
     """Return prompt and first golden answer of every question, without the end token."""
     sequences = []
-    for question, found in zip(questions, passages, strict=True):
-        prompt = question_prompt(base.tokenizer, question.question, found)
+    for question, documents in zip(questions, passages, strict=True):
+        prompt = question_prompt(base.tokenizer, question.question, documents)
         whole = encode(base.tokenizer, prompt, question.golden_answers[0])
+        # The end token is format: it would dominate the loss of a short answer.
         sequences.append(TrainingSequence(whole.ids[:-1], whole.answer_start))
     return sequences
 
@@ -59,16 +55,16 @@ def mean_nll(
         document_ids: whose adapter each sequence is read with; none when omitted.
         load: returns a document's adapter; needed with document_ids.
     """
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids))
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids))  # less padding
     values = [0.0] * len(sequences)
     padding = base.tokenizer.pad_token_id or 0
     for begin in range(0, len(order), BATCH):
         rows = order[begin : begin + BATCH]
-        ids, lengths = pad([sequences[i].ids for i in rows], padding)  # (rows, T)
+        ids, lengths = pad([sequences[i].ids for i in rows], padding)  # (rows, T), (rows,)
         target = labels(ids, [sequences[i].answer_start for i in rows], lengths, IGNORE)
         adapters = None if document_ids is None else [load(document_ids[i]) for i in rows]
         with attached(base, adapters):
-            found = sequence_nll(base, ids, target)
-        for index, value in zip(rows, found.tolist(), strict=True):
-            values[index] = value
+            losses = sequence_nll(base, ids, target)  # (rows,)
+        for row, loss in zip(rows, losses.tolist(), strict=True):
+            values[row] = loss
     return values

@@ -3,8 +3,8 @@ import struct
 
 import pytest
 
-from prag_core.report.figures import figures
-from prag_core.report.wandb_run import flat_numbers, log_to_wandb, report_rows
+from prag_core.evaluation.report.figures import figures
+from prag_core.evaluation.report.wandb_run import flat_numbers, log_to_wandb
 from tests.fixtures.comparisons import make_report
 
 BLOCK, HEAD = 32768, 7  # the run file is a LevelDB log: pieces in blocks
@@ -29,11 +29,13 @@ def test_an_offline_run_holds_the_numbers(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     report = make_report(documents=3)
-    report["quality"]["modes"]["trained/parametric"]["metrics"]["containment"]["mean"] = 0.361728
-    log_to_wandb(report, figures(report), tmp_path)
+    report["quality"]["conditions"]["trained/parametric"]["metrics"]["containment"]["mean"] = (
+        0.361728
+    )
+    log_to_wandb(report, tmp_path)
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     content = run_file_content(next(run.glob("*.wandb")))
-    at = content.index(b"quality/trained/parametric/containment")
+    at = content.index(b"quality/conditions/trained/parametric/metrics/containment/mean")
     assert b"0.361728" in content[at : at + 80]
     assert b"invented_set" in content and b"prag-compare" in content
     pictures = {path.name.split("_")[0] for path in run.rglob("*.png")}
@@ -43,32 +45,26 @@ def test_an_offline_run_holds_the_numbers(tmp_path, monkeypatch):
 
 def test_numbers_by_key():
     flat = flat_numbers(make_report())
-    assert flat["quality/trained/parametric/containment"] == 0.367
-    assert flat["quality/trained/parametric/containment_low"] == pytest.approx(0.327)
-    assert flat["difference/generated/parametric - trained/parametric/f1_p"] == 0.0002
-    assert flat["knowledge/text/trained/own"] == 1.2
-    assert flat["knowledge/gap_closed/trained"] == 0.68
-    assert flat["similarity/within/trained"] == 0.31
-    assert flat["side_effects/trained/kept_high"] == pytest.approx(0.35)
-    assert flat["merging/trained/ones/k1"] == 0.367
-    assert flat["cost/trained/seconds"] == 1.4
+    own = "quality/conditions/trained/parametric/metrics/containment"
+    assert flat[f"{own}/mean"] == 0.367
+    assert flat[f"{own}/low"] == pytest.approx(0.327)
+    assert flat["quality/differences/parametric/generated - trained/f1/p"] == 0.0002
+    assert flat["knowledge/text/trained/parametric/mean"] == 1.2
+    assert flat["knowledge/gap_closed/trained/mean"] == 0.68
+    assert flat["similarity/within/trained/mean"] == 0.31
+    assert flat["side_effects/trained/kept/high"] == pytest.approx(0.35)
+    assert flat["merging/series/trained/ones/1/mean"] == 0.367
+    assert flat["cost/adapters/trained/seconds"] == 1.4
     assert flat["cost/questions/in_context"] == 0.25
     assert all(type(value) in (int, float) for value in flat.values())
 
 
 def test_what_is_missing_has_no_key():
     flat = flat_numbers(make_report(("trained",), questions=0))
-    assert not [key for key in flat if key.startswith(("quality", "merging", "difference"))]
+    assert not [key for key in flat if key.startswith(("quality", "merging"))]
     few = flat_numbers(make_report(questions=3))
-    assert not [key for key in few if key.startswith("quality") and key.endswith(("_low", "_p"))]
-    assert "cost/refined/break_even" not in flat_numbers(make_report(("refined",)))
-
-
-def test_rows_are_as_long_as_their_columns():
-    found = report_rows(make_report(("trained", "generated", "refined")))
-    assert len(found["disagreements"][1]) == 60
-    for columns, rows in found.values():
-        assert {len(row) for row in rows} == {len(columns)}
+    assert not [key for key in few if key.startswith("quality") and key.endswith(("/low", "/p"))]
+    assert "cost/break_even/foreign" not in flat_numbers(make_report(("foreign",)))
 
 
 def test_without_wandb_the_remedy_is_named(tmp_path, monkeypatch):
@@ -80,4 +76,4 @@ def test_without_wandb_the_remedy_is_named(tmp_path, monkeypatch):
     imported = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ValueError, match=r"pip install 'prag\[train\]'"):
-        log_to_wandb(make_report(), {}, tmp_path)
+        log_to_wandb(make_report(), tmp_path)

@@ -19,9 +19,9 @@ INK = "#1c2327"  # on a page, `svg` turns it into the colour of the text around 
 BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
 ORANGE, SKY, YELLOW, PURPLE = "#e69f00", "#56b4e9", "#f0e442", "#cc79a7"
 GREY = "#8a9499"
-PATH_COLOURS = {"trained": BLUE, "generated": VERMILION, "refined": GREEN}
-TOPIC_COLOURS = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE, INK)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PATH_COLOURS = {"trained": BLUE, "generated": VERMILION}
+TOPIC_COLOURS = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 4.2  # inches; a phone shows it about as wide as it is here, so that 9 pt stay readable
 STYLE = {
     "axes.axisbelow": True,
@@ -79,7 +79,7 @@ def new_figure(height: float, **grid: object):
 
 
 def path_colour(path: str) -> str:
-    """Return the colour of a path; grey for what all paths share."""
+    """Return the colour of a path; grey for what all paths share, and for other packages'."""
     return PATH_COLOURS.get(path, GREY)
 
 

@@ -1,1 +1,0 @@
-"""Compare: trained and generated adapters of the same documents, side by side."""

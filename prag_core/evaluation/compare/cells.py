@@ -1,0 +1,224 @@
+"""Cells: `evaluate` asks one question set over every path; quality and merging are read from it.
+
+What does not depend on the path is asked once, in the folder `shared`, and stands in every path's
+report beside its own conditions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from prag_core.corpus.answer_scores import METRICS
+from prag_core.corpus.question_sets import QuestionSet
+from prag_core.evaluation.conditions import SHUFFLED, parse_condition
+from prag_core.evaluation.estimates import Bootstrap, document_groups
+from prag_core.evaluation.evaluate import evaluate
+from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.results import Answers, Report, answers_path, read_answers
+from prag_core.pipeline.rag import ParametricRAG
+
+Rags = Mapping[str, ParametricRAG]  # path -> pipeline
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Every condition asked of one question set over every path.
+
+    Attributes:
+        question_set: documents and questions.
+        reports: path -> report of its own and the shared conditions.
+        answers: `PATH/CONDITION`, or a shared CONDITION -> question id -> record.
+    """
+
+    question_set: QuestionSet
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    answers: Mapping[str, Answers] = field(default_factory=dict)
+
+    def name(self, path: str, condition: str) -> str:
+        """Return the name that a path's condition has here."""
+        return f"{path}/{condition}" if parse_condition(condition).needs_adapters else condition
+
+    def scores(self, name: str, metric: str) -> list[float]:
+        """Return one value a question."""
+        return [self.answers[name][q.id]["scores"][metric] for q in self.question_set.questions]
+
+
+def ask(
+    rags: Rags,
+    configs: Mapping[str, Mapping],
+    question_set: QuestionSet,
+    options: EvaluationOptions,
+    folder: Path,
+) -> Cells:
+    """Ask all conditions of all paths; resumable, what the folder holds is not asked again.
+
+    Args:
+        rags: the pipelines by path.
+        configs: what each path's answers depend on.
+        question_set: documents and questions.
+        options: conditions, documents a question.
+        folder: gets a folder for the shared conditions and one for every path.
+    """
+    needy = {name: parse_condition(name).needs_adapters for name in options.conditions}
+    shared = tuple(name for name, needs_adapters in needy.items() if not needs_adapters)
+    by_path = tuple(name for name, needs_adapters in needy.items() if needs_adapters)
+    # Only a pipeline that trains has an adapter of the whole corpus and augmented passages.
+    first = next((path for path in rags if trains(rags[path])), next(iter(rags)))
+    reports: dict[str, Report] = {}
+    answers: dict[str, Answers] = {}
+    if shared:
+        # Stands for every path until the path's own conditions are asked, if there are any.
+        report = evaluate(
+            rags[first],
+            question_set,
+            replace(options, conditions=shared),
+            folder / "shared",
+            configs[first],
+        )
+        reports = dict.fromkeys(rags, report)
+        answers = {name: read_answers(answers_path(folder / "shared", name)) for name in shared}
+    common = dict(answers)
+    for path, rag in rags.items() if by_path else ():
+        place, path_options = folder / path, replace(options, conditions=by_path)
+        # The shared answers are scored beside the path's own, so that differences are paired.
+        reports[path] = evaluate(
+            rag, question_set, path_options, place, configs[path], predictions=common
+        )
+        answers |= {f"{path}/{name}": read_answers(answers_path(place, name)) for name in by_path}
+    return Cells(question_set, reports, answers)
+
+
+def trains(rag: ParametricRAG) -> bool:
+    """Return whether a pipeline can train one adapter over the whole corpus."""
+    return hasattr(rag.parametrizer, "train_global")
+
+
+def possible(
+    rags: Rags, conditions: Sequence[str], documents: int
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the conditions that can be asked, and a note on each that is left out."""
+    lacking = {}  # condition -> what is missing; better left out than refused: it is a default
+    if not any(trains(rag) for rag in rags.values()):
+        lacking["sft"] = "one adapter of the whole corpus needs the trained path"
+    if not any(rag.augmenter for rag in rags.values()):
+        lacking["da_rag"] = "augmented passages need the trained path"
+    if documents < 2:
+        lacking[SHUFFLED] = "it needs another document"
+    notes = [f"{name} is left out: {lacking[name]}." for name in conditions if name in lacking]
+    return tuple(name for name in conditions if name not in lacking), notes
+
+
+def quality(cells: Cells, seed: int) -> dict:
+    """Return the `quality` part: conditions, paired differences and ratios.
+
+    Args:
+        cells: of the question set.
+        seed: of the bootstrap.
+    """
+    part: dict[str, dict] = {
+        "conditions": {},
+        "differences": _between_paths(cells, seed),
+        "ratios": {},
+    }
+    for path, report in cells.reports.items():
+        fields = asdict(report)
+        for name, cell in fields["conditions"].items():
+            part["conditions"][cells.name(path, name)] = cell  # shared ones are the same in all
+        for kind in ("differences", "ratios"):
+            part[kind] |= {f"{path}/{name}": metrics for name, metrics in fields[kind].items()}
+    return part
+
+
+def _between_paths(cells: Cells, seed: int) -> dict[str, dict]:
+    """Return the differences between the paths' adapters, paired by question."""
+    bootstrap, differences = Bootstrap(document_groups(cells.question_set.questions), seed), {}
+    for one, other in itertools.combinations(cells.reports, 2):
+        for condition in ("parametric", "combine"):
+            names = [f"{path}/{condition}" for path in (other, one)]
+            if all(name in cells.answers for name in names):
+                pairs = {m: [cells.scores(name, m) for name in names] for m in METRICS}
+                differences[f"{condition}/{other} - {one}"] = {
+                    m: asdict(bootstrap.difference(*pair)) for m, pair in pairs.items()
+                }
+    return differences
+
+
+def disagreements(cells: Cells) -> list[dict] | None:
+    """Return the questions that one path's adapters answer right and another's do not.
+
+    None where fewer than two paths were asked.
+    """
+    names = {p: f"{p}/parametric" for p in cells.reports if f"{p}/parametric" in cells.answers}
+    if len(names) < 2:
+        return None
+    titles, cases = cells.question_set.documents_by_id, []
+    for question in cells.question_set.questions:
+        records = {path: cells.answers[name][question.id] for path, name in names.items()}
+        contained = {path: record["scores"]["containment"] for path, record in records.items()}
+        if len({*contained.values()}) > 1:  # right on one path and wrong on another
+            ids = [document["id"] for document in next(iter(records.values()))["documents"]]
+            cases.append(
+                {
+                    "question": question.question,
+                    "golden_answers": list(question.golden_answers),
+                    "document": ", ".join(titles[i].title or i for i in ids),
+                    "answers": {path: record["prediction"] for path, record in records.items()},
+                    "contained": contained,
+                }
+            )
+    return cases
+
+
+def by_document(cells: Cells) -> dict[str, dict]:
+    """Return {id: {questions, containment by condition}} of documents that alone answer some."""
+    rows: dict[str, list[int]] = {}  # places of each document's questions
+    for row, question in enumerate(cells.question_set.questions):
+        if len(question.gold_ids) == 1:
+            rows.setdefault(question.gold_ids[0], []).append(row)
+    scores = {name: np.array(cells.scores(name, "containment")) for name in cells.answers}  # (N,)
+    return {
+        i: {
+            "questions": len(places),
+            "containment": {name: float(values[places].mean()) for name, values in scores.items()},
+        }
+        for i, places in rows.items()
+    }
+
+
+def merge_conditions(counts: Sequence[int], weights: Sequence[str]) -> dict[str, list[str]]:
+    """Return the conditions of the part `merging`: series -> one for each number of documents.
+
+    Of one document there is nothing to weigh: every series begins with the same condition.
+    """
+    others = [k - 1 for k in counts]
+    # The same documents read in the prompt are what merging is held against.
+    series = {"in_context": [f"in_context+{n}" if n else "in_context" for n in others]}
+    for how in weights:
+        series[how] = [f"gold+{n}:{how}" if n else "gold" for n in others]
+    return series
+
+
+def merging(cells: Cells, counts: Sequence[int], weights: Sequence[str]) -> dict:
+    """Return the `merging` part: containment over k, the gold document among k - 1 others.
+
+    Args:
+        cells: of the conditions of `merge_conditions`.
+        counts: values of k.
+        weights: see `merge.merge_weights`.
+    """
+    series: dict[str, dict] = {}
+    for path, report in cells.reports.items():
+        for how, conditions in merge_conditions(counts, weights).items():
+            name = how if how == "in_context" else f"{path}/{how}"  # shared, or the path's own
+            series[name] = {
+                # Keys are text: so they are in JSON.
+                str(k): asdict(report.conditions[condition].metrics["containment"])
+                for k, condition in zip(counts, conditions, strict=True)
+            }
+    questions = len(cells.question_set.questions)
+    return {"k": list(counts), "n": questions, "metric": "containment", "series": series}

@@ -1,0 +1,321 @@
+"""Comparison: a question set goes in; every part of the report comes out.
+
+    documents, questions -> adapters of every path -> quality, knowledge, similarity, ...
+
+Answers are kept by `evaluate`, what is measured beside them in parts/NAME.json; a second run
+computes neither again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from prag_core.adapters.adapter import Parametrizer, fingerprint
+from prag_core.adapters.store import AdapterStore
+from prag_core.augmentation.augmented import CachedAugmenter
+from prag_core.corpus.documents import Document
+from prag_core.corpus.question_sets import QuestionSet
+from prag_core.corpus.questions import Question
+from prag_core.evaluation.assignment import require_gold
+from prag_core.evaluation.compare import cells as compare_cells
+from prag_core.evaluation.compare.cells import Cells, Rags, ask, possible
+from prag_core.evaluation.compare.cost import cost, making
+from prag_core.evaluation.compare.options import NEED_QUESTIONS, PARTS, CompareOptions
+from prag_core.evaluation.compare.parts import knowledge, side_effects, similarity
+from prag_core.evaluation.estimates import SMALLEST_SAMPLE, document_groups
+from prag_core.evaluation.evaluate import check_questions
+from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.results import claim_folder
+from prag_core.files import write_json
+from prag_core.model.base_model import BaseModel, load_base_model
+from prag_core.model.hardware import machine
+from prag_core.pipeline.parts import Setup, build_parametrizer
+from prag_core.pipeline.rag import ParametricRAG
+from prag_core.retrieval.bm25 import make_retriever
+from prag_core.terminal import progress_bar
+
+VERSION = 2  # of report.json
+GROWING = ("parts", "conditions", "merge_counts", "merge_weights")  # options that may get more
+Item = TypeVar("Item")
+
+
+def compare_paths(
+    question_set: QuestionSet, setup: Setup, options: CompareOptions, folder: Path, store: str = ""
+) -> dict:
+    """Make the adapters of every path and compute all parts.
+
+    Args:
+        question_set: documents, and questions where there are any.
+        setup: shared settings.
+        options: what is compared.
+        folder: keeps finished parts and answers.
+        store: folder of the adapter store; `<folder>/store` when empty.
+
+    Returns:
+        The report, as report.json has it.
+
+    Raises:
+        ValueError: no documents, settings that do not fit the base model, questions without gold
+            documents (retrieval `gold`), or a folder made with another config.
+    """
+    if not question_set.documents:
+        raise ValueError(
+            f"got no documents in {question_set.name}, expected those that its questions are "
+            "about: give a folder with corpus.jsonl and questions.jsonl"
+        )
+    question_set = question_set.sample_questions(options.limit, options.seed)  # 0: all of them
+    # What can be refused is refused before a model is loaded and a folder made.
+    if question_set.questions:
+        check_questions(question_set.questions)
+        if options.retrieval == "gold":
+            require_gold(question_set.questions, question_set.documents_by_id)
+    with _pipelines(setup, options, store or folder / "store", question_set) as rags:
+        comparison = _Comparison(rags, question_set, options, setup, folder)
+        comparison.claim()
+        comparison.make_adapters()
+        return comparison.report()
+
+
+@contextmanager
+def _pipelines(
+    setup: Setup, options: CompareOptions, store: str | Path, question_set: QuestionSet
+) -> Iterator[Rags]:
+    """Open the store and assemble one pipeline a path over one base model.
+
+    Only adapters come from the store: the corpus is that of the question set, whatever documents
+    the store has beside it.
+    """
+    base = load_base_model(setup.base_model, setup.dtype, setup.device)
+    documents = question_set.documents
+    with AdapterStore(store) as adapters:
+        yield {
+            path: ParametricRAG(
+                base,
+                make_retriever(setup.retriever),  # one each: adding documents changes it
+                build_parametrizer(base, replace(setup, path=path), adapters, documents),
+                adapters,
+                generation=setup.generation,
+                options=setup.answering,
+                documents=documents,
+            )
+            for path in options.paths
+        }
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """One comparison: what every part is computed from."""
+
+    rags: Rags
+    question_set: QuestionSet
+    options: CompareOptions
+    setup: Setup
+    folder: Path
+
+    def claim(self) -> None:
+        """Refuse a folder of another config; parts, conditions and merges can be added to one."""
+        options = asdict(self.options)
+        questions = self.question_set.questions
+        config = {
+            "comparison": {name: v for name, v in options.items() if name not in GROWING},
+            "documents": fingerprint(sorted(self.question_set.documents_by_id)),
+            "questions": fingerprint(
+                [(q.id, q.question, q.golden_answers, q.gold_ids) for q in questions]
+            ),
+            "run": self.configs,
+        }
+        # A folder without any of these holds nothing that another config could spoil.
+        places = ("parts/*.json", "*/*.jsonl", "merging/*/*.jsonl")
+        finished = [path.stem for place in places for path in self.folder.glob(place)]
+        claim_folder(self.folder, config, sorted({*finished}))
+        (self.folder / "parts").mkdir(exist_ok=True)
+
+    def make_adapters(self) -> None:
+        """Make the adapters of the pool on every path."""
+        ids = [document.id for document in self.pool]
+        for path, rag in self.rags.items():
+            with progress_bar(f"{path} adapters", len(ids)) as advance:
+                rag.ensure_adapters(ids, advance)
+
+    def report(self) -> dict:
+        """Compute the parts and describe the run."""
+        seed, cells = self.options.seed, self.cells
+        # Functions, so that a part that is not wanted is not computed either.
+        makers: dict[str, Callable[[], dict | None]] = {
+            # From answers, which `evaluate` keeps.
+            "quality": lambda: compare_cells.quality(cells, seed),
+            "merging": self._merging,
+            # Measured here, and kept in parts/.
+            "knowledge": lambda: self.losses,
+            "similarity": lambda: self._kept("similarity", self._similarity),
+            # From both.
+            "side_effects": lambda: side_effects(self.losses, cells, [*self.rags], seed),
+            "cost": lambda: cost(self._kept("cost", self._making, self._timed), cells),
+        }
+        parts = {part: makers[part]() for part in self.parts}
+        return {
+            "version": VERSION,
+            "title": self.question_set.name,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "base_model": self._base_name,
+            "machine": self.machine,
+            "paths": [*self.rags],
+            "notes": self._notes(),
+            "documents": self._documents(),
+            "questions": len(self.question_set.questions),
+            "setup": asdict(self.setup),
+            "comparison": asdict(self.options),
+            **parts,
+            "disagreements": compare_cells.disagreements(cells),
+        }
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model of all pipelines."""
+        return next(iter(self.rags.values())).base
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that can be computed, in order."""
+        silent = () if self.question_set.questions else NEED_QUESTIONS
+        return [part for part in PARTS if part in self.options.parts and part not in silent]
+
+    @property
+    def configs(self) -> dict[str, dict]:
+        """What each path's answers depend on, as `prag evaluate` keeps it."""
+        model = {"base_fingerprint": self.base.fingerprint}
+        return {path: replace(self.setup, path=path).answer_config() | model for path in self.rags}
+
+    @property
+    def machine(self) -> str:
+        """Where it was measured."""
+        facts = machine()
+        device = f"{self.base.device}, {self.base.dtype}"
+        return f"{facts['cpu']}, {facts['threads']} threads, {device}"
+
+    @property
+    def _base_name(self) -> str:
+        """A hub's name, or that of a local folder without where it lies."""
+        local = Path(self.base.name)
+        return local.name if local.exists() else self.base.name
+
+    @cached_property
+    def pool(self) -> list[Document]:
+        """Documents whose adapters are compared: those that questions are about, or else all."""
+        golden = {i for question in self.question_set.questions for i in question.gold_ids}
+        return [d for d in self.question_set.documents if not golden or d.id in golden]
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The conditions of the part quality; none where it is left out."""
+        if "quality" not in self.parts:  # side effects and cost then do without answers
+            return Cells(self.question_set)
+        options = self.options
+        conditions, _ = possible(self.rags, options.conditions, len(self.question_set.documents))
+        evaluation = options.evaluation(conditions)
+        return ask(self.rags, self.configs, self.question_set, evaluation, self.folder)
+
+    @cached_property
+    def losses(self) -> dict:
+        """The part knowledge, which side effects are read from, too."""
+        documents = self._sample(self.pool, self.options.scored_documents)
+        questions = self._about(documents)
+        return self._kept(
+            "knowledge", lambda: knowledge(self.rags, documents, questions, self.options.seed)
+        )
+
+    def _similarity(self) -> dict:
+        return similarity(self.rags, self.pool)
+
+    def _merging(self) -> dict | None:
+        options, pool = self.options, tuple(self.pool)
+        counts = sorted({k for k in options.merge_counts if k <= len(pool)})
+        questions = self._sample(self._about(pool), options.merge_questions)
+        if not counts or not questions:
+            return None
+        # Distractors come from the pool, whose adapters are there; trained ones are dear.
+        subset = replace(self.question_set, documents=pool, questions=tuple(questions))
+        series = compare_cells.merge_conditions(counts, options.merge_weights).values()
+        # Once each: at k = 1 all series share theirs.
+        conditions = tuple(dict.fromkeys(name for names in series for name in names))
+        evaluation = EvaluationOptions(conditions, 1, "gold", options.seed)
+        cells = ask(self.rags, self.configs, subset, evaluation, self.folder / "merging")
+        return compare_cells.merging(cells, counts, options.merge_weights)
+
+    def _making(self) -> dict:
+        documents = self._sample(self.pool, self.options.cost_documents)
+        on_gpu = self.base.device.type == "cuda"
+        return {path: making(self._uncached(path), documents, on_gpu) for path in self.rags}
+
+    def _uncached(self, path: str) -> Parametrizer:
+        """Return a path's parametrizer, one that augments anew where the store keeps pairs."""
+        parametrizer = self.rags[path].parametrizer
+        if isinstance(getattr(parametrizer, "augmenter", None), CachedAugmenter):
+            setup, documents = replace(self.setup, path=path), self.question_set.documents
+            return build_parametrizer(self.base, setup, None, documents)
+        return parametrizer
+
+    @property
+    def _timed(self) -> list:
+        """What times depend on beside the folder's config."""
+        return [asdict(self.setup), self.machine]
+
+    def _kept(self, name: str, compute: Callable[[], dict], inputs: Sequence = ()) -> dict:
+        """Return a part from the disk, or compute and keep it; `inputs` is what it rests on."""
+        path, inputs = self.folder / "parts" / f"{name}.json", fingerprint(list(inputs))
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if kept.get("inputs") != inputs:
+            write_json(path, {"inputs": inputs, "part": compute()})
+        # Read back even if it was just written, so that two runs return the same: lists, no tuples.
+        return json.loads(path.read_text(encoding="utf-8"))["part"]
+
+    def _documents(self) -> list[dict]:
+        """Describe the documents of the pool, with what was measured about each."""
+        scores = compare_cells.by_document(self.cells)
+        measured = {"knowledge", "side_effects"} & {*self.parts}
+        losses = self.losses["per_document"] if measured else {}
+        return [
+            {
+                "id": document.id,
+                "title": document.title,
+                # Passages of one article share its title.
+                "topic": document.metadata.get("topic") or document.title,
+                "words": len(document.text.split()),
+                "loss": losses.get(document.id, {}),
+            }
+            | scores.get(document.id, {"questions": 0, "containment": {}})
+            for document in self.pool
+        ]
+
+    def _notes(self) -> list[str]:
+        """Say what is left out, and why."""
+        questions, options = self.question_set.questions, self.options
+        if not questions:
+            return ["There are no questions: quality and merging are left out."]
+        # Documents are what the bootstrap resamples.
+        groups, notes = len({*document_groups(questions)}), []
+        if groups < SMALLEST_SAMPLE:
+            notes.append(
+                f"{len(questions)} questions about {groups} documents: intervals need "
+                f"{SMALLEST_SAMPLE} or more documents and are left out."
+            )
+        return notes + possible(self.rags, options.conditions, len(self.question_set.documents))[1]
+
+    def _about(self, documents: Sequence[Document]) -> list[Question]:
+        """Return the questions whose one gold document is among these."""
+        ids = {document.id for document in documents}
+        golden = self.question_set.questions
+        return [q for q in golden if len(q.gold_ids) == 1 and q.gold_ids[0] in ids]
+
+    def _sample(self, items: Sequence[Item], count: int) -> list[Item]:
+        """Return a seeded sample, in order."""
+        draw = random.Random(self.options.seed)
+        return [items[n] for n in sorted(draw.sample(range(len(items)), min(count, len(items))))]

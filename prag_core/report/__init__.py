@@ -1,1 +1,0 @@
-"""Report: results go in; tables, figures and pages come out."""
