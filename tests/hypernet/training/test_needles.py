@@ -73,7 +73,7 @@ def test_training_set_has_one_fact_a_document(write, tmp_path, capsys):
 
 
 def test_a_text_to_ask_has_several_facts_and_can_be_cut(write, tmp_path):
-    assert write("--documents=1", "--needles=4", "--test=true") == 0
+    assert write("--documents=1", "--needles=4", "--test") == 0
     found = load_question_set(tmp_path / "made")
     (text,) = (document.text for document in found.documents)
     assert len(found.questions) == 4 and "number 12 flows" not in text
