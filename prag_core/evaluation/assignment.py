@@ -46,7 +46,7 @@ class Assignment:
         Raises:
             ValueError: gold documents that are missing, or too few other documents.
         """
-        if condition.neighbours:
+        if condition.neighbours:  # before its documents are looked at: they are gold ones, too
             return self._among_neighbours(condition)
         if condition.documents == "all" or not condition.how.needs_documents:
             return [[] for _ in self.questions]
@@ -78,6 +78,7 @@ class Assignment:
     def _others(self) -> Rows:
         """Return other documents, with the scores of those that they stand in for."""
         used = [[hit.document_id for hit in row] for row in self.own]
+        # Gold documents beyond k are the question's own, too, though it is not answered from them.
         forbidden = [{*ids, *q.gold_ids} for ids, q in zip(used, self.questions, strict=True)]
         corpus = list(self.question_set.documents_by_id)
         if self.gold:  # the set's own order, which is that of the draw; half way round
@@ -97,12 +98,14 @@ class Assignment:
         place = {document.id: index for index, document in enumerate(documents)}
         golden = [row[0].document_id for row in self.gold_rows]
         beside = neighbours(documents, condition.neighbours, self.seed)
+        # Only weights by score need a search of the whole corpus for every question.
         found = self._all_scores if condition.overrides["merge_weights"] != "ones" else None
         draw, rows = random.Random(self.seed), []
         for number, first in enumerate(golden):
             ids = [first, *(documents[other].id for other in beside[place[first]])]
             if condition.how.passages:  # where a passage stands shall not tell that it is the one
                 ids = draw.sample(ids, len(ids))
+            # A document without a word of the question is not among the hits.
             rows.append([Hit(i, found[number].get(i, 0.0) if found else 1.0) for i in ids])
         return rows
 
@@ -156,8 +159,9 @@ def other_documents(
     rest = [identifier for identifier in corpus if identifier not in position]
     others = []
     for row, own in zip(used, forbidden, strict=True):
-        taken, stand_ins = set(own), []
+        taken, stand_ins = set(own), []  # no document stands in twice for one question
         for start in (position[identifier] + max(step, 1) for identifier in row):
+            # Lazily, as the next one on the circle is nearly always free.
             following = (circle[(start + more) % len(circle)] for more in range(len(circle)))
             other = next((i for i in chain(following, rest) if i not in taken), None)
             if other is None:
@@ -189,11 +193,12 @@ def neighbours(
     places = range(len(documents)) if places is None else places
     place = {document.id: index for index, document in enumerate(documents)}
     retriever = make_retriever("auto", documents)
-    wanted = min((count + 1) // 2 + 1, len(documents))
+    wanted = min((count + 1) // 2 + 1, len(documents))  # one more: a text finds itself first
     hits = retriever.retrieve([documents[index].text for index in places], wanted)
     for index, row in zip(places, hits, strict=True):
         near = [place[hit.document_id] for hit in row if place[hit.document_id] != index]
         near = near[: (count + 1) // 2]
+        # Drawn ones fill up where BM25 finds too few.
         rest = [i for i in range(len(documents)) if i != index and i not in near]
         far = draw.sample(rest, min(len(rest), count - len(near)))
         rows.append([i for pair in zip_longest(near, far) for i in pair if i is not None])

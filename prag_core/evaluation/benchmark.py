@@ -48,7 +48,7 @@ def run_benchmark(groups: Sequence[Group], folder: Path, skip_bad: bool = False)
     Raises:
         ValueError: answers that were made with another config; then nothing is loaded.
     """
-    for group in groups:
+    for group in groups:  # all of them first: a benchmark is refused as a whole, at once
         claim_folder(group.folder / ASKED, group.config(), conditions_in(group.folder))
     for cache in (_load, _corpus, _retriever):  # files may have changed since another run
         cache.cache_clear()
@@ -64,6 +64,7 @@ def missing_conditions(group: Group) -> list[str]:
     """Return the conditions that the folder does not hold in full."""
     ids = {question["id"] for question in kept_questions(group)}
     held = {c: read_answers(answers_path(group.folder, c)).keys() for c in group.conditions}
+    # Without kept questions the group was never begun.
     return [condition for condition, answered in held.items() if not ids or ids - answered]
 
 
@@ -79,12 +80,13 @@ def _run_model(groups: Sequence[Group], store: Path, skip_bad: bool) -> dict[str
         base = load_base_model(setup.base_model, setup.dtype, setup.device)
     except Exception as error:  # whatever it is, other base models are run
         return {g.cell(c): _reason(error) for g in groups for c in missing_conditions(g)}
-    with AdapterStore(store) as opened:
+    with AdapterStore(store) as opened:  # one a base model: adapters serve all its sets and seeds
         for group in groups:
             try:
                 whole = load_set(group.spec, skip_bad)
                 chosen, total = choose_questions(whole, group)
                 _keep_questions(group, chosen, total)
+                # The whole source, as an augmentation file may name documents that are not drawn.
                 rag = _pipeline(group, base, opened, chosen, whole.documents)
             except Exception as error:  # whatever it is, other groups are run
                 failures |= {group.cell(c): _reason(error) for c in missing_conditions(group)}
@@ -101,7 +103,7 @@ def _answer(group: Group, rag: ParametricRAG, chosen: QuestionSet) -> dict[str, 
     failures: dict[str, str] = {}
     for asked in (group.conditions, *((c,) for c in group.conditions)):
         if len(asked) == 1 and asked[0] not in missing_conditions(group):
-            continue
+            continue  # it was finished before another one failed
         try:
             evaluate(rag, chosen, group.evaluation(asked), group.folder, config)
             if asked == group.conditions:
@@ -120,7 +122,7 @@ def _pipeline(
     source: Sequence[Document],
 ) -> ParametricRAG:
     setup, parametrizer = group.setup, None
-    if group.path != SHARED:
+    if group.path != SHARED:  # else a checkpoint that does not fit would stop closed_book, too
         parametrizer = build_parametrizer(base, setup, store, source)
     searches = group.spec.retrieval == "retriever"
     build = _retriever if searches else make_retriever  # documents that grow are nobody else's
@@ -137,6 +139,7 @@ def _pipeline(
 
 @lru_cache(maxsize=1)  # groups that follow each other search the same corpus
 def _retriever(name: str, documents: tuple[Document, ...]) -> Retriever:
+    # In the order of the pipeline, so that equal scores fall alike.
     return make_retriever(name, sorted(documents, key=lambda document: document.id))
 
 
@@ -181,11 +184,12 @@ def choose_questions(whole: QuestionSet, group: Group) -> tuple[QuestionSet, set
             seen[sub_task(question)] += 1
             if seen[sub_task(question)] <= count:
                 questions.append(question)
+        # The paper's total is no mean of its sub-tasks: it is over the front of the set.
         total = {question.id for question in whole.questions[:count]}
     else:
         first = min(spec.first, limit or spec.first)
         drawn = replace(whole, questions=whole.questions[:first]) if first else whole
-        if not first:
+        if not first:  # a limit draws from what was drawn, so that it asks a part of it
             drawn = whole.sample_questions(spec.questions, seed).sample_questions(limit, seed)
         questions, total = drawn.questions, {question.id for question in drawn.questions}
     documents = whole.documents

@@ -19,6 +19,7 @@ from prag_core.pipeline.parts import Setup
 SHARED = "shared"  # folder of the conditions that no adapter changes
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
 ASKING = ("style", "max_new_tokens", "epochs", "conditions", "limits")  # kept as settings
+# Of files, left out of the names of folders.
 SUFFIXES = (".gz", ".jsonl", ".json", ".tsv", ".gguf")
 
 
@@ -144,11 +145,13 @@ class Group:
     def run_config(self) -> dict:
         """Return the settings that the answers depend on."""
         config = self.setup.answer_config()
+        # A new checkpoint does not make answers without adapters old.
         unread = ("path", "hypernet", "augmentation") if self.path == SHARED else ()
         return {name: value for name, value in config.items() if name not in unread}
 
     def config(self) -> dict:
         """Return all that the answers depend on and that is known before anything is loaded."""
+        # Conditions and limits may be added; the other names stand in the run's settings.
         spec = {k: v for k, v in asdict(self.spec).items() if k not in ASKING}
         return {
             "question_set": spec | {"name": self.spec.label, "limit": self.limit},
@@ -184,7 +187,7 @@ def expand(
                 for path in (SHARED, *paths):
                     asked = _conditions_of(path, spec.conditions or conditions)
                     if not asked or (path not in (SHARED, "trained") and not model.hypernet):
-                        continue
+                        continue  # a base model may lack a checkpoint that others have
                     folder = output / model.label / spec.label / f"seed{seed}" / path
                     settings = _settings(setup, model, spec, path)
                     groups.append(Group(model, spec, seed, path, asked, settings, folder))
@@ -210,13 +213,14 @@ def _conditions_of(path: str, conditions: Sequence[str]) -> tuple[str, ...]:
 
 
 def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:
+    # What is nearest to the cell wins: the model's for this set, the set's, the benchmark's.
     epochs = model.epochs.get(spec.label) or spec.epochs or setup.training.epochs
     tokens = spec.max_new_tokens or setup.generation.max_new_tokens
     return replace(
         setup,
         base_model=model.name,
         dtype=model.dtype,
-        path="generated" if path == SHARED else path,
+        path="generated" if path == SHARED else path,  # shared: no parametrizer is built
         hypernet=model.hypernet,
         training=replace(setup.training, epochs=epochs, rank=model.rank or setup.training.rank),
         generation=replace(setup.generation, max_new_tokens=tokens),
@@ -235,7 +239,7 @@ def _check(
         "question_sets": [spec.label for spec in question_sets],
         "base_models": [model.label for model in base_models],
         "seeds": list(seeds),
-        "paths": [SHARED, *paths],
+        "paths": [SHARED, *paths],  # a path of that name would share its folder
     }
     for name, given in names.items():
         if not given or len({*given}) != len(given):

@@ -43,10 +43,11 @@ def build_table(groups: Sequence[Group], failures: Mapping[str, str]) -> dict:
     published = json.loads(
         (files("prag_core") / "resources" / "published.json").read_text(encoding="utf-8")
     )
+    # One table of all answers, from which every row is cut.
     answers = [frame for group in groups for frame in _frames(group)]
     rows: list[dict] = []
     for _, cells in pd.concat(answers).groupby(PLACE, sort=False) if answers else ():
-        kinds = sorted({*cells["type"]} - {""})
+        kinds = sorted({*cells["type"]} - {""})  # sub-tasks first, the total last
         for kind in (*kinds, TOTAL):
             part = cells[cells["total"] if kind == TOTAL else cells["type"] == kind]
             rows += _rows(part, kind, groups, published)
@@ -59,6 +60,7 @@ def _frames(group: Group) -> Iterator[pd.DataFrame]:
     questions = kept_questions(group)
     for condition in group.conditions:
         answers = read_answers(answers_path(group.folder, condition))
+        # A cell that is partly answered says something else than a finished one.
         if questions and all(question["id"] in answers for question in questions):
             scores = [answers[question["id"]]["scores"] for question in questions]
             frame = pd.DataFrame(questions).join(pd.DataFrame(scores))
@@ -78,6 +80,7 @@ def _rows(
     baseline = part[part["condition"] == BASELINE]
     cells = sorted(part.groupby(["condition", "path"]), key=lambda c: (in_order(c[0][0]), c[0][1]))
     for (condition, path), cell in cells:
+        # Cells of all seeds stand in one row: settings are those of any.
         group = next(
             g
             for g in groups
@@ -105,6 +108,7 @@ def _rows(
 def _estimates(cell: pd.DataFrame, baseline: pd.DataFrame) -> dict:
     """Return mean and interval of every metric, and of its difference to reading."""
     bootstrap = Bootstrap([*cell["document"]])
+    # Where paths have limits, reading answered more questions: those of this cell count.
     pairs = cell.merge(baseline, on=["seed", "id"], suffixes=("", "_read"))
     comparable = len(pairs) == len(cell) and cell["condition"].iloc[0] != BASELINE
     by_seed = cell.groupby("seed")[[*METRICS]].mean()
@@ -134,13 +138,14 @@ def published_f1(published: Mapping, group: Group, kind: str, condition: str) ->
     condition, retrieval and k; and conditions with adapters must have trained ones.
     """
     spec = group.spec
-    asked = spec.first or spec.per_type
+    asked = spec.first or spec.per_type  # drawn questions are never the paper's
     setting = {
         "retrieval": spec.retrieval,
         "k": spec.k,
         "corpus": last_part(spec.corpus),
         "questions": min(asked, group.limit or asked),
     }
+    # The paper's adapters are trained.
     if group.path not in (SHARED, "trained") or setting != published["setting"]:
         return None
     own = (spec.label.casefold(), group.model.label.casefold(), kind, condition)
@@ -158,6 +163,7 @@ def format_tables(table: Mapping) -> list[Table]:
     for base_model, question_set in places:
         rows = [r for r in table["rows"] if [r[n] for n in PLACE] == [base_model, question_set]]
         texts = [_texts(row) for row in rows]
+        # Columns that are empty here (published numbers, notes) would only take width.
         kept = [i for i in range(len(HEADINGS)) if any(text[i] for text in texts)]
         sections = {}
         for row, text in zip(rows, texts, strict=True):
@@ -223,8 +229,9 @@ def write_figure(table: Mapping, path: Path) -> None:
             draw_bars(place, {name: values[name] for name in reading_order(values)})
             place.set_title(", ".join(names))
             place.set_xlabel("F1, %")
-        for place in axes[len(panels) :]:
+        for place in axes[len(panels) :]:  # an odd number leaves one empty
             place.remove()
+        # Without date and creator, so that the same table gives the same bytes.
         figure.savefig(
             path, format="svg", facecolor="white", metadata={"Date": None, "Creator": None}
         )

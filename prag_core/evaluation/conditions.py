@@ -79,9 +79,11 @@ def parse_condition(name: str) -> Condition:
         return Condition(name, "sft", "all")
     if match := RANK.fullmatch(name):
         return Condition(name, "parametric", "gold", overrides={"rank": int(match[1])})
+    # Passages have no weights: in_context+K alone takes no weighting.
     if (match := GROUP.fullmatch(name)) and (match["base"] != "in_context" or not match["how"]):
         how = match["how"] or "ones"
         if how in (*WEIGHTINGS, "concatenate"):
+            # `ones` also where the usual weighting is another: the name says all.
             summed = {"merge_weights": "ones", "merge_method": how}
             overrides = summed if how == "concatenate" else {"merge_weights": how}
             mode = "parametric" if match["base"] == "gold" else match["base"]
@@ -95,8 +97,10 @@ def parse_condition(name: str) -> Condition:
 
 def in_order(name: str) -> tuple:
     """Return the key by which conditions are sorted in tables."""
+    # Groups come after what they are compared with, names of other systems last.
     base, *numbers = re.split(r"[+:]", name)
     place = len(ORDER) if "+" in name else ORDER.index(base) if base in ORDER else len(ORDER) + 1
+    # Numbers of six digits, so that gold+10 comes after gold+9.
     return (place, base, *(f"{int(n):06}" if n.isdecimal() else n for n in numbers))
 
 
@@ -107,7 +111,7 @@ def file_name(condition: str) -> str:
 
 def condition_of(file: str) -> str | None:
     """Return the condition whose answers a file holds; None for another file."""
-    name = file.removesuffix(".jsonl").replace("=", ":")
+    name = file.removesuffix(".jsonl").replace("=", ":")  # no name holds an equals sign
     try:
         return parse_condition(name).name
     except ValueError:

@@ -81,6 +81,7 @@ class Bootstrap:
         """
         places: dict[Hashable, int] = {}
         rows = [places.setdefault(group, len(places)) for group in groups]
+        # N values in G groups.
         self._rows = np.array(rows, dtype=np.int64)  # (N,) number of each value's group
         self.size, self.seed, self.resamples = len(places), seed, resamples
         self._draws: list[np.ndarray] = []  # blocks of weights (B, G), as far as they are kept
@@ -98,10 +99,11 @@ class Bootstrap:
         difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
         estimate, p = self.mean(difference), None
         if self.size >= SMALLEST_SAMPLE:
-            sums = self._sums(difference)
+            sums = self._sums(difference)  # (G,)
+            # A sum that a rounding error makes smaller is still as extreme.
             least, blocks = abs(sums.sum()) - 1e-9, self._signs()
             extreme = sum(int((abs(signs @ sums) >= least).sum()) for signs in blocks)
-            p = (extreme + 1) / (5 * self.resamples + 1)
+            p = (extreme + 1) / (5 * self.resamples + 1)  # 10,000: p values need more than ends
         return Estimate(estimate.mean, estimate.low, estimate.high, p)
 
     def ratio(self, top: Sequence[float], bottom: Sequence[float]) -> Estimate | None:
@@ -142,6 +144,7 @@ class Bootstrap:
         for size in self._blocks(self.resamples):
             drawn = generator.integers(count, size=(size, count))
             drawn += np.arange(size)[:, None] * count  # a range of numbers for each resample
+            # One count for all resamples, (B * G,), then one row each.
             block = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
             if keep:
                 self._draws.append(block.astype(np.uint8))  # 255 times: (1/G)^255, never
@@ -149,7 +152,7 @@ class Bootstrap:
 
     def _signs(self) -> Iterator[np.ndarray]:
         """Yield random signs of the groups, in blocks (B, G)."""
-        generator = np.random.default_rng(self.seed)
+        generator = np.random.default_rng(self.seed)  # the same signs for every pair compared
         for size in self._blocks(5 * self.resamples):
             yield generator.integers(0, 2, size=(size, self.size), dtype=np.int8) * 2.0 - 1
 

@@ -70,8 +70,10 @@ def evaluate(
     """
     # Everything that can be refused is refused before the folder is touched.
     check_questions(question_set.questions)
+    # closed_book can be asked of questions without a corpus.
     if question_set.documents:
         rag.add_documents(question_set.documents, parametrize=False)
+    # Somebody else's hits are what is to be measured, whatever `retrieval` says.
     gold, seed = options.retrieval == "gold" and hits is None, options.seed
     assignment = Assignment(question_set, rag.retrieve, options.k, gold, seed, hits)
     conditions = [parse_condition(name) for name in options.conditions]
@@ -81,6 +83,7 @@ def evaluate(
     cells.make_adapters(conditions, unrelated)
     for condition in conditions:
         cells.answer(condition, folder, options.chunk)
+    # Conditions of earlier runs over the folder stand in the report, too.
     answers = {name: read_answers(answers_path(folder, name)) for name in conditions_in(folder)}
     answers |= predictions or {}
     changed = unrelated.measure(rag, question_set.documents, seed) if unrelated else None
@@ -118,6 +121,7 @@ def _resolved(
     kept = {name: value for name, value in asdict(options).items() if name not in left_out}
     if hits is not None:
         kept["hits"] = fingerprint([[(hit.document_id, hit.score) for hit in row] for row in hits])
+    # Contents, not paths: a set that moved is the same, one that was edited is not.
     contents = [
         (q.id, q.question, list(q.golden_answers), list(q.gold_ids)) for q in question_set.questions
     ]
@@ -144,7 +148,7 @@ class _Cells:
         needed: dict[str, None] = {}
         for condition in conditions:
             if condition.needs_adapters:
-                of_all = condition.documents == "all"
+                of_all = condition.documents == "all"  # its rows are empty: no question's own
                 rows = self.assignment.own if of_all else self.rows[condition.name]
                 needed |= dict.fromkeys(hit.document_id for row in rows for hit in row)
         if unrelated:
@@ -165,9 +169,11 @@ class _Cells:
         """Answer and write chunk by chunk; yield the number of questions done."""
         answerer, questions = self.rag.answerer, self.assignment.questions
         if condition.documents == "all":
+            # Computed when the first question is asked: a finished condition needs none.
             answerer = replace(answerer, corpus_adapter=lambda: self._mean)
         options = condition.options(answerer.options)
         answered = read_answers(path)
+        # By id, not by number, so that a file with a gap is filled.
         missing = [n for n, question in enumerate(questions) if question.id not in answered]
         done = len(questions) - len(missing)
         yield done

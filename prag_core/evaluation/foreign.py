@@ -24,13 +24,14 @@ def read_hits(path: Path | str, question_set: QuestionSet) -> Rows:
         ValueError: a malformed line, an unknown document, or no hit for any question.
     """
     known = {d.source_id: d.id for d in question_set.documents if d.source_id}
+    # Ids of our own win, should a corpus use the same text for another document.
     known |= {identifier: identifier for identifier in question_set.documents_by_id}
     ranked: dict[str, list[tuple[int, Hit]]] = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split()
         if not fields:
             continue
-        try:
+        try:  # the tag says who searched, and some tools leave it out
             question, _, document, rank, score = fields[:5]
             hit = Hit(known[document], float(score))
             ranked.setdefault(question, []).append((int(rank), hit))
@@ -84,6 +85,7 @@ def _texts(path: Path) -> dict[str, str]:
             record = json.loads(text)
         except json.JSONDecodeError:  # several values: one a line
             record = None
+        # One line of JSON lines is an object, too: told by its two fields.
         if isinstance(record, Mapping) and not {"id", "prediction"} <= record.keys():
             return {str(key): str(value) for key, value in record.items()}
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]

@@ -126,7 +126,7 @@ def read_answers(path: Path) -> dict[str, dict]:
     if not path.exists():
         return {}
     content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
+    end = content.rfind(b"\n") + 1  # splitlines would also split at U+2028 inside of texts
     if end < len(content):
         os.truncate(path, end)
     answers = {}
@@ -171,11 +171,12 @@ def summarise(
         seed: of the bootstrap.
         unrelated: goes into the report.
     """
+    # One for all conditions, so that they meet the same resamples.
     bootstrap = Bootstrap(document_groups(questions), seed)
     cells, scores = {}, {}
     for condition in sorted(answers, key=in_order):
         if not all(question.id in answers[condition] for question in questions):
-            continue
+            continue  # interrupted, or of an earlier run with fewer questions
         records = [answers[condition][question.id] for question in questions]
         scores[condition] = {m: np.array([r["scores"][m] for r in records]) for m in METRICS}
         seconds = round(sum(record["seconds"] for record in records), 3)
@@ -214,6 +215,7 @@ def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
     pairs: dict[str, tuple[Scores, Scores]] = {}
     own = _own([*scores])
     reading = [name for name in scores if name in ("in_context", "in_context_rows")]
+    # As the headline of reading, the stronger of both is what adapters have to reach.
     best = max(reading, key=lambda name: scores[name]["containment"].sum(), default=None)
     others, plain = scores.get(SHUFFLED), scores.get("closed_book")
     if own and others:

@@ -49,6 +49,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
+        # A line between sections is not known to Markdown; their order says enough.
         rows = [self.headings, ("---",) * len(self.headings)]
         rows += [row for section in self.sections for row in section]
         lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -76,6 +77,7 @@ def report_table(report: Report) -> Table:
     )
     size = f"{report.questions} questions about {report.documents} documents"
     note = EXPLAINED
+    # One number, not a table: it is no condition of the questions.
     if report.unrelated:
         loss, change = report.unrelated["plain"], report.unrelated["ratio"]
         note += (

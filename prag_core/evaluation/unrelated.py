@@ -39,6 +39,7 @@ class UnrelatedTexts:
         Texts are what is resampled.
         """
         base, least = rag.answerer.base, rag.answerer.options.least_relevance
+        # Few texts: their adapters fit into memory.
         adapters = [rag.adapter(document.id) for document in self.owners(documents)]
         plain = [text_loss(base, text) for text in self.texts]
         with_adapter = [
@@ -76,12 +77,12 @@ def text_loss(
     tokenizer = base.tokenizer
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids  # (1, T)
     ids = ids[:, :MOST_TOKENS]
-    first = min(READ_TOKENS, ids.shape[1] // 2)
+    first = min(READ_TOKENS, ids.shape[1] // 2)  # of a short text half is left to score
     if adapter is not None and least_relevance > 0:
         begin = tokenizer.decode(ids[0, :first])
         (keys,) = question_keys(base, [begin], adapter.spec.layers[0])
         adapter = adapter if is_meant(adapter, keys, least_relevance) else None
-    labels = ids.clone()
+    labels = ids.clone()  # (1, T)
     labels[:, :first] = IGNORE
     with torch.no_grad(), attached(base, adapter):
         mean = sequence_nll(base, ids, labels).item()
