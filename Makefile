@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint speed clean
+.PHONY: help demo test lint speed tables clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,9 @@ lint: $(STAMP) ## Check style, docstrings, spelling, the import contract and typ
 
 speed: $(STAMP) ## Measure speed against PEFT and the paper's settings
 	$(BIN)/prag speed
+
+tables: $(STAMP) ## Render the tables of the documents from their results files
+	$(BIN)/python .ci/tables
 
 clean: ## Remove the virtual environment and all results
 	rm -rf $(VENV) runs
