@@ -32,8 +32,8 @@ The folders, in the order of the data:
 - formats: adapters to and from PEFT and GGUF
 - augmentation: rewrites and question-answer pairs of a document
 - training: the trained path, many documents at once
-- pipeline: `ParametricRAG`; settings become parts
-- evaluation, benchmark, compare, report: question sets and modes go in, tables come out
+- pipeline: modes, `Answerer` (the one way from documents to answers), `ParametricRAG`
+- evaluation: condition x question set = cell; evaluate, benchmark, compare, their reports
 - server: the pipeline behind OpenAI's API
 - speed: every path timed beside its baseline
 - commands, cli.py: the command line `prag`, one file a command

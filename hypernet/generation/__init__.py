@@ -1,1 +1,4 @@
-"""Generation: documents go in, adapters come out in one forward pass."""
+"""Generation: documents go in, adapters come out in one forward pass.
+
+`HypernetParametrizer`, found by the pipeline under the entry point `generated`.
+"""

@@ -1,4 +1,5 @@
 """Network: a document's encoding goes in, LoRA rows come out.
 
-The trained part of the generated path: encoder, reader, heads, and checkpoints of them.
+The encoder runs the frozen base model; reader and heads are the trained part of the generated path,
+with checkpoints of them.
 """

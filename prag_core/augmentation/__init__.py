@@ -1,4 +1,5 @@
 """Augmentation: a document goes in, rewrites and question-answer pairs on it come out.
 
-The first stage of the trained path; what a model wrote is cached by document.
+The first stage of the trained path. `SpanAugmenter` works by rule, `SelfAugmenter` asks a model and
+is cached by document, `FileAugmenter` reads ready-made pairs.
 """

@@ -1,4 +1,5 @@
-"""Pipeline: from documents to answers.
+"""Pipeline: documents and questions go in, answers come out.
 
-`ParametricRAG` is the page to read first; settings become parts in `parts`.
+`modes` (every way to answer), `Answerer` (the one way from documents to answers), `relevance` (which
+adapters are meant), `ParametricRAG` (documents, store and answerer), `parts` (settings).
 """

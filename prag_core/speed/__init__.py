@@ -1,1 +1,5 @@
-"""Speed: every path timed beside its baseline, in one run."""
+"""Speed: paths, server and store go in, a table of times beside their baselines comes out.
+
+Baselines are stock PEFT in a process of its own and the paper's settings; the store has limits in
+their place. Both sides of a ratio are timed in one run.
+"""
