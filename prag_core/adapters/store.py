@@ -20,34 +20,18 @@ What may be lost:
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prag_core.adapters import store_changes
+from prag_core.adapters import store_changes, store_places
 from prag_core.adapters.adapter import Adapter, AdapterSpec
 from prag_core.adapters.peft_files import WEIGHTS
-from prag_core.adapters.store_index import (
-    INDEX,
-    Row,
-    StoreIndex,
-    clear_errors,
-    disk_error,
-    insert_rows,
-    record_checksum,
-)
-from prag_core.adapters.store_places import (
-    IN_FOLDER,
-    load_adapter,
-    make_row,
-    rows_on_disk,
-    stage_folder,
-    stage_packs,
-)
+from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors
 from prag_core.files import write_json
 
 FORMAT = {"format": "prag-adapters", "version": 2}
@@ -56,6 +40,7 @@ PACK_FROM = 64  # adapters in one call from which on small ones are packed
 SMALL = 1 << 16  # bytes of such an adapter, at most
 GRACE = 3600.0  # seconds
 MAX_KEY_BYTES = 511
+RECORDS = "SELECT key, record, checksum FROM records WHERE kind = ? AND"
 
 
 class UnknownKeyError(KeyError):
@@ -98,11 +83,8 @@ class AdapterStore:
                 )
             _create(self.path)
         _require_format(self.path)
-        can_write = os.access(self.path, os.W_OK)
-        if readonly is False and not can_write:
-            raise disk_error(errno.EACCES, self.path, "no permission")
-        self.readonly = not can_write if readonly is None else readonly
-        self._index = StoreIndex(self.path, self.readonly)
+        self._index = StoreIndex(self.path, readonly)
+        self.readonly = self._index.readonly
 
     def put(self, key: str, adapter: Adapter) -> None:
         """Write one adapter durably; replaces what the key had. `put_many` is faster for many."""
@@ -129,18 +111,19 @@ class AdapterStore:
             _require_key(key)
         if not items:
             return
-        self._index.require_writable()
         # A folder takes four files and so at least 16 KB of disk, much for an adapter of 8 KB.
         if pack is None:
             largest = max(adapter.nbytes for adapter in items.values())
             pack = len(items) >= PACK_FROM and largest <= SMALL
-        with store_changes.scratch_folder(self.path) as scratch:
-            rows = [(make_row(key, adapter), adapter) for key, adapter in items.items()]
+        with store_changes.scratch_folder(self._index) as scratch:
+            entries = [
+                (store_places.make_row(key, adapter), adapter) for key, adapter in items.items()
+            ]
             if pack:
-                packs = stage_packs(scratch, ((row, x.to_bytes()) for row, x in rows))
-                staged = [row for pack_rows in packs for row in pack_rows]
+                values = ((row, adapter.to_bytes()) for row, adapter in entries)
+                staged = [row for rows in store_places.stage_packs(scratch, values) for row in rows]
             else:
-                staged = [stage_folder(scratch, row, adapter) for row, adapter in rows]
+                staged = [store_places.stage_folder(scratch, *entry) for entry in entries]
             store_changes.publish(self._index, scratch, staged)
 
     def get(self, key: str, expect: AdapterSpec | None = None) -> Adapter:
@@ -156,7 +139,7 @@ class AdapterStore:
         """
         row = self._row(key)
         try:
-            adapter = load_adapter(self.path, row)
+            adapter = store_places.load_adapter(self.path, row)
         except FileNotFoundError as error:
             if self._row(key).place != row.place:  # replaced and swept since its row was read
                 return self.get(key, expect)
@@ -173,7 +156,7 @@ class AdapterStore:
     def weights_path(self, key: str) -> Path | None:
         """Return the file with an adapter's weights; None where it lies in a pack."""
         row = self._row(key)
-        return self.path / row.place / WEIGHTS if row.start == IN_FOLDER else None
+        return self.path / row.place / WEIGHTS if row.start == store_places.IN_FOLDER else None
 
     def has(self, key: str) -> bool:
         """Say whether the key is there."""
@@ -187,7 +170,8 @@ class AdapterStore:
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove adapters in one transaction; return how many were there."""
-        return store_changes.delete_rows(self._index, list(keys))
+        keys = list(keys)
+        return store_changes.delete_rows(self._index, keys) if keys else 0
 
     def __len__(self) -> int:
         """Number of adapters."""
@@ -218,7 +202,12 @@ class AdapterStore:
 
     def verify(self) -> list[str]:
         """Read everything; return a line for each file or record that is not as it was written."""
-        return list(store_changes.damage(self._index))
+        lines = list(store_changes.damage(self._index))
+        for (kind,) in self._index.rows("SELECT DISTINCT kind FROM records"):
+            for key, text, checksum in self._index.scan(RECORDS, "", kind):
+                if _checksum(kind, key, text) != checksum:
+                    lines.append(f"record {kind}/{key}: got damaged bytes in {INDEX}")
+        return lines
 
     def documents_without_adapter(self) -> list[str]:
         """Return the ids of the documents kept here that have no adapter of any parametrizer."""
@@ -241,7 +230,6 @@ class AdapterStore:
         Args:
             grace: seconds that it must have lain unused. 0 is safe where no one else writes.
         """
-        self._index.require_writable()
         return store_changes.sweep(self._index, grace)
 
     def put_record(self, kind: str, key: str, record: Mapping[str, Any]) -> None:
@@ -264,7 +252,7 @@ class AdapterStore:
                     f"got record {kind}/{key} that is not JSON ({error}), expected a dict of "
                     "strings, numbers, lists and dicts: convert its values"
                 ) from error
-            rows.append((kind, key, text, record_checksum(kind, key, text)))
+            rows.append((kind, key, text, _checksum(kind, key, text)))
         if rows:
             with self._index.writing() as connection:
                 connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
@@ -283,8 +271,7 @@ class AdapterStore:
 
     def records(self, kind: str, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """Iterate over (key, record) of one kind in order of keys, those that begin with prefix."""
-        query = "SELECT key, record, checksum FROM records WHERE kind = ? AND"
-        for key, text, checksum in self._index.scan(query, prefix, kind):
+        for key, text, checksum in self._index.scan(RECORDS, prefix, kind):
             yield key, _read_record(kind, key, text, checksum)
 
     def record_keys(self, kind: str) -> Iterator[str]:
@@ -338,9 +325,7 @@ def reindex(path: str | Path) -> int:
         os.replace(index.path, path / f"{INDEX}.damaged")
         index = StoreIndex(path, readonly=False)
         index.create()
-    with index.writing() as connection:  # all or nothing: one unreadable note leaves the old rows
-        connection.execute("DELETE FROM adapters")
-        insert_rows(connection, rows_on_disk(path))
+    store_changes.reindex(index)
     index.close()
     with AdapterStore(path, readonly=True) as store:
         return len(store)
@@ -389,8 +374,13 @@ def _require_record_name(kind: str, key: str) -> None:
     _require_key(key)
 
 
+def _checksum(kind: str, key: str, text: str) -> int:
+    """CRC-32 of a record and its name, so that one under a wrong name is found too."""
+    return zlib.crc32(f"{kind}\0{key}\0{text}".encode())
+
+
 def _read_record(kind: str, key: str, text: str, checksum: int) -> dict[str, Any]:
-    if record_checksum(kind, key, text) != checksum:
+    if _checksum(kind, key, text) != checksum:
         raise ValueError(
             f"got damaged bytes for record {kind}/{key}, expected those that were written: delete "
             "the record and make it again"
@@ -401,10 +391,11 @@ def _read_record(kind: str, key: str, text: str, checksum: int) -> dict[str, Any
 
 def _require_spec(key: str, spec: AdapterSpec, expected: AdapterSpec) -> None:
     spec.require_base(expected.base_model)
+    wanted = asdict(expected)
     differ = [
-        f"{field.name} {getattr(spec, field.name)} (expected {getattr(expected, field.name)})"
-        for field in fields(AdapterSpec)
-        if getattr(spec, field.name) != getattr(expected, field.name)
+        f"{name} {value} (expected {wanted[name]})"
+        for name, value in asdict(spec).items()
+        if value != wanted[name]
     ]
     if differ:
         raise ValueError(

@@ -7,7 +7,6 @@ What no row names is left to `sweep`, which works under the same lock.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -17,35 +16,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from prag_core.adapters import store_places
 from prag_core.adapters.durable import sync_folders, sync_tree
 from prag_core.adapters.peft_files import NOTE
-from prag_core.adapters.store_index import (
-    SELECT,
-    Row,
-    StoreIndex,
-    clear_errors,
-    insert_rows,
-    read_row,
-    record_checksum,
-)
-from prag_core.adapters.store_places import (
-    FOLDERS,
-    IN_FOLDER,
-    PACK_ROWS,
-    PACKS,
-    SCRATCH,
-    SLICE,
-    load_adapter,
-    read_part,
-    stage_packs,
-)
+from prag_core.adapters.store_index import Row, StoreIndex, clear_errors, insert_rows
+from prag_core.adapters.store_places import PACKS
 
 
 @contextmanager
-def scratch_folder(store: Path) -> Iterator[Path]:
+def scratch_folder(index: StoreIndex) -> Iterator[Path]:
     """Give a folder to stage in, on the store's own file system; it is removed at the end."""
-    folder = store / SCRATCH / uuid.uuid4().hex
-    with clear_errors(store):
+    index.require_writable()
+    folder = index.folder / store_places.SCRATCH / uuid.uuid4().hex
+    with clear_errors(index.folder):
         folder.mkdir(parents=True)
         try:
             yield folder
@@ -88,24 +71,18 @@ def delete_rows(index: StoreIndex, keys: Sequence[str]) -> int:
 
 
 def damage(index: StoreIndex) -> Iterator[str]:
-    """Read everything that the index names; yield a line for what is not as it was written."""
+    """Read all adapters that the index names; yield a line for what is not as it was written."""
     for (line,) in index.rows("PRAGMA quick_check"):
         if line != "ok":
             yield f"{index.path.name}: {line}"
-    for values in index.scan(SELECT):
-        row = read_row(*values)
+    for row in index.scan_adapters():
         try:
-            _check_places(index.folder, row)
+            store_places.check_files(index.folder, row)
         except FileNotFoundError as error:
-            if index.rows("SELECT 1 FROM adapters WHERE key = ? AND place = ?", row.key, row.place):
+            if index.adapters("key = ? AND place = ?", row.key, row.place):
                 yield f"{row.key}: got no file {error.filename}"  # else it was replaced meanwhile
         except ValueError as error:
             yield f"{row.key}: {error}"
-    for (kind,) in index.rows("SELECT DISTINCT kind FROM records"):
-        query = "SELECT key, record, checksum FROM records WHERE kind = ? AND"
-        for key, text, checksum in index.scan(query, "", kind):
-            if record_checksum(kind, key, text) != checksum:
-                yield f"record {kind}/{key}: got damaged bytes in {index.path.name}"
 
 
 def sweep(index: StoreIndex, grace: float) -> int:
@@ -116,15 +93,14 @@ def sweep(index: StoreIndex, grace: float) -> int:
         grace: seconds that something must have lain unused, as others may be reading it, or
             staging it.
     """
-    store = index.folder
     _repack(index)  # first, so that what it leaves may go at once where grace is 0
     latest = time.time() - grace
-    with scratch_folder(store) as scratch:
+    with scratch_folder(index) as scratch:
         with index.writing() as connection:
             query = "SELECT DISTINCT place FROM adapters"
-            named = {store / place for (place,) in connection.execute(query)}
-            patterns = f"{FOLDERS}/*/*", f"{PACKS}/*", f"{SCRATCH}/*"
-            places = {path for pattern in patterns for path in store.glob(pattern)}
+            named = {index.folder / place for (place,) in connection.execute(query)}
+            patterns = store_places.PATTERNS
+            places = {path for pattern in patterns for path in index.folder.glob(pattern)}
             for number, path in enumerate(places - named - {scratch}):
                 with suppress(FileNotFoundError):  # another process clears what it staged itself
                     if path.stat().st_mtime <= latest:  # quick: removing takes longer, without lock
@@ -132,6 +108,13 @@ def sweep(index: StoreIndex, grace: float) -> int:
         size = disk_bytes(scratch)
         shutil.rmtree(scratch)
     return size
+
+
+def reindex(index: StoreIndex) -> None:
+    """Rebuild the rows of all adapters from what lies in the folders; records stay as they are."""
+    with index.writing() as connection:  # all or nothing: one unreadable note leaves the old rows
+        connection.execute("DELETE FROM adapters")
+        insert_rows(connection, store_places.rows_on_disk(index.folder))
 
 
 def disk_bytes(folder: Path) -> int:
@@ -192,20 +175,6 @@ def _retire(index: StoreIndex, places: set[str]) -> None:
                     (index.folder / place / NOTE).unlink()
 
 
-def _check_places(store: Path, row: Row) -> None:
-    for name in row.checksums:
-        read_part(store, row, name)
-    if row.start == IN_FOLDER:
-        path = store / row.place / NOTE
-        try:
-            note = json.loads(path.read_bytes())
-        except ValueError:
-            note = None
-        if note != row.note:
-            raise ValueError(f"got damaged bytes in {path}, expected what the index says of it")
-    load_adapter(store, row)
-
-
 def _repack(index: StoreIndex) -> None:
     """Copy the adapters of packs that are half empty or half full into full packs."""
     query = "SELECT place, count(*), sum(bytes) FROM adapters WHERE start >= 0 GROUP BY place"
@@ -214,7 +183,7 @@ def _repack(index: StoreIndex) -> None:
         with suppress(FileNotFoundError):
             if 2 * size < (index.folder / place).stat().st_size:
                 wasteful.append(place)
-            elif 2 * count < PACK_ROWS:
+            elif 2 * count < store_places.PACK_ROWS:
                 small.append(place)
     # A single small pack has nothing to be joined with: copying it would never end.
     places = wasteful + (small if wasteful or len(small) > 1 else [])
@@ -223,10 +192,10 @@ def _repack(index: StoreIndex) -> None:
     def entries() -> Iterator[tuple[Row, bytes]]:
         for row in (row for place in places for row in index.adapters("place = ?", place)):
             with suppress(ValueError, FileNotFoundError):  # `verify` names it; here it stays behind
-                value = read_part(index.folder, row, SLICE)
+                value = store_places.read_part(index.folder, row, store_places.SLICE)
                 moved_from[row.key] = row.place
                 yield row, value
 
-    with scratch_folder(index.folder) as scratch:
-        for rows in stage_packs(scratch, entries()):
+    with scratch_folder(index) as scratch:
+        for rows in store_places.stage_packs(scratch, entries()):
             publish(index, scratch, rows, moved_from)

@@ -6,15 +6,25 @@ SQLite come out as OSError (disk, permissions, patience) or ValueError (a file t
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sqlite3
 import threading
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from errno import (
+    EACCES,
+    EDQUOT,
+    EEXIST,
+    EFBIG,
+    EIO,
+    ENOSPC,
+    ENOTDIR,
+    EPERM,
+    EROFS,
+    ETIMEDOUT,
+)  # fmt: skip
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,24 +36,17 @@ PATIENCE = 60.0  # seconds that another process may take for its change
 PAGE_ROWS = 1000  # rows of one read: a long one would keep writers from committing
 CACHE_KIB = 1 << 16
 LAST = "\U0010ffff"  # sorts behind every text
+# What the columns hold says `Row`; texts other than keys and places are JSON.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS specs (hash TEXT PRIMARY KEY, spec TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS adapters (
-    key TEXT PRIMARY KEY,
-    document TEXT NOT NULL,
-    spec TEXT NOT NULL REFERENCES specs,
-    metadata TEXT NOT NULL,   -- JSON
-    place TEXT NOT NULL,      -- folder of the adapter, or file of the pack, below the store
-    start INTEGER NOT NULL,   -- first byte in the pack, -1 in a folder
-    bytes INTEGER NOT NULL,   -- of the weights, and of the memory
-    checksums TEXT NOT NULL   -- JSON, CRC-32 by file name
+    key TEXT PRIMARY KEY, document TEXT NOT NULL, spec TEXT NOT NULL REFERENCES specs,
+    metadata TEXT NOT NULL, place TEXT NOT NULL, start INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    checksums TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS adapters_place ON adapters (place);
 CREATE TABLE IF NOT EXISTS records (
-    kind TEXT NOT NULL,
-    key TEXT NOT NULL,
-    record TEXT NOT NULL,     -- JSON
-    checksum INTEGER NOT NULL,
+    kind TEXT NOT NULL, key TEXT NOT NULL, record TEXT NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (kind, key)
 );
 """
@@ -52,35 +55,36 @@ SELECT = (
     "FROM adapters JOIN specs ON hash = adapters.spec WHERE"
 )
 # What a user reads of errors of the disk, by number.
-FULL = (
-    "got no room to write {}, expected free space: free some and try again; all that was there is "
-    "kept"
-)
+FULL = "got no room to write {}, expected free space: free some and try again; all is kept that was"
 DENIED = (
     "got {}, which cannot be opened or cannot be written, expected a folder that can: change its "
     "permissions, choose another path, or open the store with readonly=True"
 )
 BUSY = "got {}, expected its turn: another process changes it for too long: end it and try again"
-MEANINGS = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO), FULL),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), DENIED),
-    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), DENIED),
-    errno.ETIMEDOUT: BUSY,
-}
+MEANINGS = dict.fromkeys((ENOSPC, EDQUOT, EFBIG, EIO), FULL) | {ETIMEDOUT: BUSY}
+MEANINGS |= dict.fromkeys((EROFS, EACCES, EPERM, EEXIST, ENOTDIR), DENIED)
 # SQLite says the same in words; its own codes are there from Python 3.11 on.
 SQLITE_NUMBERS = {
-    "is full": errno.ENOSPC,
-    "disk I/O error": errno.EIO,
-    "locked": errno.ETIMEDOUT,
-    "readonly": errno.EACCES,
-    "unable to open": errno.EACCES,
-}
+    "is full": ENOSPC, "disk I/O error": EIO, "locked": ETIMEDOUT, "readonly": EACCES,
+    "unable to open": EACCES,
+}  # fmt: skip
 _INHERITED: list[sqlite3.Connection] = []  # a forked child must not close its parent's
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the index knows of one adapter; see the table above."""
+    """What the index knows of one adapter.
+
+    Attributes:
+        key: what it was put under.
+        document: id of its document.
+        spec: fields of its `AdapterSpec`; the table `specs` has each once.
+        metadata: of the adapter.
+        place: its folder, or the file of its pack, below the store.
+        start: its first byte in the pack, -1 in a folder.
+        bytes: of the weights, and of the memory.
+        checksums: CRC-32 by file name.
+    """
 
     key: str
     document: str
@@ -100,9 +104,21 @@ class Row:
 class StoreIndex:
     """Tables of adapters and records in one SQLite file; safe to use from several threads."""
 
-    def __init__(self, folder: Path, readonly: bool) -> None:
-        """Name the store; its index is opened when it is first used."""
-        self.folder, self.path, self.readonly = folder, folder / INDEX, readonly
+    def __init__(self, folder: Path, readonly: bool | None) -> None:
+        """Name the store; its index is opened when it is first used.
+
+        Args:
+            folder: of the store.
+            readonly: None is True where the folder cannot be written.
+
+        Raises:
+            OSError: it cannot be written, but should be.
+        """
+        can_write = os.access(folder, os.W_OK)
+        if readonly is False and not can_write:
+            raise _disk_error(EACCES, folder, "no permission")
+        self.readonly = not can_write if readonly is None else readonly
+        self.folder, self.path = folder, folder / INDEX
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._process, self._closed = os.getpid(), False
@@ -135,7 +151,11 @@ class StoreIndex:
 
     def adapters(self, where: str, *parameters: str) -> list[Row]:
         """Return what is known of adapters."""
-        return [read_row(*values) for values in self.rows(f"{SELECT} {where}", *parameters)]
+        return [_read_row(*values) for values in self.rows(f"{SELECT} {where}", *parameters)]
+
+    def scan_adapters(self) -> Iterator[Row]:
+        """Iterate over what is known of all adapters, in order of their keys."""
+        return (_read_row(*values) for values in self.scan(SELECT))
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -157,7 +177,7 @@ class StoreIndex:
         """Raise OSError where the index was opened for reading."""
         if self.readonly:
             message = f"got a change to {self.folder}, expected reads as it was opened "
-            raise OSError(errno.EROFS, f"{message}readonly: open the store for writing")
+            raise OSError(EROFS, f"{message}readonly: open the store for writing")
 
     def close(self) -> None:
         """Close; a second call does nothing."""
@@ -209,7 +229,7 @@ class StoreIndex:
             if os.access(self.folder, os.W_OK):  # its first read undoes what a killed writer left
                 return self._connect("rw")
             raise OSError(
-                errno.EROFS,
+                EROFS,
                 f"got {self.path} in the middle of a change whose writer ended ({error}), expected "
                 "a finished one: open the store once where it can be written",
             ) from error
@@ -223,31 +243,14 @@ class StoreIndex:
             return file.read(1) not in (b"", b"\0")
 
 
-def read_row(*values: Any) -> Row:
-    """Return the row of what `SELECT` gives."""
-    key, document, spec, metadata, place, start, size, checksums = values
-    spec, metadata, checksums = (json.loads(text) for text in (spec, metadata, checksums))
-    return Row(key, document, spec, metadata, place, start, size, checksums)
-
-
 def insert_rows(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
     """Write rows; a row of the same key is replaced."""
     for row in rows:
         spec = fingerprint(row.spec)
         connection.execute("INSERT OR IGNORE INTO specs VALUES (?, ?)", (spec, _json(row.spec)))
-        texts = _json(row.metadata), _json(row.checksums)
-        values = row.key, row.document, spec, texts[0], row.place, row.start, row.bytes, texts[1]
+        metadata, checksums = _json(row.metadata), _json(row.checksums)
+        values = (row.key, row.document, spec, metadata, row.place, row.start, row.bytes, checksums)
         connection.execute("INSERT OR REPLACE INTO adapters VALUES (?,?,?,?,?,?,?,?)", values)
-
-
-def record_checksum(kind: str, key: str, text: str) -> int:
-    """CRC-32 of a record and its name, so that one under a wrong name is found too."""
-    return zlib.crc32(f"{kind}\0{key}\0{text}".encode())
-
-
-def disk_error(number: int, path: str | Path, cause: object) -> OSError:
-    """Return an error of the disk that says got, expected and remedy."""
-    return OSError(number, MEANINGS[number].format(f"{path} ({cause})"))
 
 
 @contextmanager
@@ -262,7 +265,7 @@ def clear_errors(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         for words, number in SQLITE_NUMBERS.items():
             if words in str(error):
-                raise disk_error(number, path, error) from error
+                raise _disk_error(number, path, error) from error
         raise ValueError(
             f"got {path} that SQLite cannot use ({error}), expected the index of a store: "
             "rebuild it with `prag store reindex`, or restore it from a backup"
@@ -271,7 +274,17 @@ def clear_errors(path: Path) -> Iterator[None]:
         # One that says so already, of an inner call, or of another kind passes.
         if str(error.strerror).startswith("got ") or error.errno not in MEANINGS:
             raise
-        raise disk_error(error.errno, error.filename or path, error.strerror) from error
+        raise _disk_error(error.errno, error.filename or path, error.strerror) from error
+
+
+def _disk_error(number: int, path: str | Path, cause: object) -> OSError:
+    return OSError(number, MEANINGS[number].format(f"{path} ({cause})"))
+
+
+def _read_row(*values: Any) -> Row:
+    key, document, spec, metadata, place, start, size, checksums = values
+    spec, metadata, checksums = (json.loads(text) for text in (spec, metadata, checksums))
+    return Row(key, document, spec, metadata, place, start, size, checksums)
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from prag_core.adapters.peft_files import CONFIG, NOTE, adapter_files, json_byte
 from prag_core.adapters.store_index import Row
 
 FOLDERS, PACKS, SCRATCH = "adapters", "packs", "tmp"
+PATTERNS = f"{FOLDERS}/*/*", f"{PACKS}/*", f"{SCRATCH}/*"  # of all that lies there
 PACK_SUFFIX = ".safetensors"
 PACK_ROWS = 1024  # adapters of a full pack
 PACK_BYTES = 1 << 26  # of one pack
@@ -104,6 +105,18 @@ def read_part(store: Path, row: Row, name: str) -> bytes:
             "delete the key and parametrize the document again"
         )
     return content
+
+
+def check_files(store: Path, row: Row) -> None:
+    """Read all that was written for a row; raises as `load_adapter`."""
+    for name in row.checksums:
+        read_part(store, row, name)
+    if row.start == IN_FOLDER:
+        path = store / row.place / NOTE
+        content = path.read_bytes()
+        if content != json_bytes(row.note):
+            raise ValueError(f"got damaged bytes in {path}, expected what the index says of it")
+    load_adapter(store, row)
 
 
 def rows_on_disk(store: Path) -> Iterator[Row]:
