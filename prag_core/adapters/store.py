@@ -91,9 +91,7 @@ class AdapterStore:
         self.put_many([(key, adapter)])
 
     def put_many(
-        self,
-        items: Mapping[str, Adapter] | Iterable[tuple[str, Adapter]],
-        pack: bool | None = None,
+        self, items: Mapping[str, Adapter] | Iterable[tuple[str, Adapter]], pack: bool | None = None
     ) -> None:
         """Write adapters in one transaction: all or none. They are held in memory until then.
 

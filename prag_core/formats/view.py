@@ -13,11 +13,7 @@ from prag_core.formats.peft_folder import require_empty, to_peft
 
 
 def view_store(
-    store: AdapterStore,
-    to: str | Path,
-    engine_model: str,
-    max_rank: int = 0,
-    prefix: str = "",
+    store: AdapterStore, to: str | Path, engine_model: str, max_rank: int = 0, prefix: str = ""
 ) -> int:
     """Write a folder a key below `to`; weights of adapters in packs are written, others linked.
 
