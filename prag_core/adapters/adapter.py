@@ -55,21 +55,17 @@ class AdapterSpec:
         Raises:
             ValueError: rank below 1, no or unknown modules, no layers, unknown dtype.
         """
-        if self.rank < 1:
-            raise ValueError(f"got rank {self.rank}, expected a rank of 1 or more: set rank >= 1")
-        unknown = sorted(set(self.modules) - set(FFN_MODULES))
-        if unknown or not self.modules:
-            raise ValueError(
-                f"got modules {list(self.modules)}, expected a choice of {list(FFN_MODULES)}: "
-                "correct the name in `modules`"
-            )
-        if not self.layers or min(self.layers) < 0:
-            raise ValueError(
-                f"got layers {list(self.layers)}, expected at least one layer index >= 0: "
-                "name the decoder layers to adapt"
-            )
-        if self.dtype not in DTYPES:
-            raise ValueError(f"got dtype {self.dtype!r}, expected one of {sorted(DTYPES)}")
+        unknown = set(self.modules) - set(FFN_MODULES)
+        for fits, got, expected in (
+            (self.rank >= 1, f"rank {self.rank}", "a rank of 1 or more: set rank >= 1"),
+            (self.modules and not unknown, f"modules {list(self.modules)}",
+             f"a choice of {list(FFN_MODULES)}: correct the name in `modules`"),
+            (min(self.layers, default=-1) >= 0, f"layers {list(self.layers)}",
+             "at least one layer index >= 0: name the decoder layers to adapt"),
+            (self.dtype in DTYPES, f"dtype {self.dtype!r}", f"one of {sorted(DTYPES)}"),
+        ):  # fmt: skip
+            if not fits:
+                raise ValueError(f"got {got}, expected {expected}")
         # Frozen: the fields can only be set past the class's own __setattr__.
         object.__setattr__(self, "modules", tuple(sorted(set(self.modules), key=FFN_MODULES.index)))
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))

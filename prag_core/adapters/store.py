@@ -24,6 +24,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,7 @@ class AdapterStore:
             largest = max(adapter.nbytes for adapter in items.values())
             pack = len(items) >= PACK_FROM and largest <= SMALL
         with store_changes.scratch_folder(self._index) as scratch:
-            entries = [
-                (store_places.make_row(key, adapter), adapter) for key, adapter in items.items()
-            ]
+            entries = [(store_places.make_row(key, x), x) for key, x in items.items()]
             if pack:
                 values = ((row, adapter.to_bytes()) for row, adapter in entries)
                 staged = [row for rows in store_places.stage_packs(scratch, values) for row in rows]
@@ -318,15 +317,12 @@ def reindex(path: str | Path) -> int:
         sound = index.rows("PRAGMA quick_check") == [("ok",)]
     except ValueError:
         sound = False
-    if not sound:  # kept for whoever can still read records from it
-        index.close()
-        os.replace(index.path, path / f"{INDEX}.damaged")
-        index = StoreIndex(path, readonly=False)
-        index.create()
-    store_changes.reindex(index)
     index.close()
-    with AdapterStore(path, readonly=True) as store:
-        return len(store)
+    if not sound:  # kept for whoever can still read records from it
+        os.replace(index.path, path / f"{INDEX}.damaged")
+    with closing(StoreIndex(path, readonly=False)) as index:
+        index.create()
+        return store_changes.reindex(index)
 
 
 def _create(path: Path) -> None:

@@ -37,10 +37,7 @@ def scratch_folder(index: StoreIndex) -> Iterator[Path]:
 
 
 def publish(
-    index: StoreIndex,
-    scratch: Path,
-    rows: Sequence[Row],
-    moved_from: Mapping[str, str] | None = None,
+    index: StoreIndex, scratch: Path, rows: Sequence[Row], moved: Mapping[str, str] | None = None
 ) -> None:
     """Move what was staged into place and let rows name it; replaces what their keys had.
 
@@ -48,13 +45,13 @@ def publish(
         index: of the store.
         scratch: where it was staged.
         rows: they say the places to come.
-        moved_from: place by key; a row whose key has another one was changed meanwhile, and stays.
+        moved: former place by key; a row whose key has another was changed meanwhile, and stays.
     """
     sync_tree(scratch)  # outside the lock: others may write meanwhile
     with index.writing() as connection:
         before = _places(connection, [row.key for row in rows])
-        if moved_from is not None:
-            rows = [row for row in rows if before.get(row.key) == moved_from[row.key]]
+        if moved is not None:
+            rows = [row for row in rows if before.get(row.key) == moved[row.key]]
         places = {row.place for row in rows}
         _move_in(index.folder, scratch, places)
         insert_rows(connection, rows)  # last: a row never names what is not there
@@ -110,11 +107,12 @@ def sweep(index: StoreIndex, grace: float) -> int:
     return size
 
 
-def reindex(index: StoreIndex) -> None:
-    """Rebuild the rows of all adapters from what lies in the folders; records stay as they are."""
+def reindex(index: StoreIndex) -> int:
+    """Rebuild the rows of all adapters from what lies in the folders; return how many there are."""
     with index.writing() as connection:  # all or nothing: one unreadable note leaves the old rows
         connection.execute("DELETE FROM adapters")
         insert_rows(connection, store_places.rows_on_disk(index.folder))
+    return int(index.rows("SELECT count(*) FROM adapters")[0][0])
 
 
 def disk_bytes(folder: Path) -> int:
@@ -187,15 +185,15 @@ def _repack(index: StoreIndex) -> None:
                 small.append(place)
     # A single small pack has nothing to be joined with: copying it would never end.
     places = wasteful + (small if wasteful or len(small) > 1 else [])
-    moved_from: dict[str, str] = {}
+    moved: dict[str, str] = {}
 
     def entries() -> Iterator[tuple[Row, bytes]]:
         for row in (row for place in places for row in index.adapters("place = ?", place)):
             with suppress(ValueError, FileNotFoundError):  # `verify` names it; here it stays behind
                 value = store_places.read_part(index.folder, row, store_places.SLICE)
-                moved_from[row.key] = row.place
+                moved[row.key] = row.place
                 yield row, value
 
     with scratch_folder(index) as scratch:
         for rows in store_places.stage_packs(scratch, entries()):
-            publish(index, scratch, rows, moved_from)
+            publish(index, scratch, rows, moved)

@@ -122,9 +122,8 @@ def _require_shapes(lora: ForeignLora, base: BaseModel) -> None:
         )
     for path, (a, b) in lora.pairs.items():
         inputs, outputs = base.module_shape(path.rsplit(".", 1)[1])
-        fits = a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] >= 1
-        fits = fits and (a.shape[1], b.shape[0]) == (inputs, outputs)
         # A foreign file has no fingerprint of its base: shapes and depth are all that can tell.
+        fits = (a.shape, b.shape) == ((len(a), inputs), (outputs, len(a))) and len(a) >= 1
         if not fits or int(path.split(".")[2]) >= base.num_layers:
             raise ValueError(
                 f"got A {tuple(a.shape)} and B {tuple(b.shape)} at {path} in {lora.source}, "
