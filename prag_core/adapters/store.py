@@ -24,7 +24,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -188,10 +188,8 @@ class AdapterStore:
     def items(self) -> Iterator[tuple[str, Adapter]]:
         """Iterate over (key, adapter) in order of keys; raises as `get`."""
         for key in self.keys():
-            try:
+            with suppress(UnknownKeyError):  # deleted since its key was read
                 yield key, self.get(key)
-            except UnknownKeyError:  # deleted since its key was read
-                continue
 
     def version(self) -> int:
         """Return a number that changes when others, not this opening, have changed the store."""
@@ -334,11 +332,9 @@ def _create(path: Path) -> None:
 
 
 def _require_format(path: Path) -> None:
-    text = (path / HEADER).read_text("utf-8")
-    try:
-        header = json.loads(text)
-    except ValueError:
-        header = text
+    header: object = (path / HEADER).read_text("utf-8")
+    with suppress(ValueError):  # a text that is no JSON is named as it is
+        header = json.loads(str(header))
     if header != FORMAT:
         raise ValueError(
             f"got {path / HEADER} of format {header}, expected {FORMAT}: name another folder, or "

@@ -32,7 +32,7 @@ class ForeignLora:
     pairs: Mapping[str, tuple[Tensor, Tensor]]
     scales: Mapping[str, float]
     note: Mapping[str, Any]
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)  # no other format has one
 
     def to_adapter(self, base: BaseModel) -> Adapter:
         """Bring all modules to one scale; add the zero modules that the spec's grid lacks.
@@ -42,16 +42,14 @@ class ForeignLora:
         """
         _require_shapes(self, base)
         spec = self._noted_spec(base) if self.note else self._new_spec(base)
-        tensors = {}
+        dtype, tensors = DTYPES[spec.dtype], {}
         for path in spec.paths():
             inputs, outputs = base.module_shape(path.rsplit(".", 1)[1])
             # A spec adapts every module in every layer; a module of zeros changes nothing.
-            zeros = torch.zeros(1, inputs), torch.zeros(outputs, 1)
-            a, b = self.pairs.get(path, zeros)
+            a, b = self.pairs.get(path, (torch.zeros(1, inputs), torch.zeros(outputs, 1)))
             factor = self.scales.get(path, spec.scale) / spec.scale
             if not math.isclose(factor, 1, rel_tol=1e-6):  # else B stays bit by bit
                 b = b.float() * factor
-            dtype = DTYPES[spec.dtype]
             tensors[path] = a.to(dtype).contiguous(), b.to(dtype).contiguous()
         return Adapter(spec, tensors, self.note.get("metadata", {}), *read_memory(self.memory))
 
@@ -66,8 +64,10 @@ class ForeignLora:
         return AdapterSpec(base.fingerprint, rank, scale * rank, modules, layers, dtype)
 
     def _noted_spec(self, base: BaseModel) -> AdapterSpec:
+        """Return the spec of the note; ValueError where base, modules or scale are others."""
         spec = AdapterSpec(**self.note["spec"])
         spec.require_base(base.fingerprint)
+        # Whoever edits alpha or modules by hand wants that to count, and the note says otherwise.
         same_scale = all(math.isclose(s, spec.scale, rel_tol=1e-6) for s in self.scales.values())
         if set(self.pairs) != set(spec.paths()) or not same_scale:
             raise ValueError(

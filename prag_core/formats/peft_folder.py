@@ -63,6 +63,7 @@ def to_peft(
     scratch.mkdir(parents=True)
     try:
         for name, content in files.items():
+            # A link costs no disk, and stays whole where the store drops its own.
             linked = name == WEIGHTS and weights and _link(weights, scratch / name, content)
             if not linked:
                 (scratch / name).write_bytes(content)
@@ -92,6 +93,7 @@ def from_peft(folder: str | Path, base: BaseModel) -> Adapter:
         ValueError: not a plain LoRA on FFN modules, damaged, or of another base model.
     """
     folder = Path(folder)
+    # First, so that a folder that is no PEFT folder at all is named as such.
     config = _read(folder / CONFIG, _json_object)
     _require_plain_lora(config, folder)
     if not (folder / WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():
