@@ -2,5 +2,5 @@
 
 `Adapter` and `AdapterSpec`, `RidgeMemory` (what the rows of a generated adapter were solved from),
 `merge` (exact sum; ridge memories are solved again together), smaller ranks (`low_rank`), likeness
-(`similarity`), and `AdapterStore` (its index, places, changes and upkeep in `store_*`).
+(`similarity`), and `AdapterStore` (its index, places and changes in `store_*`).
 """

@@ -23,7 +23,6 @@ from prag_core.corpus.documents import Document
 
 FFN_MODULES = ("gate_proj", "up_proj", "down_proj")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-VIEWED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # in safetensors
 PEFT_PREFIX = "base_model.model."
 MEMORY_PREFIX = "memory."
 
@@ -56,21 +55,17 @@ class AdapterSpec:
         Raises:
             ValueError: rank below 1, no or unknown modules, no layers, unknown dtype.
         """
-        if self.rank < 1:
-            raise ValueError(f"got rank {self.rank}, expected a rank of 1 or more: set rank >= 1")
-        unknown = sorted(set(self.modules) - set(FFN_MODULES))
-        if unknown or not self.modules:
-            raise ValueError(
-                f"got modules {list(self.modules)}, expected a choice of {list(FFN_MODULES)}: "
-                "correct the name in `modules`"
-            )
-        if not self.layers or min(self.layers) < 0:
-            raise ValueError(
-                f"got layers {list(self.layers)}, expected at least one layer index >= 0: "
-                "name the decoder layers to adapt"
-            )
-        if self.dtype not in DTYPES:
-            raise ValueError(f"got dtype {self.dtype!r}, expected one of {sorted(DTYPES)}")
+        unknown = set(self.modules) - set(FFN_MODULES)
+        for fits, got, expected in (
+            (self.rank >= 1, f"rank {self.rank}", "a rank of 1 or more: set rank >= 1"),
+            (self.modules and not unknown, f"modules {list(self.modules)}",
+             f"a choice of {list(FFN_MODULES)}: correct the name in `modules`"),
+            (min(self.layers, default=-1) >= 0, f"layers {list(self.layers)}",
+             "at least one layer index >= 0: name the decoder layers to adapt"),
+            (self.dtype in DTYPES, f"dtype {self.dtype!r}", f"one of {sorted(DTYPES)}"),
+        ):  # fmt: skip
+            if not fits:
+                raise ValueError(f"got {got}, expected {expected}")
         # Frozen: the fields can only be set past the class's own __setattr__.
         object.__setattr__(self, "modules", tuple(sorted(set(self.modules), key=FFN_MODULES.index)))
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
@@ -183,12 +178,16 @@ class Adapter:
         memory = self.memory.to(device) if self.memory else None
         return replace(self, tensors=tensors, memory=memory)
 
+    @property
+    def note(self) -> dict[str, Any]:
+        """Spec and metadata, as a file keeps them beside the tensors."""
+        return {"spec": asdict(self.spec), "metadata": dict(self.metadata)}
+
     def to_bytes(self) -> bytes:
         """Serialise to safetensors bytes, under stock PEFT tensor names."""
-        tensors = peft_state_dict(self)
-        tensors |= {MEMORY_PREFIX + name: t for name, t in memory_state_dict(self).items()}
-        note = {"spec": asdict(self.spec), "metadata": dict(self.metadata)}
-        return save(tensors, metadata={"adapter": json.dumps(note)})  # one key: stable bytes
+        memory = {MEMORY_PREFIX + name: t for name, t in memory_state_dict(self).items()}
+        # One metadata key only: safetensors writes several in any order.
+        return save(peft_state_dict(self) | memory, {"adapter": json.dumps(self.note)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Adapter:
@@ -198,34 +197,46 @@ class Adapter:
             ValueError: the bytes are truncated or are not an adapter.
         """
         try:
-            size = int.from_bytes(data[:8], "little")
-            header = json.loads(data[8 : 8 + size])
-            note = json.loads(header.pop("__metadata__")["adapter"])
-            tensors = _views(data, 8 + size, header) or load(data)  # load also names the damage
-            fields, metadata = note["spec"], note["metadata"]
-            fields |= {name: tuple(fields[name]) for name in ("modules", "layers")}  # JSON lists
-            spec = AdapterSpec(**fields)
+            tensors = load(data)
+            size = int.from_bytes(data[:8], "little")  # safetensors' own reader hides the metadata
+            note = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["adapter"])
+            spec, metadata = AdapterSpec(**note["spec"]), note["metadata"]
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"got {len(data)} bytes that are not an adapter ({error}), expected safetensors "
                 "written by to_bytes: delete the entry and parametrize the document again"
             ) from error
-        memory = {
-            name.removeprefix(MEMORY_PREFIX): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(MEMORY_PREFIX)
-        }
-        pairs = {path: _pair(tensors, path) for path in spec.paths()}
-        return cls(spec, pairs, metadata, *read_memory(memory))  # checks the shapes
+        return cls.from_tensors(tensors, spec, metadata)
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], spec: AdapterSpec, metadata: Mapping[str, str]
+    ) -> Adapter:
+        """Build an adapter from tensors with PEFT's names, and those of a memory beside them.
+
+        Raises:
+            ValueError: a tensor of the spec or of the memory is missing, or does not fit.
+        """
+        try:
+            pairs = {
+                path: (tensors[_peft_name(path, "A")], tensors[_peft_name(path, "B")])
+                for path in spec.paths()
+            }
+        except KeyError as error:
+            raise ValueError(
+                f"got no tensor {error}, expected A and B of every module in the spec: delete the "
+                "entry and parametrize the document again"
+            ) from error
+        return cls(spec, pairs, metadata, *read_memory(tensors))
 
 
 def peft_state_dict(adapter: Adapter) -> dict[str, Tensor]:
-    """Name the tensors as PEFT does: `base_model.model.<path>.lora_{A,B}.weight`."""
-    tensors = {}
-    for path, (a, b) in adapter.tensors.items():
-        tensors[f"{PEFT_PREFIX}{path}.lora_A.weight"] = a.detach().cpu().contiguous()
-        tensors[f"{PEFT_PREFIX}{path}.lora_B.weight"] = b.detach().cpu().contiguous()
-    return tensors
+    """Name A and B as PEFT does: `base_model.model.<path>.lora_{A,B}.weight`."""
+    return {
+        _peft_name(path, letter): tensor.detach().cpu().contiguous()
+        for path, pair in adapter.tensors.items()
+        for letter, tensor in zip("AB", pair, strict=True)
+    }
 
 
 def memory_state_dict(adapter: Adapter) -> dict[str, Tensor]:
@@ -238,72 +249,22 @@ def memory_state_dict(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def read_memory(tensors: Mapping[str, Tensor]) -> tuple[RidgeMemory | None, int]:
-    """Return memory and shared rows from what `memory_state_dict` named.
+    """Return memory and shared rows from what `memory_state_dict` named; passes over A and B.
 
     Raises:
         ValueError: a tensor of the memory is missing or unknown.
     """
-    parts = dict(tensors)
+    parts = {
+        name.removeprefix(MEMORY_PREFIX): tensor  # the prefix is there where all are in one file
+        for name, tensor in tensors.items()
+        if not name.startswith(PEFT_PREFIX)
+    }
     shared = int(parts.pop("shared_rows", 0))
     return RidgeMemory.from_tensors(parts) if parts else None, shared
 
 
-def peft_pairs(data: bytes, spec: AdapterSpec) -> dict[str, tuple[Tensor, Tensor]]:
-    """Read A and B of every module from a safetensors file with PEFT's tensor names.
-
-    Raises:
-        ValueError: the bytes are truncated, or a tensor of the spec is missing.
-    """
-    try:
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])
-        header.pop("__metadata__", None)
-        tensors = _views(data, 8 + size, header) or load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"got {len(data)} bytes that are no safetensors file ({error}), expected an adapter's "
-            "weights: delete the entry and parametrize the document again"
-        ) from error
-    return {path: _pair(tensors, path) for path in spec.paths()}
-
-
-def _views(data: bytes, start: int, header: Mapping[str, dict[str, Any]]) -> dict[str, Tensor]:
-    """Return the matrices as views of one copy of the bytes, in a fifth of safetensors' time.
-
-    Nothing is returned unless the bytes are a gapless row of matrices of one dtype, in the
-    header's order; safetensors then reads or refuses them.
-    """
-    stored = next((entry["dtype"] for entry in header.values()), "")
-    if stored not in VIEWED:
-        return {}
-    dtype, end, places = VIEWED[stored], 0, []
-    for name, entry in header.items():
-        begin, stop = entry["data_offsets"]
-        shape = entry["shape"]
-        if begin != end or entry["dtype"] != stored or len(shape) != 2:
-            return {}
-        if min(shape) < 1 or stop - begin != shape[0] * shape[1] * dtype.itemsize:
-            return {}
-        places.append((name, shape, begin // dtype.itemsize))
-        end = stop
-    if start + end != len(data):
-        return {}
-    # bytearray: a copy of its own, as a tensor over bytes that cannot be written is refused.
-    flat = torch.frombuffer(bytearray(data), dtype=dtype, offset=start)
-    return {name: flat.as_strided(shape, (shape[1], 1), at) for name, shape, at in places}
-
-
-def _pair(tensors: Mapping[str, Tensor], path: str) -> tuple[Tensor, Tensor]:
-    try:
-        return (
-            tensors[f"{PEFT_PREFIX}{path}.lora_A.weight"],
-            tensors[f"{PEFT_PREFIX}{path}.lora_B.weight"],
-        )
-    except KeyError as error:
-        raise ValueError(
-            f"got no tensor {error}, expected A and B for {path}: delete the entry and "
-            "parametrize the document again"
-        ) from error
+def _peft_name(path: str, letter: str) -> str:
+    return f"{PEFT_PREFIX}{path}.lora_{letter}.weight"
 
 
 class Parametrizer(Protocol):

@@ -7,44 +7,32 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FEW = 2  # folders that are synchronised one by one; more of them together by one syncfs
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a folder, which is made; not yet durable, see `sync_tree`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-
-
 def sync_tree(folder: Path) -> None:
     """Bring everything below a folder to the disk."""
-    if _syncfs(folder):
-        return
-    for parent, _, names in os.walk(folder):  # a folder after its files
-        for path in (*(os.path.join(parent, name) for name in names), parent):
-            _fsync(path)
+    if not _syncfs(folder):
+        for parent, _, names in os.walk(folder):  # a folder after its files
+            for path in (*(os.path.join(parent, name) for name in names), parent):
+                _fsync(path)
 
 
-def sync_folders(folders: Iterable[Path]) -> None:
+def sync_folders(folders: set[Path]) -> None:
     """Bring the entries of folders (their names, not what the files hold) to the disk."""
-    folders = set(folders)
     # A rename is durable with its folder; a batch may touch 256 of them.
-    if len(folders) > FEW and _syncfs(next(iter(folders))):
-        return
-    for folder in folders:
-        _fsync(folder)
+    if len(folders) <= FEW or not _syncfs(next(iter(folders))):
+        for folder in folders:
+            _fsync(folder)
 
 
 def _fsync(path: str | Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with _descriptor(path) as descriptor:
+        os.fsync(descriptor)
 
 
 def _syncfs(folder: Path) -> bool:
@@ -53,11 +41,17 @@ def _syncfs(folder: Path) -> bool:
     call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if call is None:
         return False
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        if call(handle):
+    with _descriptor(folder) as descriptor:
+        if call(descriptor):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(folder))
-        return True
+    return True
+
+
+@contextmanager
+def _descriptor(path: str | Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
     finally:
-        os.close(handle)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""One adapter as files: an Adapter goes in, bytes by file name come out, and the other way round.
+"""One adapter as files: an Adapter goes in, bytes by file name come out.
 
 `adapter_model.safetensors` and `adapter_config.json` are stock PEFT; `memory.safetensors`, where
 the adapter has a ridge memory or shared rows, lies beside them and other programs ignore it.
@@ -10,16 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from prag_core.adapters.adapter import (
-    Adapter,
-    AdapterSpec,
-    memory_state_dict,
-    peft_pairs,
-    peft_state_dict,
-    read_memory,
-)
+from prag_core.adapters.adapter import Adapter, memory_state_dict, peft_state_dict
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 NOTE, MEMORY = "prag_adapter.json", "memory.safetensors"
@@ -33,24 +26,12 @@ def adapter_files(adapter: Adapter, base_model_name: str) -> dict[str, bytes]:
         base_model_name: what the configuration calls the base model.
     """
     files = {
-        # One metadata key only: safetensors writes several in any order.
         WEIGHTS: save(peft_state_dict(adapter), metadata={"format": "pt"}),
         CONFIG: json_bytes(peft_config(adapter, base_model_name)),
     }
-    memory = _memory_bytes(adapter)
-    return files | ({MEMORY: memory} if memory else {})
-
-
-def read_adapter(
-    files: Mapping[str, bytes], spec: AdapterSpec, metadata: Mapping[str, str]
-) -> Adapter:
-    """Read what `adapter_files` wrote.
-
-    Raises:
-        ValueError: truncated, or not the tensors of the spec.
-    """
-    memory = load(files[MEMORY]) if MEMORY in files else {}
-    return Adapter(spec, peft_pairs(files[WEIGHTS], spec), metadata, *read_memory(memory))
+    if memory := memory_state_dict(adapter):
+        files[MEMORY] = save(memory)
+    return files
 
 
 def peft_config(adapter: Adapter, base_model_name: str) -> dict[str, Any]:
@@ -86,9 +67,3 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 
 def _number(value: float) -> int | float:
     return int(value) if value.is_integer() else value
-
-
-def _memory_bytes(adapter: Adapter) -> bytes:
-    """Serialise what a merge solves again from; nothing where the adapter has none."""
-    tensors = memory_state_dict(adapter)
-    return save(tensors) if tensors else b""

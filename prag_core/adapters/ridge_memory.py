@@ -166,10 +166,7 @@ def solve_together(
 
 
 def _multiplied_out(
-    rows: Sequence[Rows],
-    present: Mapping[int, RidgeMemory],
-    keys: Sequence[Tensor],
-    module: int,
+    rows: Sequence[Rows], present: Mapping[int, RidgeMemory], keys: Sequence[Tensor], module: int
 ) -> Rows:
     """Return the exact update as A (O, I) and B, the identity (O, O)."""
     first_a, first_b = rows[0]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from prag_core.adapters.adapter import Adapter
 
@@ -27,23 +28,24 @@ CHECKED = 8  # documents whose cosines are computed exactly too
 
 def inner_product(one: Adapter, other: Adapter) -> float:
     """Return <dW, dW'> over the modules that both adapt, from the factors."""
-    total = 0.0
-    for path in one.tensors.keys() & other.tensors.keys():
-        (a, b), (c, d) = ((x.float() for x in pair.tensors[path]) for pair in (one, other))
-        total += float(((b.mT @ d) * (a @ c.mT)).sum())
-    return one.spec.scale * other.spec.scale * total
+    paths = one.tensors.keys() & other.tensors.keys()
+    return sum(_module_product(one, other, path) for path in paths)
 
 
 def update_norms(adapter: Adapter) -> list[dict[str, Any]]:
     """Return {layer, module, norm}, the Frobenius norm of every update."""
     norms = []
-    for layer in adapter.spec.layers:
-        for module in adapter.spec.modules:
-            a, b = (t.float() for t in adapter.tensors[f"model.layers.{layer}.mlp.{module}"])
-            square = ((b.mT @ b) * (a @ a.mT)).sum().clamp(min=0)
-            norm = adapter.spec.scale * float(square.sqrt())
-            norms.append({"layer": layer, "module": module, "norm": round(norm, 4)})
+    for path in adapter.spec.paths():
+        _, _, layer, _, module = path.split(".")  # model.layers.{layer}.mlp.{module}
+        norm = max(_module_product(adapter, adapter, path), 0.0) ** 0.5
+        norms.append({"layer": int(layer), "module": module, "norm": round(norm, 4)})
     return norms
+
+
+def _module_product(one: Adapter, other: Adapter, path: str) -> float:
+    """Return <dW, dW'> = scale scale' tr(B'D C A') of a module: nothing of size (O, I) is built."""
+    (a, b), (c, d) = ((x.float() for x in adapter.tensors[path]) for adapter in (one, other))
+    return one.spec.scale * other.spec.scale * float(((b.mT @ d) * (a @ c.mT)).sum())
 
 
 class Sketcher:
@@ -120,7 +122,7 @@ def compare_adapters(summaries: Mapping[str, Summary]) -> dict[str, Any]:
         map: two coordinates a document; variance: share of the squared distances that they show;
         error: largest deviation of a cosine from the exact one.
     """
-    units = {path: _unit(summary.sketches) for path, summary in summaries.items()}
+    units = {path: normalize(summary.sketches, eps=1e-12) for path, summary in summaries.items()}
     part: dict[str, Any] = {"within": {}, "norms": {}, "map": [], "variance": {}}
     for path, unit in units.items():
         if len(unit) > 1:
@@ -135,11 +137,6 @@ def compare_adapters(summaries: Mapping[str, Summary]) -> dict[str, Any]:
         part["between"] = _between(*(unit[:COMPARED] for unit in units.values()))
     part["error"] = max(_deviation(summaries[path], unit) for path, unit in units.items())
     return part
-
-
-def _unit(sketches: Tensor) -> Tensor:
-    norms: Tensor = sketches.norm(dim=1, keepdim=True)  # (N, 1)
-    return sketches / norms.clamp(min=1e-12)
 
 
 def _off_diagonal(square: Tensor) -> Tensor:

@@ -20,49 +20,28 @@ What may be lost:
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prag_core.adapters import store_upkeep
+from prag_core.adapters import store_changes, store_places
 from prag_core.adapters.adapter import Adapter, AdapterSpec
 from prag_core.adapters.peft_files import WEIGHTS
-from prag_core.adapters.store_changes import (
-    SELECT,
-    clear_disk_errors,
-    delete_rows,
-    publish,
-    scratch_folder,
-)
-from prag_core.adapters.store_index import StoreIndex
-from prag_core.adapters.store_places import (
-    IN_FOLDER,
-    Row,
-    load_adapter,
-    make_row,
-    stage_folder,
-    stage_pack,
-)
-from prag_core.adapters.store_upkeep import PACK_ROWS, iter_rows, record_checksum
+from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors
 from prag_core.files import write_json
 
 FORMAT = {"format": "prag-adapters", "version": 2}
-HEADER, INDEX, OLD_FILE = "store.json", "index.sqlite", "data.mdb"
+HEADER, OLD_FILE = "store.json", "data.mdb"
 PACK_FROM = 64  # adapters in one call from which on small ones are packed
 SMALL = 1 << 16  # bytes of such an adapter, at most
-PACK_BYTES = 1 << 26  # of one pack
 GRACE = 3600.0  # seconds
 MAX_KEY_BYTES = 511
-KEYS = "SELECT key FROM adapters WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
-RECORDS = (
-    "SELECT key, record, checksum FROM records "
-    "WHERE kind = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
-)
-RECORD_KEYS = "SELECT key FROM records WHERE kind = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+RECORDS = "SELECT key, record, checksum FROM records WHERE kind = ? AND"
 
 
 class UnknownKeyError(KeyError):
@@ -90,40 +69,30 @@ class AdapterStore:
             ValueError: a foreign or damaged folder, or one of another format.
         """
         self.path = Path(path)
-        header = self.path / HEADER
-        if (self.path / OLD_FILE).exists() and not header.exists():
-            raise ValueError(
-                f"got an LMDB store {self.path / OLD_FILE}, expected a store with {HEADER}: name "
-                "a new folder and parametrize the documents again, or export the adapters with "
-                "the version of this package that wrote it and import them"
-            )
-        if readonly is not False and not header.exists():
-            raise FileNotFoundError(
-                f"got no store at {self.path}, expected a folder with {HEADER}: check the path, or "
-                "make it with `prag parametrize`"
-            )
         # The header is written last: without it the store was never whole, and is made again.
-        if not header.exists():
+        if not (self.path / HEADER).exists():
+            if (self.path / OLD_FILE).exists():
+                raise ValueError(
+                    f"got an LMDB store {self.path / OLD_FILE}, expected a store with {HEADER}: "
+                    "name a new folder and parametrize the documents again, or export the adapters "
+                    "with the version of this package that wrote it and import them"
+                )
+            if readonly is not False:
+                raise FileNotFoundError(
+                    f"got no store at {self.path}, expected a folder with {HEADER}: check the "
+                    "path, or make it with `prag parametrize`"
+                )
             _create(self.path)
         _require_format(self.path)
-        can_write = os.access(self.path, os.W_OK)
-        if readonly is False and not can_write:
-            raise OSError(
-                errno.EACCES,
-                f"got a folder that cannot be written, {self.path}, expected one that can: change "
-                "its permissions, or open the store with readonly=True",
-            )
-        self.readonly = not can_write if readonly is None else readonly
-        self._index = StoreIndex(self.path / INDEX, self.readonly)
+        self._index = StoreIndex(self.path, readonly)
+        self.readonly = self._index.readonly
 
     def put(self, key: str, adapter: Adapter) -> None:
         """Write one adapter durably; replaces what the key had. `put_many` is faster for many."""
         self.put_many([(key, adapter)])
 
     def put_many(
-        self,
-        items: Mapping[str, Adapter] | Iterable[tuple[str, Adapter]],
-        pack: bool | None = None,
+        self, items: Mapping[str, Adapter] | Iterable[tuple[str, Adapter]], pack: bool | None = None
     ) -> None:
         """Write adapters in one transaction: all or none. They are held in memory until then.
 
@@ -141,14 +110,18 @@ class AdapterStore:
             _require_key(key)
         if not items:
             return
-        self._index.require_writable()
         # A folder takes four files and so at least 16 KB of disk, much for an adapter of 8 KB.
         if pack is None:
             largest = max(adapter.nbytes for adapter in items.values())
             pack = len(items) >= PACK_FROM and largest <= SMALL
-        stage = _stage_packs if pack else _stage_folders
-        with scratch_folder(self.path) as scratch:
-            publish(self.path, self._index, scratch, stage(scratch, items))
+        with store_changes.scratch_folder(self._index) as scratch:
+            entries = [(store_places.make_row(key, x), x) for key, x in items.items()]
+            if pack:
+                values = ((row, adapter.to_bytes()) for row, adapter in entries)
+                staged = [row for rows in store_places.stage_packs(scratch, values) for row in rows]
+            else:
+                staged = [store_places.stage_folder(scratch, *entry) for entry in entries]
+            store_changes.publish(self._index, scratch, staged)
 
     def get(self, key: str, expect: AdapterSpec | None = None) -> Adapter:
         """Read one adapter and check it.
@@ -163,7 +136,7 @@ class AdapterStore:
         """
         row = self._row(key)
         try:
-            adapter = load_adapter(self.path, row)
+            adapter = store_places.load_adapter(self.path, row)
         except FileNotFoundError as error:
             if self._row(key).place != row.place:  # replaced and swept since its row was read
                 return self.get(key, expect)
@@ -180,11 +153,11 @@ class AdapterStore:
     def weights_path(self, key: str) -> Path | None:
         """Return the file with an adapter's weights; None where it lies in a pack."""
         row = self._row(key)
-        return self.path / row.place / WEIGHTS if row.start == IN_FOLDER else None
+        return self.path / row.place / WEIGHTS if row.start == store_places.IN_FOLDER else None
 
     def has(self, key: str) -> bool:
         """Say whether the key is there."""
-        return bool(self._index.rows("SELECT 1 FROM adapters WHERE key = ?", (key,)))
+        return bool(self._index.rows("SELECT 1 FROM adapters WHERE key = ?", key))
 
     __contains__ = has
 
@@ -195,7 +168,7 @@ class AdapterStore:
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove adapters in one transaction; return how many were there."""
         keys = list(keys)
-        return delete_rows(self.path, self._index, keys) if keys else 0
+        return store_changes.delete_rows(self._index, keys) if keys else 0
 
     def __len__(self) -> int:
         """Number of adapters."""
@@ -203,33 +176,31 @@ class AdapterStore:
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the keys in order; what others write meanwhile may or may not come."""
-        return (key for (key,) in self._index.scan(KEYS, prefix))
+        return (key for (key,) in self._index.scan("SELECT key FROM adapters WHERE", prefix))
 
     __iter__ = keys
 
     def titles(self) -> Iterator[tuple[str, str]]:
         """Iterate over (key, title of the document) without reading the adapters."""
-        for row in iter_rows(self._index):
-            yield row.key, json.loads(row.metadata).get("title", "")
+        for key, metadata in self._index.scan("SELECT key, metadata FROM adapters WHERE"):
+            yield key, json.loads(metadata).get("title", "")
 
     def items(self) -> Iterator[tuple[str, Adapter]]:
         """Iterate over (key, adapter) in order of keys; raises as `get`."""
         for key in self.keys():
-            try:
+            with suppress(UnknownKeyError):  # deleted since its key was read
                 yield key, self.get(key)
-            except UnknownKeyError:  # deleted since its key was read
-                continue
 
     def version(self) -> int:
         """Return a number that changes when others, not this opening, have changed the store."""
-        return self._index.version()
+        return int(self._index.rows("PRAGMA data_version")[0][0])
 
     def verify(self) -> list[str]:
         """Read everything; return a line for each file or record that is not as it was written."""
-        lines = list(store_upkeep.damage(self.path, self._index))
+        lines = list(store_changes.damage(self._index))
         for (kind,) in self._index.rows("SELECT DISTINCT kind FROM records"):
             for key, text, checksum in self._index.scan(RECORDS, "", kind):
-                if record_checksum(kind, key, text) != checksum:
+                if _checksum(kind, key, text) != checksum:
                     lines.append(f"record {kind}/{key}: got damaged bytes in {INDEX}")
         return lines
 
@@ -243,7 +214,7 @@ class AdapterStore:
         """Return count, bytes (of the adapters), records, and file_bytes (on disk)."""
         count, size = self._index.rows("SELECT count(*), ifnull(sum(bytes), 0) FROM adapters")[0]
         records = self._index.rows("SELECT count(*) FROM records")[0][0]
-        file_bytes = store_upkeep.disk_bytes(self.path)
+        file_bytes = store_changes.disk_bytes(self.path)
         return {"count": count, "bytes": size, "records": records, "file_bytes": file_bytes}
 
     def sweep(self, grace: float = GRACE) -> int:
@@ -254,8 +225,7 @@ class AdapterStore:
         Args:
             grace: seconds that it must have lain unused. 0 is safe where no one else writes.
         """
-        self._index.require_writable()
-        return store_upkeep.sweep(self.path, self._index, grace)
+        return store_changes.sweep(self._index, grace)
 
     def put_record(self, kind: str, key: str, record: Mapping[str, Any]) -> None:
         """Write a JSON record beside the adapters, e.g. an augmentation; replaces what was there.
@@ -277,7 +247,7 @@ class AdapterStore:
                     f"got record {kind}/{key} that is not JSON ({error}), expected a dict of "
                     "strings, numbers, lists and dicts: convert its values"
                 ) from error
-            rows.append((kind, key, text, record_checksum(kind, key, text)))
+            rows.append((kind, key, text, _checksum(kind, key, text)))
         if rows:
             with self._index.writing() as connection:
                 connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
@@ -285,7 +255,7 @@ class AdapterStore:
     def get_record(self, kind: str, key: str) -> dict[str, Any] | None:
         """Read a record; None where there is none. Raises ValueError on damaged bytes."""
         query = "SELECT record, checksum FROM records WHERE kind = ? AND key = ?"
-        rows = self._index.rows(query, (kind, key))
+        rows = self._index.rows(query, kind, key)
         return _read_record(kind, key, *rows[0]) if rows else None
 
     def delete_record(self, kind: str, key: str) -> bool:
@@ -301,7 +271,8 @@ class AdapterStore:
 
     def record_keys(self, kind: str) -> Iterator[str]:
         """Iterate over the keys of one kind in order, without reading the records."""
-        return (key for (key,) in self._index.scan(RECORD_KEYS, "", kind))
+        query = "SELECT key FROM records WHERE kind = ? AND"
+        return (key for (key,) in self._index.scan(query, "", kind))
 
     def close(self) -> None:
         """Close the store; a second call does nothing."""
@@ -316,88 +287,54 @@ class AdapterStore:
         self.close()
 
     def _row(self, key: str) -> Row:
-        rows = self._index.rows(f"{SELECT} WHERE key = ?", (key,))
-        if not rows:
-            raise UnknownKeyError(
-                f"got key {key!r}, expected one of the {len(self)} in {self.path}: "
-                "parametrize the document first"
-            )
-        return Row(*rows[0])
+        for row in self._index.adapters("key = ?", key):
+            return row
+        raise UnknownKeyError(
+            f"got key {key!r}, expected one of the {len(self)} in {self.path}: "
+            "parametrize the document first"
+        )
 
 
 def reindex(path: str | Path) -> int:
     """Rebuild the index of a store from its folders; returns the number of adapters.
 
-    An index that SQLite cannot use is set aside as `index.sqlite.damaged`, its records with it.
+    Where a key is there several times, the newest counts. An adapter that was deleted from a pack
+    comes back until `sweep` has packed the rest again. An index that SQLite cannot use is set aside
+    as `index.sqlite.damaged`, its records with it.
 
     Raises:
         FileNotFoundError: no store there.
         ValueError: a note or a pack that cannot be read.
     """
-    if not (Path(path) / HEADER).exists():
+    path = Path(path)
+    if not (path / HEADER).exists():
         AdapterStore(path, readonly=True)  # says what is wrong
-    index = StoreIndex(Path(path) / INDEX, readonly=False)
+    index = StoreIndex(path, readonly=False)
     try:
         index.create()
         sound = index.rows("PRAGMA quick_check") == [("ok",)]
     except ValueError:
         sound = False
+    index.close()
     if not sound:  # kept for whoever can still read records from it
-        index.close()
-        os.replace(index.path, index.path.with_name(f"{INDEX}.damaged"))
-        index = StoreIndex(index.path, readonly=False)
+        os.replace(index.path, path / f"{INDEX}.damaged")
+    with closing(StoreIndex(path, readonly=False)) as index:
         index.create()
-    try:
-        return store_upkeep.reindex(Path(path), index)
-    finally:
-        index.close()
+        return store_changes.reindex(index)
 
 
 def _create(path: Path) -> None:
     """Make folder, index and, last, the header; two processes may do so at once."""
-    try:
+    with clear_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"got {path} ({error.strerror}), expected a folder that can be made and written: "
-            "choose another path for the store or change its permissions",
-        ) from error
-    index = StoreIndex(path / INDEX, readonly=False)
-    with clear_disk_errors(path):
-        index.create()
+        StoreIndex(path, readonly=False).create()
         write_json(path / HEADER, FORMAT)
 
 
-def _stage_folders(scratch: Path, items: Mapping[str, Adapter]) -> list[Row]:
-    return [
-        stage_folder(scratch, make_row(key, adapter), adapter) for key, adapter in items.items()
-    ]
-
-
-def _stage_packs(scratch: Path, items: Mapping[str, Adapter]) -> list[Row]:
-    """Stage packs of `PACK_ROWS` adapters and `PACK_BYTES` at most."""
-    staged: list[Row] = []
-    rows: list[Row] = []
-    values: list[bytes] = []
-    size = 0
-    for key, adapter in items.items():
-        value = adapter.to_bytes()
-        if rows and (len(rows) == PACK_ROWS or size + len(value) > PACK_BYTES):
-            staged += stage_pack(scratch, rows, values)
-            rows, values, size = [], [], 0
-        rows.append(make_row(key, adapter))
-        values.append(value)
-        size += len(value)
-    return staged + stage_pack(scratch, rows, values)
-
-
 def _require_format(path: Path) -> None:
-    text = (path / HEADER).read_text("utf-8")
-    try:
-        header = json.loads(text)
-    except ValueError:
-        header = text
+    header: object = (path / HEADER).read_text("utf-8")
+    with suppress(ValueError):  # a text that is no JSON is named as it is
+        header = json.loads(str(header))
     if header != FORMAT:
         raise ValueError(
             f"got {path / HEADER} of format {header}, expected {FORMAT}: name another folder, or "
@@ -427,8 +364,13 @@ def _require_record_name(kind: str, key: str) -> None:
     _require_key(key)
 
 
+def _checksum(kind: str, key: str, text: str) -> int:
+    """CRC-32 of a record and its name, so that one under a wrong name is found too."""
+    return zlib.crc32(f"{kind}\0{key}\0{text}".encode())
+
+
 def _read_record(kind: str, key: str, text: str, checksum: int) -> dict[str, Any]:
-    if record_checksum(kind, key, text) != checksum:
+    if _checksum(kind, key, text) != checksum:
         raise ValueError(
             f"got damaged bytes for record {kind}/{key}, expected those that were written: delete "
             "the record and make it again"
@@ -439,10 +381,11 @@ def _read_record(kind: str, key: str, text: str, checksum: int) -> dict[str, Any
 
 def _require_spec(key: str, spec: AdapterSpec, expected: AdapterSpec) -> None:
     spec.require_base(expected.base_model)
+    wanted = asdict(expected)
     differ = [
-        f"{field.name} {getattr(spec, field.name)} (expected {getattr(expected, field.name)})"
-        for field in fields(AdapterSpec)
-        if getattr(spec, field.name) != getattr(expected, field.name)
+        f"{name} {value} (expected {wanted[name]})"
+        for name, value in asdict(spec).items()
+        if value != wanted[name]
     ]
     if differ:
         raise ValueError(

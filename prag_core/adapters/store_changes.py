@@ -2,41 +2,33 @@
 
 The order keeps every row that was committed readable, whenever a process ends: files are staged and
 synchronised, then, while no other process writes, renamed into place and only then named by rows.
-What no row names is left to `sweep`.
+What no row names is left to `sweep`, which works under the same lock.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import shutil
 import sqlite3
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple
-from functools import lru_cache
 from pathlib import Path
 
-from prag_core.adapters.adapter import fingerprint
+from prag_core.adapters import store_places
 from prag_core.adapters.durable import sync_folders, sync_tree
 from prag_core.adapters.peft_files import NOTE
-from prag_core.adapters.store_index import StoreIndex
-from prag_core.adapters.store_places import COLUMNS, PACKS, SCRATCH, Row
-
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-WRITE_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
-_NAMES = ", ".join("specs.spec" if name == "spec" else name for name in COLUMNS)
-SELECT = f"SELECT {_NAMES} FROM adapters JOIN specs ON specs.hash = adapters.spec"
-INSERT = f"INSERT OR REPLACE INTO adapters ({', '.join(COLUMNS)}) VALUES (?,?,?,?,?,?,?,?)"
+from prag_core.adapters.store_index import Row, StoreIndex, clear_errors, insert_rows
+from prag_core.adapters.store_places import PACKS
 
 
 @contextmanager
-def scratch_folder(store: Path) -> Iterator[Path]:
+def scratch_folder(index: StoreIndex) -> Iterator[Path]:
     """Give a folder to stage in, on the store's own file system; it is removed at the end."""
-    folder = store / SCRATCH / uuid.uuid4().hex
-    with clear_disk_errors(store):
+    index.require_writable()
+    folder = index.folder / store_places.SCRATCH / uuid.uuid4().hex
+    with clear_errors(index.folder):
         folder.mkdir(parents=True)
         try:
             yield folder
@@ -44,17 +36,102 @@ def scratch_folder(store: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(store: Path, index: StoreIndex, scratch: Path, rows: Sequence[Row]) -> None:
-    """Move what was staged into place and let rows name it; replaces what their keys had."""
+def publish(
+    index: StoreIndex, scratch: Path, rows: Sequence[Row], moved: Mapping[str, str] | None = None
+) -> None:
+    """Move what was staged into place and let rows name it; replaces what their keys had.
+
+    Args:
+        index: of the store.
+        scratch: where it was staged.
+        rows: they say the places to come.
+        moved: former place by key; a row whose key has another was changed meanwhile, and stays.
+    """
     sync_tree(scratch)  # outside the lock: others may write meanwhile
     with index.writing() as connection:
-        places = _places(connection, (row.key for row in rows))
-        move_in(store, scratch, {row.place for row in rows})
+        before = _places(connection, [row.key for row in rows])
+        if moved is not None:
+            rows = [row for row in rows if before.get(row.key) == moved[row.key]]
+        places = {row.place for row in rows}
+        _move_in(index.folder, scratch, places)
         insert_rows(connection, rows)  # last: a row never names what is not there
-    retire(store, index, places - {row.place for row in rows})
+    _retire(index, set(before.values()) - places)
 
 
-def move_in(store: Path, scratch: Path, places: Iterable[str]) -> None:
+def delete_rows(index: StoreIndex, keys: Sequence[str]) -> int:
+    """Remove rows in one transaction; returns how many were there. Their files wait for `sweep`."""
+    with index.writing() as connection:
+        places = _places(connection, keys)
+        connection.executemany("DELETE FROM adapters WHERE key = ?", [(key,) for key in places])
+    _retire(index, set(places.values()))
+    return len(places)
+
+
+def damage(index: StoreIndex) -> Iterator[str]:
+    """Read all adapters that the index names; yield a line for what is not as it was written."""
+    for (line,) in index.rows("PRAGMA quick_check"):
+        if line != "ok":
+            yield f"{index.path.name}: {line}"
+    for row in index.scan_adapters():
+        try:
+            store_places.check_files(index.folder, row)
+        except FileNotFoundError as error:
+            if index.adapters("key = ? AND place = ?", row.key, row.place):
+                yield f"{row.key}: got no file {error.filename}"  # else it was replaced meanwhile
+        except ValueError as error:
+            yield f"{row.key}: {error}"
+
+
+def sweep(index: StoreIndex, grace: float) -> int:
+    """Pack again what lies in half-empty packs, then remove what no row names; return bytes freed.
+
+    Args:
+        index: of the store.
+        grace: seconds that something must have lain unused, as others may be reading it, or
+            staging it.
+    """
+    _repack(index)  # first, so that what it leaves may go at once where grace is 0
+    latest = time.time() - grace
+    with scratch_folder(index) as scratch:
+        with index.writing() as connection:
+            query = "SELECT DISTINCT place FROM adapters"
+            named = {index.folder / place for (place,) in connection.execute(query)}
+            patterns = store_places.PATTERNS
+            places = {path for pattern in patterns for path in index.folder.glob(pattern)}
+            for number, path in enumerate(places - named - {scratch}):
+                with suppress(FileNotFoundError):  # another process clears what it staged itself
+                    if path.stat().st_mtime <= latest:  # quick: removing takes longer, without lock
+                        path.rename(scratch / str(number))
+        size = disk_bytes(scratch)
+        shutil.rmtree(scratch)
+    return size
+
+
+def reindex(index: StoreIndex) -> int:
+    """Rebuild the rows of all adapters from what lies in the folders; return how many there are."""
+    with index.writing() as connection:  # all or nothing: one unreadable note leaves the old rows
+        connection.execute("DELETE FROM adapters")
+        insert_rows(connection, store_places.rows_on_disk(index.folder))
+    return int(index.rows("SELECT count(*) FROM adapters")[0][0])
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # another process removes what is not used
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
+
+
+def _places(connection: sqlite3.Connection, keys: Iterable[str]) -> dict[str, str]:
+    """Return the place by key, of those that are there."""
+    query = "SELECT key, place FROM adapters WHERE key = ?"
+    return dict(row for key in keys for row in connection.execute(query, (key,)))
+
+
+def _move_in(store: Path, scratch: Path, places: Iterable[str]) -> None:
     """Rename staged folders and packs into place, durably; call it while no other one writes."""
     parents = set()
     for place in places:
@@ -63,7 +140,7 @@ def move_in(store: Path, scratch: Path, places: Iterable[str]) -> None:
             parent.mkdir(exist_ok=True)  # its own entry is made durable with the renames
             parents.add(parent)
         if target.exists():
-            if _equal(source, target):  # the same adapter, put again or not swept yet
+            if _content(source) == _content(target):  # the same, put again or not swept yet
                 continue
             # The name is the hash of the content, so that one of the two is damaged: the old one.
             target.rename(scratch / f"{target.name}.damaged")
@@ -71,28 +148,12 @@ def move_in(store: Path, scratch: Path, places: Iterable[str]) -> None:
     sync_folders(parents)
 
 
-def insert_rows(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
-    """Write rows; a row of the same key is replaced."""
-    for row in rows:
-        values = dict(zip(COLUMNS, astuple(row), strict=True))
-        values["spec"] = _spec_hash(row.spec)
-        connection.execute("INSERT OR IGNORE INTO specs VALUES (?, ?)", (values["spec"], row.spec))
-        connection.execute(INSERT, tuple(values.values()))
+def _content(place: Path) -> dict[str, bytes]:
+    paths = [place] if place.is_file() else place.iterdir()
+    return {path.name: path.read_bytes() for path in paths}
 
 
-def delete_rows(store: Path, index: StoreIndex, keys: Sequence[str]) -> int:
-    """Remove rows in one transaction; returns how many were there. Their files wait for `sweep`."""
-    with index.writing() as connection:
-        places = _places(connection, keys)
-        count = sum(
-            connection.execute("DELETE FROM adapters WHERE key = ?", (key,)).rowcount
-            for key in keys
-        )
-    retire(store, index, places)
-    return count
-
-
-def retire(store: Path, index: StoreIndex, places: Iterable[str]) -> None:
+def _retire(index: StoreIndex, places: set[str]) -> None:
     """Mark places that no row names any more: their grace begins, and `reindex` passes over them.
 
     A folder loses its note, which also sets its time; a pack is only touched, as its other
@@ -102,58 +163,37 @@ def retire(store: Path, index: StoreIndex, places: Iterable[str]) -> None:
         return
     with index.writing() as connection:  # so that nobody takes a place into use again meanwhile
         for place in places:
-            if _is_named(connection, place):
+            query = "SELECT 1 FROM adapters WHERE place = ? LIMIT 1"
+            if connection.execute(query, (place,)).fetchone():
                 continue
             with suppress(FileNotFoundError):
                 if place.startswith(PACKS):
-                    os.utime(store / place)
+                    os.utime(index.folder / place)
                 else:
-                    (store / place / NOTE).unlink()
+                    (index.folder / place / NOTE).unlink()
 
 
-@contextmanager
-def clear_disk_errors(store: Path) -> Iterator[None]:
-    """Let errors of the disk say got, expected and remedy."""
-    try:
-        yield
-    except OSError as error:
-        if str(error.strerror).startswith("got "):  # it says so already
-            raise
-        if error.errno in DISK_ERRORS:
-            raise OSError(
-                error.errno,
-                f"got no room to write {error.filename or store} ({error.strerror}), expected free "
-                "space: free some and try again; all that was there is kept",
-            ) from error
-        if error.errno in WRITE_ERRORS:
-            raise OSError(
-                error.errno,
-                f"got a folder that cannot be written, {store} ({error.strerror}), expected one "
-                "that can: change its permissions, or open the store with readonly=True",
-            ) from error
-        raise
+def _repack(index: StoreIndex) -> None:
+    """Copy the adapters of packs that are half empty or half full into full packs."""
+    query = "SELECT place, count(*), sum(bytes) FROM adapters WHERE start >= 0 GROUP BY place"
+    wasteful, small = [], []
+    for place, count, size in index.rows(query):
+        with suppress(FileNotFoundError):
+            if 2 * size < (index.folder / place).stat().st_size:
+                wasteful.append(place)
+            elif 2 * count < store_places.PACK_ROWS:
+                small.append(place)
+    # A single small pack has nothing to be joined with: copying it would never end.
+    places = wasteful + (small if wasteful or len(small) > 1 else [])
+    moved: dict[str, str] = {}
 
+    def entries() -> Iterator[tuple[Row, bytes]]:
+        for row in (row for place in places for row in index.adapters("place = ?", place)):
+            with suppress(ValueError, FileNotFoundError):  # `verify` names it; here it stays behind
+                value = store_places.read_part(index.folder, row, store_places.SLICE)
+                moved[row.key] = row.place
+                yield row, value
 
-def _places(connection: sqlite3.Connection, keys: Iterable[str]) -> set[str]:
-    query = "SELECT place FROM adapters WHERE key = ?"
-    return {place for key in keys for (place,) in connection.execute(query, (key,))}
-
-
-def _is_named(connection: sqlite3.Connection, place: str) -> bool:
-    query = "SELECT 1 FROM adapters WHERE place = ? LIMIT 1"
-    return connection.execute(query, (place,)).fetchone() is not None
-
-
-def _equal(source: Path, target: Path) -> bool:
-    """Say whether two folders or files hold the same bytes."""
-    if source.is_file():
-        return source.read_bytes() == target.read_bytes()
-    names = {path.name for path in source.iterdir()}
-    return names == {path.name for path in target.iterdir()} and all(
-        (source / name).read_bytes() == (target / name).read_bytes() for name in names
-    )
-
-
-@lru_cache(64)
-def _spec_hash(text: str) -> str:
-    return fingerprint(json.loads(text))
+    with scratch_folder(index) as scratch:
+        for rows in store_places.stage_packs(scratch, entries()):
+            publish(index, scratch, rows, moved)

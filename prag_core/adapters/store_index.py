@@ -6,94 +6,162 @@ SQLite come out as OSError (disk, permissions, patience) or ValueError (a file t
 
 from __future__ import annotations
 
-import errno
+import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from errno import (
+    EACCES,
+    EDQUOT,
+    EEXIST,
+    EFBIG,
+    EIO,
+    ENOSPC,
+    ENOTDIR,
+    EPERM,
+    EROFS,
+    ETIMEDOUT,
+)  # fmt: skip
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from prag_core.adapters.adapter import fingerprint
+
+INDEX = "index.sqlite"
 PATIENCE = 60.0  # seconds that another process may take for its change
 PAGE_ROWS = 1000  # rows of one read: a long one would keep writers from committing
 CACHE_KIB = 1 << 16
 LAST = "\U0010ffff"  # sorts behind every text
+# What the columns hold says `Row`; texts other than keys and places are JSON.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS specs (hash TEXT PRIMARY KEY, spec TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS adapters (
-    key TEXT PRIMARY KEY,
-    document TEXT NOT NULL,
-    spec TEXT NOT NULL REFERENCES specs,
-    metadata TEXT NOT NULL,   -- JSON
-    place TEXT NOT NULL,      -- folder of the adapter, or file of the pack, below the store
-    start INTEGER NOT NULL,   -- first byte in the pack, -1 in a folder
-    bytes INTEGER NOT NULL,   -- of the weights, and of the memory
-    checksums TEXT NOT NULL   -- JSON, CRC-32 by file name
+    key TEXT PRIMARY KEY, document TEXT NOT NULL, spec TEXT NOT NULL REFERENCES specs,
+    metadata TEXT NOT NULL, place TEXT NOT NULL, start INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    checksums TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS adapters_place ON adapters (place);
 CREATE TABLE IF NOT EXISTS records (
-    kind TEXT NOT NULL,
-    key TEXT NOT NULL,
-    record TEXT NOT NULL,     -- JSON
-    checksum INTEGER NOT NULL,
+    kind TEXT NOT NULL, key TEXT NOT NULL, record TEXT NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (kind, key)
 );
 """
-# What SQLite's messages mean, by a part of each: error number and remedy.
-MEANINGS = {
-    "is full": (errno.ENOSPC, "free some space and try again; all that was there is kept"),
-    "disk I/O error": (errno.EIO, "check the disk and its free space; all that was there is kept"),
-    "locked": (errno.ETIMEDOUT, "another process changes it for too long: end it and try again"),
-    "readonly": (errno.EACCES, "change its permissions, or open the store with readonly=True"),
-    "unable to open": (errno.EACCES, "check that the folder is there and change its permissions"),
-}
+SELECT = (
+    "SELECT key, document, specs.spec, metadata, place, start, bytes, checksums "
+    "FROM adapters JOIN specs ON hash = adapters.spec WHERE"
+)
+# What a user reads of errors of the disk, by number.
+FULL = "got no room to write {}, expected free space: free some and try again; all is kept that was"
+DENIED = (
+    "got {}, which cannot be opened or cannot be written, expected a folder that can: change its "
+    "permissions, choose another path, or open the store with readonly=True"
+)
+BUSY = "got {}, expected its turn: another process changes it for too long: end it and try again"
+MEANINGS = dict.fromkeys((ENOSPC, EDQUOT, EFBIG, EIO), FULL) | {ETIMEDOUT: BUSY}
+MEANINGS |= dict.fromkeys((EROFS, EACCES, EPERM, EEXIST, ENOTDIR), DENIED)
+# SQLite says the same in words; its own codes are there from Python 3.11 on.
+SQLITE_NUMBERS = {
+    "is full": ENOSPC, "disk I/O error": EIO, "locked": ETIMEDOUT, "readonly": EACCES,
+    "unable to open": EACCES,
+}  # fmt: skip
 _INHERITED: list[sqlite3.Connection] = []  # a forked child must not close its parent's
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the index knows of one adapter.
+
+    Attributes:
+        key: what it was put under.
+        document: id of its document.
+        spec: fields of its `AdapterSpec`; the table `specs` has each once.
+        metadata: of the adapter.
+        place: its folder, or the file of its pack, below the store.
+        start: its first byte in the pack, -1 in a folder.
+        bytes: of the weights, and of the memory.
+        checksums: CRC-32 by file name.
+    """
+
+    key: str
+    document: str
+    spec: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    place: str
+    start: int
+    bytes: int
+    checksums: Mapping[str, int]
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """The row for `prag_adapter.json`, but for the place, which the folder says itself."""
+        return {name: x for name, x in asdict(self).items() if name not in ("place", "start")}
 
 
 class StoreIndex:
     """Tables of adapters and records in one SQLite file; safe to use from several threads."""
 
-    def __init__(self, path: Path, readonly: bool) -> None:
-        """Name the file; it is opened when it is first used."""
-        self.path, self.readonly = path, readonly
+    def __init__(self, folder: Path, readonly: bool | None) -> None:
+        """Name the store; its index is opened when it is first used.
+
+        Args:
+            folder: of the store.
+            readonly: None is True where the folder cannot be written.
+
+        Raises:
+            OSError: it cannot be written, but should be.
+        """
+        can_write = os.access(folder, os.W_OK)
+        if readonly is False and not can_write:
+            raise _disk_error(EACCES, folder, "no permission")
+        self.readonly = not can_write if readonly is None else readonly
+        self.folder, self.path = folder, folder / INDEX
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._process, self._closed = os.getpid(), False
 
     def create(self) -> None:
         """Make file and tables, unless they are there."""
-        with self._clear_errors():
+        with clear_errors(self.path):
             self.path.touch()  # raises OSError with a name where SQLite would say "unable to open"
-            with self._connect("rwc") as connection:
+            with closing(self._connect("rwc")) as connection:
                 connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-            connection.close()
 
-    def rows(self, query: str, parameters: tuple[str | int, ...] = ()) -> list[tuple[Any, ...]]:
+    def rows(self, query: str, *parameters: str | int) -> list[tuple[Any, ...]]:
         """Return all rows of a query."""
-        with self._lock, self._clear_errors():
+        with self._lock, clear_errors(self.path):
             return self._open().execute(query, parameters).fetchall()
 
-    def scan(self, query: str, prefix: str = "", *fixed: str) -> Iterator[tuple[Any, ...]]:
+    def scan(self, query: str, prefix: str = "", *parameters: str) -> Iterator[tuple[Any, ...]]:
         """Iterate over rows in order of their keys, a page at a time.
 
         Args:
-            query: its last three parameters are the first key, an end and a limit; its first column
-                is the key.
+            query: up to WHERE or AND; its first column is the key.
             prefix: keys that begin with it.
-            fixed: parameters before these.
+            parameters: of the query.
         """
         start = prefix
-        while page := self.rows(query, (*fixed, start, prefix + LAST, PAGE_ROWS)):
+        query += " key >= ? AND key < ? ORDER BY key LIMIT ?"
+        while page := self.rows(query, *parameters, start, prefix + LAST, PAGE_ROWS):
             yield from page
             start = page[-1][0] + "\0"  # the next possible key
+
+    def adapters(self, where: str, *parameters: str) -> list[Row]:
+        """Return what is known of adapters."""
+        return [_read_row(*values) for values in self.rows(f"{SELECT} {where}", *parameters)]
+
+    def scan_adapters(self) -> Iterator[Row]:
+        """Iterate over what is known of all adapters, in order of their keys."""
+        return (_read_row(*values) for values in self.scan(SELECT))
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Give a transaction that no other process writes beside; it commits at the end."""
         self.require_writable()
-        with self._lock, self._clear_errors():
+        with self._lock, clear_errors(self.path):
             connection = self._open()
             # Immediate: waits for its turn here, where a later upgrade of the lock could not.
             connection.execute("BEGIN IMMEDIATE")
@@ -108,12 +176,8 @@ class StoreIndex:
     def require_writable(self) -> None:
         """Raise OSError where the index was opened for reading."""
         if self.readonly:
-            message = f"got a change to {self.path.parent}, expected reads as it was opened "
-            raise OSError(errno.EROFS, f"{message}readonly: open the store for writing")
-
-    def version(self) -> int:
-        """Return a number that changes when another connection has changed anything."""
-        return int(self.rows("PRAGMA data_version")[0][0])
+            message = f"got a change to {self.folder}, expected reads as it was opened "
+            raise OSError(EROFS, f"{message}readonly: open the store for writing")
 
     def close(self) -> None:
         """Close; a second call does nothing."""
@@ -124,8 +188,7 @@ class StoreIndex:
 
     def _open(self) -> sqlite3.Connection:
         if self._closed:
-            folder = self.path.parent
-            raise ValueError(f"got a closed store {folder}, expected an open one: open it")
+            raise ValueError(f"got a closed store {self.folder}, expected an open one: open it")
         if self._process != os.getpid():
             if self._connection is not None:
                 _INHERITED.append(self._connection)
@@ -161,37 +224,68 @@ class StoreIndex:
             return connection
         except sqlite3.OperationalError as error:
             connection.close()
-            journal = self.path.with_name(f"{self.path.name}-journal")
-            if not _is_hot(journal):
+            if not self._is_unfinished():
                 return self._connect("ro&immutable=1")
-            if os.access(self.path.parent, os.W_OK):  # undo what a killed writer left
-                repaired = self._connect("rw")
-                repaired.execute("SELECT 1 FROM adapters LIMIT 1")
-                repaired.close()
-                return self._connect("ro")
+            if os.access(self.folder, os.W_OK):  # its first read undoes what a killed writer left
+                return self._connect("rw")
             raise OSError(
-                errno.EROFS,
+                EROFS,
                 f"got {self.path} in the middle of a change whose writer ended ({error}), expected "
                 "a finished one: open the store once where it can be written",
             ) from error
 
-    @contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            for part, (number, remedy) in MEANINGS.items():
-                if part in str(error):
-                    raise OSError(number, f"got {self.path} ({error}): {remedy}") from error
-            raise ValueError(
-                f"got {self.path} that SQLite cannot use ({error}), expected the index of a store: "
-                "rebuild it with `prag store reindex`, or restore it from a backup"
-            ) from error
+    def _is_unfinished(self) -> bool:
+        """Say whether the journal holds pages to be put back: its header is not zeroed."""
+        journal = self.path.with_name(f"{INDEX}-journal")
+        if not journal.exists():
+            return False
+        with journal.open("rb") as file:
+            return file.read(1) not in (b"", b"\0")
 
 
-def _is_hot(journal: Path) -> bool:
-    """Say whether a journal holds pages to be put back: its header is there and not zeroed."""
-    if not journal.exists():
-        return False
-    with journal.open("rb") as file:
-        return file.read(1) not in (b"", b"\0")
+def insert_rows(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
+    """Write rows; a row of the same key is replaced."""
+    for row in rows:
+        spec = fingerprint(row.spec)
+        connection.execute("INSERT OR IGNORE INTO specs VALUES (?, ?)", (spec, _json(row.spec)))
+        metadata, checksums = _json(row.metadata), _json(row.checksums)
+        values = (row.key, row.document, spec, metadata, row.place, row.start, row.bytes, checksums)
+        connection.execute("INSERT OR REPLACE INTO adapters VALUES (?,?,?,?,?,?,?,?)", values)
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Let errors of the disk and of SQLite say got, expected and remedy.
+
+    Args:
+        path: what is read or written, where the error does not name it.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        for words, number in SQLITE_NUMBERS.items():
+            if words in str(error):
+                raise _disk_error(number, path, error) from error
+        raise ValueError(
+            f"got {path} that SQLite cannot use ({error}), expected the index of a store: "
+            "rebuild it with `prag store reindex`, or restore it from a backup"
+        ) from error
+    except OSError as error:
+        # One that says so already, of an inner call, or of another kind passes.
+        if str(error.strerror).startswith("got ") or error.errno not in MEANINGS:
+            raise
+        raise _disk_error(error.errno, error.filename or path, error.strerror) from error
+
+
+def _disk_error(number: int, path: str | Path, cause: object) -> OSError:
+    return OSError(number, MEANINGS[number].format(f"{path} ({cause})"))
+
+
+def _read_row(*values: Any) -> Row:
+    key, document, spec, metadata, place, start, size, checksums = values
+    spec, metadata, checksums = (json.loads(text) for text in (spec, metadata, checksums))
+    return Row(key, document, spec, metadata, place, start, size, checksums)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -10,66 +10,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+from safetensors.torch import load
 
 from prag_core.adapters.adapter import Adapter, AdapterSpec
-from prag_core.adapters.durable import write_files
-from prag_core.adapters.peft_files import (
-    CONFIG,
-    MEMORY,
-    NOTE,
-    WEIGHTS,
-    adapter_files,
-    json_bytes,
-    read_adapter,
-)
+from prag_core.adapters.peft_files import CONFIG, NOTE, adapter_files, json_bytes
+from prag_core.adapters.store_index import Row
 
 FOLDERS, PACKS, SCRATCH = "adapters", "packs", "tmp"
+PATTERNS = f"{FOLDERS}/*/*", f"{PACKS}/*", f"{SCRATCH}/*"  # of all that lies there
 PACK_SUFFIX = ".safetensors"
+PACK_ROWS = 1024  # adapters of a full pack
+PACK_BYTES = 1 << 26  # of one pack
 SLICE = "pack"  # what the checksum of an adapter in a pack is called
 IN_FOLDER = -1  # start of an adapter that is not in a pack
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the index knows of one adapter; see the table in `store_index`."""
-
-    key: str
-    document: str
-    spec: str
-    metadata: str
-    place: str
-    start: int
-    bytes: int
-    checksums: str
-
-    @property
-    def note(self) -> dict[str, Any]:
-        """The row for `prag_adapter.json`, but for the place, which the folder says itself."""
-        return {
-            "key": self.key,
-            "document": self.document,
-            "spec": json.loads(self.spec),
-            "metadata": json.loads(self.metadata),
-            "bytes": self.bytes,
-            "checksums": json.loads(self.checksums),
-        }
-
-
-COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def make_row(key: str, adapter: Adapter) -> Row:
     """Describe an adapter that has no place yet."""
     document = adapter.metadata.get("document_id") or key.partition("-")[0]
-    spec, metadata = _json(asdict(adapter.spec)), _json(dict(adapter.metadata))
-    return Row(key, document, spec, metadata, "", IN_FOLDER, 0, "{}")
+    return Row(key, document, asdict(adapter.spec), dict(adapter.metadata), "", IN_FOLDER, 0, {})
 
 
 def stage_folder(scratch: Path, row: Row, adapter: Adapter) -> Row:
@@ -77,44 +43,35 @@ def stage_folder(scratch: Path, row: Row, adapter: Adapter) -> Row:
     files = adapter_files(adapter, adapter.spec.base_model)
     checksums = {name: zlib.crc32(content) for name, content in files.items()}
     size = sum(len(content) for name, content in files.items() if name != CONFIG)
-    row = replace(row, bytes=size, checksums=_json(checksums))
+    row = replace(row, bytes=size, checksums=checksums)
     # The note is hashed too: two keys with equal tensors have a folder each, and so one owner.
     files[NOTE] = json_bytes(row.note)
     name = _hash(*(files[name] for name in sorted(files)))
-    write_files(scratch / name, files)
+    (scratch / name).mkdir()
+    for file, content in files.items():
+        (scratch / name / file).write_bytes(content)
     return replace(row, place=f"{FOLDERS}/{name[:2]}/{name}")
 
 
-def stage_pack(scratch: Path, rows: Sequence[Row], values: Sequence[bytes]) -> list[Row]:
-    """Write adapters as one pack into the scratch folder.
+def stage_packs(scratch: Path, entries: Iterable[tuple[Row, bytes]]) -> Iterator[list[Row]]:
+    """Write adapters as packs into the scratch folder; yields the rows of each, as it is written.
 
     Args:
         scratch: where.
-        rows: of the adapters; they come back with the place to come.
-        values: what `Adapter.to_bytes` gave for each.
+        entries: rows that come back with the place to come, each with `Adapter.to_bytes`.
     """
-    header: dict[str, dict[str, Any]] = {}
-    start = 0
-    for row, value in zip(rows, values, strict=True):
-        stop = start + len(value)
-        header[row.key] = {"dtype": "U8", "shape": [len(value)], "data_offsets": [start, stop]}
-        start = stop
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # safetensors aligns its data to eight bytes
-    # Written by hand: safetensors' own writer would sort the adapters and hide their offsets.
-    content = b"".join([len(text).to_bytes(8, "little"), text, *values])
-    name = _hash(content) + PACK_SUFFIX
-    (scratch / name).write_bytes(content)
-    return [
-        replace(
-            row,
-            place=f"{PACKS}/{name}",
-            start=8 + len(text) + header[row.key]["data_offsets"][0],
-            bytes=len(value),
-            checksums=_json({SLICE: zlib.crc32(value)}),
-        )
-        for row, value in zip(rows, values, strict=True)
-    ]
+    size = 0
+    rows: list[Row] = []
+    values: list[bytes] = []
+    for row, value in entries:
+        if rows and (len(rows) == PACK_ROWS or size + len(value) > PACK_BYTES):
+            yield _stage_pack(scratch, rows, values)
+            rows, values, size = [], [], 0
+        rows.append(row)
+        values.append(value)
+        size += len(value)
+    if rows:
+        yield _stage_pack(scratch, rows, values)
 
 
 def load_adapter(store: Path, row: Row) -> Adapter:
@@ -125,25 +82,41 @@ def load_adapter(store: Path, row: Row) -> Adapter:
         ValueError: damaged bytes.
     """
     if row.start != IN_FOLDER:
-        return Adapter.from_bytes(read_slice(store, row))
+        return Adapter.from_bytes(read_part(store, row, SLICE))
     # The row says spec and metadata, so that a get opens one file, or two.
-    names = [name for name in json.loads(row.checksums) if name in (WEIGHTS, MEMORY)]
-    files = {name: read_file(store, row, name) for name in names}
-    return read_adapter(files, _spec(row.spec), json.loads(row.metadata))
+    names = [name for name in row.checksums if name != CONFIG]
+    tensors = {n: t for name in names for n, t in load(read_part(store, row, name)).items()}
+    return Adapter.from_tensors(tensors, AdapterSpec(**row.spec), row.metadata)
 
 
-def read_file(store: Path, row: Row, name: str) -> bytes:
-    """Read one file of an adapter's folder; raises as `load_adapter`."""
-    path = store / row.place / name
-    return _require_sound(row, name, path.read_bytes(), path)
-
-
-def read_slice(store: Path, row: Row) -> bytes:
-    """Read one adapter's bytes from its pack; raises as `load_adapter`."""
+def read_part(store: Path, row: Row, name: str) -> bytes:
+    """Read one file of an adapter's folder, or its slice of a pack; raises as `load_adapter`."""
     path = store / row.place
-    with path.open("rb") as file:
-        value = os.pread(file.fileno(), row.bytes, row.start)
-    return _require_sound(row, SLICE, value, path)
+    if row.start == IN_FOLDER:
+        path = path / name
+        content = path.read_bytes()
+    else:
+        with path.open("rb", buffering=0) as file:  # unbuffered: not a byte of the neighbours
+            file.seek(row.start)
+            content = file.read(row.bytes)
+    if zlib.crc32(content) != row.checksums[name]:
+        raise ValueError(
+            f"got damaged bytes for {row.key!r} in {path}, expected those that were written: "
+            "delete the key and parametrize the document again"
+        )
+    return content
+
+
+def check_files(store: Path, row: Row) -> None:
+    """Read all that was written for a row; raises as `load_adapter`."""
+    for name in row.checksums:
+        read_part(store, row, name)
+    if row.start == IN_FOLDER:
+        path = store / row.place / NOTE
+        content = path.read_bytes()
+        if content != json_bytes(row.note):
+            raise ValueError(f"got damaged bytes in {path}, expected what the index says of it")
+    load_adapter(store, row)
 
 
 def rows_on_disk(store: Path) -> Iterator[Row]:
@@ -152,11 +125,17 @@ def rows_on_disk(store: Path) -> Iterator[Row]:
     Raises:
         ValueError: a note or a pack that cannot be read.
     """
-    notes = [(path.stat().st_mtime_ns, path) for path in (store / FOLDERS).glob(f"*/*/{NOTE}")]
-    packs = [(path.stat().st_mtime_ns, path) for path in (store / PACKS).glob(f"*{PACK_SUFFIX}")]
-    for _, path in sorted(notes + packs):
+    paths = [*(store / FOLDERS).glob(f"*/*/{NOTE}"), *(store / PACKS).glob(f"*{PACK_SUFFIX}")]
+    for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path)):
         try:
-            yield from [_row_of_note(store, path)] if path.name == NOTE else _rows_of_pack(path)
+            content = path.read_bytes()
+            if path.name == NOTE:
+                place = path.parent.relative_to(store).as_posix()
+                yield Row(**json.loads(content), place=place, start=IN_FOLDER)
+                continue
+            for key, (start, stop) in _slices(content).items():
+                row = make_row(key, Adapter.from_bytes(content[start:stop]))
+                yield _packed(row, path.name, content, start, stop)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"got {path} that cannot be read ({error}), expected what the store wrote: restore "
@@ -164,32 +143,26 @@ def rows_on_disk(store: Path) -> Iterator[Row]:
             ) from error
 
 
-def _row_of_note(store: Path, path: Path) -> Row:
-    note = json.loads(path.read_bytes())
-    texts = {name: _json(note[name]) for name in ("spec", "metadata", "checksums")}
-    place = path.parent.relative_to(store).as_posix()
-    return Row(**{**note, **texts}, place=place, start=IN_FOLDER)
+def _stage_pack(scratch: Path, rows: list[Row], values: list[bytes]) -> list[Row]:
+    pairs = zip(rows, values, strict=True)
+    content = save({row.key: np.frombuffer(value, np.uint8) for row, value in pairs})
+    name = _hash(content) + PACK_SUFFIX
+    (scratch / name).write_bytes(content)
+    slices = _slices(content)  # in the order of safetensors, which is not that of the rows
+    return [_packed(row, name, content, *slices[row.key]) for row in rows]
 
 
-def _rows_of_pack(path: Path) -> Iterator[Row]:
-    content = path.read_bytes()
+def _slices(content: bytes) -> dict[str, tuple[int, int]]:
+    """Return first byte and end of every adapter of a pack, from its header."""
     size = 8 + int.from_bytes(content[:8], "little")
-    for key, entry in json.loads(content[8:size]).items():
-        start, stop = (size + offset for offset in entry["data_offsets"])
-        value = content[start:stop]
-        row = make_row(key, Adapter.from_bytes(value))
-        checksums = _json({SLICE: zlib.crc32(value)})
-        yield replace(row, place=f"{PACKS}/{path.name}", start=start, bytes=len(value),
-                      checksums=checksums)  # fmt: skip
+    offsets = {key: entry["data_offsets"] for key, entry in json.loads(content[8:size]).items()}
+    return {key: (size + start, size + stop) for key, (start, stop) in offsets.items()}
 
 
-def _require_sound(row: Row, name: str, content: bytes, path: Path) -> bytes:
-    if zlib.crc32(content) != json.loads(row.checksums)[name]:
-        raise ValueError(
-            f"got damaged bytes for {row.key!r} in {path}, expected those that were written: "
-            "delete the key and parametrize the document again"
-        )
-    return content
+def _packed(row: Row, name: str, content: bytes, start: int, stop: int) -> Row:
+    checksums = {SLICE: zlib.crc32(content[start:stop])}
+    place = f"{PACKS}/{name}"
+    return replace(row, place=place, start=start, bytes=stop - start, checksums=checksums)
 
 
 def _hash(*parts: bytes) -> str:
@@ -197,14 +170,3 @@ def _hash(*parts: bytes) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-@lru_cache(64)
-def _spec(text: str) -> AdapterSpec:
-    stored = json.loads(text)
-    tuples = {name: tuple(stored[name]) for name in ("modules", "layers")}
-    return AdapterSpec(**{**stored, **tuples})

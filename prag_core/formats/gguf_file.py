@@ -10,24 +10,24 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import gguf
+import numpy as np
 import torch
 from torch import Tensor
 
 from prag_core.adapters.adapter import Adapter
-from prag_core.formats.foreign_lora import ForeignLora, pad_rank
+from prag_core.formats.foreign_lora import ForeignLora, pad_rank, read_pairs
 from prag_core.model.base_model import BaseModel
 
+# What llama.cpp calls the architectures of transformers.
 ARCHITECTURES = {
     "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma",
     "gemma2": "gemma2", "gemma3_text": "gemma3",
 }  # fmt: skip
 TENSOR_NAME = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)\.weight\.lora_([ab])")
-NOTE_KEY = "prag.adapter"  # spec and metadata as JSON
+NOTE_KEY = "prag.adapter"  # `Adapter.note` as JSON
 
 
 def to_gguf(adapter: Adapter, path: str | Path, model_type: str = "llama") -> Path:
@@ -46,8 +46,7 @@ def to_gguf(adapter: Adapter, path: str | Path, model_type: str = "llama") -> Pa
             f"got model type {model_type!r}, expected one of {', '.join(ARCHITECTURES)}"
         )
     path = Path(path)
-    rank = max(1, adapter.rank)
-    note = {"spec": asdict(adapter.spec), "metadata": dict(adapter.metadata)}
+    rank = max(1, adapter.rank)  # llama.cpp takes no rank 0
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     writer = gguf.GGUFWriter(scratch, ARCHITECTURES[model_type])
@@ -55,7 +54,7 @@ def to_gguf(adapter: Adapter, path: str | Path, model_type: str = "llama") -> Pa
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", adapter.spec.scale * rank)
-        writer.add_string(NOTE_KEY, json.dumps(note, sort_keys=True, ensure_ascii=False))
+        writer.add_string(NOTE_KEY, json.dumps(adapter.note, sort_keys=True, ensure_ascii=False))
         for module_path, pair in adapter.tensors.items():
             _, _, layer, _, module = module_path.split(".")
             name = f"blk.{layer}.ffn_{module.removesuffix('_proj')}.weight.lora_"
@@ -65,9 +64,8 @@ def to_gguf(adapter: Adapter, path: str | Path, model_type: str = "llama") -> Pa
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        scratch.chmod(0o644)
         scratch.rename(path)
-    finally:
+    finally:  # after success there is nothing left to close or to remove
         writer.close()
         scratch.unlink(missing_ok=True)
     return path
@@ -90,16 +88,18 @@ def from_gguf(path: str | Path, base: BaseModel) -> Adapter:
             f"got {path} that is damaged or no GGUF file ({error}): export it again"
         ) from error
     _require_lora(reader, path, base)
-    pairs = _pairs(reader, path)
+    pairs = read_pairs({t.name: _tensor(t) for t in reader.tensors}, TENSOR_NAME, path)
+    # Files without alpha are of scale 1, as llama.cpp reads them.
     alpha = float(_value(reader, "adapter.lora.alpha") or 0.0)
     scales = {p: alpha / a.shape[0] if alpha else 1.0 for p, (a, _) in pairs.items()}
     note = json.loads(_value(reader, NOTE_KEY) or "{}")
     return ForeignLora(str(path), pairs, scales, note).to_adapter(base)
 
 
-def _array(tensor: Tensor):
-    tensor = tensor.detach().cpu().contiguous()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+def _array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    # numpy has no bfloat16
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
 
 
 def _value(reader: gguf.GGUFReader, key: str) -> str | float | None:
@@ -114,35 +114,21 @@ def _value(reader: gguf.GGUFReader, key: str) -> str | float | None:
 
 def _require_lora(reader: gguf.GGUFReader, path: Path, base: BaseModel) -> None:
     model_type = base.model.config.model_type
+    # Without the last a file of another architecture would do: llama.cpp names all layers alike.
     expected = {
         "general.type": "adapter",
         "adapter.type": "lora",
         "general.architecture": ARCHITECTURES.get(model_type, model_type),
     }
-    found = {key: _value(reader, key) for key in expected}
-    if found != expected:
+    header = {key: _value(reader, key) for key in expected}
+    if header != expected:
         raise ValueError(
-            f"got {path} with {found}, expected {expected}: name a LoRA adapter made for the base "
+            f"got {path} with {header}, expected {expected}: name a LoRA adapter made for the base "
             f"model {base.name}, not a model file"
         )
 
 
-def _pairs(reader: gguf.GGUFReader, path: Path) -> Mapping[str, tuple[Tensor, Tensor]]:
-    halves: dict[str, dict[str, Tensor]] = {}
-    for tensor in reader.tensors:
-        match = TENSOR_NAME.fullmatch(tensor.name)
-        if match is None:
-            raise ValueError(
-                f"got tensor {tensor.name} in {path}, expected LoRA on ffn_gate, ffn_up and "
-                "ffn_down only: train it with these modules"
-            )
-        if tensor.tensor_type == gguf.GGMLQuantizationType.F16:
-            array = tensor.data
-        else:
-            array = gguf.dequantize(tensor.data, tensor.tensor_type)
-        module_path = f"model.layers.{match[1]}.mlp.{match[2]}_proj"
-        halves.setdefault(module_path, {})[match[3]] = torch.tensor(array)  # a copy: mapped file
-    single = [module_path for module_path, half in halves.items() if len(half) != 2]
-    if single:
-        raise ValueError(f"got {single[0]} without A or B in {path}: export it again")
-    return {module_path: (half["a"], half["b"]) for module_path, half in halves.items()}
+def _tensor(tensor: gguf.ReaderTensor) -> Tensor:
+    is_half = tensor.tensor_type == gguf.GGMLQuantizationType.F16
+    data = tensor.data if is_half else gguf.dequantize(tensor.data, tensor.tensor_type)
+    return torch.tensor(data)  # a copy: the reader maps the file

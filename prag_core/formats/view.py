@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.store import AdapterStore
-from prag_core.formats.peft_folder import to_peft
+from prag_core.formats.peft_folder import require_empty, to_peft
 
 
 def view_store(
-    store: AdapterStore,
-    to: str | Path,
-    engine_model: str,
-    max_rank: int = 0,
-    prefix: str = "",
+    store: AdapterStore, to: str | Path, engine_model: str, max_rank: int = 0, prefix: str = ""
 ) -> int:
     """Write a folder a key below `to`; weights of adapters in packs are written, others linked.
 
@@ -36,24 +31,17 @@ def view_store(
         ValueError: `to` has content, a rank above the limit, or damaged bytes.
     """
     to = Path(to)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ValueError(
-            f"got {to}, which has content, expected a new or empty folder: remove it or choose "
-            "another name"
-        )
+    require_empty(to)
     count = 0
     # Read one by one: a view of a large store never holds more than one adapter in memory.
     for key in store.keys(prefix):
         adapter = store.get(key)
-        _require_rank(key, adapter, max_rank)
+        # An engine would refuse it later, in the middle of serving.
+        if max_rank and adapter.rank > max_rank:
+            raise ValueError(
+                f"got adapter {key!r} of rank {adapter.rank}, expected at most {max_rank}: start "
+                "the engine with a higher limit, or make adapters of a smaller rank"
+            )
         to_peft(adapter, to / key, engine_model, store.weights_path(key))
         count += 1
     return count
-
-
-def _require_rank(name: str, adapter: Adapter, max_rank: int) -> None:
-    if max_rank and adapter.rank > max_rank:
-        raise ValueError(
-            f"got adapter {name!r} of rank {adapter.rank}, expected at most {max_rank}: start the "
-            "engine with a higher limit, or make adapters of a smaller rank"
-        )

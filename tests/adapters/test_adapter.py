@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from prag_core.adapters.adapter import Adapter, AdapterSpec, _views, adapter_key, fingerprint
+from prag_core.adapters.adapter import Adapter, AdapterSpec, adapter_key, fingerprint
 from prag_core.adapters.ridge_memory import RidgeMemory
 from tests.fixtures.tiny import random_adapter
 
@@ -154,20 +154,3 @@ def test_to_casts_and_keeps_the_rest(tiny_base, tiny_spec):
 
 def test_rank_is_what_the_tensors_have(tiny_base, tiny_spec):
     assert random_adapter(tiny_spec, tiny_base, rank=5).rank == 5
-
-
-def test_views_equal_what_safetensors_reads(tiny_base, tiny_spec):
-    """Reading in views is a shortcut: same tensors, own memory, and none for damaged bytes."""
-    data = random_adapter(tiny_spec, tiny_base).to_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    del header["__metadata__"]
-    views, expected = _views(data, start, header), load(data)
-    assert views.keys() == expected.keys()
-    assert all(torch.equal(views[name], expected[name]) for name in expected)
-    before = bytes(data)
-    next(iter(views.values())).zero_()
-    assert data == before
-    assert _views(data[:-1], start, header) == {}
-    next(iter(header.values()))["dtype"] = "BF16"
-    assert _views(data, start, header) == {}

@@ -14,7 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from prag_core.adapters.adapter import AdapterSpec
-from prag_core.formats.peft_folder import from_gguf, from_peft, to_gguf, to_peft
+from prag_core.formats.gguf_file import from_gguf, to_gguf
+from prag_core.formats.peft_folder import from_peft, to_peft
 from tests.fixtures.tiny import random_adapter
 
 TOKENS = torch.arange(10, 30)[None]
@@ -263,7 +264,7 @@ def test_foreign_and_damaged_gguf_files(tmp_path, tiny_base, adapter):
         with pytest.raises(ValueError, match=r"cut\.gguf that is damaged or no GGUF file"):
             from_gguf(tmp_path / "cut.gguf", tiny_base)
     path = write_gguf(tmp_path / "q.gguf", {"blk.0.attn_q.weight.lora_a": (ones, f32)})
-    with pytest.raises(ValueError, match=r"got tensor blk\.0\.attn_q.*expected LoRA on ffn_gate"):
+    with pytest.raises(ValueError, match=r"got tensor blk\.0\.attn_q.*expected LoRA pairs on gate"):
         from_gguf(path, tiny_base)
     path = write_gguf(tmp_path / "half.gguf", {"blk.0.ffn_up.weight.lora_a": (ones, f32)})
     with pytest.raises(ValueError, match="without A or B"):
