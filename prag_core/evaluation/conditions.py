@@ -16,6 +16,7 @@ in_context+K, combine+K    the same documents in the prompt, and both; in random
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -24,6 +25,7 @@ from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES, Mode, find_mode
 
 SHUFFLED, MEAN = "shuffled", "mean"
+CONTROLS = ("sft", SHUFFLED, MEAN)  # what they score is no knowledge of the document
 ORDER = (
     "closed_book", "in_context", "in_context_rows", "da_rag", "parametric", "gold", "combine",
     SHUFFLED, MEAN, "sft", "rank",
@@ -112,3 +114,29 @@ def condition_of(file: str) -> str | None:
         return parse_condition(name).name
     except ValueError:
         return None
+
+
+def path_of(name: str) -> str:
+    """Return who made the adapters; empty where all paths share the condition."""
+    return name.rpartition("/")[0]
+
+
+def condition_name(name: str) -> str:
+    """Return the condition without its path."""
+    return name.rpartition("/")[2]
+
+
+def is_control(name: str) -> bool:
+    """Return whether what it scores says nothing of the document."""
+    return condition_name(name) in CONTROLS
+
+
+def label(name: str) -> str:
+    """Write `PATH/CONDITION` as `PATH, CONDITION`; what is divided by what stays."""
+    return name.replace("/", ", ", 1)
+
+
+def reading_order(names: Iterable[str]) -> list[str]:
+    """Return shared conditions, then every path's own, then the controls."""
+    # sorted() is stable: within a kind names stay as they come.
+    return sorted(names, key=lambda name: (is_control(name), bool(path_of(name))))

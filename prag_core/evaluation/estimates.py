@@ -37,6 +37,11 @@ class Estimate:
     p: float | None = None
 
 
+def known(value: float | None) -> bool:
+    """Return whether there is a number."""
+    return value is not None and math.isfinite(value)
+
+
 def format_estimate(
     estimate: Estimate | Mapping | None, factor: float = 100, digits: int = 1, sign: str = ""
 ) -> str:

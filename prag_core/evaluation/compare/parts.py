@@ -150,7 +150,4 @@ def _changed_answers(cells: Cells, path: str, seed: int) -> dict:
     # Only what was right before can be spoilt; 0 or 1 for each question.
     right = np.array(cells.scores("closed_book", "containment"))  # (N,)
     kept = bootstrap.ratio(right * cells.scores(f"{path}/shuffled", "containment"), right)
-    return {
-        "changed_answers": asdict(bootstrap.mean(changed)),
-        "kept": kept and asdict(kept),
-    }
+    return {"changed_answers": asdict(bootstrap.mean(changed)), "kept": kept and asdict(kept)}

@@ -1,6 +1,6 @@
 """Figures: a comparison's report goes in, matplotlib figures come out.
 
-    quality: bars by condition;  similarity: a map a path;  merging: lines over k;  cost: break-even
+    quality: bars by condition;  similarity: a map a path;  merging: lines over k
 
 A figure is left out where the report lacks its part. No window system and no pyplot are used.
 """
@@ -17,14 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from prag_core.evaluation.report.names import (
+from prag_core.evaluation.conditions import (
     condition_name,
     is_control,
-    known,
     label,
     path_of,
     reading_order,
 )
+from prag_core.evaluation.estimates import known
 from prag_core.evaluation.report.style import (
     GREY,
     INK,
@@ -40,17 +40,11 @@ TITLES = {
     "quality": "Answer containment and F1 of every condition, with 95 % intervals",
     "similarity": "Adapters of every path in two dimensions, documents coloured by topic",
     "merging": "Answer containment over the number of merged documents",
-    "cost": "Time for a document's adapter and its answers, over the questions about it",
 }
 SMALLEST_SPAN = 5  # %; where all scores are 0, an axis is not about hundredths
 MANY_POINTS = 1500  # more are drawn as one picture: a page with every one would be megabytes
 CONTROL_HATCHES = {"shuffled": "////", "mean": "\\\\\\\\", "sft": "||||"}
-WEIGHT_LINES = {
-    "ones": ("-", "o"),
-    "mean": ("--", "s"),
-    "score": (":", "^"),
-    "relative": ("-.", "v"),
-}
+WEIGHT_LINES = {"ones": "-o", "mean": "--s", "score": ":^", "relative": "-.v"}
 
 
 def figures(report: Mapping) -> dict[str, Figure]:
@@ -59,7 +53,7 @@ def figures(report: Mapping) -> dict[str, Figure]:
     Args:
         report: report.json of `prag compare`; parts may be missing.
     """
-    makers = {"quality": _quality, "similarity": _map, "merging": _merging, "cost": _cost}
+    makers = {"quality": _quality, "similarity": _map, "merging": _merging}
     with styled():
         made = {key: make(report, report[key]) for key, make in makers.items() if report.get(key)}
     return {key: figure for key, figure in made.items() if figure is not None}
@@ -192,7 +186,7 @@ def _merging(report: Mapping, part: Mapping) -> Figure:
     figure, axes = new_figure(3.5)
     counts, series = np.array(part["k"], dtype=float), part["series"]
     for number, (name, points) in enumerate(series.items()):
-        line, marker = WEIGHT_LINES.get(condition_name(name), ("-", "D"))
+        line = WEIGHT_LINES.get(condition_name(name), "-D")
         colour = path_colour(path_of(name)) if path_of(name) else INK
         means, arms = _series([points[str(k)] for k in part["k"]])  # (K,), (2, K)
         # Side by side, so that intervals can be told apart.
@@ -203,8 +197,7 @@ def _merging(report: Mapping, part: Mapping) -> Figure:
             yerr=arms,
             color=colour,
             ecolor=to_rgba(colour, 0.5),
-            linestyle=line,
-            marker=marker,
+            fmt=line,
             markersize=4,
             elinewidth=0.8,
             label=plain(label(name)),
@@ -217,30 +210,4 @@ def _merging(report: Mapping, part: Mapping) -> Figure:
     axes.set_xlabel("documents merged, one of them gold (k)")
     axes.set_ylabel("containment (%)")
     figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
-    return figure
-
-
-def _cost(report: Mapping, part: Mapping) -> Figure | None:
-    """Draw seconds over questions a document; where a path crosses in_context, it has paid."""
-    adapters, seconds = part["adapters"], part["questions"]
-    lines = {
-        path: (cost["seconds"], seconds.get(f"{path}/parametric"))
-        for path, cost in adapters.items()
-    }
-    lines = {"in_context": (0.0, seconds.get("in_context"))} | lines  # (to make, a question)
-    # Without answers there are no slopes, and what an adapter takes is in the table.
-    if not all(known(each) for _, each in lines.values()):
-        return None
-    crossings = [n for n in part["break_even"].values() if known(n)]
-    ends = np.array([0.0, max(2 * max(crossings, default=0), 10)])  # questions, (2,)
-    figure, axes = new_figure(3.0)
-    for (name, (start, each)), line in zip(lines.items(), ("--", "-", "-.", ":"), strict=False):
-        path = name if name in adapters else ""
-        axes.plot(ends, start + each * ends, line, color=path_colour(path), label=plain(name))
-    axes.set_xlim(ends)
-    axes.set_ylim(bottom=0)
-    axes.grid()
-    axes.set_xlabel("questions about the document")
-    axes.set_ylabel("seconds")
-    axes.legend()
     return figure

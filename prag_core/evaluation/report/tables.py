@@ -12,15 +12,14 @@ from itertools import groupby
 from rich.console import RenderableType
 from rich.text import Text
 
-from prag_core.evaluation.estimates import format_estimate
-from prag_core.evaluation.report.names import (
+from prag_core.evaluation.conditions import (
     condition_name,
     is_control,
-    known,
     label,
     path_of,
     reading_order,
 )
+from prag_core.evaluation.estimates import format_estimate, known
 from prag_core.evaluation.tables import EXPLAINED, SHOWN, Table, metric_rows
 
 MISSING = "-"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prag_core.evaluation.report.figures import MANY_POINTS, TITLES, figures, frequent_topics
-from prag_core.evaluation.report.style import STYLE, WIDTH, plain, png, svg
+from prag_core.evaluation.report.style import INK, WIDTH, plain, svg
 from tests.fixtures.comparisons import HOSTILE, make_report
 
 XLINK = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -26,8 +26,7 @@ def made():
         ({"quality": None}, {"quality"}),
         ({"similarity": None}, {"similarity"}),
         ({"merging": None}, {"merging"}),
-        ({"cost": None}, {"cost"}),
-        ({"questions": 0}, {"quality", "merging", "cost"}),
+        ({"questions": 0}, {"quality", "merging"}),
         ({"questions": 3}, set()),
         ({"paths": ("trained",), "documents": 1}, set()),
         ({"paths": ("trained", "generated", "foreign")}, set()),
@@ -82,15 +81,6 @@ def test_no_bar_leaves_the_frame(made):
     assert axes.get_xlim()[1] > max(bar.get_width() for bar in axes.patches)
 
 
-def test_costs_cross_where_the_adapter_has_paid(made):
-    lines = {line.get_label(): line for line in made["cost"].axes[0].lines}
-    assert set(lines) == {"in_context", "trained", "generated"}
-    pays = make_report()["cost"]["break_even"]["trained"]
-    at = {name: np.interp(pays, *line.get_data()) for name, line in lines.items()}
-    assert at["trained"] == pytest.approx(at["in_context"])
-    assert at["generated"] < at["in_context"]
-
-
 def test_topics_that_have_a_colour():
     topics = ["b", "a", "a", "b", "once", "", ""] + [f"t{n}" for n in range(9) for _ in range(3)]
     assert frequent_topics(topics) == [f"t{n}" for n in range(7)]
@@ -130,7 +120,7 @@ def test_svg_is_readable_and_stands_beside_others(made):
         assert len(ids) == len(set(ids)) and not seen & set(ids)
         seen |= set(ids)
         assert root.get("role") == "img" and TITLES[name] in text
-        assert "currentColor" in text and STYLE["text.color"] not in text
+        assert "currentColor" in text and INK not in text
         assert "<text" in text and "<style" not in text and "<metadata" not in text
         fonts = [node.get("style") for node in root.iter("{http://www.w3.org/2000/svg}text")]
         sizes = [float(style.split("px")[0].split()[-1]) for style in fonts]
@@ -157,13 +147,9 @@ def test_foreign_names_are_text():
     assert plain("long name of a topic", 8) == "long na…"
 
 
-def test_png_is_a_png(made):
-    assert png(made["cost"]).startswith(b"\x89PNG")
-
-
 def test_settings_of_the_program_are_left_alone():
     before = dict(matplotlib.rcParams)
-    svg(figures(make_report(documents=3))["cost"], "cost", "t")
+    svg(figures(make_report(documents=3))["quality"], "quality", "t")
     assert dict(matplotlib.rcParams) == before
 
 

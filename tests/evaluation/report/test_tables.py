@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from prag_core.evaluation.report.names import reading_order
+from prag_core.evaluation.conditions import reading_order
 from prag_core.evaluation.report.tables import (
     BYTES,
     SECONDS,
