@@ -69,22 +69,21 @@ def compare(
 def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:
     """Load a question set, or documents without questions."""
     path = Path(source)
-    stems = (split or "questions", "queries")
-    if path.is_dir() and not any(path.glob(f"{stem}.jsonl*") for stem in stems):
-        return QuestionSet(path.resolve().name, tuple(read_documents(path, skip_bad)), ())
-    if path.is_file():
+    try:
+        return load_question_set(source, split, skip_bad=skip_bad)
+    except ValueError as no_questions:
+        # A folder that has questions is none of documents alone: what is wrong there is told.
+        stems = (split or "questions", "queries")
+        if not path.exists() or any(any(path.glob(f"{stem}.jsonl*")) for stem in stems):
+            raise
         try:
-            return load_question_set(source, split, skip_bad=skip_bad)
-        except ValueError as no_questions:
-            try:
-                documents = read_documents(path, skip_bad)
-            except ValueError as no_documents:
-                raise ValueError(
-                    f"got {source}, neither questions ({no_questions}) nor documents "
-                    f"({no_documents}), expected one of both"
-                ) from no_documents
-        return QuestionSet(path.resolve().name.split(".")[0], tuple(documents), ())
-    return load_question_set(source, split, skip_bad=skip_bad)
+            documents = read_documents(path, skip_bad)
+        except ValueError as no_documents:
+            raise ValueError(
+                f"got {source}, neither questions ({no_questions}) nor documents "
+                f"({no_documents}), expected one of both: correct it"
+            ) from no_documents
+    return QuestionSet(path.resolve().name.split(".")[0], tuple(documents), ())
 
 
 def _sample(chosen: QuestionSet, count: int, seed: int) -> QuestionSet:

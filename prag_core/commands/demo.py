@@ -10,6 +10,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question, demo_question_set
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.options import EvaluationOptions
@@ -17,7 +18,8 @@ from prag_core.evaluation.results import RESULTS_NAME, Answers, answers_path, re
 from prag_core.evaluation.tables import EXPLAINED, Table, metric_rows
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
-from prag_core.pipeline.rag import build_pipeline
+from prag_core.pipeline.rag import ParametricRAG, build_pipeline
+from prag_core.terminal import progress_bar
 
 ADAPTER_MODES = ("parametric", "combine", "shuffled")  # a row a path
 NEED_TRAINING = ("da_rag", "sft")
@@ -50,6 +52,7 @@ def demo(
         modes = _modes(path, path == paths[0])
         path_setup = replace(setup, path=path)
         with build_pipeline(path_setup, folder / path / "store", question_set.documents) as rag:
+            _first_answers(console, rag, question_set.documents, shown, k)
             options, config = EvaluationOptions(modes, k), path_setup.answer_config() | rag.identity
             report = evaluate(rag, question_set, options, folder / path, config)
         seconds = round(time.perf_counter() - began)
@@ -58,10 +61,6 @@ def demo(
             name = f"{mode} ({path})" if mode in ADAPTER_MODES else mode
             cells[name] = report.conditions[mode].metrics
             answers[name] = read_answers(answers_path(folder / path, mode))
-        console.print(f"\n{path} adapters answer, with no document in the prompt ({seconds} s):")
-        for question in shown:  # at once: other paths may take minutes
-            text = answers[f"parametric ({path})"][question.id]["prediction"]
-            console.print(f"  {question.question} {text}", markup=False, soft_wrap=True)
     # Stable: within a mode the paths stay in their order.
     order = sorted(cells, key=lambda name: MODES.index(name.split(" ")[0]))
     rows = metric_rows({name: cells[name] for name in order}, METRICS)
@@ -71,6 +70,23 @@ def demo(
     _print_examples(console, examples)
     write_json(folder / RESULTS_NAME, {"paths": results, "examples": examples})
     console.print(f"all else in {folder / RESULTS_NAME}")
+
+
+def _first_answers(
+    console: Console,
+    rag: ParametricRAG,
+    documents: Sequence[Document],
+    questions: Sequence[Question],
+    k: int,
+) -> None:
+    """Make a path's adapters, and print what they answer before all modes are asked."""
+    with progress_bar("adapters", len(documents)) as advance:
+        rag.add_documents(documents, advance)
+    answers = rag.answer([question.question for question in questions], "parametric", k=k)
+    console.print(f"\nfrom {answers[0].path} adapters, with no document in the prompt:")
+    for answer in answers:
+        console.print(f"  {answer.question} {answer.text}", markup=False, soft_wrap=True)
+    console.print()
 
 
 def _modes(path: str, first: bool) -> tuple[str, ...]:

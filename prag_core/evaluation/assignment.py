@@ -52,7 +52,7 @@ class Assignment:
             return [[] for _ in self.questions]
         if condition.documents == "other":
             return self._others
-        return self.gold_rows if condition.documents == "gold" else self.own
+        return self.gold_rows if condition.documents == "gold" else self.usual_rows
 
     @property
     def questions(self) -> Sequence[Question]:
@@ -60,8 +60,8 @@ class Assignment:
         return self.question_set.questions
 
     @cached_property
-    def own(self) -> Rows:
-        """Every question's own documents."""
+    def usual_rows(self) -> Rows:
+        """Every question's own documents: its gold ones, or those of a retriever."""
         if self.gold:
             return self.gold_rows
         if self.hits is not None:
@@ -77,7 +77,7 @@ class Assignment:
     @cached_property
     def _others(self) -> Rows:
         """Return other documents, with the scores of those that they stand in for."""
-        used = [[hit.document_id for hit in row] for row in self.own]
+        used = [[hit.document_id for hit in row] for row in self.usual_rows]
         forbidden = [{*ids, *q.gold_ids} for ids, q in zip(used, self.questions, strict=True)]
         corpus = list(self.question_set.documents_by_id)
         if self.gold:  # the set's own order, which is that of the draw; half way round
@@ -88,7 +88,7 @@ class Assignment:
         others = other_documents(used, forbidden, circle, step, corpus)
         return [
             [Hit(other, hit.score) for other, hit in zip(ids, row, strict=True)]
-            for ids, row in zip(others, self.own, strict=True)
+            for ids, row in zip(others, self.usual_rows, strict=True)
         ]
 
     def _among_neighbours(self, condition: Condition) -> Rows:

@@ -20,6 +20,7 @@ from prag_core.evaluation.conditions import MEAN, SHUFFLED, condition_of, file_n
 from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
 from prag_core.files import write_json
 
+KEPT = "closed_book's kept by shuffled"  # a ratio: right answers that shuffled does not spoil
 CONFIG_NAME, RESULTS_NAME = "config.json", "results.json"
 Scores = Mapping[str, np.ndarray]  # metric -> (N,) in the order of the questions
 Answers = Mapping[str, dict]  # question id -> record
@@ -227,5 +228,5 @@ def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
             pairs[f"{name} / {own}"] = scores[name], scores[own]
     if plain and others:
         both = {m: plain[m] * others[m] for m in METRICS}
-        pairs["closed_book's kept by shuffled"] = both, plain
+        pairs[KEPT] = both, plain
     return pairs
