@@ -32,7 +32,7 @@ def benchmark(
 
     Args:
         setup: shared settings; base_models and paths stand in for its own.
-        output: folder for answers, adapters, table.json, table.md and figure.svg.
+        output: folder for answers, adapters, table.json and table.md.
         question_sets: what is asked, and how.
         base_models: who is asked; one is in memory at a time.
         paths: who makes the adapters.
@@ -45,7 +45,6 @@ def benchmark(
         build_table,
         format_markdown,
         format_tables,
-        write_figure,
     )
 
     folder, console = Path(output), Console()
@@ -54,7 +53,6 @@ def benchmark(
     table = build_table(groups, failures)
     write_json(folder / "table.json", table)
     (folder / "table.md").write_text(format_markdown(table), encoding="utf-8")
-    write_figure(table, folder / "figure.svg")
     for part in format_tables(table):
         console.print(part.rich())
     console.print(EXPLAINED)
