@@ -53,7 +53,10 @@ def demo(
         path_setup = replace(setup, path=path)
         with build_pipeline(path_setup, folder / path / "store", question_set.documents) as rag:
             _first_answers(console, rag, question_set.documents, shown, k)
-            options, config = EvaluationOptions(modes, k), path_setup.answer_config() | rag.identity
+            options, config = (
+                EvaluationOptions(modes, k, chunk=16),
+                path_setup.answer_config() | rag.identity,
+            )
             report = evaluate(rag, question_set, options, folder / path, config)
         seconds = round(time.perf_counter() - began)
         results[path] = {"report": asdict(report), "seconds": seconds}

@@ -265,22 +265,10 @@ class _Comparison:
         return json.loads(path.read_text(encoding="utf-8"))["part"]
 
     def _documents(self) -> list[dict]:
-        """Describe the documents of the pool, with what was measured about each."""
-        scores = compare_cells.by_document(self.cells)
-        measured = {"knowledge", "side_effects"} & {*self.parts}
-        losses = self.losses["per_document"] if measured else {}
-        return [
-            {
-                "id": document.id,
-                "title": document.title,
-                # Passages of one article share its title.
-                "topic": document.metadata.get("topic") or document.title,
-                "words": len(document.text.split()),
-                "loss": losses.get(document.id, {}),
-            }
-            | scores.get(document.id, {"questions": 0, "containment": {}})
-            for document in self.pool
-        ]
+        """Describe the documents of the pool; their losses are in the part knowledge."""
+        # Passages of one article share its title.
+        rows = [(d, d.metadata.get("topic") or d.title) for d in self.pool]
+        return [{"id": d.id, "title": d.title, "topic": topic} for d, topic in rows]
 
     def _notes(self) -> list[str]:
         """Say what is left out, and why."""
