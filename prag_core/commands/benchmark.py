@@ -48,8 +48,10 @@ def benchmark(
     )
 
     folder, console = Path(output), Console()
+    # Refused here, before anything is loaded or written.
     groups = expand(setup, folder, question_sets, base_models, paths, conditions, seeds)
     failures = run_benchmark(groups, folder, skip_bad)
+    # From the files of all cells, those of earlier runs included.
     table = build_table(groups, failures)
     write_json(folder / "table.json", table)
     (folder / "table.md").write_text(format_markdown(table), encoding="utf-8")
@@ -57,6 +59,7 @@ def benchmark(
         console.print(part.rich())
     console.print(EXPLAINED)
     console.print(f"table in {folder / 'table.md'}, numbers in {folder / 'table.json'}")
+    # At the end, with a status of its own: whatever could be answered is in the table.
     if failures:
         listed = "\n".join(f"  {cell}: {reason}" for cell, reason in failures.items())
         raise ValueError(

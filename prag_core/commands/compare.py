@@ -54,11 +54,13 @@ def compare(
     if documents:
         chosen = _sample(chosen, documents, comparison.seed)
     report = compare_paths(chosen, setup, comparison, folder, store)
+    # Beside the numbers, so that a page says how to get it again.
     report["command"] = shlex.join(["prag", *sys.argv[1:]])
     write_json(folder / "report.json", report)
     write_report_page(report, folder / "report.html")
     for line in terminal_lines(report):
         console.print(line)
+    # Last: the report is on the disk if it fails.
     if logger == "wandb":
         from prag_core.evaluation.report.wandb_run import log_to_wandb
 
@@ -87,6 +89,7 @@ def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:
 
 
 def _sample(chosen: QuestionSet, count: int, seed: int) -> QuestionSet:
+    # Documents that nobody asks about are not drawn, where there are questions.
     if chosen.questions:
         return chosen.sample(count, seed)
     if not 1 <= count <= len(chosen.documents):

@@ -50,6 +50,7 @@ def demo(
     for path in paths:
         began = time.perf_counter()
         modes = _modes(path, path == paths[0])
+        # Each path in a folder of its own, as the same conditions are asked on both.
         path_setup = replace(setup, path=path)
         with build_pipeline(path_setup, folder / path / "store", question_set.documents) as rag:
             _first_answers(console, rag, question_set.documents, shown, k)
@@ -94,6 +95,7 @@ def _first_answers(
 
 def _modes(path: str, first: bool) -> tuple[str, ...]:
     """Return what a path is asked: what no adapter changes only once, with the first path."""
+    # Only a trained path has augmented passages and an adapter of the whole corpus.
     shared = MODES if first else (*ADAPTER_MODES, *NEED_TRAINING)
     return tuple(m for m in shared if path == "trained" or m not in NEED_TRAINING)
 

@@ -77,9 +77,11 @@ class Assignment:
     @cached_property
     def _others(self) -> Rows:
         """Return other documents, with the scores of those that they stand in for."""
+        # What a question is answered from is not always its gold documents: both are forbidden.
         used = [[hit.document_id for hit in row] for row in self.usual_rows]
         forbidden = [{*ids, *q.gold_ids} for ids, q in zip(used, self.questions, strict=True)]
         corpus = list(self.question_set.documents_by_id)
+        # No draw is needed here: step and order are fixed.
         if self.gold:  # the set's own order, which is that of the draw; half way round
             circle, step = corpus, len(corpus) // 2
         else:  # no adapters beside those in use
@@ -96,6 +98,7 @@ class Assignment:
         documents = self.question_set.documents
         place = {document.id: index for index, document in enumerate(documents)}
         golden = [row[0].document_id for row in self.gold_rows]
+        # Documents beside the gold one, by place in the set.
         beside = neighbours(documents, condition.neighbours, self.seed)
         found = self._all_scores if condition.overrides["merge_weights"] != "ones" else None
         draw, rows = random.Random(self.seed), []
@@ -110,6 +113,7 @@ class Assignment:
     def _all_scores(self) -> list[dict[str, float]]:
         """The retrieval scores of all documents, for every question."""
         texts = [question.question for question in self.questions]
+        # All of them: a neighbour may score far below the best k.
         hits = self.retrieve(texts, len(self.question_set.documents))
         return [{hit.document_id: hit.score for hit in row} for row in hits]
 
@@ -152,7 +156,7 @@ def other_documents(
     Raises:
         ValueError: too few other documents.
     """
-    position = {identifier: index for index, identifier in enumerate(circle)}
+    position = {identifier: index for index, identifier in enumerate(circle)}  # id -> place
     rest = [identifier for identifier in corpus if identifier not in position]
     others = []
     for row, own in zip(used, forbidden, strict=True):
@@ -189,12 +193,14 @@ def neighbours(
     places = range(len(documents)) if places is None else places
     place = {document.id: index for index, document in enumerate(documents)}
     retriever = make_retriever("auto", documents)
+    # One more than half: a document is its own nearest neighbour.
     wanted = min((count + 1) // 2 + 1, len(documents))
     hits = retriever.retrieve([documents[index].text for index in places], wanted)
     for index, row in zip(places, hits, strict=True):
         near = [place[hit.document_id] for hit in row if place[hit.document_id] != index]
         near = near[: (count + 1) // 2]
         rest = [i for i in range(len(documents)) if i != index and i not in near]
+        # Where there are too few near ones, drawn ones stand in.
         far = draw.sample(rest, min(len(rest), count - len(near)))
         rows.append([i for pair in zip_longest(near, far) for i in pair if i is not None])
     return rows

@@ -69,6 +69,7 @@ def missing_conditions(group: Group) -> list[str]:
 
 def kept_questions(group: Group) -> list[dict]:
     """Return what is kept of a group's questions: {id, type, total, document}."""
+    # Known from an earlier run, so that a finished group needs no data.
     path = group.folder / PLAN / QUESTIONS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 

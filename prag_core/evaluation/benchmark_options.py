@@ -83,6 +83,7 @@ class BenchmarkSet:
     @property
     def label(self) -> str:
         """Name in folders and in the table."""
+        # A name of its own tells two samples of one source apart.
         return self.name or last_part(self.source)
 
 
@@ -134,6 +135,7 @@ class Group:
 
     def cell(self, condition: str) -> str:
         """Name one cell, for messages."""
+        # A path stands behind a condition only where there is one.
         place = f"{self.model.label}, {self.spec.label}, seed {self.seed}"
         return f"{place}, {condition}" + ("" if self.path == SHARED else f" ({self.path})")
 
@@ -151,6 +153,7 @@ class Group:
 
     def config(self) -> dict:
         """Return all that the answers depend on and that is known before anything is loaded."""
+        # What the run's settings say already is not said twice.
         spec = {k: v for k, v in asdict(self.spec).items() if k not in ASKING}
         return {
             "question_set": spec | {"name": self.spec.label, "limit": self.limit},
@@ -261,5 +264,6 @@ def _check(
 
 def last_part(source: str) -> str:
     """Return the last part of a path or hub name, without suffixes of files."""
+    # hub:owner/name:config is "name".
     name = source.rstrip("/").rsplit("/", 1)[-1].split(":")[0]
     return re.sub(r"(\.(jsonl|json|tsv|gguf))?(\.gz)?$", "", name)

@@ -43,6 +43,7 @@ def build_table(groups: Sequence[Group], failures: Mapping[str, str]) -> dict:
     published = json.loads(
         (files("prag_core") / "resources" / "published.json").read_text(encoding="utf-8")
     )
+    # All answers in one frame, a row an answer; its groups are the cells.
     answers, rows = [frame for group in groups for frame in _frames(group)], []
     seeds = len({group.seed for group in groups})
     for _, cells in pd.concat(answers).groupby(PLACE, sort=False) if answers else ():
@@ -58,10 +59,12 @@ def build_table(groups: Sequence[Group], failures: Mapping[str, str]) -> dict:
 
 def _frames(group: Group) -> Iterator[pd.DataFrame]:
     """Yield one table of scored answers a finished cell, a row an answer."""
+    # The questions beside the answers: their data need not be there any more.
     questions = pd.DataFrame(kept_questions(group))
     for condition in group.conditions:
         answers = read_answers(answers_path(group.folder, condition))
         if len(questions) and {*questions["id"]} <= answers.keys():
+            # In the order of the questions, so that rows join by place.
             scores = pd.DataFrame([answers[i]["scores"] for i in questions["id"]])
             yield questions.join(scores).assign(
                 base_model=group.model.label,
@@ -131,8 +134,10 @@ def published_f1(published: Mapping, group: Group, kind: str, condition: str) ->
         "corpus": last_part(spec.corpus),
         "questions": min(asked, group.limit or asked),
     }
+    # The paper has no generated adapters.
     if group.path not in (SHARED, "trained") or setting != published["setting"]:
         return None
+    # Names are spelled in many ways; letters' case is the only one forgiven.
     place = (spec.label.casefold(), group.model.label.casefold(), kind, condition)
     keys = ("question_set", "base_model", "sub_task", "mode")
     cells = {tuple(str(c[key]).casefold() for key in keys): c["f1"] for c in published["cells"]}
@@ -145,6 +150,7 @@ def format_tables(table: Mapping) -> list[Table]:
     for (base_model, question_set), members in groupby(table["rows"], itemgetter(*PLACE)):
         rows = list(members)
         texts = [_texts(row) for row in rows]
+        # A column that no row fills is left out: published numbers are few.
         columns = [i for i in range(len(HEADINGS)) if any(text[i] for text in texts)]
         by_kind = groupby(zip(rows, texts, strict=True), lambda pair: pair[0]["sub_task"])
         sections = tuple(
@@ -160,6 +166,7 @@ def _texts(row: Mapping) -> list[str]:
     """Return the texts of one row."""
     kind = "" if row["sub_task"] == TOTAL else f"{row['sub_task']}: "
     path = f" ({row['path']})" if row["path"] else ""
+    # Only with several seeds do answers and questions differ in number.
     difference, published = row["minus_in_context"].get("f1"), row["published"]
     return [
         f"{kind}{row['condition']}{path}",
@@ -173,9 +180,11 @@ def _texts(row: Mapping) -> list[str]:
 
 def format_markdown(table: Mapping) -> str:
     """Return the whole table as Markdown, ready for a README."""
+    # The explanation once, below all tables.
     parts = [one.markdown() for one in format_tables(table)] + [EXPLAINED]
     if any(row["published"] is not None for row in table["rows"]):
         parts.append(f"Published: {table['published']['source']}. {table['published']['metric']}")
+    # A table with holes says so itself: it is copied without the terminal's text.
     if table["failed"]:
         parts.append("\n".join(f"- failed: {k}: {v}" for k, v in table["failed"].items()))
     return "\n\n".join(parts) + "\n"

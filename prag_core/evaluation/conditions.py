@@ -26,6 +26,7 @@ from prag_core.pipeline.modes import MODES, Mode, find_mode
 
 SHUFFLED, MEAN = "shuffled", "mean"
 CONTROLS = ("sft", SHUFFLED, MEAN)  # what they score is no knowledge of the document
+# In tables; what is not here stands behind, groups in order of their numbers.
 ORDER = (
     "closed_book", "in_context", "in_context_rows", "da_rag", "parametric", "gold", "combine",
     SHUFFLED, MEAN, "sft", "rank",
@@ -84,6 +85,7 @@ def parse_condition(name: str) -> Condition:
     if (match := GROUP.fullmatch(name)) and (match["base"] != "in_context" or not match["how"]):
         how = match["how"] or "ones"
         if how in (*WEIGHTINGS, "concatenate"):
+            # The plain sum, also of memories that could be solved again together.
             summed = {"merge_weights": "ones", "merge_method": how}
             overrides = summed if how == "concatenate" else {"merge_weights": how}
             mode = "parametric" if match["base"] == "gold" else match["base"]
@@ -97,6 +99,7 @@ def parse_condition(name: str) -> Condition:
 
 def in_order(name: str) -> tuple:
     """Return the key by which conditions are sorted in tables."""
+    # Numbers as text of one width, so that gold+9 stands before gold+19.
     base, *numbers = re.split(r"[+:]", name)
     place = len(ORDER) if "+" in name else ORDER.index(base) if base in ORDER else len(ORDER) + 1
     return (place, base, *(f"{int(n):06}" if n.isdecimal() else n for n in numbers))

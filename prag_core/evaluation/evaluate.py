@@ -88,6 +88,7 @@ def evaluate(
     for condition in conditions:
         cells.answer(condition, folder, options.chunk)
     answers = {name: read_answers(answers_path(folder, name)) for name in conditions_in(folder)}
+    # Somebody else's answers stand in the report, not in the folder.
     answers |= predictions or {}
     changed = unrelated.measure(rag, question_set.documents, seed) if unrelated else None
     report = summarise(question_set.name, question_set.questions, answers, seed, changed)
@@ -99,6 +100,7 @@ def check_questions(questions: Sequence[Question]) -> None:
     """Raise ValueError for no questions, ids that occur twice, or no golden answers."""
     if not questions:
         raise ValueError("got no questions, expected at least one: check the question set")
+    # Answers are kept by id: two questions of one id would share theirs.
     identifiers = {question.id for question in questions}
     if len(identifiers) != len(questions):
         raise ValueError(
@@ -115,6 +117,7 @@ def check_questions(questions: Sequence[Question]) -> None:
 
 def set_identity(question_set: QuestionSet) -> dict[str, str]:
     """Return name and fingerprints, to be kept beside results: other questions are noticed."""
+    # Not the metadata: no answer depends on it.
     contents = [
         (q.id, q.question, list(q.golden_answers), list(q.gold_ids)) for q in question_set.questions
     ]
@@ -144,6 +147,7 @@ class _Cells:
                 of_all = condition.documents == "all"
                 rows = self.assignment.usual_rows if of_all else self.rows[condition.name]
                 needed |= dict.fromkeys(hit.document_id for row in rows for hit in row)
+        # Their texts are read with adapters of the set's documents, asked or not.
         if unrelated:
             owners = unrelated.owners(self.assignment.question_set.documents)
             needed |= dict.fromkeys(document.id for document in owners)
@@ -157,6 +161,7 @@ class _Cells:
         answerer = self.rag.answerer
         if condition.documents == "all":  # one adapter for all questions, as in mode sft
             answerer = replace(answerer, corpus_adapter=lambda: self._mean)
+        # A condition may set what the user did not: rank, weights of a merge.
         options = condition.options(answerer.options)
         finished = read_answers(path)
         missing = [n for n, question in enumerate(questions) if question.id not in finished]
@@ -201,5 +206,6 @@ def scored(question: Question, text: str, seconds: float = 0.0) -> dict[str, obj
         "golden_answers": list(question.golden_answers),
         "prediction": text,
         "scores": asdict(score_answer(text, question.golden_answers)),
+        # Rounded: noise would only make the file longer.
         "seconds": round(seconds, 6),
     }

@@ -73,6 +73,7 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
     path = folder / CONFIG_NAME
     wanted = _flat(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
     answered = [*conditions_in(folder), *finished]
+    # Nothing here depends on a config yet: the folder is anybody's.
     if not answered:
         write_json(path, config)
         return
@@ -88,6 +89,7 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
             f"got {path} that is no JSON ({error}), expected the config of the results beside it: "
             "choose another folder, or delete this one"
         ) from error
+    # A key that only one of them has counts as changed, too.
     changed = [key for key in sorted({*wanted, *kept}) if wanted.get(key) != kept.get(key)]
     if changed:
         pairs = "; ".join(f"{key} {wanted.get(key)!r}, not {kept.get(key)!r}" for key in changed)
@@ -114,6 +116,7 @@ def answers_path(folder: Path, condition: str) -> Path:
 
 def conditions_in(folder: Path) -> list[str]:
     """Return the conditions that a folder holds answers of."""
+    # Other files may lie beside: only names of conditions count.
     names = [condition_of(path.name) for path in folder.glob("*.jsonl")]
     return sorted((name for name in names if name), key=in_order)
 
@@ -126,6 +129,7 @@ def read_answers(path: Path) -> dict[str, dict]:
     """
     if not path.exists():
         return {}
+    # Bytes: str.splitlines() would also cut at separators inside a text.
     content = path.read_bytes()
     end = content.rfind(b"\n") + 1
     if end < len(content):
@@ -152,6 +156,7 @@ def append_answers(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     with path.open("ab") as file:
         file.write(lines.encode())
+        # Acknowledged means on the disk, whatever happens to the machine.
         file.flush()
         os.fsync(file.fileno())
 
@@ -175,6 +180,7 @@ def summarise(
     bootstrap = Bootstrap(document_groups(questions), seed)
     cells, scores = {}, {}
     for condition in sorted(answers, key=in_order):
+        # Half a condition is no result: it is left out until it is finished.
         if not all(question.id in answers[condition] for question in questions):
             continue
         records = [answers[condition][question.id] for question in questions]
@@ -202,6 +208,7 @@ def _own(names: Sequence[str]) -> str | None:
 def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
     """Name the differences that say something: the adapter against what has none, or another."""
     own = _own(names)
+    # own, as far as it was asked, against each of these
     pairs = [(own, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", "in_context")]
     return [(a, b) for a, b in (*pairs, ("combine", "in_context")) if a in names and b in names]
 
@@ -217,6 +224,7 @@ def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
     reading = [name for name in scores if name in ("in_context", "in_context_rows")]
     best = max(reading, key=lambda name: scores[name]["containment"].sum(), default=None)
     others, plain = scores.get(SHUFFLED), scores.get("closed_book")
+    # What is lost with another document's adapter is knowledge; the rest is format.
     if own and others:
         lost = {m: scores[own][m] - others[m] for m in METRICS}
         pairs[f"({own} - {SHUFFLED}) / {own}"] = lost, scores[own]

@@ -49,6 +49,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
+        # Markdown knows no sections: their rows follow one another.
         rows = [self.headings, ("---",) * len(self.headings)]
         rows += [row for section in self.sections for row in section]
         lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -83,5 +84,6 @@ def report_table(report: Report) -> Table:
             f"{format_estimate(change, 1, 4)}."
         )
     headings = ("condition", *SHOWN.values())
+    # Without controls there is nothing to compare or divide by.
     kept = tuple(rows for rows in sections if rows)
     return Table(f"{report.question_set}: {size}", headings, kept, note)

@@ -38,6 +38,7 @@ class UnrelatedTexts:
         """
         least = rag.answerer.options.least_relevance
         adapters = [rag.adapter(document.id) for document in self.owners(documents)]
+        # Sums, not means: long texts count for more, as their tokens do.
         plain, counts = text_losses(rag.base, self.texts)
         adapted, _ = text_losses(rag.base, self.texts, adapters, least)
         ratio = Bootstrap(range(len(self.texts)), seed).ratio(adapted, plain)
@@ -84,6 +85,7 @@ def text_losses(
         (keys,) = question_keys(base, [beginning], adapter.spec.layers[0])
         return adapter if is_meant(adapter, keys, least_relevance) else None
 
+    # One adapter a text; `mean_nll` loads a batch of them at a time.
     places = range(len(rows)) if adapters else None
     means = mean_nll(base, sequences, places, load)
     counts = [len(sequence.ids) - sequence.answer_start for sequence in sequences]

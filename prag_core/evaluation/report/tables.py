@@ -178,6 +178,7 @@ def _questions(break_even: Mapping, path: str) -> str:
 
 
 def _disagreements(report: Mapping, part: Sequence[Mapping]) -> Table:
+    # One column a path, behind what is the same for all of them.
     paths, rows = report["paths"], []
     for case in part:
         # Marked with a sign, not with a colour alone.
