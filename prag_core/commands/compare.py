@@ -50,10 +50,10 @@ def compare(
     from prag_core.evaluation.report.tables import terminal_lines
 
     folder, console = Path(output), Console()
-    chosen = _load(source, split, skip_bad)
+    whole = _load(source, split, skip_bad)
     if documents:
-        chosen = _sample(chosen, documents, comparison.seed)
-    report = compare_paths(chosen, setup, comparison, folder, store)
+        whole = _sample(whole, documents, comparison.seed)
+    report = compare_paths(whole, setup, comparison, folder, store)
     # Beside the numbers, so that a page says how to get it again.
     report["command"] = shlex.join(["prag", *sys.argv[1:]])
     write_json(folder / "report.json", report)
@@ -88,13 +88,13 @@ def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:
     return QuestionSet(path.resolve().name.split(".")[0], tuple(documents), ())
 
 
-def _sample(chosen: QuestionSet, count: int, seed: int) -> QuestionSet:
+def _sample(whole: QuestionSet, count: int, seed: int) -> QuestionSet:
     # Documents that nobody asks about are not drawn, where there are questions.
-    if chosen.questions:
-        return chosen.sample(count, seed)
-    if not 1 <= count <= len(chosen.documents):
+    if whole.questions:
+        return whole.sample(count, seed)
+    if not 1 <= count <= len(whole.documents):
         raise ValueError(
-            f"got documents {count}, expected 1 to {len(chosen.documents)}, as many as "
-            f"{chosen.name} has: ask for fewer"
+            f"got documents {count}, expected 1 to {len(whole.documents)}, as many as "
+            f"{whole.name} has: ask for fewer"
         )
-    return replace(chosen, documents=tuple(random.Random(seed).sample(chosen.documents, count)))
+    return replace(whole, documents=tuple(random.Random(seed).sample(whole.documents, count)))

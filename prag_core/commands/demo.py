@@ -53,7 +53,7 @@ def demo(
         # Each path in a folder of its own, as the same conditions are asked on both.
         path_setup = replace(setup, path=path)
         with build_pipeline(path_setup, folder / path / "store", question_set.documents) as rag:
-            _first_answers(console, rag, question_set.documents, shown, k)
+            _first_answers(console, rag, question_set.documents, [q.question for q in shown], k)
             options, config = (
                 EvaluationOptions(modes, k, chunk=16),
                 path_setup.answer_config() | rag.identity,
@@ -77,20 +77,15 @@ def demo(
 
 
 def _first_answers(
-    console: Console,
-    rag: ParametricRAG,
-    documents: Sequence[Document],
-    questions: Sequence[Question],
-    k: int,
+    console: Console, rag: ParametricRAG, documents: Sequence[Document], texts: list[str], k: int
 ) -> None:
     """Make a path's adapters, and print what they answer before all modes are asked."""
     with progress_bar("adapters", len(documents)) as advance:
         rag.add_documents(documents, advance)
-    answers = rag.answer([question.question for question in questions], "parametric", k=k)
-    console.print(f"\nfrom {answers[0].path} adapters, with no document in the prompt:")
-    for answer in answers:
-        console.print(f"  {answer.question} {answer.text}", markup=False, soft_wrap=True)
-    console.print()
+    answers = rag.answer(texts, "parametric", k=k)
+    lines = [f"\nfrom {answers[0].path} adapters, with no document in the prompt:"]
+    lines += [f"  {answer.question} {answer.text}" for answer in answers]
+    console.print("\n".join([*lines, ""]), markup=False, soft_wrap=True)
 
 
 def _modes(path: str, first: bool) -> tuple[str, ...]:

@@ -100,13 +100,13 @@ class Assignment:
         golden = [row[0].document_id for row in self.gold_rows]
         # Documents beside the gold one, by place in the set.
         beside = neighbours(documents, condition.neighbours, self.seed)
-        found = self._all_scores if condition.overrides["merge_weights"] != "ones" else None
+        scores = self._all_scores if condition.overrides["merge_weights"] != "ones" else None
         draw, rows = random.Random(self.seed), []
         for number, first in enumerate(golden):
             ids = [first, *(documents[other].id for other in beside[place[first]])]
             if condition.how.passages:  # where a passage stands shall not tell that it is the one
                 ids = draw.sample(ids, len(ids))
-            rows.append([Hit(i, found[number].get(i, 0.0) if found else 1.0) for i in ids])
+            rows.append([Hit(i, scores[number].get(i, 0.0) if scores else 1.0) for i in ids])
         return rows
 
     @cached_property
@@ -159,15 +159,15 @@ def other_documents(
     position = {identifier: index for index, identifier in enumerate(circle)}  # id -> place
     rest = [identifier for identifier in corpus if identifier not in position]
     others = []
-    for row, own in zip(used, forbidden, strict=True):
-        taken, stand_ins = set(own), []
+    for row, barred in zip(used, forbidden, strict=True):
+        taken, stand_ins = set(barred), []
         for start in (position[identifier] + max(step, 1) for identifier in row):
             following = (circle[(start + more) % len(circle)] for more in range(len(circle)))
             other = next((i for i in chain(following, rest) if i not in taken), None)
             if other is None:
                 raise ValueError(
-                    f"got {len(circle) + len(rest)} documents, {len(own)} of them one question's "
-                    f"own, expected {len(row)} other for {SHUFFLED}: add documents, lower k, or "
+                    f"got {len(circle) + len(rest)} documents, {len(barred)} of them one "
+                    f"question's own, expected {len(row)} other for {SHUFFLED}: add documents, lower k, or "
                     f"leave {SHUFFLED} out of `conditions`"
                 )
             taken.add(other)

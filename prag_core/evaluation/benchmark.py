@@ -121,8 +121,8 @@ def _pipeline(
     """Put a group's pipeline together; `source` are all documents that the set has."""
     setup = group.setup
     # Conditions that share a folder have no adapters: no checkpoint is loaded for them.
-    made = group.path != SHARED
-    parametrizer = build_parametrizer(base, setup, store, source) if made else None
+    adapted = group.path != SHARED
+    parametrizer = build_parametrizer(base, setup, store, source) if adapted else None
     # Documents of gold retrieval are nobody else's: their index is not kept.
     build = _retriever if group.spec.retrieval == "retriever" else make_retriever
     return ParametricRAG(

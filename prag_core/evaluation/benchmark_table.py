@@ -127,12 +127,12 @@ def published_f1(published: Mapping, group: Group, kind: str, condition: str) ->
     condition, retrieval and k; and conditions with adapters must have trained ones.
     """
     spec = group.spec
-    asked = spec.first or spec.per_type
+    front = spec.first or spec.per_type
     setting = {
         "retrieval": spec.retrieval,
         "k": spec.k,
         "corpus": last_part(spec.corpus),
-        "questions": min(asked, group.limit or asked),
+        "questions": min(front, group.limit or front),
     }
     # The paper has no generated adapters.
     if group.path not in (SHARED, "trained") or setting != published["setting"]:

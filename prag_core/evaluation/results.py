@@ -71,28 +71,28 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG_NAME
-    wanted = _flat(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
-    answered = [*conditions_in(folder), *finished]
+    given = _flat(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
+    results = [*conditions_in(folder), *finished]
     # Nothing here depends on a config yet: the folder is anybody's.
-    if not answered:
+    if not results:
         write_json(path, config)
         return
     if not path.exists():
         raise ValueError(
-            f"got {folder} with results of {', '.join(answered)} but no {CONFIG_NAME}, expected "
+            f"got {folder} with results of {', '.join(results)} but no {CONFIG_NAME}, expected "
             "a folder made by this command: choose another folder"
         )
     try:
-        kept = _flat(json.loads(path.read_text(encoding="utf-8")))
+        stored = _flat(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"got {path} that is no JSON ({error}), expected the config of the results beside it: "
             "choose another folder, or delete this one"
         ) from error
     # A key that only one of them has counts as changed, too.
-    changed = [key for key in sorted({*wanted, *kept}) if wanted.get(key) != kept.get(key)]
+    changed = [key for key in sorted({*given, *stored}) if given.get(key) != stored.get(key)]
     if changed:
-        pairs = "; ".join(f"{key} {wanted.get(key)!r}, not {kept.get(key)!r}" for key in changed)
+        pairs = "; ".join(f"{key} {given.get(key)!r}, not {stored.get(key)!r}" for key in changed)
         raise ValueError(
             f"got {pairs}: expected the config that {folder} was made with ({path}): choose "
             "another folder, or go back to that config"
@@ -200,16 +200,16 @@ def summarise(
     return Report(name, len(questions), size, cells, differences, ratios, unrelated)
 
 
-def _own(names: Sequence[str]) -> str | None:
+def _adapter_condition(names: Sequence[str]) -> str | None:
     """Return the condition of the document's own adapter."""
     return next((name for name in ("gold", "parametric") if name in names), None)
 
 
 def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
     """Name the differences that say something: the adapter against what has none, or another."""
-    own = _own(names)
-    # own, as far as it was asked, against each of these
-    pairs = [(own, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", "in_context")]
+    adapter = _adapter_condition(names)
+    # The adapter against each of these, as far as they were asked.
+    pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", "in_context")]
     return [(a, b) for a, b in (*pairs, ("combine", "in_context")) if a in names and b in names]
 
 
@@ -220,20 +220,20 @@ def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
     answers and another document's adapter does not spoil.
     """
     pairs: dict[str, tuple[Scores, Scores]] = {}
-    own = _own([*scores])
+    adapter = _adapter_condition([*scores])
     reading = [name for name in scores if name in ("in_context", "in_context_rows")]
     best = max(reading, key=lambda name: scores[name]["containment"].sum(), default=None)
     others, plain = scores.get(SHUFFLED), scores.get("closed_book")
     # What is lost with another document's adapter is knowledge; the rest is format.
-    if own and others:
-        lost = {m: scores[own][m] - others[m] for m in METRICS}
-        pairs[f"({own} - {SHUFFLED}) / {own}"] = lost, scores[own]
-    for name in (own, "combine"):
+    if adapter and others:
+        lost = {m: scores[adapter][m] - others[m] for m in METRICS}
+        pairs[f"({adapter} - {SHUFFLED}) / {adapter}"] = lost, scores[adapter]
+    for name in (adapter, "combine"):
         if best and name in scores:
             pairs[f"{name} / {best}"] = scores[name], scores[best]
     for name in scores:
-        if own and name.startswith(("gold+", "rank:")):
-            pairs[f"{name} / {own}"] = scores[name], scores[own]
+        if adapter and name.startswith(("gold+", "rank:")):
+            pairs[f"{name} / {adapter}"] = scores[name], scores[adapter]
     if plain and others:
         both = {m: plain[m] * others[m] for m in METRICS}
         pairs[KEPT] = both, plain

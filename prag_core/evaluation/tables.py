@@ -85,5 +85,5 @@ def report_table(report: Report) -> Table:
         )
     headings = ("condition", *SHOWN.values())
     # Without controls there is nothing to compare or divide by.
-    kept = tuple(rows for rows in sections if rows)
-    return Table(f"{report.question_set}: {size}", headings, kept, note)
+    sections = tuple(rows for rows in sections if rows)
+    return Table(f"{report.question_set}: {size}", headings, sections, note)

@@ -151,7 +151,7 @@ def _merging(report: Mapping, part: Mapping) -> Table:
 
 def _cost(report: Mapping, part: Mapping) -> Table:
     making, seconds, even = (part.get(key) or {} for key in ("adapters", "questions", "break_even"))
-    made = tuple(
+    makings = tuple(
         (
             path,
             in_unit(cost["seconds"], SECONDS),
@@ -161,13 +161,13 @@ def _cost(report: Mapping, part: Mapping) -> Table:
         )
         for path, cost in making.items()
     )
-    answered = tuple((label(name), in_unit(s, SECONDS), *[""] * 3) for name, s in seconds.items())
+    answers = tuple((label(name), in_unit(s, SECONDS), *[""] * 3) for name, s in seconds.items())
     headings = ("adapter or answer", "time", "size", "peak memory", "pays after")
     note = (
         "Time to make a document's adapter, or to answer a question in a batch. Pays after: "
         "questions a document until faster answers than in_context's have paid for the adapter."
     )
-    return Table("Cost", headings, tuple(filter(None, (made, answered))), note)
+    return Table("Cost", headings, tuple(filter(None, (makings, answers))), note)
 
 
 def _questions(break_even: Mapping, path: str) -> str:
