@@ -167,8 +167,8 @@ def other_documents(
             if other is None:
                 raise ValueError(
                     f"got {len(circle) + len(rest)} documents, {len(barred)} of them one "
-                    f"question's own, expected {len(row)} other for {SHUFFLED}: add documents, lower k, or "
-                    f"leave {SHUFFLED} out of `conditions`"
+                    f"question's own, expected {len(row)} other for {SHUFFLED}: add "
+                    f"documents, lower k, or leave {SHUFFLED} out of `conditions`"
                 )
             taken.add(other)
             stand_ins.append(other)
