@@ -32,7 +32,7 @@ def benchmark(
 
     Args:
         setup: shared settings; base_models and paths stand in for its own.
-        output: folder for answers, adapters, table.json, table.md and figure.svg.
+        output: folder for answers, adapters, table.json and table.md.
         question_sets: what is asked, and how.
         base_models: who is asked; one is in memory at a time.
         paths: who makes the adapters.
@@ -45,20 +45,21 @@ def benchmark(
         build_table,
         format_markdown,
         format_tables,
-        write_figure,
     )
 
     folder, console = Path(output), Console()
+    # Refused here, before anything is loaded or written.
     groups = expand(setup, folder, question_sets, base_models, paths, conditions, seeds)
     failures = run_benchmark(groups, folder, skip_bad)
+    # From the files of all cells, those of earlier runs included.
     table = build_table(groups, failures)
     write_json(folder / "table.json", table)
     (folder / "table.md").write_text(format_markdown(table), encoding="utf-8")
-    write_figure(table, folder / "figure.svg")
     for part in format_tables(table):
         console.print(part.rich())
     console.print(EXPLAINED)
     console.print(f"table in {folder / 'table.md'}, numbers in {folder / 'table.json'}")
+    # At the end, with a status of its own: whatever could be answered is in the table.
     if failures:
         listed = "\n".join(f"  {cell}: {reason}" for cell, reason in failures.items())
         raise ValueError(

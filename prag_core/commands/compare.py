@@ -50,15 +50,17 @@ def compare(
     from prag_core.evaluation.report.tables import terminal_lines
 
     folder, console = Path(output), Console()
-    chosen = _load(source, split, skip_bad)
+    whole = _load(source, split, skip_bad)
     if documents:
-        chosen = _sample(chosen, documents, comparison.seed)
-    report = compare_paths(chosen, setup, comparison, folder, store)
+        whole = _sample(whole, documents, comparison.seed)
+    report = compare_paths(whole, setup, comparison, folder, store)
+    # Beside the numbers, so that a page says how to get it again.
     report["command"] = shlex.join(["prag", *sys.argv[1:]])
     write_json(folder / "report.json", report)
     write_report_page(report, folder / "report.html")
     for line in terminal_lines(report):
         console.print(line)
+    # Last: the report is on the disk if it fails.
     if logger == "wandb":
         from prag_core.evaluation.report.wandb_run import log_to_wandb
 
@@ -69,30 +71,30 @@ def compare(
 def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:
     """Load a question set, or documents without questions."""
     path = Path(source)
-    stems = (split or "questions", "queries")
-    if path.is_dir() and not any(path.glob(f"{stem}.jsonl*") for stem in stems):
-        return QuestionSet(path.resolve().name, tuple(read_documents(path, skip_bad)), ())
-    if path.is_file():
+    try:
+        return load_question_set(source, split, skip_bad=skip_bad)
+    except ValueError as no_questions:
+        # A folder that has questions is none of documents alone: what is wrong there is told.
+        stems = (split or "questions", "queries")
+        if not path.exists() or any(any(path.glob(f"{stem}.jsonl*")) for stem in stems):
+            raise
         try:
-            return load_question_set(source, split, skip_bad=skip_bad)
-        except ValueError as no_questions:
-            try:
-                documents = read_documents(path, skip_bad)
-            except ValueError as no_documents:
-                raise ValueError(
-                    f"got {source}, neither questions ({no_questions}) nor documents "
-                    f"({no_documents}), expected one of both"
-                ) from no_documents
-        return QuestionSet(path.resolve().name.split(".")[0], tuple(documents), ())
-    return load_question_set(source, split, skip_bad=skip_bad)
+            documents = read_documents(path, skip_bad)
+        except ValueError as no_documents:
+            raise ValueError(
+                f"got {source}, neither questions ({no_questions}) nor documents "
+                f"({no_documents}), expected one of both: correct it"
+            ) from no_documents
+    return QuestionSet(path.resolve().name.split(".")[0], tuple(documents), ())
 
 
-def _sample(chosen: QuestionSet, count: int, seed: int) -> QuestionSet:
-    if chosen.questions:
-        return chosen.sample(count, seed)
-    if not 1 <= count <= len(chosen.documents):
+def _sample(whole: QuestionSet, count: int, seed: int) -> QuestionSet:
+    # Documents that nobody asks about are not drawn, where there are questions.
+    if whole.questions:
+        return whole.sample(count, seed)
+    if not 1 <= count <= len(whole.documents):
         raise ValueError(
-            f"got documents {count}, expected 1 to {len(chosen.documents)}, as many as "
-            f"{chosen.name} has: ask for fewer"
+            f"got documents {count}, expected 1 to {len(whole.documents)}, as many as "
+            f"{whole.name} has: ask for fewer"
         )
-    return replace(chosen, documents=tuple(random.Random(seed).sample(chosen.documents, count)))
+    return replace(whole, documents=tuple(random.Random(seed).sample(whole.documents, count)))

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
 
-from prag_core.corpus.question_sets import QuestionSet, demo_question_set
+from prag_core.corpus.documents import Document
+from prag_core.corpus.question_sets import Question, demo_question_set
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.options import EvaluationOptions
-from prag_core.evaluation.results import RESULTS_NAME, read_answers
-from prag_core.evaluation.tables import report_table
+from prag_core.evaluation.results import RESULTS_NAME, Answers, answers_path, read_answers
+from prag_core.evaluation.tables import EXPLAINED, Table, metric_rows
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
-from prag_core.pipeline.rag import build_pipeline
+from prag_core.pipeline.rag import ParametricRAG, build_pipeline
+from prag_core.terminal import progress_bar
 
-ADAPTER_MODES = ("parametric", "combine", "shuffled")
+ADAPTER_MODES = ("parametric", "combine", "shuffled")  # a row a path
 NEED_TRAINING = ("da_rag", "sft")
-MODES = ("closed_book", "in_context", "da_rag", "parametric", "combine", "shuffled", "sft")
+MODES = ("closed_book", "in_context", "da_rag", *ADAPTER_MODES, "sft")  # rows of the table
+METRICS = ("containment", "f1")
 SHOWN = 3  # questions printed with every mode's answer
 
 
 def demo(
     setup: Setup,
     output: str = "runs/demo",
-    paths: tuple[Literal["trained", "generated"], ...] = ("trained", "generated"),
+    paths: tuple[Literal["trained", "generated"], ...] = ("generated", "trained"),
     k: int = 1,
 ) -> None:
     """Turn 12 invented documents into adapters and ask about them in every mode.
@@ -36,65 +39,77 @@ def demo(
     Args:
         setup: shared settings; `paths` stands in for its `path`.
         output: folder for adapters, answers and results.json.
-        paths: who makes the adapters, one table each.
+        paths: who makes the adapters, one after the other.
         k: documents a question, found by the retriever.
     """
-    console = Console()
-    question_set = demo_question_set()
-    results = {}
+    console, folder, question_set = Console(highlight=False), Path(output), demo_question_set()
+    questions = question_set.questions
+    shown = questions[:: max(len(questions) // SHOWN, 1)][:SHOWN]  # spread over the documents
+    results, cells, answers = {}, {}, {}
+    console.print(f"{len(question_set.documents)} invented documents, {len(questions)} questions")
     for path in paths:
         began = time.perf_counter()
-        console.print(
-            f"\n{path}: {len(question_set.documents)} documents on invented people and places, "
-            f"{len(question_set.questions)} questions"
-        )
-        # What does not depend on the path is asked once, with the first.
-        modes = MODES if path == paths[0] else ADAPTER_MODES
-        modes = modes if path == "trained" else tuple(m for m in modes if m not in NEED_TRAINING)
-        folder, chosen = Path(output) / path, replace(setup, path=path)
-        with build_pipeline(chosen, folder / "store", question_set.documents) as rag:
-            options = EvaluationOptions(modes, k=k)
-            config = chosen.answer_config() | rag.identity
-            report = evaluate(rag, question_set, options, folder, config)
-        console.print(report_table(report).rich())
+        modes = _modes(path, path == paths[0])
+        # Each path in a folder of its own, as the same conditions are asked on both.
+        path_setup = replace(setup, path=path)
+        with build_pipeline(path_setup, folder / path / "store", question_set.documents) as rag:
+            _first_answers(console, rag, question_set.documents, [q.question for q in shown], k)
+            options, config = (
+                EvaluationOptions(modes, k, chunk=16),
+                path_setup.answer_config() | rag.identity,
+            )
+            report = evaluate(rag, question_set, options, folder / path, config)
         seconds = round(time.perf_counter() - began)
-        console.print(f"{seconds} s")
         results[path] = {"report": asdict(report), "seconds": seconds}
-    examples = _examples(question_set, Path(output))
-    for example in examples:
-        console.print(_example_table(example))
-    write_json(Path(output) / RESULTS_NAME, {"paths": results, "examples": examples})
-    console.print(f"results in {Path(output) / RESULTS_NAME}")
+        for mode in modes:
+            name = f"{mode} ({path})" if mode in ADAPTER_MODES else mode
+            cells[name] = report.conditions[mode].metrics
+            answers[name] = read_answers(answers_path(folder / path, mode))
+    # Stable: within a mode the paths stay in their order.
+    order = sorted(cells, key=lambda name: MODES.index(name.split(" ")[0]))
+    rows = metric_rows({name: cells[name] for name in order}, METRICS)
+    title = f"{len(questions)} questions about {len(question_set.documents)} invented documents"
+    console.print(Table(title, ("mode", "containment", "F1"), (rows,), EXPLAINED).rich())
+    examples = _examples(shown, {name: answers[name] for name in order})
+    _print_examples(console, examples)
+    write_json(folder / RESULTS_NAME, {"paths": results, "examples": examples})
+    console.print(f"all else in {folder / RESULTS_NAME}")
 
 
-def _examples(question_set: QuestionSet, output: Path) -> list[dict]:
-    """Pick questions spread over the set, with the answer of every mode and path."""
-    answers = {}
-    for mode in MODES:
-        for file in sorted(output.glob(f"*/{mode}.jsonl"), reverse=True):
-            name = f"{mode} ({file.parent.name})" if mode in ADAPTER_MODES else mode
-            answers[name] = read_answers(file)
-    step = max(len(question_set.questions) // SHOWN, 1)
+def _first_answers(
+    console: Console, rag: ParametricRAG, documents: Sequence[Document], texts: list[str], k: int
+) -> None:
+    """Make a path's adapters, and print what they answer before all modes are asked."""
+    with progress_bar("adapters", len(documents)) as advance:
+        rag.add_documents(documents, advance)
+    answers = rag.answer(texts, "parametric", k=k)
+    lines = [f"\nfrom {answers[0].path} adapters, with no document in the prompt:"]
+    lines += [f"  {answer.question} {answer.text}" for answer in answers]
+    console.print("\n".join([*lines, ""]), markup=False, soft_wrap=True)
+
+
+def _modes(path: str, first: bool) -> tuple[str, ...]:
+    """Return what a path is asked: what no adapter changes only once, with the first path."""
+    # Only a trained path has augmented passages and an adapter of the whole corpus.
+    shared = MODES if first else (*ADAPTER_MODES, *NEED_TRAINING)
+    return tuple(m for m in shared if path == "trained" or m not in NEED_TRAINING)
+
+
+def _examples(questions: Sequence[Question], answers: Mapping[str, Answers]) -> list[dict]:
+    """Return the questions with the answer of every mode and path."""
     return [
         {
             "question": question.question,
             "golden_answers": list(question.golden_answers),
-            "answers": {
-                mode: found[question.id]["prediction"]
-                for mode, found in answers.items()
-                if question.id in found
-            },
+            "answers": {name: rows[question.id]["prediction"] for name, rows in answers.items()},
         }
-        for question in question_set.questions[::step][:SHOWN]
+        for question in questions
     ]
 
 
-def _example_table(example: dict) -> Table:
-    table = Table(
-        title=f"{example['question']} ({example['golden_answers'][0]})", title_justify="left"
-    )
-    table.add_column("mode")
-    table.add_column("answer")
-    for mode, text in example["answers"].items():
-        table.add_row(mode, text)
-    return table
+def _print_examples(console: Console, examples: Sequence[Mapping]) -> None:
+    for example in examples:
+        # Not as markup: rich would read square brackets of an answer as a style.
+        lines = [f"\n{example['question']} ({example['golden_answers'][0]})"]
+        lines += [f"  {name:<24}{text}" for name, text in example["answers"].items()]
+        console.print("\n".join(lines), markup=False, soft_wrap=True)

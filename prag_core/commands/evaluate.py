@@ -57,16 +57,19 @@ def evaluate(
         unrelated: corpus whose texts' loss is measured with the documents' adapters.
         texts: drawn from it.
     """
-    chosen, seed = load_question_set(question_set, split, skip_bad=skip_bad), evaluation.seed
+    whole, seed = load_question_set(question_set, split, skip_bad=skip_bad), evaluation.seed
     if documents or most_words:
-        chosen = chosen.sample(documents, seed, most_words=most_words)
-    chosen = chosen.sample_questions(questions, seed)
+        whole = whole.sample(documents, seed, most_words=most_words)
+    whole = whole.sample_questions(questions, seed)
     strangers = draw_texts(unrelated, texts, seed) if unrelated else None
-    with build_pipeline(setup, store or Path(output) / "store", chosen.documents) as rag:
+    # The corpus is known to the pipeline before it is added: an augmentation file names it.
+    with build_pipeline(setup, store or Path(output) / "store", whole.documents) as rag:
         if chunk_tokens:
-            chosen = chunk_question_set(chosen, rag.base.tokenizer, chunk_tokens)
-        ranked = read_hits(hits, chosen) if hits else None
-        foreign = {Path(p).stem: read_predictions(p, chosen.questions) for p in predictions}
+            whole = chunk_question_set(whole, rag.base.tokenizer, chunk_tokens)
+        # After chunking: hits and answers name what is asked in the end.
+        ranked = read_hits(hits, whole) if hits else None
+        foreign = {Path(p).stem: read_predictions(p, whole.questions) for p in predictions}
+        # Another model or parametrizer is another evaluation, and needs another folder.
         config = setup.answer_config() | rag.identity
-        report = evaluate_set(rag, chosen, evaluation, output, config, ranked, foreign, strangers)
+        report = evaluate_set(rag, whole, evaluation, output, config, ranked, foreign, strangers)
     Console().print(report_table(report).rich())

@@ -46,13 +46,13 @@ class Assignment:
         Raises:
             ValueError: gold documents that are missing, or too few other documents.
         """
-        if condition.neighbours:  # before its documents are looked at: they are gold ones, too
+        if condition.neighbours:
             return self._among_neighbours(condition)
         if condition.documents == "all" or not condition.how.needs_documents:
             return [[] for _ in self.questions]
         if condition.documents == "other":
             return self._others
-        return self.gold_rows if condition.documents == "gold" else self.own
+        return self.gold_rows if condition.documents == "gold" else self.usual_rows
 
     @property
     def questions(self) -> Sequence[Question]:
@@ -60,8 +60,8 @@ class Assignment:
         return self.question_set.questions
 
     @cached_property
-    def own(self) -> Rows:
-        """Every question's own documents."""
+    def usual_rows(self) -> Rows:
+        """Every question's own documents: its gold ones, or those of a retriever."""
         if self.gold:
             return self.gold_rows
         if self.hits is not None:
@@ -77,10 +77,11 @@ class Assignment:
     @cached_property
     def _others(self) -> Rows:
         """Return other documents, with the scores of those that they stand in for."""
-        used = [[hit.document_id for hit in row] for row in self.own]
-        # Gold documents beyond k are the question's own, too, though it is not answered from them.
+        # What a question is answered from is not always its gold documents: both are forbidden.
+        used = [[hit.document_id for hit in row] for row in self.usual_rows]
         forbidden = [{*ids, *q.gold_ids} for ids, q in zip(used, self.questions, strict=True)]
         corpus = list(self.question_set.documents_by_id)
+        # No draw is needed here: step and order are fixed.
         if self.gold:  # the set's own order, which is that of the draw; half way round
             circle, step = corpus, len(corpus) // 2
         else:  # no adapters beside those in use
@@ -89,7 +90,7 @@ class Assignment:
         others = other_documents(used, forbidden, circle, step, corpus)
         return [
             [Hit(other, hit.score) for other, hit in zip(ids, row, strict=True)]
-            for ids, row in zip(others, self.own, strict=True)
+            for ids, row in zip(others, self.usual_rows, strict=True)
         ]
 
     def _among_neighbours(self, condition: Condition) -> Rows:
@@ -97,22 +98,22 @@ class Assignment:
         documents = self.question_set.documents
         place = {document.id: index for index, document in enumerate(documents)}
         golden = [row[0].document_id for row in self.gold_rows]
+        # Documents beside the gold one, by place in the set.
         beside = neighbours(documents, condition.neighbours, self.seed)
-        # Only weights by score need a search of the whole corpus for every question.
-        found = self._all_scores if condition.overrides["merge_weights"] != "ones" else None
+        scores = self._all_scores if condition.overrides["merge_weights"] != "ones" else None
         draw, rows = random.Random(self.seed), []
         for number, first in enumerate(golden):
             ids = [first, *(documents[other].id for other in beside[place[first]])]
             if condition.how.passages:  # where a passage stands shall not tell that it is the one
                 ids = draw.sample(ids, len(ids))
-            # A document without a word of the question is not among the hits.
-            rows.append([Hit(i, found[number].get(i, 0.0) if found else 1.0) for i in ids])
+            rows.append([Hit(i, scores[number].get(i, 0.0) if scores else 1.0) for i in ids])
         return rows
 
     @cached_property
     def _all_scores(self) -> list[dict[str, float]]:
         """The retrieval scores of all documents, for every question."""
         texts = [question.question for question in self.questions]
+        # All of them: a neighbour may score far below the best k.
         hits = self.retrieve(texts, len(self.question_set.documents))
         return [{hit.document_id: hit.score for hit in row} for row in hits]
 
@@ -155,20 +156,19 @@ def other_documents(
     Raises:
         ValueError: too few other documents.
     """
-    position = {identifier: index for index, identifier in enumerate(circle)}
+    position = {identifier: index for index, identifier in enumerate(circle)}  # id -> place
     rest = [identifier for identifier in corpus if identifier not in position]
     others = []
-    for row, own in zip(used, forbidden, strict=True):
-        taken, stand_ins = set(own), []  # no document stands in twice for one question
+    for row, barred in zip(used, forbidden, strict=True):
+        taken, stand_ins = set(barred), []
         for start in (position[identifier] + max(step, 1) for identifier in row):
-            # Lazily, as the next one on the circle is nearly always free.
             following = (circle[(start + more) % len(circle)] for more in range(len(circle)))
             other = next((i for i in chain(following, rest) if i not in taken), None)
             if other is None:
                 raise ValueError(
-                    f"got {len(circle) + len(rest)} documents, {len(own)} of them one question's "
-                    f"own, expected {len(row)} other for {SHUFFLED}: add documents, lower k, or "
-                    f"leave {SHUFFLED} out of `conditions`"
+                    f"got {len(circle) + len(rest)} documents, {len(barred)} of them one "
+                    f"question's own, expected {len(row)} other for {SHUFFLED}: add "
+                    f"documents, lower k, or leave {SHUFFLED} out of `conditions`"
                 )
             taken.add(other)
             stand_ins.append(other)
@@ -193,13 +193,14 @@ def neighbours(
     places = range(len(documents)) if places is None else places
     place = {document.id: index for index, document in enumerate(documents)}
     retriever = make_retriever("auto", documents)
-    wanted = min((count + 1) // 2 + 1, len(documents))  # one more: a text finds itself first
+    # One more than half: a document is its own nearest neighbour.
+    wanted = min((count + 1) // 2 + 1, len(documents))
     hits = retriever.retrieve([documents[index].text for index in places], wanted)
     for index, row in zip(places, hits, strict=True):
         near = [place[hit.document_id] for hit in row if place[hit.document_id] != index]
         near = near[: (count + 1) // 2]
-        # Drawn ones fill up where BM25 finds too few.
         rest = [i for i in range(len(documents)) if i != index and i not in near]
+        # Where there are too few near ones, drawn ones stand in.
         far = draw.sample(rest, min(len(rest), count - len(near)))
         rows.append([i for pair in zip_longest(near, far) for i in pair if i is not None])
     return rows

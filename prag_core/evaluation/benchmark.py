@@ -31,7 +31,7 @@ from prag_core.pipeline.parts import build_parametrizer
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.retrieval.bm25 import Retriever, make_retriever
 
-ASKED, QUESTIONS = "asked", "questions.json"  # a group's config and questions, in its folder
+PLAN, QUESTIONS = "asked", "questions.json"  # a group's config and questions, in its folder
 
 
 def run_benchmark(groups: Sequence[Group], folder: Path, skip_bad: bool = False) -> dict[str, str]:
@@ -48,8 +48,8 @@ def run_benchmark(groups: Sequence[Group], folder: Path, skip_bad: bool = False)
     Raises:
         ValueError: answers that were made with another config; then nothing is loaded.
     """
-    for group in groups:  # all of them first: a benchmark is refused as a whole, at once
-        claim_folder(group.folder / ASKED, group.config(), conditions_in(group.folder))
+    for group in groups:
+        claim_folder(group.folder / PLAN, group.config(), conditions_in(group.folder))
     for cache in (_load, _corpus, _retriever):  # files may have changed since another run
         cache.cache_clear()
     failures: dict[str, str] = {}
@@ -63,14 +63,14 @@ def run_benchmark(groups: Sequence[Group], folder: Path, skip_bad: bool = False)
 def missing_conditions(group: Group) -> list[str]:
     """Return the conditions that the folder does not hold in full."""
     ids = {question["id"] for question in kept_questions(group)}
-    held = {c: read_answers(answers_path(group.folder, c)).keys() for c in group.conditions}
-    # Without kept questions the group was never begun.
-    return [condition for condition, answered in held.items() if not ids or ids - answered]
+    answers = {c: read_answers(answers_path(group.folder, c)).keys() for c in group.conditions}
+    return [condition for condition, answered in answers.items() if not ids or ids - answered]
 
 
 def kept_questions(group: Group) -> list[dict]:
     """Return what is kept of a group's questions: {id, type, total, document}."""
-    path = group.folder / ASKED / QUESTIONS
+    # Known from an earlier run, so that a finished group needs no data.
+    path = group.folder / PLAN / QUESTIONS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
@@ -80,37 +80,34 @@ def _run_model(groups: Sequence[Group], store: Path, skip_bad: bool) -> dict[str
         base = load_base_model(setup.base_model, setup.dtype, setup.device)
     except Exception as error:  # whatever it is, other base models are run
         return {g.cell(c): _reason(error) for g in groups for c in missing_conditions(g)}
-    with AdapterStore(store) as opened:  # one a base model: adapters serve all its sets and seeds
+    with AdapterStore(store) as opened:
         for group in groups:
             try:
                 whole = load_set(group.spec, skip_bad)
-                chosen, total = choose_questions(whole, group)
-                _keep_questions(group, chosen, total)
-                # The whole source, as an augmentation file may name documents that are not drawn.
-                rag = _pipeline(group, base, opened, chosen, whole.documents)
+                part, total = choose_questions(whole, group)
+                _keep_questions(group, part, total)
+                rag = _pipeline(group, base, opened, part.documents, whole.documents)
             except Exception as error:  # whatever it is, other groups are run
                 failures |= {group.cell(c): _reason(error) for c in missing_conditions(group)}
                 continue
-            listed = f"{group.cell(', '.join(group.conditions))}: {len(chosen.questions)} questions"
-            Console(stderr=True).print(listed, highlight=False, soft_wrap=True)
-            failures |= _answer(group, rag, chosen)
+            cell = f"{group.cell(', '.join(group.conditions))}: {len(part.questions)} questions"
+            Console(stderr=True).print(cell, highlight=False, soft_wrap=True)
+            failures |= _answer(group, rag, part)
     return failures
 
 
-def _answer(group: Group, rag: ParametricRAG, chosen: QuestionSet) -> dict[str, str]:
+def _answer(group: Group, rag: ParametricRAG, questions: QuestionSet) -> dict[str, str]:
     """Answer in all conditions at once; where that fails, in one after the other."""
-    config = group.run_config() | rag.identity
-    failures: dict[str, str] = {}
-    for asked in (group.conditions, *((c,) for c in group.conditions)):
-        if len(asked) == 1 and asked[0] not in missing_conditions(group):
-            continue  # it was finished before another one failed
-        try:
-            evaluate(rag, chosen, group.evaluation(asked), group.folder, config)
-            if asked == group.conditions:
-                return {}
-        except Exception as error:  # whatever it is, other cells are run
-            if len(asked) == 1:
-                failures[group.cell(asked[0])] = _reason(error)
+    config, failures = group.run_config() | rag.identity, {}
+    try:
+        evaluate(rag, questions, group.evaluation(group.conditions), group.folder, config)
+        return {}
+    except Exception:  # whatever it is: the condition that fails shows below, and others are run
+        for condition in missing_conditions(group):
+            try:
+                evaluate(rag, questions, group.evaluation([condition]), group.folder, config)
+            except Exception as error:
+                failures[group.cell(condition)] = _reason(error)
     return failures
 
 
@@ -118,39 +115,38 @@ def _pipeline(
     group: Group,
     base: BaseModel,
     store: AdapterStore,
-    chosen: QuestionSet,
+    documents: tuple[Document, ...],
     source: Sequence[Document],
 ) -> ParametricRAG:
-    setup, parametrizer = group.setup, None
-    if group.path != SHARED:  # else a checkpoint that does not fit would stop closed_book, too
-        parametrizer = build_parametrizer(base, setup, store, source)
-    searches = group.spec.retrieval == "retriever"
-    build = _retriever if searches else make_retriever  # documents that grow are nobody else's
+    """Put a group's pipeline together; `source` are all documents that the set has."""
+    setup = group.setup
+    # Conditions that share a folder have no adapters: no checkpoint is loaded for them.
+    adapted = group.path != SHARED
+    parametrizer = build_parametrizer(base, setup, store, source) if adapted else None
+    # Documents of gold retrieval are nobody else's: their index is not kept.
+    build = _retriever if group.spec.retrieval == "retriever" else make_retriever
     return ParametricRAG(
         base,
-        build(setup.retriever, chosen.documents),
+        build(setup.retriever, documents),
         parametrizer,
         store,
         generation=setup.generation,
         options=setup.answering,
-        documents=chosen.documents,  # the store serves all question sets
+        documents=documents,  # the store serves all question sets
     )
 
 
 @lru_cache(maxsize=1)  # groups that follow each other search the same corpus
 def _retriever(name: str, documents: tuple[Document, ...]) -> Retriever:
-    # In the order of the pipeline, so that equal scores fall alike.
     return make_retriever(name, sorted(documents, key=lambda document: document.id))
-
-
-@lru_cache
-def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:
-    return load_question_set(source, split, skip_bad=skip_bad)
 
 
 @lru_cache
 def _corpus(source: str, skip_bad: bool) -> tuple[Document, ...]:
     return tuple(read_documents(source, skip_bad))
+
+
+_load = lru_cache(load_question_set)
 
 
 def load_set(spec: BenchmarkSet, skip_bad: bool = False) -> QuestionSet:
@@ -159,7 +155,7 @@ def load_set(spec: BenchmarkSet, skip_bad: bool = False) -> QuestionSet:
     Raises:
         ValueError: no corpus, or what `load_question_set` refuses.
     """
-    whole = _load(spec.source, spec.split, skip_bad)
+    whole = _load(spec.source, spec.split, skip_bad=skip_bad)
     if spec.corpus:
         whole = replace(whole, documents=_corpus(spec.corpus, skip_bad))
     if not whole.documents:
@@ -178,19 +174,15 @@ def choose_questions(whole: QuestionSet, group: Group) -> tuple[QuestionSet, set
     spec, seed, limit = group.spec, group.seed, group.limit
     if spec.documents or spec.most_words:
         whole = whole.sample(spec.documents, seed, spec.keep_corpus, spec.most_words)
-    if spec.per_type:
-        count, seen, questions = min(spec.per_type, limit or spec.per_type), Counter(), []
+    if front := spec.first or spec.per_type:
+        count, seen, questions = min(front, limit or front), Counter(), []
         for question in whole.questions:
-            seen[sub_task(question)] += 1
-            if seen[sub_task(question)] <= count:
-                questions.append(question)
-        # The paper's total is no mean of its sub-tasks: it is over the front of the set.
+            kind = sub_task(question) if spec.per_type else ""
+            seen[kind] += 1
+            questions += [question] * (seen[kind] <= count)
         total = {question.id for question in whole.questions[:count]}
-    else:
-        first = min(spec.first, limit or spec.first)
-        drawn = replace(whole, questions=whole.questions[:first]) if first else whole
-        if not first:  # a limit draws from what was drawn, so that it asks a part of it
-            drawn = whole.sample_questions(spec.questions, seed).sample_questions(limit, seed)
+    else:  # the second draw is made among the first
+        drawn = whole.sample_questions(spec.questions, seed).sample_questions(limit, seed)
         questions, total = drawn.questions, {question.id for question in drawn.questions}
     documents = whole.documents
     if spec.retrieval == "gold" and not spec.keep_corpus:  # no adapters that nobody asks
@@ -204,18 +196,18 @@ def sub_task(question: Question) -> str:
     return str(question.metadata.get("type", ""))
 
 
-def _keep_questions(group: Group, chosen: QuestionSet, total: set[str]) -> None:
+def _keep_questions(group: Group, part: QuestionSet, total: set[str]) -> None:
     """Write the questions beside the answers; those of other answers are not overwritten."""
     rows = [
         {"id": q.id, "type": sub_task(q), "total": q.id in total, "document": document}
-        for q, document in zip(chosen.questions, document_groups(chosen.questions), strict=True)
+        for q, document in zip(part.questions, document_groups(part.questions), strict=True)
     ]
     if conditions_in(group.folder) and kept_questions(group) not in ([], rows):
         raise ValueError(
             f"got other questions from {group.spec.source} than the answers in {group.folder} are "
             "to, expected the same: bring the source back, or choose another output"
         )
-    write_json(group.folder / ASKED / QUESTIONS, rows)
+    write_json(group.folder / PLAN / QUESTIONS, rows)
 
 
 def _reason(error: Exception) -> str:

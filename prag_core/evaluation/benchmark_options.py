@@ -6,8 +6,10 @@ one pipeline answers are a group, kept in one folder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +21,6 @@ from prag_core.pipeline.parts import Setup
 SHARED = "shared"  # folder of the conditions that no adapter changes
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
 ASKING = ("style", "max_new_tokens", "epochs", "conditions", "limits")  # kept as settings
-# Of files, left out of the names of folders.
-SUFFIXES = (".gz", ".jsonl", ".json", ".tsv", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class BenchmarkSet:
         """Raise ValueError for numbers out of range and choices that exclude each other."""
         choices = {name: getattr(self, name) for name in ("questions", "first", "per_type")}
         sizes = (*choices.values(), self.documents, self.max_new_tokens, self.epochs)
-        if min(sizes) < 0 or self.k < 1 or min(self.limits.values(), default=1) < 1:
+        if min(sizes) < 0 or min(self.k, *self.limits.values(), 1) < 1:
             raise ValueError(
-                f"got {asdict(self)}, expected sizes from 0 on, k and limits from 1 on"
+                f"got {asdict(self)}, expected sizes from 0 on, k and limits from 1 on: correct it"
             )
-        if sum(map(bool, choices.values())) > 1:
+        if sum(map(bool, choices.values())) > 1:  # each chooses by itself
             raise ValueError(
                 f"got {choices} for {self.label}, expected at most one of questions, first and "
                 "per_type: leave the others out"
@@ -83,6 +83,7 @@ class BenchmarkSet:
     @property
     def label(self) -> str:
         """Name in folders and in the table."""
+        # A name of its own tells two samples of one source apart.
         return self.name or last_part(self.source)
 
 
@@ -134,6 +135,7 @@ class Group:
 
     def cell(self, condition: str) -> str:
         """Name one cell, for messages."""
+        # A path stands behind a condition only where there is one.
         place = f"{self.model.label}, {self.spec.label}, seed {self.seed}"
         return f"{place}, {condition}" + ("" if self.path == SHARED else f" ({self.path})")
 
@@ -145,13 +147,13 @@ class Group:
     def run_config(self) -> dict:
         """Return the settings that the answers depend on."""
         config = self.setup.answer_config()
-        # A new checkpoint does not make answers without adapters old.
+        # Without adapters nothing depends on who would make them.
         unread = ("path", "hypernet", "augmentation") if self.path == SHARED else ()
         return {name: value for name, value in config.items() if name not in unread}
 
     def config(self) -> dict:
         """Return all that the answers depend on and that is known before anything is loaded."""
-        # Conditions and limits may be added; the other names stand in the run's settings.
+        # What the run's settings say already is not said twice.
         spec = {k: v for k, v in asdict(self.spec).items() if k not in ASKING}
         return {
             "question_set": spec | {"name": self.spec.label, "limit": self.limit},
@@ -181,16 +183,13 @@ def expand(
     """
     _check(question_sets, base_models, paths, conditions, seeds)
     groups = []
-    for model in base_models:
-        for spec in question_sets:
-            for seed in seeds:
-                for path in (SHARED, *paths):
-                    asked = _conditions_of(path, spec.conditions or conditions)
-                    if not asked or (path not in (SHARED, "trained") and not model.hypernet):
-                        continue  # a base model may lack a checkpoint that others have
-                    folder = output / model.label / spec.label / f"seed{seed}" / path
-                    settings = _settings(setup, model, spec, path)
-                    groups.append(Group(model, spec, seed, path, asked, settings, folder))
+    # The model changes last: one is in memory at a time.
+    for model, spec, seed, path in product(base_models, question_sets, seeds, (SHARED, *paths)):
+        names = [name for name in spec.conditions or conditions if _stands_in(path, name)]
+        if names and (path in (SHARED, "trained") or model.hypernet):
+            folder = output / model.label / spec.label / f"seed{seed}" / path
+            settings = _settings(setup, model, spec, path)
+            groups.append(Group(model, spec, seed, path, tuple(names), settings, folder))
     if not groups:
         raise ValueError(
             f"got conditions {list(conditions)} and paths {list(paths)}, which give no cell, "
@@ -199,28 +198,24 @@ def expand(
     return groups
 
 
-def _conditions_of(path: str, conditions: Sequence[str]) -> tuple[str, ...]:
-    """Return what is asked on a path; trained adapters have no rows that all share."""
-    parsed = {name: parse_condition(name) for name in conditions}
-    training = [n for n, c in parsed.items() if c.mode in TRAINED_MODES and not c.needs_adapters]
-    own = [name for name, condition in parsed.items() if condition.needs_adapters]
-    if path == SHARED:
-        return tuple(name for name in conditions if name not in (*own, *training))
-    if path == "trained":
-        kept = (name for name in conditions if name in (*own, *training))
-        return tuple(name for name in kept if parsed[name].how.adapters != "shared")
-    return tuple(own)
+def _stands_in(path: str, name: str) -> bool:
+    """Return whether a condition is a cell of this path."""
+    condition = parse_condition(name)
+    if not condition.needs_adapters:
+        return path == ("trained" if condition.mode in TRAINED_MODES else SHARED)
+    # Trained adapters have no rows that all share.
+    return path != SHARED and (path, condition.how.adapters) != ("trained", "shared")
 
 
 def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:
-    # What is nearest to the cell wins: the model's for this set, the set's, the benchmark's.
+    # The model's own number first, then the set's, then the benchmark's.
     epochs = model.epochs.get(spec.label) or spec.epochs or setup.training.epochs
     tokens = spec.max_new_tokens or setup.generation.max_new_tokens
     return replace(
         setup,
         base_model=model.name,
         dtype=model.dtype,
-        path="generated" if path == SHARED else path,  # shared: no parametrizer is built
+        path="generated" if path == SHARED else path,
         hypernet=model.hypernet,
         training=replace(setup.training, epochs=epochs, rank=model.rank or setup.training.rank),
         generation=replace(setup.generation, max_new_tokens=tokens),
@@ -239,39 +234,36 @@ def _check(
         "question_sets": [spec.label for spec in question_sets],
         "base_models": [model.label for model in base_models],
         "seeds": list(seeds),
-        "paths": [SHARED, *paths],  # a path of that name would share its folder
+        "paths": [SHARED, *paths],
     }
-    for name, given in names.items():
+    for name, given in names.items():  # they name folders
         if not given or len({*given}) != len(given):
             raise ValueError(
                 f"got {name} {given}, expected one or more with different names: correct `{name}`"
             )
-    for asked in (conditions, *(spec.conditions for spec in question_sets if spec.conditions)):
-        EvaluationOptions(tuple(asked))  # refuses unknown and repeated ones
-        needed = [condition for condition in asked if condition in TRAINED_MODES]
-        if needed and "trained" not in paths:
+    for given in (conditions, *(spec.conditions for spec in question_sets if spec.conditions)):
+        EvaluationOptions(tuple(given))  # refuses unknown and repeated ones
+        if "trained" not in paths and {*given} & {*TRAINED_MODES}:
             raise ValueError(
-                f"got conditions {needed} without the path trained, which they need: add it to "
-                "`paths`, or leave them out of `conditions`"
+                f"got conditions {list(given)} without the path trained, which "
+                f"{' and '.join(TRAINED_MODES)} need: add it to `paths`, or leave them out"
             )
     for spec in question_sets:
-        unknown = [path for path in spec.limits if path not in (SHARED, *paths)]
-        if unknown:
+        if not {*spec.limits} <= {SHARED, *paths}:
             raise ValueError(
-                f"got limits of {unknown} for {spec.label}, expected some of {SHARED}, "
+                f"got limits of {[*spec.limits]} for {spec.label}, expected some of {SHARED}, "
                 f"{', '.join(paths)}: correct `limits`"
             )
-    for path in paths:
-        if path != "trained" and not any(model.hypernet for model in base_models):
-            raise ValueError(
-                f"got the path {path} and no base model with a hypernet, expected the checkpoint "
-                f"that makes its adapters: set `hypernet`, or leave {path} out of `paths`"
-            )
+    untrained = [path for path in paths if path != "trained"]
+    if untrained and not any(model.hypernet for model in base_models):
+        raise ValueError(
+            f"got the path {untrained[0]} and no base model with a hypernet, expected the "
+            f"checkpoint that makes its adapters: set `hypernet`, or leave it out of `paths`"
+        )
 
 
 def last_part(source: str) -> str:
     """Return the last part of a path or hub name, without suffixes of files."""
+    # hub:owner/name:config is "name".
     name = source.rstrip("/").rsplit("/", 1)[-1].split(":")[0]
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
+    return re.sub(r"(\.(jsonl|json|tsv|gguf))?(\.gz)?$", "", name)

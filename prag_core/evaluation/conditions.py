@@ -16,6 +16,7 @@ in_context+K, combine+K    the same documents in the prompt, and both; in random
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -24,6 +25,8 @@ from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES, Mode, find_mode
 
 SHUFFLED, MEAN = "shuffled", "mean"
+CONTROLS = ("sft", SHUFFLED, MEAN)  # what they score is no knowledge of the document
+# In tables; what is not here stands behind, groups in order of their numbers.
 ORDER = (
     "closed_book", "in_context", "in_context_rows", "da_rag", "parametric", "gold", "combine",
     SHUFFLED, MEAN, "sft", "rank",
@@ -79,11 +82,10 @@ def parse_condition(name: str) -> Condition:
         return Condition(name, "sft", "all")
     if match := RANK.fullmatch(name):
         return Condition(name, "parametric", "gold", overrides={"rank": int(match[1])})
-    # Passages have no weights: in_context+K alone takes no weighting.
     if (match := GROUP.fullmatch(name)) and (match["base"] != "in_context" or not match["how"]):
         how = match["how"] or "ones"
         if how in (*WEIGHTINGS, "concatenate"):
-            # `ones` also where the usual weighting is another: the name says all.
+            # The plain sum, also of memories that could be solved again together.
             summed = {"merge_weights": "ones", "merge_method": how}
             overrides = summed if how == "concatenate" else {"merge_weights": how}
             mode = "parametric" if match["base"] == "gold" else match["base"]
@@ -97,10 +99,9 @@ def parse_condition(name: str) -> Condition:
 
 def in_order(name: str) -> tuple:
     """Return the key by which conditions are sorted in tables."""
-    # Groups come after what they are compared with, names of other systems last.
+    # Numbers as text of one width, so that gold+9 stands before gold+19.
     base, *numbers = re.split(r"[+:]", name)
     place = len(ORDER) if "+" in name else ORDER.index(base) if base in ORDER else len(ORDER) + 1
-    # Numbers of six digits, so that gold+10 comes after gold+9.
     return (place, base, *(f"{int(n):06}" if n.isdecimal() else n for n in numbers))
 
 
@@ -111,8 +112,34 @@ def file_name(condition: str) -> str:
 
 def condition_of(file: str) -> str | None:
     """Return the condition whose answers a file holds; None for another file."""
-    name = file.removesuffix(".jsonl").replace("=", ":")  # no name holds an equals sign
+    name = file.removesuffix(".jsonl").replace("=", ":")
     try:
         return parse_condition(name).name
     except ValueError:
         return None
+
+
+def path_of(name: str) -> str:
+    """Return who made the adapters; empty where all paths share the condition."""
+    return name.rpartition("/")[0]
+
+
+def condition_name(name: str) -> str:
+    """Return the condition without its path."""
+    return name.rpartition("/")[2]
+
+
+def is_control(name: str) -> bool:
+    """Return whether what it scores says nothing of the document."""
+    return condition_name(name) in CONTROLS
+
+
+def label(name: str) -> str:
+    """Write `PATH/CONDITION` as `PATH, CONDITION`; what is divided by what stays."""
+    return name.replace("/", ", ", 1)
+
+
+def reading_order(names: Iterable[str]) -> list[str]:
+    """Return shared conditions, then every path's own, then the controls."""
+    # sorted() is stable: within a kind names stay as they come.
+    return sorted(names, key=lambda name: (is_control(name), bool(path_of(name))))

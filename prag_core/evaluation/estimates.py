@@ -37,6 +37,11 @@ class Estimate:
     p: float | None = None
 
 
+def known(value: float | None) -> bool:
+    """Return whether there is a number."""
+    return value is not None and math.isfinite(value)
+
+
 def format_estimate(
     estimate: Estimate | Mapping | None, factor: float = 100, digits: int = 1, sign: str = ""
 ) -> str:
@@ -88,7 +93,7 @@ class Bootstrap:
 
     def mean(self, values: Sequence[float]) -> Estimate:
         """Return the mean of one value a question."""
-        return self._ratio(values, np.ones(len(self._rows))) or Estimate(math.nan)
+        return self.ratio(values, np.ones(len(self._rows))) or Estimate(math.nan)
 
     def difference(self, a: Sequence[float], b: Sequence[float]) -> Estimate:
         """Return the mean of a - b with p: what makes a question hard for both cancels out.
@@ -108,9 +113,6 @@ class Bootstrap:
 
     def ratio(self, top: Sequence[float], bottom: Sequence[float]) -> Estimate | None:
         """Return mean(top) / mean(bottom) over the same questions; None where that divides by 0."""
-        return self._ratio(top, bottom)
-
-    def _ratio(self, top: Sequence[float], bottom: Sequence[float]) -> Estimate | None:
         tops, bottoms = self._sums(top), self._sums(bottom)  # (G,) each
         if not bottoms.sum():
             return None

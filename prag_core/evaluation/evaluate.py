@@ -9,7 +9,7 @@ A condition asked of a question set is a cell; benchmarks and comparisons are ma
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.question_sets import Question, QuestionSet
 from prag_core.evaluation.assignment import Assignment, Rows, name_some
 from prag_core.evaluation.conditions import Condition, parse_condition
-from prag_core.evaluation.options import AnsweringPipeline, EvaluationOptions
+from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import (
     RESULTS_NAME,
     Answers,
@@ -35,11 +35,12 @@ from prag_core.evaluation.results import (
 from prag_core.evaluation.unrelated import UnrelatedTexts
 from prag_core.files import write_json
 from prag_core.pipeline.answers import Answer
+from prag_core.pipeline.rag import ParametricRAG
 from prag_core.terminal import progress_bar
 
 
 def evaluate(
-    rag: AnsweringPipeline,
+    rag: ParametricRAG,
     question_set: QuestionSet,
     options: EvaluationOptions,
     folder: Path | str,
@@ -70,21 +71,24 @@ def evaluate(
     """
     # Everything that can be refused is refused before the folder is touched.
     check_questions(question_set.questions)
-    # closed_book can be asked of questions without a corpus.
     if question_set.documents:
         rag.add_documents(question_set.documents, parametrize=False)
-    # Somebody else's hits are what is to be measured, whatever `retrieval` says.
     gold, seed = options.retrieval == "gold" and hits is None, options.seed
     assignment = Assignment(question_set, rag.retrieve, options.k, gold, seed, hits)
     conditions = [parse_condition(name) for name in options.conditions]
     cells = _Cells(rag, assignment, {c.name: assignment.rows(c) for c in conditions})
     folder = Path(folder)
-    claim_folder(folder, _resolved(question_set, options, config, hits))
+    # Conditions can be added to a folder, and where a chunk ends changes no answer.
+    settings = {n: v for n, v in asdict(options).items() if n not in ("conditions", "chunk")}
+    if hits is not None:
+        settings["hits"] = fingerprint([[(hit.document_id, hit.score) for hit in r] for r in hits])
+    resolved = {"evaluation": settings, "question_set": set_identity(question_set)}
+    claim_folder(folder, resolved | {"run": dict(config or {})})
     cells.make_adapters(conditions, unrelated)
     for condition in conditions:
         cells.answer(condition, folder, options.chunk)
-    # Conditions of earlier runs over the folder stand in the report, too.
     answers = {name: read_answers(answers_path(folder, name)) for name in conditions_in(folder)}
+    # Somebody else's answers stand in the report, not in the folder.
     answers |= predictions or {}
     changed = unrelated.measure(rag, question_set.documents, seed) if unrelated else None
     report = summarise(question_set.name, question_set.questions, answers, seed, changed)
@@ -96,6 +100,7 @@ def check_questions(questions: Sequence[Question]) -> None:
     """Raise ValueError for no questions, ids that occur twice, or no golden answers."""
     if not questions:
         raise ValueError("got no questions, expected at least one: check the question set")
+    # Answers are kept by id: two questions of one id would share theirs.
     identifiers = {question.id for question in questions}
     if len(identifiers) != len(questions):
         raise ValueError(
@@ -110,34 +115,25 @@ def check_questions(questions: Sequence[Question]) -> None:
         )
 
 
-def _resolved(
-    question_set: QuestionSet,
-    options: EvaluationOptions,
-    config: Mapping[str, object] | None,
-    hits: Rows | None,
-) -> dict[str, object]:
-    """Return all that the answers depend on: conditions can be added, and chunks do not matter."""
-    left_out = ("conditions", "chunk")
-    kept = {name: value for name, value in asdict(options).items() if name not in left_out}
-    if hits is not None:
-        kept["hits"] = fingerprint([[(hit.document_id, hit.score) for hit in row] for row in hits])
-    # Contents, not paths: a set that moved is the same, one that was edited is not.
+def set_identity(question_set: QuestionSet) -> dict[str, str]:
+    """Return name and fingerprints, to be kept beside results: other questions are noticed."""
+    # Not the metadata: no answer depends on it.
     contents = [
         (q.id, q.question, list(q.golden_answers), list(q.gold_ids)) for q in question_set.questions
     ]
-    identity = {
+    return {
         "name": question_set.name,
         "questions": fingerprint(contents),
+        # Sorted: in what order a corpus is read makes no difference.
         "documents": fingerprint(sorted(document.id for document in question_set.documents)),
     }
-    return {"evaluation": kept, "question_set": identity, "run": dict(config or {})}
 
 
 @dataclass(frozen=True)
 class _Cells:
     """The conditions of one question set: the pipeline, and the documents of each."""
 
-    rag: AnsweringPipeline
+    rag: ParametricRAG
     assignment: Assignment
     rows: Mapping[str, Rows]
 
@@ -145,12 +141,13 @@ class _Cells:
         self, conditions: Iterable[Condition], unrelated: UnrelatedTexts | None
     ) -> None:
         """Make the adapters that the conditions and the unrelated texts need."""
-        needed: dict[str, None] = {}
+        needed: dict[str, None] = {}  # in order, each once
         for condition in conditions:
             if condition.needs_adapters:
-                of_all = condition.documents == "all"  # its rows are empty: no question's own
-                rows = self.assignment.own if of_all else self.rows[condition.name]
+                of_all = condition.documents == "all"
+                rows = self.assignment.usual_rows if of_all else self.rows[condition.name]
                 needed |= dict.fromkeys(hit.document_id for row in rows for hit in row)
+        # Their texts are read with adapters of the set's documents, asked or not.
         if unrelated:
             owners = unrelated.owners(self.assignment.question_set.documents)
             needed |= dict.fromkeys(document.id for document in owners)
@@ -159,40 +156,33 @@ class _Cells:
                 self.rag.ensure_adapters(needed, advance)
 
     def answer(self, condition: Condition, folder: Path, chunk: int) -> None:
-        """Answer what the condition's file does not have yet."""
-        questions = self.assignment.questions
-        with progress_bar(condition.name, len(questions)) as advance:
-            for done in self._chunks(condition, answers_path(folder, condition.name), chunk):
-                advance(done)
-
-    def _chunks(self, condition: Condition, path: Path, chunk: int) -> Iterator[int]:
-        """Answer and write chunk by chunk; yield the number of questions done."""
-        answerer, questions = self.rag.answerer, self.assignment.questions
-        if condition.documents == "all":
-            # Computed when the first question is asked: a finished condition needs none.
+        """Answer what the condition's file does not have yet; every chunk is written at once."""
+        questions, path = self.assignment.questions, answers_path(folder, condition.name)
+        answerer = self.rag.answerer
+        if condition.documents == "all":  # one adapter for all questions, as in mode sft
             answerer = replace(answerer, corpus_adapter=lambda: self._mean)
+        # A condition may set what the user did not: rank, weights of a merge.
         options = condition.options(answerer.options)
-        answered = read_answers(path)
-        # By id, not by number, so that a file with a gap is filled.
-        missing = [n for n, question in enumerate(questions) if question.id not in answered]
-        done = len(questions) - len(missing)
-        yield done
-        for start in range(0, len(missing), chunk):
-            places = missing[start : start + chunk]
-            texts = [questions[n].question for n in places]
-            hits = [self.rows[condition.name][n] for n in places]
-            began = time.perf_counter()
-            answers = answerer.answer(texts, hits, condition.mode, options)
-            seconds = (time.perf_counter() - began) / len(places)
-            pairs = [(questions[n], answer) for n, answer in zip(places, answers, strict=True)]
-            append_answers(path, [_record(*pair, seconds) for pair in pairs])
-            done += len(places)
-            yield done
+        finished = read_answers(path)
+        missing = [n for n, question in enumerate(questions) if question.id not in finished]
+        with progress_bar(condition.name, len(questions)) as advance:
+            advance(len(questions) - len(missing))
+            for start in range(0, len(missing), chunk):
+                places = missing[start : start + chunk]
+                texts = [questions[n].question for n in places]
+                hits = [self.rows[condition.name][n] for n in places]
+                began = time.perf_counter()
+                answers = answerer.answer(texts, hits, condition.mode, options)
+                seconds = (time.perf_counter() - began) / len(places)  # a question, on average
+                pairs = zip(places, answers, strict=True)
+                append_answers(path, [_record(questions[n], a, seconds) for n, a in pairs])
+                advance(len(questions) - len(missing) + start + len(places))
 
     @cached_property
     def _mean(self) -> Adapter:
-        """The mean of the adapters of all questions' own documents."""
-        ids = dict.fromkeys(hit.document_id for row in self.assignment.own for hit in row)
+        """The mean of the adapters of all questions' usual documents."""
+        rows = self.assignment.usual_rows
+        ids = dict.fromkeys(hit.document_id for row in rows for hit in row)
         return mean_adapter(self.rag.adapter(i) for i in ids)
 
 
@@ -216,5 +206,6 @@ def scored(question: Question, text: str, seconds: float = 0.0) -> dict[str, obj
         "golden_answers": list(question.golden_answers),
         "prediction": text,
         "scores": asdict(score_answer(text, question.golden_answers)),
+        # Rounded: noise would only make the file longer.
         "seconds": round(seconds, 6),
     }

@@ -23,17 +23,18 @@ def read_hits(path: Path | str, question_set: QuestionSet) -> Rows:
         FileNotFoundError: no such file.
         ValueError: a malformed line, an unknown document, or no hit for any question.
     """
+    # The corpus' own ids first; ours are hashes and cannot be confused with them.
     known = {d.source_id: d.id for d in question_set.documents if d.source_id}
-    # Ids of our own win, should a corpus use the same text for another document.
     known |= {identifier: identifier for identifier in question_set.documents_by_id}
     ranked: dict[str, list[tuple[int, Hit]]] = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split()
         if not fields:
             continue
-        try:  # the tag says who searched, and some tools leave it out
+        try:
             question, _, document, rank, score = fields[:5]
             hit = Hit(known[document], float(score))
+            # Runs are not always sorted by rank.
             ranked.setdefault(question, []).append((int(rank), hit))
         except (ValueError, KeyError) as error:
             raise ValueError(
@@ -44,6 +45,7 @@ def read_hits(path: Path | str, question_set: QuestionSet) -> Rows:
         [hit for _, hit in sorted(ranked.get(q.id, ()), key=lambda pair: pair[0])]
         for q in question_set.questions
     ]
+    # Ids that match nothing are a mistake, no retriever that is always wrong.
     if not any(rows):
         raise ValueError(
             f"got {path} with hits for {name_some(ranked) or 'no questions'}, expected some for "
@@ -68,6 +70,7 @@ def read_predictions(path: Path | str, questions: Sequence[Question]) -> dict[st
             f"got predictions {path}, named as a condition is, expected another name: rename it"
         )
     texts = _texts(path)
+    # A part of the answers would be compared with the whole of others.
     missing = [question.id for question in questions if question.id not in texts]
     if missing:
         raise ValueError(
@@ -85,7 +88,7 @@ def _texts(path: Path) -> dict[str, str]:
             record = json.loads(text)
         except json.JSONDecodeError:  # several values: one a line
             record = None
-        # One line of JSON lines is an object, too: told by its two fields.
+        # One line of {"id", "prediction"} is JSON by itself, too.
         if isinstance(record, Mapping) and not {"id", "prediction"} <= record.keys():
             return {str(key): str(value) for key, value in record.items()}
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]

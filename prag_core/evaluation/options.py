@@ -1,35 +1,11 @@
-"""Options of an evaluation, and what it needs of a pipeline."""
+"""Options of an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
-from prag_core.adapters.adapter import Adapter
-from prag_core.corpus.documents import Document
 from prag_core.evaluation.conditions import SHUFFLED, parse_condition
-from prag_core.pipeline.answerer import Answerer
-from prag_core.retrieval.bm25 import Hit
-
-
-class AnsweringPipeline(Protocol):
-    """What evaluation needs of `ParametricRAG`."""
-
-    answerer: Answerer
-    documents: Mapping[str, Document]
-
-    def add_documents(self, documents: Iterable[Document], *, parametrize: bool) -> object:
-        """Add the corpus, without adapters."""
-
-    def ensure_adapters(self, document_ids: Iterable[str], progress: Callable[[int], None]) -> None:
-        """Make the adapters that these documents do not have yet."""
-
-    def adapter(self, document_id: str) -> Adapter:
-        """Return a document's adapter."""
-
-    def retrieve(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return the k best documents of each question."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +34,13 @@ class EvaluationOptions:
         """Raise ValueError for unknown or repeated conditions and values out of range."""
         for condition in self.conditions:
             parse_condition(condition)
+        # Answers of one condition are one file: a second one of the name would find it full.
         if not self.conditions or len({*self.conditions}) != len(self.conditions):
             raise ValueError(
                 f"got conditions {list(self.conditions)}, expected one or more different ones"
             )
         if self.retrieval not in ("gold", "retriever"):
+            # A type checker sees it; the library's callers may have none.
             raise ValueError(f"got retrieval {self.retrieval!r}, expected gold or retriever")
         if self.k < 1 or self.chunk < 1:
             raise ValueError(f"got k {self.k} and chunk {self.chunk}, expected 1 or more of both")

@@ -20,6 +20,7 @@ from prag_core.evaluation.conditions import MEAN, SHUFFLED, condition_of, file_n
 from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
 from prag_core.files import write_json
 
+KEPT = "closed_book's kept by shuffled"  # a ratio: right answers that shuffled does not spoil
 CONFIG_NAME, RESULTS_NAME = "config.json", "results.json"
 Scores = Mapping[str, np.ndarray]  # metric -> (N,) in the order of the questions
 Answers = Mapping[str, dict]  # question id -> record
@@ -70,26 +71,28 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG_NAME
-    wanted = _flat(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
-    answered = [*conditions_in(folder), *finished]
-    if not answered:
+    given = _flat(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
+    results = [*conditions_in(folder), *finished]
+    # Nothing here depends on a config yet: the folder is anybody's.
+    if not results:
         write_json(path, config)
         return
     if not path.exists():
         raise ValueError(
-            f"got {folder} with results of {', '.join(answered)} but no {CONFIG_NAME}, expected "
+            f"got {folder} with results of {', '.join(results)} but no {CONFIG_NAME}, expected "
             "a folder made by this command: choose another folder"
         )
     try:
-        kept = _flat(json.loads(path.read_text(encoding="utf-8")))
+        stored = _flat(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"got {path} that is no JSON ({error}), expected the config of the results beside it: "
             "choose another folder, or delete this one"
         ) from error
-    changed = [key for key in sorted({*wanted, *kept}) if wanted.get(key) != kept.get(key)]
+    # A key that only one of them has counts as changed, too.
+    changed = [key for key in sorted({*given, *stored}) if given.get(key) != stored.get(key)]
     if changed:
-        pairs = "; ".join(f"{key} {wanted.get(key)!r}, not {kept.get(key)!r}" for key in changed)
+        pairs = "; ".join(f"{key} {given.get(key)!r}, not {stored.get(key)!r}" for key in changed)
         raise ValueError(
             f"got {pairs}: expected the config that {folder} was made with ({path}): choose "
             "another folder, or go back to that config"
@@ -113,6 +116,7 @@ def answers_path(folder: Path, condition: str) -> Path:
 
 def conditions_in(folder: Path) -> list[str]:
     """Return the conditions that a folder holds answers of."""
+    # Other files may lie beside: only names of conditions count.
     names = [condition_of(path.name) for path in folder.glob("*.jsonl")]
     return sorted((name for name in names if name), key=in_order)
 
@@ -125,6 +129,7 @@ def read_answers(path: Path) -> dict[str, dict]:
     """
     if not path.exists():
         return {}
+    # Bytes: str.splitlines() would also cut at separators inside a text.
     content = path.read_bytes()
     end = content.rfind(b"\n") + 1  # splitlines would also split at U+2028 inside of texts
     if end < len(content):
@@ -151,6 +156,7 @@ def append_answers(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     with path.open("ab") as file:
         file.write(lines.encode())
+        # Acknowledged means on the disk, whatever happens to the machine.
         file.flush()
         os.fsync(file.fileno())
 
@@ -175,6 +181,7 @@ def summarise(
     bootstrap = Bootstrap(document_groups(questions), seed)
     cells, scores = {}, {}
     for condition in sorted(answers, key=in_order):
+        # Half a condition is no result: it is left out until it is finished.
         if not all(question.id in answers[condition] for question in questions):
             continue  # interrupted, or of an earlier run with fewer questions
         records = [answers[condition][question.id] for question in questions]
@@ -194,15 +201,16 @@ def summarise(
     return Report(name, len(questions), size, cells, differences, ratios, unrelated)
 
 
-def _own(names: Sequence[str]) -> str | None:
+def _adapter_condition(names: Sequence[str]) -> str | None:
     """Return the condition of the document's own adapter."""
     return next((name for name in ("gold", "parametric") if name in names), None)
 
 
 def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
     """Name the differences that say something: the adapter against what has none, or another."""
-    own = _own(names)
-    pairs = [(own, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", "in_context")]
+    adapter = _adapter_condition(names)
+    # The adapter against each of these, as far as they were asked.
+    pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", "in_context")]
     return [(a, b) for a, b in (*pairs, ("combine", "in_context")) if a in names and b in names]
 
 
@@ -213,21 +221,22 @@ def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
     answers and another document's adapter does not spoil.
     """
     pairs: dict[str, tuple[Scores, Scores]] = {}
-    own = _own([*scores])
+    adapter = _adapter_condition([*scores])
     reading = [name for name in scores if name in ("in_context", "in_context_rows")]
     # As the headline of reading, the stronger of both is what adapters have to reach.
     best = max(reading, key=lambda name: scores[name]["containment"].sum(), default=None)
     others, plain = scores.get(SHUFFLED), scores.get("closed_book")
-    if own and others:
-        lost = {m: scores[own][m] - others[m] for m in METRICS}
-        pairs[f"({own} - {SHUFFLED}) / {own}"] = lost, scores[own]
-    for name in (own, "combine"):
+    # What is lost with another document's adapter is knowledge; the rest is format.
+    if adapter and others:
+        lost = {m: scores[adapter][m] - others[m] for m in METRICS}
+        pairs[f"({adapter} - {SHUFFLED}) / {adapter}"] = lost, scores[adapter]
+    for name in (adapter, "combine"):
         if best and name in scores:
             pairs[f"{name} / {best}"] = scores[name], scores[best]
     for name in scores:
-        if own and name.startswith(("gold+", "rank:")):
-            pairs[f"{name} / {own}"] = scores[name], scores[own]
+        if adapter and name.startswith(("gold+", "rank:")):
+            pairs[f"{name} / {adapter}"] = scores[name], scores[adapter]
     if plain and others:
         both = {m: plain[m] * others[m] for m in METRICS}
-        pairs["closed_book's kept by shuffled"] = both, plain
+        pairs[KEPT] = both, plain
     return pairs

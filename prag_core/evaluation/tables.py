@@ -49,7 +49,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        # A line between sections is not known to Markdown; their order says enough.
+        # Markdown knows no sections: their rows follow one another.
         rows = [self.headings, ("---",) * len(self.headings)]
         rows += [row for section in self.sections for row in section]
         lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -77,7 +77,6 @@ def report_table(report: Report) -> Table:
     )
     size = f"{report.questions} questions about {report.documents} documents"
     note = EXPLAINED
-    # One number, not a table: it is no condition of the questions.
     if report.unrelated:
         loss, change = report.unrelated["plain"], report.unrelated["ratio"]
         note += (
@@ -85,5 +84,6 @@ def report_table(report: Report) -> Table:
             f"{format_estimate(change, 1, 4)}."
         )
     headings = ("condition", *SHOWN.values())
-    kept = tuple(rows for rows in sections if rows)
-    return Table(f"{report.question_set}: {size}", headings, kept, note)
+    # Without controls there is nothing to compare or divide by.
+    sections = tuple(rows for rows in sections if rows)
+    return Table(f"{report.question_set}: {size}", headings, sections, note)

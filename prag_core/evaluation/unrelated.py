@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 
-import torch
-
 from prag_core.adapters.adapter import Adapter
 from prag_core.corpus.documents import Document, iter_documents
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, Bootstrap
-from prag_core.evaluation.options import AnsweringPipeline
-from prag_core.model.attach import attached
+from prag_core.evaluation.likelihood import mean_nll
 from prag_core.model.base_model import BaseModel
-from prag_core.model.token_loss import IGNORE, sequence_nll
+from prag_core.pipeline.rag import ParametricRAG
 from prag_core.pipeline.relevance import is_meant, question_keys
+from prag_core.training.sequences import TrainingSequence
 
 POOL = 5000  # texts of a corpus that are drawn from
 MOST_TOKENS = 512  # of a text
@@ -33,22 +31,19 @@ class UnrelatedTexts:
         """Return the documents whose adapters are attached, one a text."""
         return [documents[number % len(documents)] for number in range(len(self.texts))]
 
-    def measure(self, rag: AnsweringPipeline, documents: Sequence[Document], seed: int) -> dict:
+    def measure(self, rag: ParametricRAG, documents: Sequence[Document], seed: int) -> dict:
         """Return the loss without adapters, in nats a token, and how many times it is with them.
 
         Texts are what is resampled.
         """
-        base, least = rag.answerer.base, rag.answerer.options.least_relevance
-        # Few texts: their adapters fit into memory.
+        least = rag.answerer.options.least_relevance
         adapters = [rag.adapter(document.id) for document in self.owners(documents)]
-        plain = [text_loss(base, text) for text in self.texts]
-        with_adapter = [
-            text_loss(base, text, adapter, least)[0]
-            for text, adapter in zip(self.texts, adapters, strict=True)
-        ]
-        total, tokens = [loss for loss, _ in plain], sum(count for _, count in plain)
-        ratio = Bootstrap(range(len(self.texts)), seed).ratio(with_adapter, total)
-        return {"texts": len(self.texts), "plain": sum(total) / tokens, "ratio": asdict(ratio)}
+        # Sums, not means: long texts count for more, as their tokens do.
+        plain, counts = text_losses(rag.base, self.texts)
+        adapted, _ = text_losses(rag.base, self.texts, adapters, least)
+        ratio = Bootstrap(range(len(self.texts)), seed).ratio(adapted, plain)
+        loss = sum(plain) / sum(counts)
+        return {"texts": len(self.texts), "plain": loss, "ratio": asdict(ratio)}
 
 
 def draw_texts(source: str, count: int, seed: int) -> UnrelatedTexts:
@@ -58,33 +53,40 @@ def draw_texts(source: str, count: int, seed: int) -> UnrelatedTexts:
         ValueError: too few for an interval.
     """
     pool = [document.text for document in islice(iter_documents(source), POOL)]
-    if min(count, len(pool)) < SMALLEST_SAMPLE:
+    size = min(count, len(pool))
+    if size < SMALLEST_SAMPLE:
         raise ValueError(
-            f"got {min(count, len(pool))} unrelated texts of {source}, expected "
-            f"{SMALLEST_SAMPLE} or more: raise texts, or name a larger corpus"
+            f"got {size} unrelated texts of {source}, expected {SMALLEST_SAMPLE} or more: raise "
+            "texts, or name a larger corpus"
         )
-    return UnrelatedTexts(tuple(random.Random(seed).sample(pool, min(count, len(pool)))))
+    return UnrelatedTexts(tuple(random.Random(seed).sample(pool, size)))
 
 
-def text_loss(
-    base: BaseModel, text: str, adapter: Adapter | None = None, least_relevance: float = 0.0
-) -> tuple[float, int]:
-    """Return the summed NLL of a text's tokens behind those read first, and their number.
+def text_losses(
+    base: BaseModel,
+    texts: Sequence[str],
+    adapters: Sequence[Adapter] | None = None,
+    least_relevance: float = 0.0,
+) -> tuple[list[float], list[int]]:
+    """Return the summed NLL of every text's tokens behind those read first, and their numbers.
 
     An adapter that responds less to the first tokens than `least_relevance` is left out, as it is
     for a question.
     """
-    tokenizer = base.tokenizer
-    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids  # (1, T)
-    ids = ids[:, :MOST_TOKENS]
-    first = min(READ_TOKENS, ids.shape[1] // 2)  # of a short text half is left to score
-    if adapter is not None and least_relevance > 0:
-        begin = tokenizer.decode(ids[0, :first])
-        (keys,) = question_keys(base, [begin], adapter.spec.layers[0])
-        adapter = adapter if is_meant(adapter, keys, least_relevance) else None
-    labels = ids.clone()  # (1, T)
-    labels[:, :first] = IGNORE
-    with torch.no_grad(), attached(base, adapter):
-        mean = sequence_nll(base, ids, labels).item()
-    count = ids.shape[1] - first
-    return mean * count, count
+    rows = base.tokenizer(list(texts), add_special_tokens=False).input_ids
+    rows = [ids[:MOST_TOKENS] for ids in rows]
+    sequences = [TrainingSequence(tuple(ids), min(READ_TOKENS, len(ids) // 2)) for ids in rows]
+
+    def load(number: int) -> Adapter | None:
+        adapter, start = adapters[number], sequences[number].answer_start
+        if least_relevance <= 0:
+            return adapter
+        beginning = base.tokenizer.decode(rows[number][:start])
+        (keys,) = question_keys(base, [beginning], adapter.spec.layers[0])
+        return adapter if is_meant(adapter, keys, least_relevance) else None
+
+    # One adapter a text; `mean_nll` loads a batch of them at a time.
+    places = range(len(rows)) if adapters else None
+    means = mean_nll(base, sequences, places, load)
+    counts = [len(sequence.ids) - sequence.answer_start for sequence in sequences]
+    return [mean * count for mean, count in zip(means, counts, strict=True)], counts

@@ -9,10 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from prag_core.corpus.answer_scores import METRICS
 from prag_core.corpus.question_sets import QuestionSet
@@ -69,34 +66,24 @@ def ask(
     shared, by_path = ([n for n in needs if needs[n] == kind] for kind in (False, True))
     # Only a pipeline that trains has an adapter of the whole corpus and augmented passages.
     first = next((path for path in rags if trains(rags[path])), next(iter(rags)))
-    evaluated = partial(_evaluated, question_set, options)
     reports: dict[str, Report] = {}
-    common: dict[str, Answers] = {}
+    answers: dict[str, Answers] = {}
+
+    def evaluate_in(path: str, name: str, conditions: Sequence[str]) -> Report:
+        # The shared answers are scored beside the path's own, so that differences are paired.
+        others = {n: rows for n, rows in answers.items() if "/" not in n}
+        mine, place = replace(options, conditions=tuple(conditions)), folder / name
+        return evaluate(rags[path], question_set, mine, place, configs[path], predictions=others)
+
     if shared:
         # Stands for every path until the path's own conditions are asked, if there are any.
-        report, common = evaluated(rags[first], configs[first], shared, folder / "shared", {})
-        reports = dict.fromkeys(rags, report)
-    answers = dict(common)
-    for path, rag in rags.items() if by_path else ():
-        # The shared answers are scored beside the path's own, so that differences are paired.
-        reports[path], records = evaluated(rag, configs[path], by_path, folder / path, common)
-        answers |= {f"{path}/{name}": of_name for name, of_name in records.items()}
+        reports = dict.fromkeys(rags, evaluate_in(first, "shared", shared))
+        answers |= {name: read_answers(answers_path(folder / "shared", name)) for name in shared}
+    for path in rags if by_path else ():
+        reports[path] = evaluate_in(path, path, by_path)
+        for name in by_path:
+            answers[f"{path}/{name}"] = read_answers(answers_path(folder / path, name))
     return Cells(question_set, reports, answers)
-
-
-def _evaluated(
-    question_set: QuestionSet,
-    options: EvaluationOptions,
-    rag: ParametricRAG,
-    config: Mapping,
-    conditions: Sequence[str],
-    folder: Path,
-    others: Mapping[str, Answers],
-) -> tuple[Report, dict[str, Answers]]:
-    """Evaluate these conditions; return the report, with others beside them, and the answers."""
-    options = replace(options, conditions=tuple(conditions))
-    report = evaluate(rag, question_set, options, folder, config, predictions=others)
-    return report, {name: read_answers(answers_path(folder, name)) for name in conditions}
 
 
 def trains(rag: ParametricRAG) -> bool:
@@ -178,22 +165,6 @@ def disagreements(cells: Cells) -> list[dict] | None:
                 }
             )
     return cases
-
-
-def by_document(cells: Cells) -> dict[str, dict]:
-    """Return {id: {questions, containment by condition}} of documents that alone answer some."""
-    rows: dict[str, list[int]] = {}  # places of each document's questions
-    for row, question in enumerate(cells.question_set.questions):
-        if len(question.gold_ids) == 1:
-            rows.setdefault(question.gold_ids[0], []).append(row)
-    scores = {name: np.array(cells.scores(name, "containment")) for name in cells.answers}  # (N,)
-    return {
-        i: {
-            "questions": len(places),
-            "containment": {name: float(values[places].mean()) for name, values in scores.items()},
-        }
-        for i, places in rows.items()
-    }
 
 
 def merge_conditions(counts: Sequence[int], weights: Sequence[str]) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -71,21 +72,14 @@ def reset_peak(on_gpu: bool) -> None:
     """Forget the peak memory seen so far, where the system can (CUDA, Linux)."""
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    file = Path("/proc/self/clear_refs")
-    if file.exists():
-        try:
-            file.write_text(CLEAR_PEAK)
-        except OSError:  # not allowed in some containers: the peak is then the whole run's
-            return
+    elif sys.platform == "linux":
+        with suppress(OSError):  # refused in some containers: the peak is then the whole run's
+            Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
 
 
 def peak_bytes(on_gpu: bool) -> int:
     """Return the peak since `reset_peak`: of CUDA memory, else resident (the base model's too)."""
     if on_gpu:
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the kernel's high-water mark
     return peak if sys.platform == "darwin" else 1024 * peak  # kB but on macOS

@@ -19,8 +19,9 @@ from prag_core.adapters.similarity import Sketcher, compare_adapters, summarise
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question
 from prag_core.evaluation.compare.cells import Cells, Rags
-from prag_core.evaluation.compare.likelihood import answer_sequences, mean_nll, text_sequences
 from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
+from prag_core.evaluation.likelihood import answer_sequences, mean_nll, text_sequences
+from prag_core.evaluation.results import KEPT
 
 Losses = Mapping[str, Sequence[float]]  # condition -> mean NLL of every text or answer
 
@@ -145,12 +146,8 @@ def _changed_answers(cells: Cells, path: str, seed: int) -> dict:
     if not plain or not other:
         return {}
     questions = cells.question_set.questions
-    bootstrap = Bootstrap(document_groups(questions), seed)
     changed = [plain[q.id]["prediction"] != other[q.id]["prediction"] for q in questions]
-    # Only what was right before can be spoilt; 0 or 1 for each question.
-    right = np.array(cells.scores("closed_book", "containment"))  # (N,)
-    kept = bootstrap.ratio(right * cells.scores(f"{path}/shuffled", "containment"), right)
-    return {
-        "changed_answers": asdict(bootstrap.mean(changed)),
-        "kept": kept and asdict(kept),
-    }
+    # Only what is right without an adapter can be spoilt.
+    kept = cells.reports[path].ratios[KEPT]["containment"]
+    bootstrap = Bootstrap(document_groups(questions), seed)
+    return {"changed_answers": asdict(bootstrap.mean(changed)), "kept": kept and asdict(kept)}

@@ -18,9 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from prag_core.adapters.adapter import Parametrizer, fingerprint
+from prag_core.adapters.adapter import fingerprint
 from prag_core.adapters.store import AdapterStore
-from prag_core.augmentation.augmented import CachedAugmenter
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
@@ -31,7 +30,7 @@ from prag_core.evaluation.compare.cost import cost, making
 from prag_core.evaluation.compare.options import NEED_QUESTIONS, PARTS, CompareOptions
 from prag_core.evaluation.compare.parts import knowledge, side_effects, similarity
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, document_groups
-from prag_core.evaluation.evaluate import check_questions
+from prag_core.evaluation.evaluate import check_questions, set_identity
 from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import claim_folder
 from prag_core.files import write_json
@@ -122,20 +121,13 @@ class _Comparison:
 
     def claim(self) -> None:
         """Refuse a folder of another config; parts, conditions and merges can be added to one."""
-        options = asdict(self.options)
-        questions = self.question_set.questions
-        config = {
-            "comparison": {name: v for name, v in options.items() if name not in GROWING},
-            "documents": fingerprint(sorted(self.question_set.documents_by_id)),
-            "questions": fingerprint(
-                [(q.id, q.question, q.golden_answers, q.gold_ids) for q in questions]
-            ),
-            "run": self.configs,
-        }
+        options = {n: v for n, v in asdict(self.options).items() if n not in GROWING}
+        identity = set_identity(self.question_set)
+        config = {"comparison": options, "question_set": identity, "run": self.configs}
         # A folder without any of these holds nothing that another config could spoil.
         places = ("parts/*.json", "*/*.jsonl", "merging/*/*.jsonl")
-        finished = [path.stem for place in places for path in self.folder.glob(place)]
-        claim_folder(self.folder, config, sorted({*finished}))
+        finished = {path.stem for place in places for path in self.folder.glob(place)}
+        claim_folder(self.folder, config, sorted(finished))
         (self.folder / "parts").mkdir(exist_ok=True)
 
     def make_adapters(self) -> None:
@@ -147,7 +139,7 @@ class _Comparison:
 
     def report(self) -> dict:
         """Compute the parts and describe the run."""
-        seed, cells = self.options.seed, self.cells
+        seed, cells, base = self.options.seed, self.cells, self.base
         # Functions, so that a part that is not wanted is not computed either.
         makers: dict[str, Callable[[], dict | None]] = {
             # From answers, which `evaluate` keeps.
@@ -155,21 +147,24 @@ class _Comparison:
             "merging": self._merging,
             # Measured here, and kept in parts/.
             "knowledge": lambda: self.losses,
-            "similarity": lambda: self._kept("similarity", self._similarity),
+            "similarity": lambda: self._stored(
+                "similarity", lambda: similarity(self.rags, self.pool)
+            ),
             # From both.
             "side_effects": lambda: side_effects(self.losses, cells, [*self.rags], seed),
-            "cost": lambda: cost(self._kept("cost", self._making, self._timed), cells),
+            "cost": lambda: cost(self._costs(), cells),
         }
         parts = {part: makers[part]() for part in self.parts}
         return {
             "version": VERSION,
             "title": self.question_set.name,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "base_model": self._base_name,
+            # A local folder without where it lies: a report is shown to others.
+            "base_model": Path(base.name).name if Path(base.name).exists() else base.name,
             "machine": self.machine,
             "paths": [*self.rags],
             "notes": self._notes(),
-            "documents": self._documents(),
+            "documents": [{"id": d.id, "title": d.title} for d in self.pool],
             "questions": len(self.question_set.questions),
             "setup": asdict(self.setup),
             "comparison": asdict(self.options),
@@ -197,15 +192,8 @@ class _Comparison:
     @property
     def machine(self) -> str:
         """Where it was measured."""
-        facts = machine()
-        device = f"{self.base.device}, {self.base.dtype}"
-        return f"{facts['cpu']}, {facts['threads']} threads, {device}"
-
-    @property
-    def _base_name(self) -> str:
-        """A hub's name, or that of a local folder without where it lies."""
-        local = Path(self.base.name)
-        return local.name if local.exists() else self.base.name
+        facts, base = machine(), self.base
+        return f"{facts['cpu']}, {facts['threads']} threads, {base.device}, {base.dtype}"
 
     @cached_property
     def pool(self) -> list[Document]:
@@ -218,22 +206,21 @@ class _Comparison:
         """The conditions of the part quality; none where it is left out."""
         if "quality" not in self.parts:  # side effects and cost then do without answers
             return Cells(self.question_set)
-        options = self.options
-        conditions, _ = possible(self.rags, options.conditions, len(self.question_set.documents))
-        evaluation = options.evaluation(conditions)
+        conditions, _ = self._possible()
+        evaluation = self.options.evaluation(conditions)
         return ask(self.rags, self.configs, self.question_set, evaluation, self.folder)
+
+    def _possible(self) -> tuple[tuple[str, ...], list[str]]:
+        return possible(self.rags, self.options.conditions, len(self.question_set.documents))
 
     @cached_property
     def losses(self) -> dict:
         """The part knowledge, which side effects are read from, too."""
         documents = self._sample(self.pool, self.options.scored_documents)
         questions = self._about(documents)
-        return self._kept(
+        return self._stored(
             "knowledge", lambda: knowledge(self.rags, documents, questions, self.options.seed)
         )
-
-    def _similarity(self) -> dict:
-        return similarity(self.rags, self.pool)
 
     def _merging(self) -> dict | None:
         options, pool = self.options, tuple(self.pool)
@@ -250,70 +237,50 @@ class _Comparison:
         cells = ask(self.rags, self.configs, subset, evaluation, self.folder / "merging")
         return compare_cells.merging(cells, counts, options.merge_weights)
 
-    def _making(self) -> dict:
+    def _costs(self) -> dict:
+        """Time the making of some documents' adapters on every path."""
         documents = self._sample(self.pool, self.options.cost_documents)
         on_gpu = self.base.device.type == "cuda"
-        return {path: making(self._uncached(path), documents, on_gpu) for path in self.rags}
 
-    def _uncached(self, path: str) -> Parametrizer:
-        """Return a path's parametrizer, one that augments anew where the store keeps pairs."""
-        parametrizer = self.rags[path].parametrizer
-        if isinstance(getattr(parametrizer, "augmenter", None), CachedAugmenter):
-            setup, documents = replace(self.setup, path=path), self.question_set.documents
-            return build_parametrizer(self.base, setup, None, documents)
-        return parametrizer
+        def compute() -> dict:
+            # Without a store: kept question-answer pairs would be read, not written.
+            parametrizers = {
+                path: build_parametrizer(
+                    self.base, replace(self.setup, path=path), None, self.question_set.documents
+                )
+                for path in self.rags
+            }
+            return {path: making(each, documents, on_gpu) for path, each in parametrizers.items()}
 
-    @property
-    def _timed(self) -> list:
-        """What times depend on beside the folder's config."""
-        return [asdict(self.setup), self.machine]
+        # Times depend on more than the folder's config, such as the batch size.
+        return self._stored("cost", compute, [asdict(self.setup), self.machine])
 
-    def _kept(self, name: str, compute: Callable[[], dict], inputs: Sequence = ()) -> dict:
+    def _stored(self, name: str, compute: Callable[[], dict], inputs: Sequence = ()) -> dict:
         """Return a part from the disk, or compute and keep it; `inputs` is what it rests on."""
         path, inputs = self.folder / "parts" / f"{name}.json", fingerprint(list(inputs))
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if kept.get("inputs") != inputs:
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if stored.get("inputs") != inputs:
             write_json(path, {"inputs": inputs, "part": compute()})
         # Read back even if it was just written, so that two runs return the same: lists, no tuples.
         return json.loads(path.read_text(encoding="utf-8"))["part"]
 
-    def _documents(self) -> list[dict]:
-        """Describe the documents of the pool, with what was measured about each."""
-        scores = compare_cells.by_document(self.cells)
-        measured = {"knowledge", "side_effects"} & {*self.parts}
-        losses = self.losses["per_document"] if measured else {}
-        return [
-            {
-                "id": document.id,
-                "title": document.title,
-                # Passages of one article share its title.
-                "topic": document.metadata.get("topic") or document.title,
-                "words": len(document.text.split()),
-                "loss": losses.get(document.id, {}),
-            }
-            | scores.get(document.id, {"questions": 0, "containment": {}})
-            for document in self.pool
-        ]
-
     def _notes(self) -> list[str]:
         """Say what is left out, and why."""
-        questions, options = self.question_set.questions, self.options
+        questions = self.question_set.questions
         if not questions:
             return ["There are no questions: quality and merging are left out."]
+        groups, notes = len({*document_groups(questions)}), self._possible()[1]
+        if groups >= SMALLEST_SAMPLE:
+            return notes
         # Documents are what the bootstrap resamples.
-        groups, notes = len({*document_groups(questions)}), []
-        if groups < SMALLEST_SAMPLE:
-            notes.append(
-                f"{len(questions)} questions about {groups} documents: intervals need "
-                f"{SMALLEST_SAMPLE} or more documents and are left out."
-            )
-        return notes + possible(self.rags, options.conditions, len(self.question_set.documents))[1]
+        few = f"{len(questions)} questions about {groups} documents: intervals need "
+        return [f"{few}{SMALLEST_SAMPLE} or more documents and are left out.", *notes]
 
     def _about(self, documents: Sequence[Document]) -> list[Question]:
         """Return the questions whose one gold document is among these."""
         ids = {document.id for document in documents}
-        golden = self.question_set.questions
-        return [q for q in golden if len(q.gold_ids) == 1 and q.gold_ids[0] in ids]
+        questions = self.question_set.questions
+        return [q for q in questions if len(q.gold_ids) == 1 and q.gold_ids[0] in ids]
 
     def _sample(self, items: Sequence[Item], count: int) -> list[Item]:
         """Return a seeded sample, in order."""

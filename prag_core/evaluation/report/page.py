@@ -16,10 +16,10 @@ from markupsafe import Markup
 
 from prag_core.evaluation.report.figures import TITLES, figures
 from prag_core.evaluation.report.style import svg
-from prag_core.evaluation.report.tables import comparison_tables, detail_tables
+from prag_core.evaluation.report.tables import comparison_tables
 from prag_core.evaluation.tables import Table
 
-MOST_ROWS = {"disagreements": 50, "documents": 200}  # report.json has all
+MOST_ROWS = 50  # disagreements; report.json has all
 
 
 def write_report_page(report: Mapping, path: Path | str) -> None:
@@ -46,16 +46,15 @@ def render_report(report: Mapping) -> str:
         loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["typeset"] = _typeset
-    # Cut, so that a page of a large corpus still opens.
-    details = {
-        key: _first_rows(table, MOST_ROWS[key]) for key, table in detail_tables(report).items()
-    }
+    tables = comparison_tables(report)
+    if "disagreements" in tables:
+        tables["disagreements"] = _first_rows(tables["disagreements"], MOST_ROWS)
     return environment.get_template("report.html").render(
         report={"machine": "", "command": "", "base_model": "", "created": "", "notes": ()}
         | report,
         # Markup is what is ours, and not escaped.
         css=Markup((folder / "report.css").read_text("utf-8")),
-        tables=comparison_tables(report) | details,
+        tables=tables,
         figures={key: Markup(svg(f, key, TITLES[key])) for key, f in figures(report).items()},
         figure_titles=TITLES,
     )

@@ -1,4 +1,4 @@
-"""Look of the figures: one style for all of them; figures go in, SVG and PNG come out.
+"""Look of the figures: one style for all of them; figures go in, SVG comes out.
 
 Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; where colour
 means something, a shape, a hatch or a line style says it too.
@@ -11,62 +11,26 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 
 import matplotlib
 from matplotlib.figure import Figure
 
 INK = "#1c2327"  # on a page, `svg` turns it into the colour of the text around the figure
 BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
-ORANGE, SKY, YELLOW, PURPLE = "#e69f00", "#56b4e9", "#f0e442", "#cc79a7"
+ORANGE, SKY, PURPLE = "#e69f00", "#56b4e9", "#cc79a7"
 GREY = "#8a9499"
 PATH_COLOURS = {"trained": BLUE, "generated": VERMILION}
-TOPIC_COLOURS = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 4.2  # inches; a phone shows it about as wide as it is here, so that 9 pt stay readable
-STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": INK,
-    "axes.facecolor": "none",
-    "axes.grid": False,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9.5,
-    "axes.linewidth": 0.7,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.unicode_minus": True,
-    "figure.facecolor": "none",
-    "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "grid.alpha": 0.18,
-    "grid.color": INK,
-    "grid.linewidth": 0.7,
-    "hatch.linewidth": 0.8,
-    "legend.fontsize": 9.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "savefig.facecolor": "none",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "prag",
-    "text.color": INK,
-    "text.parse_math": False,  # a `$` in a foreign name is a dollar
-    "xtick.color": INK,
-    "xtick.labelsize": 9.5,
-    "ytick.color": INK,
-    "ytick.labelsize": 9.5,
-}
+STYLE = files("prag_core") / "resources" / "report" / "figures.mplstyle"
 
 
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw in the project's style; what the program had set comes back afterwards."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # a reader's own matplotlibrc does not change the report
-        matplotlib.rcParams.update(STYLE)
+    # The file is read over matplotlib's defaults: a reader's own matplotlibrc changes no report.
+    with matplotlib.rc_context(fname=str(STYLE)), warnings.catch_warnings():
         # Only widths are measured with the font here; the browser has one with the sign.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -101,6 +65,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
         title: what the figure shows, without markup characters.
     """
     buffer = io.StringIO()
+    # Without what differs from run to run, above all the date.
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with styled():
         figure.savefig(buffer, format="svg", metadata=nothing)
@@ -117,11 +82,3 @@ def svg(figure: Figure, name: str, title: str) -> str:
     opening = f'<svg role="img" aria-labelledby="{name}-title"'
     head, _, body = text.removeprefix("<svg").partition(">")
     return f'{opening}{head}><title id="{name}-title">{title}</title>{body}'
-
-
-def png(figure: Figure, dots: int = 160) -> bytes:
-    """Return a figure as a PNG on white, `dots` an inch."""
-    buffer = io.BytesIO()
-    with styled():
-        figure.savefig(buffer, format="png", dpi=dots, facecolor="white")
-    return buffer.getvalue()

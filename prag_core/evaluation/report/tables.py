@@ -12,19 +12,17 @@ from itertools import groupby
 from rich.console import RenderableType
 from rich.text import Text
 
-from prag_core.evaluation.estimates import format_estimate
-from prag_core.evaluation.report.names import (
+from prag_core.evaluation.conditions import (
     condition_name,
     is_control,
-    known,
     label,
     path_of,
     reading_order,
 )
+from prag_core.evaluation.estimates import format_estimate, known
 from prag_core.evaluation.tables import EXPLAINED, SHOWN, Table, metric_rows
 
 MISSING = "-"
-DOCUMENT_CONDITIONS = ("closed_book", "in_context", "parametric")  # report.json has all
 INTERVAL_COLUMNS = 5  # in a terminal of 80 columns
 RIGHT, WRONG = "✓", "✗"
 # (below, one unit, its name), the smallest first
@@ -47,6 +45,7 @@ def comparison_tables(report: Mapping) -> dict[str, Table]:
         "side_effects": _side_effects,
         "merging": _merging,
         "cost": _cost,
+        "disagreements": _disagreements,
     }
     # Tables of another part than their own name.
     part_of = {"differences": "quality", "ratios": "quality"}
@@ -55,12 +54,6 @@ def comparison_tables(report: Mapping) -> dict[str, Table]:
         for key, make in makers.items()
         if report.get(part := part_of.get(key, key))
     }
-    return {key: table for key, table in tables.items() if any(table.sections)}
-
-
-def detail_tables(report: Mapping) -> dict[str, Table]:
-    """Return what is too long for a terminal: every document, and where the paths disagree."""
-    tables = {"disagreements": _disagreements(report), "documents": _documents(report)}
     return {key: table for key, table in tables.items() if any(table.sections)}
 
 
@@ -158,7 +151,7 @@ def _merging(report: Mapping, part: Mapping) -> Table:
 
 def _cost(report: Mapping, part: Mapping) -> Table:
     making, seconds, even = (part.get(key) or {} for key in ("adapters", "questions", "break_even"))
-    made = tuple(
+    makings = tuple(
         (
             path,
             in_unit(cost["seconds"], SECONDS),
@@ -168,13 +161,13 @@ def _cost(report: Mapping, part: Mapping) -> Table:
         )
         for path, cost in making.items()
     )
-    answered = tuple((label(name), in_unit(s, SECONDS), *[""] * 3) for name, s in seconds.items())
+    answers = tuple((label(name), in_unit(s, SECONDS), *[""] * 3) for name, s in seconds.items())
     headings = ("adapter or answer", "time", "size", "peak memory", "pays after")
     note = (
         "Time to make a document's adapter, or to answer a question in a batch. Pays after: "
         "questions a document until faster answers than in_context's have paid for the adapter."
     )
-    return Table("Cost", headings, tuple(filter(None, (made, answered))), note)
+    return Table("Cost", headings, tuple(filter(None, (makings, answers))), note)
 
 
 def _questions(break_even: Mapping, path: str) -> str:
@@ -184,9 +177,10 @@ def _questions(break_even: Mapping, path: str) -> str:
     return f"{break_even[path]:,.1f}" if known(break_even[path]) else "never"
 
 
-def _disagreements(report: Mapping) -> Table:
+def _disagreements(report: Mapping, part: Sequence[Mapping]) -> Table:
+    # One column a path, behind what is the same for all of them.
     paths, rows = report["paths"], []
-    for case in report.get("disagreements") or ():
+    for case in part:
         # Marked with a sign, not with a colour alone.
         marks = [RIGHT if case["contained"].get(path) else WRONG for path in paths]
         texts = [case["answers"].get(path) or "(nothing)" for path in paths]
@@ -197,32 +191,6 @@ def _disagreements(report: Mapping) -> Table:
     headings = ("question", "document", "golden answer", *paths)
     note = f"{RIGHT} contains a golden answer, {WRONG} does not."
     return Table("Where the paths disagree", headings, (tuple(rows),), note)
-
-
-def _documents(report: Mapping) -> Table:
-    documents = report.get("documents") or ()
-    columns = {  # heading -> how a document's cell is written
-        "topic": lambda d: d.get("topic") or MISSING,
-        "words": lambda d: f"{d.get('words') or 0:,}",
-        "questions": lambda d: f"{d.get('questions') or 0:,}",
-    }
-    for key, factor, digits in (("containment", 100, 0), ("loss", 1, 2)):
-        # Documents outside the sample have no numbers: headings are those that any of them has.
-        names = reading_order(dict.fromkeys(n for d in documents for n in d.get(key) or ()))
-        for name in (name for name in names if condition_name(name) in DOCUMENT_CONDITIONS):
-            columns[f"{key}: {label(name)}"] = _column(key, name, factor, digits)
-    rows = tuple((d.get("title") or d["id"], *(c(d) for c in columns.values())) for d in documents)
-    note = "Containment in %; loss of the text in nats a token."
-    return Table("Documents", ("document", *columns), (rows,), note)
-
-
-def _column(key: str, name: str, factor: float, digits: int):
-    """Return the writer of one number of a document."""
-
-    def write(document: Mapping) -> str:
-        return format_estimate({"mean": (document.get(key) or {}).get(name)}, factor, digits)
-
-    return write
 
 
 def _by_path(rows: Sequence[tuple[str, ...]]) -> tuple[tuple[tuple[str, ...], ...], ...]:
@@ -241,9 +209,10 @@ def in_unit(value: float | None, units: Sequence[tuple[float, float, str]]) -> s
 
 def terminal_lines(report: Mapping) -> Iterator[RenderableType]:
     """Yield what `rich` prints of a comparison: its tables, then its notes."""
-    for table in comparison_tables(report).values():
-        yield ""
-        yield _narrow(table).rich()
+    for key, table in comparison_tables(report).items():
+        if key != "disagreements":  # too long and wide: the page has it
+            yield ""
+            yield _narrow(table).rich()
     for note in report.get("notes") or ():
         # Text, not a string: rich would read square brackets of a foreign name as markup.
         yield Text(f"Note: {note}")

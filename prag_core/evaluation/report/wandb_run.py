@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from prag_core.evaluation.report.figures import figures
-from prag_core.evaluation.report.names import known
-from prag_core.evaluation.report.style import png
-from prag_core.evaluation.report.tables import comparison_tables, detail_tables
+from prag_core.evaluation.estimates import known
+from prag_core.evaluation.report.page import render_report
 
 # Of report.json: what a run is found by, and what its numbers are read from.
 HEADER_KEYS = ("title", "base_model", "machine", "command", "paths", "setup", "comparison")
@@ -18,7 +15,7 @@ NUMBER_KEYS = ("quality", "knowledge", "similarity", "side_effects", "merging", 
 
 
 def log_to_wandb(report: Mapping, folder: Path | str, project: str = "prag-compare") -> None:
-    """Log the report's numbers, tables and figures as one run; needs no account.
+    """Log the report's page and every number in it as one run; needs no account.
 
     Offline (`wandb sync FOLDER/wandb/offline-run-*` uploads it later) unless WANDB_MODE says other.
 
@@ -48,35 +45,17 @@ def log_to_wandb(report: Mapping, folder: Path | str, project: str = "prag-compa
         settings=wandb.Settings(console="off", silent=True),
     )
     try:
-        run.log(_media(report, wandb))
+        # The page has all tables and figures, and needs nothing beside it.
+        run.log({"report": wandb.Html(render_report(report), inject=False)})
         run.summary.update(flat_numbers(report))
     finally:  # what was logged is on the disk, whatever failed
         run.finish()
 
 
-def _media(report: Mapping, wandb) -> dict[str, object]:
-    """Return figures and tables as the package logs them."""
-    from PIL import Image  # comes with matplotlib
-
-    media: dict[str, object] = {}
-    for name, figure in figures(report).items():
-        media[f"figures/{name}"] = wandb.Image(Image.open(io.BytesIO(png(figure))))
-    for name, table in (comparison_tables(report) | detail_tables(report)).items():
-        # wandb's table has no sections.
-        rows = [list(row) for section in table.sections for row in section]
-        media[f"tables/{name}"] = wandb.Table(columns=list(table.headings), data=rows)
-    return media
-
-
 def flat_numbers(report: Mapping) -> dict[str, float]:
-    """Return one number a key, such as `knowledge/text/trained/parametric/mean`."""
-    return {name: value for key in NUMBER_KEYS for name, value in _numbers(key, report.get(key))}
+    """Return one number a key, such as `knowledge/text/trained/parametric/mean`; no lists."""
+    import pandas as pd  # half a second, and only needed here
 
-
-def _numbers(key: str, value: object) -> Iterator[tuple[str, float]]:
-    """Yield the numbers in nested mappings under their joined keys; lists are left out."""
-    if isinstance(value, Mapping):
-        for name, member in value.items():
-            yield from _numbers(f"{key}/{name}", member)
-    elif isinstance(value, int | float) and known(value):
-        yield key, value
+    parts = {key: report[key] for key in NUMBER_KEYS if report.get(key)}
+    flat = pd.json_normalize(parts, sep="/").to_dict("records")[0] if parts else {}
+    return {name: v for name, v in flat.items() if isinstance(v, int | float) and known(v)}

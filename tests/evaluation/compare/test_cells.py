@@ -11,7 +11,6 @@ from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.compare.cells import (
     Cells,
-    by_document,
     disagreements,
     merge_conditions,
     merging,
@@ -95,13 +94,6 @@ def test_disagreements_are_those_that_one_path_answers_right(cells):
     assert cases[0]["document"] == "title 0"
     one = Cells(cells.question_set, {"trained": cells.reports["trained"]}, cells.answers)
     assert disagreements(one) is None
-
-
-def test_documents_get_the_mean_of_their_own_questions(cells):
-    rows = by_document(cells)
-    assert rows[DOCUMENTS[0].id]["questions"] == 2
-    assert rows[DOCUMENTS[0].id]["containment"]["closed_book"] == 0.5
-    assert rows[DOCUMENTS[5].id]["containment"]["generated/parametric"] == 1.0
 
 
 def test_series_of_merging_begin_alike(cells):

@@ -9,9 +9,10 @@ from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.compare.cells import Cells
-from prag_core.evaluation.compare.likelihood import mean_nll, text_sequences
 from prag_core.evaluation.compare.parts import knowledge, side_effects, similarity
 from prag_core.evaluation.evaluate import scored
+from prag_core.evaluation.likelihood import mean_nll, text_sequences
+from prag_core.evaluation.results import summarise
 from prag_core.pipeline.rag import ParametricRAG
 from tests.fixtures.parametrizers import RandomParametrizer
 
@@ -65,12 +66,13 @@ def test_side_effects_follow_losses_and_answers(rags):
     def answers(predictions: list[str]) -> dict:
         return {q.id: scored(q, text) for q, text in zip(QUESTIONS, predictions, strict=True)}
 
+    shared = answers(["lake", "lake", "the lake", "lake", "hill", "hill"])
+    other = answers(["lake", "lake", "lake", "mill", "lake", "hill"])
+    report = summarise("set", QUESTIONS, {"closed_book": shared, "shuffled": other}, seed=0)
     cells = Cells(
         QuestionSet("set", tuple(DOCUMENTS), tuple(QUESTIONS)),
-        answers={
-            "closed_book": answers(["lake", "lake", "the lake", "lake", "hill", "hill"]),
-            "trained/shuffled": answers(["lake", "lake", "lake", "mill", "lake", "hill"]),
-        },
+        reports={"trained": report},
+        answers={"closed_book": shared, "trained/shuffled": other},
     )
     losses = knowledge(rags, DOCUMENTS, [], seed=0)
     effect = side_effects(losses, cells, ["trained"], seed=0)["trained"]

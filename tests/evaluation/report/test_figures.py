@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from prag_core.evaluation.report.figures import MANY_POINTS, TITLES, figures, frequent_topics
-from prag_core.evaluation.report.style import STYLE, WIDTH, plain, png, svg
+from prag_core.evaluation.report.figures import TITLES, figures
+from prag_core.evaluation.report.style import INK, WIDTH, plain, svg
 from tests.fixtures.comparisons import HOSTILE, make_report
 
 XLINK = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -24,10 +24,8 @@ def made():
     [
         ({}, set()),
         ({"quality": None}, {"quality"}),
-        ({"similarity": None}, {"similarity"}),
         ({"merging": None}, {"merging"}),
-        ({"cost": None}, {"cost"}),
-        ({"questions": 0}, {"quality", "merging", "cost"}),
+        ({"questions": 0}, {"quality", "merging"}),
         ({"questions": 3}, set()),
         ({"paths": ("trained",), "documents": 1}, set()),
         ({"paths": ("trained", "generated", "foreign")}, set()),
@@ -82,39 +80,6 @@ def test_no_bar_leaves_the_frame(made):
     assert axes.get_xlim()[1] > max(bar.get_width() for bar in axes.patches)
 
 
-def test_costs_cross_where_the_adapter_has_paid(made):
-    lines = {line.get_label(): line for line in made["cost"].axes[0].lines}
-    assert set(lines) == {"in_context", "trained", "generated"}
-    pays = make_report()["cost"]["break_even"]["trained"]
-    at = {name: np.interp(pays, *line.get_data()) for name, line in lines.items()}
-    assert at["trained"] == pytest.approx(at["in_context"])
-    assert at["generated"] < at["in_context"]
-
-
-def test_topics_that_have_a_colour():
-    topics = ["b", "a", "a", "b", "once", "", ""] + [f"t{n}" for n in range(9) for _ in range(3)]
-    assert frequent_topics(topics) == [f"t{n}" for n in range(7)]
-    assert frequent_topics(["b", "a", "a", "b", "once", "", ""]) == ["a", "b"]
-    assert frequent_topics([]) == []
-
-
-def test_missing_points_and_topics_are_drawn_over():
-    report = make_report()
-    report["similarity"]["variance"] = {}
-    report["similarity"]["map"][0]["x"] = None
-    report["similarity"]["map"][1]["y"] = float("nan")
-    for document in report["documents"]:
-        document["topic"] = None
-    found = figures(report)
-    assert not found["similarity"].legends
-
-
-def test_many_adapters_are_one_picture():
-    found = svg(figures(make_report(documents=MANY_POINTS + 1))["similarity"], "map", "t")
-    assert "<image" in found
-    assert len(found) < 1_000_000
-
-
 def test_the_same_report_gives_the_same_svg(made):
     again = figures(make_report())
     for name in TITLES:
@@ -130,7 +95,7 @@ def test_svg_is_readable_and_stands_beside_others(made):
         assert len(ids) == len(set(ids)) and not seen & set(ids)
         seen |= set(ids)
         assert root.get("role") == "img" and TITLES[name] in text
-        assert "currentColor" in text and STYLE["text.color"] not in text
+        assert "currentColor" in text and INK not in text
         assert "<text" in text and "<style" not in text and "<metadata" not in text
         fonts = [node.get("style") for node in root.iter("{http://www.w3.org/2000/svg}text")]
         sizes = [float(style.split("px")[0].split()[-1]) for style in fonts]
@@ -147,23 +112,17 @@ def test_every_reference_in_the_svg_has_its_target(made):
 
 def test_foreign_names_are_text():
     report = make_report()
-    for document in report["documents"]:
-        document["topic"] = HOSTILE if document["topic"] == "Lakes" else "_$\\frac$ 漢\x00\n"
-    text = svg(figures(report)["similarity"], "map", "t")
-    assert "<script" not in text
-    assert "&lt;script" in text
-    assert "$\\frac$ 漢" in text
+    series = report["merging"]["series"]
+    series[f"foreign/{HOSTILE}"[:28]] = series["in_context"]
+    text = svg(figures(report)["merging"], "merging", "t")
+    assert "<script" not in text and "&lt;script" in text
     assert plain("a\n\x00b   c") == "a b c"
     assert plain("long name of a topic", 8) == "long na…"
 
 
-def test_png_is_a_png(made):
-    assert png(made["cost"]).startswith(b"\x89PNG")
-
-
 def test_settings_of_the_program_are_left_alone():
     before = dict(matplotlib.rcParams)
-    svg(figures(make_report(documents=3))["cost"], "cost", "t")
+    svg(figures(make_report(documents=3))["quality"], "quality", "t")
     assert dict(matplotlib.rcParams) == before
 
 

@@ -3,12 +3,11 @@ import io
 import pytest
 from rich.console import Console
 
-from prag_core.evaluation.report.names import reading_order
+from prag_core.evaluation.conditions import reading_order
 from prag_core.evaluation.report.tables import (
     BYTES,
     SECONDS,
     comparison_tables,
-    detail_tables,
     in_unit,
     terminal_lines,
 )
@@ -59,7 +58,7 @@ def test_shared_conditions_come_first_and_controls_last():
 def test_an_absent_part_is_left_out_alone(part):
     whole = set(comparison_tables(make_report()))
     left = set(comparison_tables(make_report(**{part: None})))
-    gone = {"quality": {"quality", "differences", "ratios"}, "disagreements": set()}
+    gone = {"quality": {"quality", "differences", "ratios"}}
     assert whole - left == gone.get(part, {part})
     absent = make_report()
     del absent[part]
@@ -69,7 +68,7 @@ def test_an_absent_part_is_left_out_alone(part):
 def test_rows_are_as_long_as_their_headings():
     for questions in (0, 600):
         report = make_report(("trained", "generated", "foreign"), questions=questions)
-        for table in (comparison_tables(report) | detail_tables(report)).values():
+        for table in comparison_tables(report).values():
             rows = [row for section in table.sections for row in section]
             assert {len(row) for row in rows} == {len(table.headings)}
 
@@ -88,20 +87,10 @@ def test_break_even_is_never_only_where_it_was_measured():
     assert [row[-1] for row in rows] == ["-", "-"]
 
 
-def test_documents_without_numbers_are_dashes():
-    rows = detail_tables(make_report())["documents"].sections[0]
-    headings = detail_tables(make_report())["documents"].headings
-    column = headings.index("loss: trained, parametric")
-    assert [row[column] for row in rows[:2]] == ["1.20", "-"]
-    assert not [
-        h for h in detail_tables(make_report(questions=0))["documents"].headings if "%" in h
-    ]
-
-
 def test_a_golden_answer_is_named_once_and_right_answers_are_marked():
     report = make_report()
     report["disagreements"][0] |= {"golden_answers": ["x", "x"], "answers": {"trained": ""}}
-    row = detail_tables(report)["disagreements"].sections[0][0]
+    row = comparison_tables(report)["disagreements"].sections[0][0]
     assert row[2:] == ("x", "✓ (nothing)", "✗ (nothing)")
 
 

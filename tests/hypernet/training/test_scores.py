@@ -15,7 +15,7 @@ from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.assignment import neighbours
 from prag_core.evaluation.results import answers_path, read_answers
-from prag_core.evaluation.unrelated import UnrelatedTexts, text_loss
+from prag_core.evaluation.unrelated import UnrelatedTexts, text_losses
 from prag_core.model.generate import generate
 from prag_core.model.prompts import question_prompt
 from prag_core.pipeline.answerer import shared_rows
@@ -94,11 +94,14 @@ def test_unrelated_text_without_adapter_is_the_base_models(tiny_base, tmp_path):
     labels = ids.clone()
     labels[:, :first] = -100
     expected = tiny_base.model(input_ids=ids, labels=labels).loss.item()
-    loss, tokens = text_loss(tiny_base, text)
+    (loss,), (tokens,) = text_losses(tiny_base, [text])
     assert tokens == ids.shape[1] - first and loss == pytest.approx(expected * tokens, rel=1e-5)
     (adapter,) = parametrizer(tiny_base, tmp_path).parametrize(DOCUMENTS[2:3])
-    assert text_loss(tiny_base, text, adapter)[0] != loss
-    assert text_loss(tiny_base, text, adapter, 1e9) == (loss, tokens)  # not meant: left out
+    assert text_losses(tiny_base, [text], [adapter])[0] != [loss]
+    assert text_losses(tiny_base, [text], [adapter], 1e9) == (
+        [loss],
+        [tokens],
+    )  # not meant: left out
 
 
 def test_unrelated_texts_are_a_ratio_of_losses(tiny_base, tmp_path):
@@ -111,8 +114,5 @@ def test_unrelated_texts_are_a_ratio_of_losses(tiny_base, tmp_path):
     ratio = found["ratio"]
     assert ratio["low"] <= ratio["mean"] <= ratio["high"] and ratio["mean"] != 1
     owners = [rag.adapter(d.id) for d in DOCUMENTS[:2]] * 3
-    totals = [
-        sum(text_loss(tiny_base, text, a)[0] for text, a in zip(texts.texts, row, strict=True))
-        for row in ([None] * 6, owners)
-    ]
+    totals = [sum(text_losses(tiny_base, texts.texts, adapters)[0]) for adapters in (None, owners)]
     assert ratio["mean"] == pytest.approx(totals[1] / totals[0])

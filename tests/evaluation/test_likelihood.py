@@ -7,7 +7,7 @@ import torch
 
 from prag_core.corpus.documents import Document
 from prag_core.corpus.questions import Question
-from prag_core.evaluation.compare.likelihood import answer_sequences, mean_nll, text_sequences
+from prag_core.evaluation.likelihood import answer_sequences, mean_nll, text_sequences
 from prag_core.model.attach import attached
 from tests.fixtures.tiny import random_adapter
 
