@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -20,7 +21,6 @@ class Measurement:
     """One row of the table.
 
     Attributes:
-        part: part of the benchmark.
         name: what was measured.
         ours: our value.
         unit: of both values.
@@ -31,7 +31,6 @@ class Measurement:
         note: counts, and what the baseline is.
     """
 
-    part: str
     name: str
     ours: float
     unit: str
@@ -41,51 +40,24 @@ class Measurement:
     met: bool | None = None
     note: str = ""
 
-    def as_row(self) -> dict:
-        """Return the fields as JSON."""
-        return asdict(self)
-
 
 def compared(
-    part: str,
-    name: str,
-    ours: float,
-    baseline: float,
-    unit: str,
-    at_least: float | None = None,
-    note: str = "",
+    name: str, ours: float, baseline: float, unit: str, least: float = math.nan, note: str = ""
 ) -> Measurement:
-    """Compare two values; a unit with a slash is a rate (more is better), else less is better.
-
-    Args:
-        part: part of the benchmark.
-        name: what was measured.
-        ours: our value.
-        baseline: the other value.
-        unit: of both, e.g. `documents/s` or `ms`.
-        at_least: the ratio to reach; None only reports it.
-        note: counts, and what the baseline is.
-    """
+    """Compare two values; with `least` the ratio is to reach it (NaN: it is only reported)."""
+    # A unit with a slash is a rate, e.g. documents/s: more is better, else less is.
     ratio = ours / baseline if "/" in unit else baseline / ours
-    target = "" if at_least is None else f">= {at_least:g}x"
-    met = None if at_least is None else ratio >= at_least
-    return Measurement(part, name, ours, unit, baseline, ratio, target, met, note)
+    if math.isnan(least):
+        return Measurement(name, ours, unit, baseline, ratio, note=note)
+    return Measurement(name, ours, unit, baseline, ratio, f">= {least:g}x", ratio >= least, note)
 
 
-def limited(
-    part: str, name: str, ours: float, unit: str, at_most: float, note: str = ""
+def bounded(
+    name: str, ours: float, unit: str, sign: str, bound: float, note: str = ""
 ) -> Measurement:
-    """Hold a value to an upper limit."""
-    met = ours <= at_most
-    return Measurement(part, name, ours, unit, target=f"<= {at_most:g} {unit}", met=met, note=note)
-
-
-def reached(
-    part: str, name: str, ours: float, unit: str, at_least: float, note: str = ""
-) -> Measurement:
-    """Hold a value to a lower limit."""
-    met = ours >= at_least
-    return Measurement(part, name, ours, unit, target=f">= {at_least:g} {unit}", met=met, note=note)
+    """Hold a value to a limit, itself included; the sign is `<=` or `>=`."""
+    met = ours <= bound if sign == "<=" else ours >= bound
+    return Measurement(name, ours, unit, target=f"{sign} {bound:g} {unit}", met=met, note=note)
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -100,6 +72,7 @@ class PeftProcess:
 
     def __init__(self, base: BaseModel) -> None:
         """Start it on the base model's folder, with as many threads as here."""
+        # In a process of its own: `load_base_model` has set this one up to be fast.
         source = str(model_source(base.name))
         command = [sys.executable, "-m", "prag_core.speed.peft_baseline", source]
         pipe = subprocess.PIPE
@@ -113,9 +86,8 @@ class PeftProcess:
         """
         request = {"task": task, "threads": torch.get_num_threads()} | arguments
         with suppress(BrokenPipeError):  # it ended already: no reply comes
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        reply = self._process.stdout.readline()
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        reply = self._process.stdout.readline()  # "" at the end of the process
         if not reply:
             raise ChildProcessError(
                 f"got no reply from the PEFT process (status {self._process.wait()}), expected "
@@ -129,7 +101,7 @@ class PeftProcess:
 
     def __exit__(self, *error: object) -> None:
         """End the process."""
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
+        with suppress(BrokenPipeError):  # of a request that it did not read
+            self._process.stdin.close()  # the end of its input ends it
         self._process.wait()
         self._process.stdout.close()

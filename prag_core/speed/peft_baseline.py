@@ -11,7 +11,6 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Sequence
 
 import torch
 from peft import PeftModel
@@ -27,15 +26,10 @@ class PeftBaseline:
     def __init__(self, folder: str) -> None:
         """Take base models from this folder."""
         self.folder = folder
-        self.models: dict[str, torch.nn.Module] = {}
+        self.models: dict[str, torch.nn.Module] = {}  # by dtype
 
     def train(
-        self,
-        dtype: str,
-        adapter: str,
-        sequences: Sequence[Sequence[int]],
-        length: int,
-        learning_rate: float,
+        self, dtype: str, adapter: str, sequences: list[list[int]], length: int, rate: float
     ) -> dict:
         """Train one document's adapter: AdamW, one sequence a step, loss on all tokens.
 
@@ -44,36 +38,29 @@ class PeftBaseline:
             adapter: PEFT folder of the adapter to start from.
             sequences: token ids, one list a step.
             length: pad each to so many tokens, with a mask; 0 does not pad.
-            learning_rate: of AdamW.
+            rate: learning rate of AdamW.
 
         Returns:
-            seconds of all, step_seconds of the steps alone, and the loss of each step.
+            seconds of all, loading and unloading included, and the loss of each step.
         """
-        base = self._base(dtype)
+        base = self._base(dtype)  # loading it does not count
         start = time.perf_counter()
         model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
         trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
-        losses, began = [], time.perf_counter()
+        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+        losses = []
         for ids in sequences:
             optimizer.zero_grad()
             loss = model(**_batch(ids, length)).loss
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        ended = time.perf_counter()
         self.models[dtype] = model.unload()
-        seconds = time.perf_counter() - start
-        return {"seconds": seconds, "step_seconds": ended - began, "losses": losses}
+        return {"seconds": time.perf_counter() - start, "losses": losses}
 
     @torch.no_grad()
     def answer(
-        self,
-        dtype: str,
-        adapters: Sequence[str],
-        ids: Sequence[int],
-        ends: Sequence[int],
-        max_new_tokens: int,
+        self, dtype: str, adapters: list[str], ids: list[int], ends: list[int], max_new_tokens: int
     ) -> dict:
         """Load PEFT folders, sum them with "cat", answer one prompt, and delete them again.
 
@@ -100,27 +87,20 @@ class PeftBaseline:
         model.add_weighted_adapter(names, [1.0] * len(names), MERGED, combination_type="cat")
         model.set_adapter(MERGED)
         loaded = time.perf_counter()
-        tokens = []
+        tokens = []  # the part `merge` asks for none
         if max_new_tokens:
-            prompt = torch.tensor([ids])
+            prompt = torch.tensor([ids])  # (1, T)
             output = model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=ends,
-                pad_token_id=ends[0],
-            )
-            tokens = output[0, len(ids) :].tolist()
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
+                max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0],
+            )  # fmt: skip
+            tokens = output[0, len(ids) :].tolist()  # without the prompt
         ended = time.perf_counter()
-        for name in (MERGED, *names):
+        for name in (MERGED, *names):  # else the next answer's would be added to them
             model.delete_adapter(name)
         self.models[dtype] = model.unload()
-        return {
-            "load_seconds": loaded - start,
-            "generate_seconds": ended - loaded,
-            "tokens": tokens,
-        }
+        times = {"load_seconds": loaded - start, "generate_seconds": ended - loaded}
+        return times | {"tokens": tokens}
 
     def _base(self, dtype: str) -> torch.nn.Module:
         if dtype not in self.models:
@@ -129,7 +109,7 @@ class PeftBaseline:
         return self.models[dtype]
 
 
-def _batch(ids: Sequence[int], length: int) -> dict[str, Tensor]:
+def _batch(ids: list[int], length: int) -> dict[str, Tensor]:
     """Ids, labels and mask of one sequence, (1, T), padded on the right."""
     padding = [0] * (length - len(ids))
     mask = [1] * len(ids) + [0] * len(padding)
@@ -140,7 +120,7 @@ def _batch(ids: Sequence[int], length: int) -> dict[str, Tensor]:
 
 def main() -> None:
     """Read tasks {"task", "threads", ...} line by line and write one reply a line."""
-    replies, sys.stdout = sys.stdout, sys.stderr
+    replies, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no reply
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
     baseline = PeftBaseline(sys.argv[1])
