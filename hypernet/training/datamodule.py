@@ -11,26 +11,19 @@ from pathlib import Path
 import lightning
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
-from hypernet.training.batch_rows import Batch
-from hypernet.training.batches import (
-    LENGTH_CLASSES,
-    BatchBuilder,
-    BatchConfig,
-    Item,
-    article,
-    make_items,
-)
-from hypernet.training.disk_corpus import DiskCorpus
-from hypernet.training.relations import find_facts
+from hypernet.training.batches import LENGTH_CLASSES, Batch, BatchBuilder, BatchConfig
 from hypernet.training.sources import (
+    Item,
+    Pool,
     articles_of,
     corpus_file,
+    fitting,
     held_out_articles,
+    read_corpus,
     read_question_set,
     split,
 )
-from prag_core.augmentation.span_augmenter import choose_pairs
-from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.documents import iter_documents
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.model.base_model import BaseModel
@@ -133,7 +126,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         self.validation_articles, self.validation_steps = validation_articles, validation_steps
         self.max_document_tokens, self.workers, self.seed = max_document_tokens, workers, seed
         self.predict_corpus = predict_corpus
-        self.training: list[Sequence[Item]] = []
+        self.training: list[Pool] = []
         self.validation: list[Item] = []
 
     def load(self, base: BaseModel) -> None:
@@ -144,31 +137,22 @@ class HypernetDataModule(lightning.LightningDataModule):
             FileNotFoundError: a folder or file is missing.
         """
         self.base = base  # its tokenizer cuts the documents
-        self.training, self.validation, held_out = self._question_items()
-        corpora = [self._corpus(path) for path in map(corpus_file, self.corpora)]
-        if not self.question_sets:
-            articles = articles_of(corpora)
-            held_out = held_out_articles(articles, self.validation_articles, self.seed)
-        for corpus in corpora:
-            rest, others = split(corpus, held_out)
+        bounds = LEAST_TOKENS, self.max_document_tokens
+        sets = [read_question_set(folder, base.tokenizer) for folder in self.question_sets]
+        settings = self.corpus_pairs, self.corpus_limit, bounds, self.corpus_on_disk
+        corpora = [read_corpus(path, base, *settings) for path in map(corpus_file, self.corpora)]
+        # All sets first: an article that one holds out may be in another one, too.
+        drawn_from = [articles_of([items]) for items in sets] or [articles_of(corpora)]
+        held_out = set().union(
+            *(held_out_articles(names, self.validation_articles, self.seed) for names in drawn_from)
+        )
+        self.training, self.validation = [], []
+        for number, pool in enumerate([*(fitting(items, bounds) for items in sets), *corpora]):
+            rest, others = split(pool, held_out)
             self.training.append(rest)
             # Beside question sets a corpus only loses these articles: its facts validate nothing.
-            if not self.question_sets:
+            if number < len(sets) or not sets:
                 self.validation += others
-
-    def _corpus(self, path: Path) -> list[Item] | DiskCorpus:
-        if self.corpus_on_disk:
-            # Corpora that fit are faster as lists: nothing is tokenised twice.
-            corpus = DiskCorpus(path, self.base, self._facts, self.corpus_limit)
-            return corpus.fitting(LEAST_TOKENS, self.max_document_tokens)
-        documents = list(islice(iter_documents(path), self.corpus_limit))
-        facts = [self._facts(document) for document in documents]
-        return self._fitting(make_items(self.base.tokenizer, documents, facts=facts))
-
-    def _facts(self, document: Document) -> tuple:
-        """Return what can be asked about a document without questions: (ways to ask, answer)."""
-        pairs = choose_pairs(document, self.corpus_pairs) if self.corpus_pairs else ()
-        return (*find_facts(document), *(((pair.question,), pair.answer) for pair in pairs))
 
     def calibration_ids(self, count: int) -> list[list[int]]:
         """Return documents that a new network is calibrated on."""
@@ -277,24 +261,3 @@ class HypernetDataModule(lightning.LightningDataModule):
         return DataLoader(
             steps, batch_size=None, num_workers=self.workers, pin_memory=self.workers > 0
         )
-
-    def _fitting(self, items: list[Item]) -> list[Item]:
-        # Left out, not cut: a question may be about the part that is cut off.
-        return [item for item in items if LEAST_TOKENS < len(item) <= self.max_document_tokens]
-
-    def _question_items(self) -> tuple[list[Sequence[Item]], list[Item], set[str]]:
-        """Return each question set's items, the held-out ones of all, and what was held out."""
-        sets = [read_question_set(folder) for folder in self.question_sets]
-        # All sets first: an article that one holds out may be in another one, too.
-        held_out: set[str] = set()
-        for documents, _ in sets:
-            articles = {article(document) for document in documents}
-            held_out |= held_out_articles(articles, self.validation_articles, self.seed)
-        training: list[Sequence[Item]] = []
-        validation: list[Item] = []
-        for documents, pairs in sets:
-            items = self._fitting(make_items(self.base.tokenizer, documents, pairs))
-            rest, others = split(items, held_out)
-            training.append(rest)
-            validation += others
-        return training, validation, held_out
