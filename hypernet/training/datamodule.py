@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -60,72 +60,66 @@ class DocumentStream(IterableDataset):
         return islice(iter_documents(self.path), self.rank, None, self.processes)
 
 
+@dataclass(eq=False)  # a module is itself, whatever its settings
 class HypernetDataModule(lightning.LightningDataModule):
-    """Question sets and corpora, split by article."""
+    """Question sets and corpora, split by article.
 
-    def __init__(
-        self,
-        question_sets: Sequence[str] = (),
-        corpora: Sequence[str] = (),
-        corpus_share: float = 0.25,
-        weights: Sequence[float] = (),
-        corpus_limit: int | None = None,
-        corpus_pairs: int = 0,
-        corpus_on_disk: bool = False,
-        batch: BatchConfig = DEFAULT_BATCH,
-        validation_articles: int = 40,
-        validation_steps: int = 4,
-        max_document_tokens: int = 256,
-        workers: int = 0,
-        predict_corpus: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Describe the data.
+    Attributes:
+        question_sets: folders with corpus.jsonl(.gz) and questions.jsonl(.gz).
+        corpora: folders with corpus.jsonl(.gz): completions, and questions from patterns.
+        corpus_share: share of the groups that come from the corpora; sets of one kind share
+            by size.
+        weights: instead, one a question set and then one a corpus: the mixture.
+        corpus_limit: documents taken of each corpus; all when omitted.
+        corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
+            patterns' (see `prag_core.augmentation.span_augmenter`).
+        corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
+            corpora that the machine cannot hold.
+        batch: what a step holds.
+        validation_articles: articles (titles) held out of each question set (no other set or
+            corpus trains on them either), or of the corpora where there is no question set.
+        validation_steps: batches a validation.
+        max_document_tokens: longer documents are left out of training.
+        workers: processes that build batches; each keeps a copy of the memory that this one
+            had when it began, so on a CPU rather 0.
+        predict_corpus: folder or file of documents that `predict` parametrizes.
+        seed: of the split and of all draws.
+    """
 
-        Args:
-            question_sets: folders with corpus.jsonl(.gz) and questions.jsonl(.gz).
-            corpora: folders with corpus.jsonl(.gz): completions, and questions from patterns.
-            corpus_share: share of the groups that come from the corpora; sets of one kind share
-                by size.
-            weights: instead, one a question set and then one a corpus: the mixture.
-            corpus_limit: documents taken of each corpus; all when omitted.
-            corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
-                patterns' (see `prag_core.augmentation.span_augmenter`).
-            corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
-                corpora that the machine cannot hold.
-            batch: what a step holds.
-            validation_articles: articles (titles) held out of each question set (no other set or
-                corpus trains on them either), or of the corpora where there is no question set.
-            validation_steps: batches a validation.
-            max_document_tokens: longer documents are left out of training.
-            workers: processes that build batches; each keeps a copy of the memory that this one
-                had when it began, so on a CPU rather 0.
-            predict_corpus: folder or file of documents that `predict` parametrizes.
-            seed: of the split and of all draws.
+    question_sets: Sequence[str] = ()
+    corpora: Sequence[str] = ()
+    corpus_share: float = 0.25
+    weights: Sequence[float] = ()
+    corpus_limit: int | None = None
+    corpus_pairs: int = 0
+    corpus_on_disk: bool = False
+    batch: BatchConfig = DEFAULT_BATCH
+    validation_articles: int = 40
+    validation_steps: int = 4
+    max_document_tokens: int = 256
+    workers: int = 0
+    predict_corpus: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings.
 
         Raises:
             ValueError: another number of weights than of sets and corpora, or documents of more
                 tokens than a batch takes.
         """
         super().__init__()
-        if max_document_tokens > LENGTH_CLASSES[-1]:
+        if self.max_document_tokens > LENGTH_CLASSES[-1]:
             raise ValueError(
-                f"got max_document_tokens {max_document_tokens}, expected at most "
+                f"got max_document_tokens {self.max_document_tokens}, expected at most "
                 f"{LENGTH_CLASSES[-1]}: cut longer documents"
             )
-        if weights and len(weights) != len(question_sets) + len(corpora):
+        sources = len(self.question_sets) + len(self.corpora)
+        if self.weights and len(self.weights) != sources:
             raise ValueError(
-                f"got {len(weights)} weights, expected {len(question_sets) + len(corpora)}: one "
-                "a question set, then one a corpus"
+                f"got {len(self.weights)} weights, expected {sources}: one a question set, then "
+                "one a corpus"
             )
-        self.weights = tuple(weights)
-        self.question_sets, self.corpora = tuple(question_sets), tuple(corpora)
-        self.corpus_share, self.corpus_limit = corpus_share, corpus_limit
-        self.corpus_pairs, self.batch = corpus_pairs, batch
-        self.corpus_on_disk = corpus_on_disk
-        self.validation_articles, self.validation_steps = validation_articles, validation_steps
-        self.max_document_tokens, self.workers, self.seed = max_document_tokens, workers, seed
-        self.predict_corpus = predict_corpus
         self.training: list[Pool] = []
         self.validation: list[Item] = []
 

@@ -16,11 +16,9 @@ from hypernet.network.checkpoint import Checkpoint, check_tensors, continued
 from hypernet.network.config import NetworkConfig
 from hypernet.network.encoder import Encoder
 from hypernet.network.heads import build_head, needs_background
-from hypernet.network.rows import Rows
-from hypernet.training.attach_rows import attached_rows
+from hypernet.network.rows import Rows, attached_rows
 from hypernet.training.batches import ANSWER, COMPLETION, Batch
-from hypernet.training.losses import kl_to_teacher, mean_by_kind, token_nll
-from hypernet.training.regression import TrainedAdapters
+from hypernet.training.losses import TrainedAdapters, kl_to_teacher, mean_by_kind, token_nll
 from hypernet.training.schedule import adamw, require_finite_gradients, warmup_cosine
 from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore

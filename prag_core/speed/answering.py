@@ -15,95 +15,81 @@ from statistics import mean, median
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.merge import merge
+from prag_core.adapters.store import AdapterStore
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel, load_base_model
-from prag_core.model.decoding_rows import GenerationOptions, end_tokens
+from prag_core.model.decoding_rows import end_tokens
 from prag_core.model.generate import stream
-from prag_core.pipeline.answerer import Answerer
-from prag_core.pipeline.answers import AnswerOptions
-from prag_core.speed.measurement import Measurement, PeftProcess, bounded, compared, seconds
-from prag_core.speed.workload import (
-    WorkloadAdapters,
-    WorkloadQuestion,
-    workload_documents,
-    workload_questions,
-)
+from prag_core.pipeline.answerer import Prepared
+from prag_core.pipeline.rag import ParametricRAG
+from prag_core.speed.measurement import Measurement, Peft, bounded, compared, seconds
+from prag_core.speed.workload import WorkloadQuestion, workload_pipeline, workload_questions
 
 K = 3  # documents a question
 LATENCY_K = (1, 3, 10)
-# Stop strings are PEFT's weak side (a test of the text after each token): none on both sides.
-OPTIONS = GenerationOptions(stop=())
 
 
 class Sides:
-    """Both sides of a comparison: our answerer, and the same adapters in the PEFT process."""
+    """Both sides of a comparison: our pipeline, and the same adapters in the PEFT process."""
 
-    def __init__(self, base: BaseModel, adapters: WorkloadAdapters, peft: PeftProcess) -> None:
-        """Take the adapters of the workload, read from their store for every answer."""
-        self.base, self.adapters, self.peft = base, adapters, peft
-        documents = {document.id: document for document in workload_documents()}
-        self.answerer = Answerer(
-            base, documents.__getitem__, adapters.adapter, generation=OPTIONS,
-            options=AnswerOptions(merge_weights="ones"),  # PEFT's "cat" is their sum, too
-        )  # fmt: skip
-        self.folders: dict[str, str] = {}  # by document, of PEFT
-
-    def export(self, folder: str) -> None:
+    def __init__(self, rag: ParametricRAG, peft: Peft, folder: Path) -> None:
         """Write every document's adapter below this folder, as PEFT loads it."""
-        for document in workload_documents():
-            place, adapter = Path(folder) / document.id, self.adapters.adapter(document.id)
-            self.folders[document.id] = str(to_peft(adapter, place, self.base.name))
+        self.rag, self.base, self.peft = rag, rag.base, peft
+        self.folders = {
+            i: str(to_peft(rag.adapter(i), folder / i, self.base.name)) for i in rag.documents
+        }
 
     def merged(self, question: WorkloadQuestion) -> Adapter:
         """Read and merge, without a prompt: what the part `merge` times."""
-        return merge([self.adapters.adapter(document.id) for document in question.documents])
+        return merge([self.rag.adapter(i) for i in question.document_ids])
 
     def attach(self, question: WorkloadQuestion) -> None:
         """Read, merge and attach, and restore the model."""
         with attached(self.base, self.merged(question)):
             pass
 
+    def prepare(self, question: WorkloadQuestion, mode: str) -> Prepared:
+        """Do all that comes before the model decodes."""
+        texts = [question.text]
+        hits = self.rag.hits(texts, mode, document_ids=[question.document_ids])
+        return self.rag.answerer.prepare(texts, hits, mode)[0]
+
     def answers(self, questions: Sequence[WorkloadQuestion], dtype: str = "") -> list[str]:
         """Answer all questions in batches, in another dtype where one is named."""
-        answerer = self.answerer
-        if dtype:
+        texts, ids = zip(*((q.text, q.document_ids) for q in questions), strict=True)
+        hits, answerer = self.rag.hits(texts, "parametric", document_ids=ids), self.rag.answerer
+        if dtype:  # the adapters stay what they are
             base = load_base_model(self.base.name, dtype, str(self.base.device))
             answerer = replace(answerer, base=base)
-        hits = [question.hits for question in questions]
-        answers = answerer.answer([question.text for question in questions], hits, "parametric")
-        return [answer.text for answer in answers]
+        return [answer.text for answer in answerer.answer(texts, hits, "parametric")]
 
-    def peft_answer(self, question: WorkloadQuestion, dtype: str, max_new_tokens: int) -> dict:
-        """Load the documents' adapters, sum them and answer; see `PeftBaseline.answer`."""
-        (asked,) = self.answerer.prepare([question.text], [question.hits], "closed_book")
-        ids = self.base.tokenizer(asked.prompt, add_special_tokens=False).input_ids
-        folders = [self.folders[document.id] for document in question.documents]
+    def peft_answer(self, question: WorkloadQuestion, dtype: str, limit: int) -> dict:
+        """Load the documents' adapters, sum them and answer; see `peft_baseline.answer`."""
+        prompt = self.prepare(question, "closed_book").prompt
         return self.peft(
-            "answer", dtype=dtype, adapters=folders, ids=ids, ends=sorted(end_tokens(self.base)),
-            max_new_tokens=max_new_tokens,
+            "answer", dtype=dtype, adapters=[self.folders[i] for i in question.document_ids],
+            ids=self.base.tokenizer(prompt, add_special_tokens=False).input_ids,
+            ends=sorted(end_tokens(self.base)), limit=limit,
         )  # fmt: skip
 
     def timed_answer(self, question: WorkloadQuestion, mode: str) -> list[float]:
         """Return the milliseconds from the start to each piece of the answer."""
         start = time.perf_counter()
-        (ready,) = self.answerer.prepare([question.text], [question.hits], mode)
-        pieces = stream(self.base, [ready.prompt], ready.adapter, OPTIONS)
+        ready = self.prepare(question, mode)
+        # Not `answer`: only a stream tells when the first token is there.
+        pieces = stream(self.base, [ready.prompt], ready.adapter, self.rag.generation)
         times = [time.perf_counter() - start for _ in pieces] or [time.perf_counter() - start]
         return [1000 * t for t in times]
 
 
 @contextmanager
-def _sides(base: BaseModel, peft: PeftProcess, folder: str) -> Iterator[Sides]:
-    with WorkloadAdapters(base, folder) as adapters, tempfile.TemporaryDirectory() as scratch:
-        sides = Sides(base, adapters, peft)
-        sides.export(scratch)
-        yield sides
+def _sides(base: BaseModel, peft: Peft, folder: str) -> Iterator[Sides]:
+    with AdapterStore(folder) as store, tempfile.TemporaryDirectory() as scratch:
+        yield Sides(workload_pipeline(base, store), peft, Path(scratch))
 
 
-def measure_merge(
-    base: BaseModel, peft: PeftProcess, folder: str, quick: bool = False
-) -> list[Measurement]:
+def measure_merge(base: BaseModel, peft: Peft, folder: str, quick: bool) -> list[Measurement]:
     """Read 3 adapters and merge them; and attach them, as PEFT's load_adapter and "cat" do."""
     questions = workload_questions(2 if quick else 20, K)
     ours, merged, replies = [], [], []
@@ -125,9 +111,7 @@ def measure_merge(
     ]  # fmt: skip
 
 
-def measure_generate(
-    base: BaseModel, peft: PeftProcess, folder: str, quick: bool = False
-) -> list[Measurement]:
+def measure_generate(base: BaseModel, peft: Peft, folder: str, quick: bool) -> list[Measurement]:
     """Answer 256 questions, each with its own 3 adapters; PEFT: one question at a time.
 
     Both sides read, merge and decode greedily until an end token or 32 tokens. Whether the texts
@@ -135,10 +119,12 @@ def measure_generate(
     single row and turns near ties.
     """
     questions = workload_questions(2 if quick else 256, K)
-    few, limit = 1 if quick else 8, OPTIONS.max_new_tokens
+    few = 1 if quick else 8
     sample = questions[:: max(1, len(questions) // (2 * few))]
     times, replies = [], []  # of all questions; of one
     with _sides(base, peft, folder) as sides:
+        options = sides.rag.generation
+        limit = options.max_new_tokens
         sides.peft_answer(questions[0], "bfloat16", limit)
         sides.answers(questions[:1])
         # The sides alternate: a machine that slows down slows down both.
@@ -150,7 +136,7 @@ def measure_generate(
     texts = [base.tokenizer.decode(t, skip_special_tokens=True).strip() for t in theirs]
     same = mean(a == b for a, b in zip(ours, texts, strict=True))
     spent = [reply["load_seconds"] + reply["generate_seconds"] for reply in replies]
-    note = f"{len(questions)} questions, batch {OPTIONS.batch_size}; PEFT {len(spent)}"
+    note = f"{len(questions)} questions, batch {options.batch_size}; PEFT {len(spent)}"
     return [
         compared(f"questions with {K} adapters each / PEFT, one by one",
                  len(questions) / mean(times), 1 / mean(spent), "questions/s", 5, note),
@@ -159,17 +145,14 @@ def measure_generate(
     ]  # fmt: skip
 
 
-def measure_latency(
-    base: BaseModel, peft: PeftProcess, folder: str, quick: bool = False
-) -> list[Measurement]:
+def measure_latency(base: BaseModel, peft: Peft, folder: str, quick: bool) -> list[Measurement]:
     """Time to the first token and to the whole answer, one question at a time.
 
     parametric reads, merges and attaches k adapters; in_context puts k passages into the prompt.
     Retrieval counts on neither side. Answers end where the model ends them.
     """
     rows = []
-    with WorkloadAdapters(base, folder) as adapters:
-        sides = Sides(base, adapters, peft)
+    with _sides(base, peft, folder) as sides:
         for k in LATENCY_K:
             times: dict[str, list[list[float]]] = {"parametric": [], "in_context": []}
             for question in workload_questions(1 if quick else 12, k):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import torch
 
 from prag_core.model.base_model import BaseModel, model_source
+from prag_core.speed import peft_baseline
+
+Peft = Callable[..., dict]  # (task, its arguments) -> its reply
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def compared(
     """Compare two values; with `least` the ratio is to reach it (NaN: it is only reported)."""
     # A unit with a slash is a rate, e.g. documents/s: more is better, else less is.
     ratio = ours / baseline if "/" in unit else baseline / ours
-    if math.isnan(least):
+    if math.isnan(least):  # nothing to reach
         return Measurement(name, ours, unit, baseline, ratio, note=note)
     return Measurement(name, ours, unit, baseline, ratio, f">= {least:g}x", ratio >= least, note)
 
@@ -67,41 +69,17 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-class PeftProcess:
-    """A running peft_baseline.py; each call sends one task and waits for its reply."""
+@contextmanager
+def peft_process(base: BaseModel) -> Iterator[Peft]:
+    """Run a process for `peft_baseline`; each call is one of its tasks, and waits for the reply.
 
-    def __init__(self, base: BaseModel) -> None:
-        """Start it on the base model's folder, with as many threads as here."""
-        # In a process of its own: `load_base_model` has set this one up to be fast.
-        source = str(model_source(base.name))
-        command = [sys.executable, "-m", "prag_core.speed.peft_baseline", source]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-
-    def __call__(self, task: str, **arguments) -> dict:
-        """Run one task of `PeftBaseline` there.
-
-        Raises:
-            ChildProcessError: the process ended; what it said is on standard error.
-        """
-        request = {"task": task, "threads": torch.get_num_threads()} | arguments
-        with suppress(BrokenPipeError):  # it ended already: no reply comes
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-        reply = self._process.stdout.readline()  # "" at the end of the process
-        if not reply:
-            raise ChildProcessError(
-                f"got no reply from the PEFT process (status {self._process.wait()}), expected "
-                "times: see its error above"
-            )
-        return json.loads(reply)
-
-    def __enter__(self) -> PeftProcess:
-        """Return the running process."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """End the process."""
-        with suppress(BrokenPipeError):  # of a request that it did not read
-            self._process.stdin.close()  # the end of its input ends it
-        self._process.wait()
-        self._process.stdout.close()
+    It works on the base model's folder, with as many threads as here. What goes wrong there is
+    raised here.
+    """
+    folder = str(model_source(base.name))
+    # Spawned, not forked: `load_base_model` has changed malloc in this one.
+    context, threads = get_context("spawn"), torch.get_num_threads()
+    with ProcessPoolExecutor(1, context, peft_baseline.prepare, (threads,)) as pool:
+        yield lambda task, **arguments: pool.submit(
+            getattr(peft_baseline, task), folder, **arguments
+        ).result()

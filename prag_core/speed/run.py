@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from prag_core.evaluation.tables import Table
 from prag_core.model.base_model import load_base_model
 from prag_core.speed.answering import measure_generate, measure_latency, measure_merge
-from prag_core.speed.measurement import Measurement, PeftProcess
+from prag_core.speed.measurement import Measurement, peft_process
 from prag_core.speed.serving import measure_serving
 from prag_core.speed.store import measure_store
 from prag_core.speed.training import measure_training
@@ -45,7 +45,7 @@ def measure_parts(
     """Yield (part, its measurements), one part after the other."""
     if with_model := [part for part in PARTS[:4] if part in parts]:
         base = load_base_model(base_model, device="cpu")  # where PEFT runs
-        with PeftProcess(base) as peft:
+        with peft_process(base) as peft:
             for part in with_model:
                 if part == "train":
                     yield part, measure_training(base, peft, hypernet, quick)

@@ -11,7 +11,7 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model.base_model import BaseModel
 from prag_core.pipeline.parts import Setup, build_parametrizer
-from prag_core.speed.measurement import Measurement, PeftProcess, compared, seconds
+from prag_core.speed.measurement import Measurement, Peft, compared, seconds
 from prag_core.speed.workload import paper_trainer, workload_documents
 from prag_core.training.sequences import build_sequences
 
@@ -19,9 +19,7 @@ DOCUMENTS, BASELINE_DOCUMENTS = 12, 4
 LOSS_TOLERANCE = 0.02  # share of the loss; bfloat16 has 8 bits
 
 
-def measure_training(
-    base: BaseModel, peft: PeftProcess, hypernet: str, quick: bool = False
-) -> list[Measurement]:
+def measure_training(base: BaseModel, peft: Peft, hypernet: str, quick: bool) -> list[Measurement]:
     """Train documents from one start: ours 12 together, PEFT the first of them one at a time.
 
     All sides run the paper's 5 sequences a document, one a step. Ours and the bfloat16 baseline

@@ -7,15 +7,15 @@ pairs are the demo's own questions, so that every machine measures the same toke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from prag_core.adapters.adapter import Adapter, adapter_key, fingerprint
+from prag_core.adapters.adapter import fingerprint
 from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import demo_question_set
 from prag_core.model.base_model import BaseModel
-from prag_core.retrieval.bm25 import Hit
+from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.lora_trainer import LoraTrainer, paper_options
 
 PAIRS = 3  # question-answer pairs a document, as in Su et al. (2025)
@@ -26,12 +26,7 @@ class WorkloadQuestion:
     """A question and the documents it is answered from, the one with the answer first."""
 
     text: str
-    documents: tuple[Document, ...]
-
-    @property
-    def hits(self) -> list[Hit]:
-        """The documents as a retriever gives them, all of one score."""
-        return [Hit(document.id, 1.0) for document in self.documents]
+    document_ids: tuple[str, ...]
 
 
 class FixedAugmenter:
@@ -67,8 +62,8 @@ def workload_questions(count: int, k: int = 3) -> list[WorkloadQuestion]:
         gold = places[question.gold_ids[0]]
         # Steps from the gold document; the next turn begins where this one ended.
         others = [1 + (turn * (k - 1) + step) % (size - 1) for step in range(k - 1)]
-        documents = tuple(demo.documents[(gold + step) % size] for step in (0, *others))
-        questions.append(WorkloadQuestion(question.question, documents))
+        ids = tuple(demo.documents[(gold + step) % size].id for step in (0, *others))
+        questions.append(WorkloadQuestion(question.question, ids))
     return questions
 
 
@@ -78,31 +73,15 @@ def paper_trainer(base: BaseModel) -> LoraTrainer:
     return LoraTrainer(base, FixedAugmenter(), paper_options(max_tokens=most))
 
 
-class WorkloadAdapters:
-    """Adapters of the demo's documents, trained with the paper's settings and kept in a store."""
-
-    def __init__(self, base: BaseModel, folder: str | Path) -> None:
-        """Open the store in this folder and train what is missing there."""
-        self.trainer, self.store = paper_trainer(base), AdapterStore(folder)
-        missing = [d for d in workload_documents() if not self.store.has(self._key(d.id))]
-        if missing:  # a later run of `prag speed` finds them
-            keys = [self._key(document.id) for document in missing]
-            self.store.put_many(zip(keys, self.trainer.parametrize(missing), strict=True))
-
-    def adapter(self, document_id: str) -> Adapter:
-        """Read a document's adapter."""
-        return self.store.get(self._key(document_id))
-
-    def _key(self, document_id: str) -> str:
-        return adapter_key(document_id, self.trainer.spec, self.trainer.fingerprint)
-
-    def __enter__(self) -> WorkloadAdapters:
-        """Return the open store."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the store."""
-        self.store.close()
+def workload_pipeline(base: BaseModel, store: AdapterStore) -> ParametricRAG:
+    """Return a pipeline of the demo's documents; what the store does not have is trained."""
+    # Stop strings are PEFT's weak side (a test of the text after each token): none on both sides.
+    rag = ParametricRAG(
+        base, parametrizer=paper_trainer(base), store=store, documents=workload_documents(),
+        generation=GenerationOptions(stop=()),
+    )  # fmt: skip
+    rag.ensure_adapters(rag.documents)
+    return rag
 
 
 def _reversed(text: str) -> str:
