@@ -102,7 +102,7 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
             "`python -m hypernet fit --model.base_model ...`"
         )
     config = network_config(folder / CONFIG, record["network"])
-    inputs, hidden = base.module_shape("down_proj")
+    inputs, hidden = base.module_shape("down_proj")  # I, H
     network = build_head(config, inputs, hidden)
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -180,6 +180,7 @@ def _read_config(folder: Path) -> dict:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"got a damaged {folder / CONFIG} ({error}), expected JSON") from error
+    # A list or a text is JSON, too.
     version = record.get("version") if isinstance(record, dict) else None
     if version != VERSION:
         raise ValueError(
@@ -199,6 +200,7 @@ def network_config(source: Path | str, fields: Mapping) -> NetworkConfig:
     Raises:
         ValueError: fields that it does not have, or no layers.
     """
+    # Not by TypeError: a file of another version is an edge, and says what to do.
     unknown = sorted(set(fields) - set(NetworkConfig.__dataclass_fields__))
     if unknown or "layers" not in fields:
         wrong = f"unknown network settings {unknown}" if unknown else "no layers"

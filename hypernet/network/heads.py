@@ -61,6 +61,7 @@ class PerceiverHead(nn.Module):
         u = self.reader(encoding)  # (N, T, D)
         scores = self.latents @ self.key(u).mT / math.sqrt(u.shape[-1])  # (N, L R, T)
         scores = scores.float().masked_fill(~encoding.mask[:, None], -1e9)
+        # A latent that attends to nothing in particular stays itself.
         z = self.latents + torch.softmax(scores, -1).to(u.dtype) @ self.value(u)  # (N, L R, D)
         z = normalise(z + self.mix(z))
         return z.unflatten(1, (self.writer.to_a.shape[0], -1))

@@ -74,15 +74,15 @@ def ablate(
         train(fit_arguments(fit_config, changes, folder, minutes, every), text, folder)
     base = load_base_model(record["model"]["base_model"], record["model"].get("dtype", "auto"))
     sample, rows = held_out(record["data"], base, documents), []
-    for name in names:
-        asked = conditions if rows else (*conditions, *measured)
-        rows.append(
-            {"name": name, **compare(Path(output) / "variants" / name, base, sample, asked)}
-        )
+    for name, folder in folders.items():
+        # Those that take long are answered by the first variant alone.
+        cells = conditions if rows else (*conditions, *measured)
+        rows.append({"name": name, **compare(folder, base, sample, cells)})
     result = {"minutes": minutes, "questions": len(sample.questions), "rows": rows}
     write_json(Path(output) / "table.json", result)
     text = "\n\n".join(table.markdown() for table in format_tables(result)) + "\n"
     (Path(output) / "table.md").write_text(text, encoding="utf-8")
+    # Ten variants are a table; as curves they would hide each other.
     shown = [row for row in rows if row["name"] in (drawn or names)]
     write_curves(shown, Path(output) / "figure.svg")
     print(text)
@@ -149,6 +149,7 @@ def compare(folder: Path, base: BaseModel, sample: QuestionSet, conditions: Sequ
     Its answers are kept in its folder. A validation is {step, own, another's, none: NLL a token}.
     """
     checkpoint = load_checkpoint(folder / "export", base)
+    # Another number of documents is another evaluation.
     place = folder / f"scores_{len(sample.documents)}_documents"
     made = HypernetParametrizer(base, checkpoint)
     cells = score_network(made, sample, conditions, place).conditions
@@ -173,6 +174,7 @@ def format_tables(result: Mapping) -> list[Table]:
     common = [c for c in names if all(c in row["scores"] for row in result["rows"])]
     lines = []
     for row in result["rows"]:
+        # A run too short for a validation has no curve.
         nll = [f"{row['curve'][-1][c]:.2f}" if row["curve"] else "" for c in CURVES]
         size = f"{row['parameters'] / 1e6:.1f}M"
         scores = [format_estimate(row["scores"][c]) for c in common]
@@ -200,6 +202,7 @@ def write_curves(rows: Sequence[Mapping], path: Path) -> None:
                 axes.plot(steps, values, line, color=colour, marker=marker, label=label)
         axes.set_xlabel("training steps")
         axes.set_ylabel("held-out answer NLL a token")
+        # Beside the axes: lines of seven variants leave no room within.
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         # Without the date, so that the same numbers give the same file.
         metadata = {"Date": None, "Creator": None}

@@ -33,12 +33,14 @@ LEAST_TOKENS = 4  # of a document, start and end included, that is trained on
 ENDLESS = 10_000_000  # steps; `trainer.max_steps` ends a run
 
 
+@dataclass(frozen=True)
 class Steps(Dataset):
-    """Map step -> batch, from `first` on."""
+    """Map step -> batch, for steps first .. first + count - 1."""
 
-    def __init__(self, builder: BatchBuilder, count: int, first: int = 0, rank: int = 0) -> None:
-        """Cover steps first .. first + count - 1."""
-        self.builder, self.count, self.first, self.rank = builder, count, first, rank
+    builder: BatchBuilder
+    count: int
+    first: int = 0
+    rank: int = 0
 
     def __len__(self) -> int:
         return self.count
@@ -49,12 +51,13 @@ class Steps(Dataset):
         return self.builder.build(self.first + index, self.rank)
 
 
+@dataclass(frozen=True)
 class DocumentStream(IterableDataset):
-    """A process's part of the documents of a file, read as they are needed."""
+    """The part of a file's documents of one of so many processes, read as they are needed."""
 
-    def __init__(self, path: Path, rank: int = 0, processes: int = 1) -> None:
-        """Name the file, and which of so many processes reads."""
-        self.path, self.rank, self.processes = path, rank, processes
+    path: Path
+    rank: int = 0
+    processes: int = 1
 
     def __iter__(self):
         return islice(iter_documents(self.path), self.rank, None, self.processes)

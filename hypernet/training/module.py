@@ -91,6 +91,7 @@ class HypernetModule(lightning.LightningModule):
         if self.network is not None:
             return
         if self.base is None:
+            # Not a buffer of this module, which Lightning would move, train and save.
             device = str(self.trainer.strategy.root_device)  # with DDP, of this process
             self.base = load_base_model(self.base_model, self.dtype_name, device)
         self.encoder = Encoder(self.base, self.network_config.layers)
@@ -128,7 +129,7 @@ class HypernetModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Calibrate a new network on training documents, or what is new in it."""
         data = self.trainer.datamodule
-        if self.untrained:
+        if self.untrained:  # a resumed or continued network keeps its constants
             self.calibrate(data.calibration_ids(CALIBRATION_DOCUMENTS))
         if needs_background(self.network):
             rows = [self.encoder.frame(row) for row in data.calibration_ids(BACKGROUND_DOCUMENTS)]
@@ -150,10 +151,11 @@ class HypernetModule(lightning.LightningModule):
         """Return the last hidden states (rows * S, H), with or without generated rows."""
         with attached_rows(self.encoder.linears, rows), short_attention(self.base, ids.shape[1]):
             states = self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
-        return states.last_hidden_state.flatten(0, 1)
+        return states.last_hidden_state.flatten(0, 1)  # (rows, S, H) -> (rows S, H)
 
     def logits(self, states: Tensor, positions: Tensor) -> Tensor:
         """Return logits (P, V) at flat positions (P,)."""
+        # At the positions alone: logits of all would be V / H times as large as the states.
         return self.base.model.get_output_embeddings()(states[positions])
 
     @torch.no_grad()
@@ -205,14 +207,16 @@ class HypernetModule(lightning.LightningModule):
 
         Also the KL on what a document does not answer; outside of training, the reading model's.
         """
+        # Encoded once: adapters of every rank are made of the same keys.
         encoding = self.encoder(batch["documents"], batch["lengths"])
         rows = self.network(encoding, batch["group"], batch["rank"])
-        if dataloader_idx:
+        if dataloader_idx:  # the second loader has the groups
             self._log_nll(f"group{batch['group']}", batch, rows)
             return
         for rank in sorted({*self.trainer.datamodule.batch.ranks} - {0}):
             self._log_nll(f"rank{rank}", batch, self.network(encoding, batch["group"], rank))
         self._log_nll("gold", batch, rows)
+        # Rolled by one: each document is asked with its neighbour's adapter.
         self._log_nll("shuffled", batch, Rows(rows.a.roll(1, 0), rows.b.roll(1, 0), rows.shared))
         self._log_nll("closed_book", batch, None)
         if "teacher" in batch:
@@ -236,12 +240,13 @@ class HypernetModule(lightning.LightningModule):
 
     def parametrizer(self) -> HypernetParametrizer:
         """Return a parametrizer of the network as it is."""
+        # Without a note of its training: it goes on.
         checkpoint = Checkpoint(self.network, self.network_config, self.source, {})
         return HypernetParametrizer(self.base, checkpoint)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
         """Move tensors; documents (in `predict`) stay as they are."""
-        if isinstance(batch, list):
+        if isinstance(batch, list):  # Lightning would look for tensors in frozen records
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
@@ -277,6 +282,7 @@ class HypernetModule(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with warm-up and cosine."""
         optimizer = adamw(self.network, self.learning_rate, self.weight_decay)
+        # Of the optimiser: with accumulation fewer than batches.
         total = max(1, int(self.trainer.estimated_stepping_batches))
         factor = partial(warmup_cosine, warmup=self.warmup_steps, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -295,6 +301,7 @@ class HypernetModule(lightning.LightningModule):
             ValueError: settings that differ from those of the checkpoint, or other tensors.
         """
         self.configure_model()
+        # Before the tensors: a setting tells more than a shape.
         mine = asdict(self.network_config), self.base.fingerprint
         for key, value in zip(("network_config", "base_fingerprint"), mine, strict=True):
             if checkpoint.get(key) != value:
