@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if COMMANDS[name].place == TRAINER:  # parses by itself, and reports errors as we do
             load_function(TRAINER)(words)
             return
+        # As of `prag`: a signature is the command line.
         function, parser = build_parser(f"hypernet {name}", COMMANDS[name])
         call(function, parser.instantiate(parser.parse_args(words[1:])))
 

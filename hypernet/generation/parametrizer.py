@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,11 +11,10 @@ from torch import Tensor
 
 from hypernet.network.checkpoint import Checkpoint, load_checkpoint
 from hypernet.network.encoder import Encoder
-from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, adapter_key, fingerprint
+from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
 from prag_core.adapters.low_rank import rank_of_own, reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.adapters.ridge_memory import RidgeMemory
-from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import Augmenter
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel
@@ -60,13 +59,16 @@ class HypernetParametrizer:
                 f"expected overlap < max_tokens <= {base.context_length} and batch_size >= 1"
             )
         self.base, self.network, self.config = base, checkpoint.network, checkpoint.config
+        self.prompt = checkpoint.prompt
         self.encoder = Encoder(base, self.config.layers)
         self.rank, self.max_tokens, self.overlap = rank, max_tokens, overlap
         self.batch_size = batch_size
+        # A document of one chunk has a row a token; a longer one's are multiplied out to H.
         most = rank or max(max_tokens, base.module_shape("down_proj")[1]) + shared
         self.spec = AdapterSpec(
             base.fingerprint, most, most, ("down_proj",), self.config.layers, dtype
         )
+        # In words, since what a budget means is part of what an adapter is.
         budget = rank and f"{rank} a module, by response of all, the rest passed on"
         self.fingerprint = fingerprint(["hypernet", checkpoint.hash, budget, max_tokens, overlap])
 
@@ -88,15 +90,15 @@ class HypernetParametrizer:
                     f"got an empty document ({document.title or document.id}), expected text: "
                     "leave it out of the corpus"
                 )
-        chunks = [self._chunks(document) for document in documents]
-        flat = [(number, ids) for number, parts in enumerate(chunks) for ids in parts]
+        flat = [(number, ids) for number, d in enumerate(documents) for ids in self._chunks(d)]
+        # By length, whichever document they are of: little padding.
         order = sorted(range(len(flat)), key=lambda index: len(flat[index][1]))
         made: dict[int, Adapter] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            owners = [documents[flat[index][0]] for index in batch]
-            adapters = self._generate([flat[index][1] for index in batch], owners)
-            made |= dict(zip(batch, adapters, strict=True))
+            numbers, rows = zip(*(flat[index] for index in batch), strict=True)
+            adapters = self._generate(rows, [documents[number] for number in numbers])
+            made |= zip(batch, adapters, strict=True)
         parts: list[list[Adapter]] = [[] for _ in documents]
         for index, (number, _) in enumerate(flat):
             parts[number].append(made[index])
@@ -106,19 +108,21 @@ class HypernetParametrizer:
         """Tokenise `title: text` and cut it; every chunk begins with the title."""
         tokenizer = self.base.tokenizer
         title = f"{document.title}: " if document.title else ""
+        # A title is no more than half of a chunk: the text must go on in each.
         head = tokenizer(title, add_special_tokens=False).input_ids[: self.max_tokens // 2]
         text = tokenizer(document.text, add_special_tokens=False).input_ids
-        room = max(1, self.max_tokens - len(head) - 2)
+        room = max(1, self.max_tokens - len(head) - 2)  # 2: start and end
         overlap = min(self.overlap, room - 1)
         return [
             self.encoder.frame([*head, *text[start : start + room]])
             for start in range(0, max(len(text) - overlap, 1), room - overlap)
         ]
 
-    def _generate(self, rows: list[list[int]], documents: list[Document]) -> list[Adapter]:
+    def _generate(self, rows: Sequence[list[int]], documents: list[Document]) -> list[Adapter]:
         ids, lengths = pad(rows, self.base.tokenizer.pad_token_id)
         device = self.base.device
         encoding = self.encoder(ids.to(device), lengths.to(device))
+        # float16 overflows in some models; the adapter would be no numbers.
         if not all(torch.isfinite(x).all() for x in (encoding.hidden, encoding.keys)):
             titles = [document.title or document.id for document in documents]
             raise ValueError(
@@ -140,14 +144,15 @@ class HypernetParametrizer:
             path: (a[i].to(dtype).cpu(), b[i].mT.to(dtype).contiguous().cpu())  # (R, I), (H, R)
             for i, path in enumerate(self.spec.paths())
         }
-        metadata = {"document_id": document.id, "title": document.title, "path": "generated"}
+        metadata = {"document_id": document.id, "title": document.title, "path": "generated",
+                    "prompt": self.prompt}  # fmt: skip
         memory = memory and memory.to("cpu")
         return Adapter(self.spec, tensors, metadata, memory, self.network.shared_count)
 
     def _join(self, parts: list[Adapter]) -> Adapter:
         """Merge a long document's chunks into one adapter, and keep the rank budget."""
         whole = parts[0]
-        if len(parts) > 1:
+        if len(parts) > 1:  # the title stands in each, so that all answer for it
             whole = replace(merge(parts), spec=self.spec, metadata=parts[0].metadata)
         return whole if self.rank is None else reduce_rank(whole, self.rank)
 
@@ -156,22 +161,5 @@ def generated(
     base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]
 ) -> HypernetParametrizer:
     """Build the parametrizer of the generated path (entry point `generated`)."""
-    rank = setup.hypernet_rank or None
+    rank = setup.hypernet_rank or None  # on the command line 0 is one row a token
     return HypernetParametrizer.from_pretrained(setup.hypernet, base, rank=rank)
-
-
-def store_adapters(
-    parametrizer: HypernetParametrizer, documents: Sequence[Document], store: AdapterStore
-) -> int:
-    """Put documents and their adapters into a store, for `prag answer --store`.
-
-    Adapters that are there are not made again; returns how many were made.
-    """
-    unique = {document.id: document for document in documents}
-    store.put_records("document", {key: asdict(document) for key, document in unique.items()})
-    named = parametrizer.spec, parametrizer.fingerprint
-    keys = {key: adapter_key(key, *named) for key in unique}
-    missing = [document for key, document in unique.items() if not store.has(keys[key])]
-    adapters = parametrizer.parametrize(missing) if missing else []
-    store.put_many([(keys[d.id], a) for d, a in zip(missing, adapters, strict=True)])
-    return len(missing)

@@ -16,7 +16,9 @@ from torch import nn
 
 from hypernet.network.config import NetworkConfig
 from hypernet.network.heads import build_head
+from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel
+from prag_core.model.prompts import prompt_id
 
 VERSION = 1  # of config.json's fields and the tensors' names
 SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"  # in the source tree: a link
@@ -31,13 +33,18 @@ class Checkpoint:
         network: the head, with its weights, in evaluation mode.
         config: its size.
         hash: identifies weights and config (16 hex digits).
-        training: settings it was trained with (informative).
+        training: what it was trained with: steps, base model, prompt, last validation.
     """
 
     network: nn.Module
     config: NetworkConfig
     hash: str
     training: Mapping[str, object]
+
+    @property
+    def prompt(self) -> str:
+        """Id of the prompt that it was trained for; the present one's where none is noted."""
+        return str(self.training.get("prompt", prompt_id()))
 
 
 def save_checkpoint(
@@ -48,7 +55,10 @@ def save_checkpoint(
     training: Mapping[str, object] | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Path:
-    """Write config.json and model.safetensors; scalars per layer stay in float32."""
+    """Write config.json and model.safetensors; scalars per layer stay in float32.
+
+    `training` is kept as a note, with the id of the prompt that the network was trained for.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Matrices carry the size; a rounded lambda or scale would shift a whole layer.
@@ -61,15 +71,13 @@ def save_checkpoint(
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,
         "network": asdict(config),
-        "training": dict(training or {}),
+        "training": {"prompt": prompt_id()} | dict(training or {}),
     }
     # Under a temporary name first: a reader meets the old file or the new one, never half of it.
     scratch = folder / f".{WEIGHTS}.{os.getpid()}"
     save_file(tensors, scratch, metadata={"format": "pt"})
     scratch.replace(folder / WEIGHTS)
-    scratch = folder / f".{CONFIG}.{os.getpid()}"
-    scratch.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-    scratch.replace(folder / CONFIG)
+    write_json(folder / CONFIG, record)
     return folder
 
 
@@ -94,7 +102,7 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
             "`python -m hypernet fit --model.base_model ...`"
         )
     config = network_config(folder / CONFIG, record["network"])
-    inputs, hidden = base.module_shape("down_proj")
+    inputs, hidden = base.module_shape("down_proj")  # I, H
     network = build_head(config, inputs, hidden)
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -172,6 +180,7 @@ def _read_config(folder: Path) -> dict:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"got a damaged {folder / CONFIG} ({error}), expected JSON") from error
+    # A list or a text is JSON, too.
     version = record.get("version") if isinstance(record, dict) else None
     if version != VERSION:
         raise ValueError(
@@ -191,6 +200,7 @@ def network_config(source: Path | str, fields: Mapping) -> NetworkConfig:
     Raises:
         ValueError: fields that it does not have, or no layers.
     """
+    # Not by TypeError: a file of another version is an edge, and says what to do.
     unknown = sorted(set(fields) - set(NetworkConfig.__dataclass_fields__))
     if unknown or "layers" not in fields:
         wrong = f"unknown network settings {unknown}" if unknown else "no layers"

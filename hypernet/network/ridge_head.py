@@ -1,7 +1,7 @@
 """Network: an encoding goes in, LoRA rows come out; the trained part of the generated path.
 
 Three heads behind one interface, `forward(encoding, group, rank) -> Rows`: `ridge` (here), and in
-`baseline_heads` `perceiver` (Doc-to-LoRA's shape) and `last_token_mlp` (DyPRAG's).
+`heads` `perceiver` (Doc-to-LoRA's shape) and `last_token_mlp` (DyPRAG's).
 """
 
 from __future__ import annotations

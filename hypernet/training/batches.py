@@ -13,16 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hypernet.training.batch_rows import ANSWER, COMPLETION, Batch, StepRows
 from hypernet.training.relations import ask
-from prag_core.corpus.documents import Document
+from hypernet.training.sources import Item, Pool
 from prag_core.model.base_model import start_token
 from prag_core.model.padding import pad
 from prag_core.model.prompts import chat, question_prompt
 from prag_core.training.sequences import RECITE, encode
 
+ANSWER, COMPLETION = 0, 1  # kinds of targets, which have losses (and weights) of their own
+Batch = dict[str, Tensor | int | list[str]]
 # Upper bounds in tokens: the documents of a step are of one class, so that padding stays small.
 LENGTH_CLASSES = (96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024, 2048, 4096, 8192)
 
@@ -85,50 +88,61 @@ class BatchConfig:
                 )
 
 
-@dataclass(frozen=True)
-class Item:
-    """One tokenised document with what can be asked about it.
+class StepRows:
+    """Collects rows and the positions that predict their targets."""
 
-    `pairs` are (question, answer); `facts` are patterns' (ways to ask, answer).
-    """
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+        self.targets: list[tuple[int, int, int, int]] = []  # row, position, token, kind
+        self.unrelated: list[tuple[int, int]] = []  # row, position
+        self.plain: list[int] = []  # rows that the base model reads alone
+        self.teacher: list[list[int]] = []
+        self.teacher_positions: list[tuple[int, int, int]] = []  # row, position, target index
 
-    document: Document
-    title_ids: tuple[int, ...]
-    text_ids: tuple[int, ...]
-    pairs: tuple[tuple[str, str], ...] = ()
-    facts: tuple[tuple[tuple[str, ...], str], ...] = ()
+    def add(self, ids: list[int], start: int, kind: int) -> int:
+        """Take a row whose tokens from `start` on are targets; return the first one's index."""
+        first, row = len(self.targets), len(self.rows)
+        # Token p is predicted at p - 1.
+        self.targets += [(row, p - 1, ids[p], kind) for p in range(start, len(ids))]
+        self.rows.append(ids)
+        return first
 
-    def __len__(self) -> int:
-        return len(self.title_ids) + len(self.text_ids) + 2  # start and end
+    def add_teacher(self, ids: list[int], start: int, first: int) -> None:
+        """Take what the base model reads to teach the targets from index `first` on."""
+        row = len(self.teacher)
+        self.teacher_positions += [(row, p - 1, first + p - start) for p in range(start, len(ids))]
+        self.teacher.append(ids)
 
-    @property
-    def article(self) -> str:
-        """What the document is a part of."""
-        return article(self.document)
+    def add_unrelated(self, ids: list[int], start: int) -> None:
+        """Take a row that is read with the adapter and without, to be predicted alike."""
+        row = len(self.rows)
+        self.unrelated += [(row, p - 1) for p in range(start, len(ids))]
+        self.plain.append(row)
+        self.rows.append(ids)
 
-
-def article(document: Document) -> str:
-    """Return the title, or the id of a document without one."""
-    return document.title or document.id
-
-
-def make_items(
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[Document],
-    pairs: Sequence[tuple] | None = None,
-    facts: Sequence[tuple] | None = None,
-) -> list[Item]:
-    """Tokenise documents: `title: text`, without special tokens; pairs and facts one a document."""
-    if not documents:  # tokenizers refuse an empty batch
-        return []
-    pairs, facts = (rows or [()] * len(documents) for rows in (pairs, facts))
-    titles = [f"{d.title}: " if d.title else "" for d in documents]
-    title_ids = tokenizer(titles, add_special_tokens=False).input_ids
-    text_ids = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
-    return [
-        Item(d, tuple(t), tuple(x), tuple(p), tuple(f))
-        for d, t, x, p, f in zip(documents, title_ids, text_ids, pairs, facts, strict=True)
-    ]
+    def tensors(self, padding: int) -> Batch:
+        """Return the rows and the flat positions (row * S + position) that losses look at."""
+        # To a multiple of 8: tensor cores want it, and fewer shapes are compiled or allocated.
+        ids, _ = pad(self.rows, padding, 8)  # (rows, S)
+        width = ids.shape[1]
+        place = {row: index for index, row in enumerate(self.plain)}
+        batch: Batch = {
+            "rows": ids,
+            "positions": torch.tensor([r * width + p for r, p, _, _ in self.targets]),  # (P,)
+            "targets": torch.tensor([token for _, _, token, _ in self.targets]),  # (P,)
+            "kinds": torch.tensor([kind for _, _, _, kind in self.targets]),  # (P,)
+        }
+        # Absent where there are none: the module asks for the key.
+        if self.plain:
+            batch["plain_rows"] = torch.tensor(self.plain)
+            batch["unrelated"] = torch.tensor([r * width + p for r, p in self.unrelated])
+            batch["plain"] = torch.tensor([place[r] * width + p for r, p in self.unrelated])
+        if self.teacher:
+            batch["teacher"], _ = pad(self.teacher, padding, 8)
+            width, places = batch["teacher"].shape[1], self.teacher_positions
+            batch["teacher_positions"] = torch.tensor([r * width + p for r, p, _ in places])
+            batch["taught"] = torch.tensor([target for _, _, target in places])
+        return batch
 
 
 class BatchBuilder:
@@ -137,7 +151,7 @@ class BatchBuilder:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        pools: Sequence[Sequence[Item]],
+        pools: Sequence[Pool],
         weights: Sequence[float],
         config: BatchConfig,
         seed: int = 0,

@@ -20,6 +20,7 @@ class ExportNetwork(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
         """Write the newest weights."""
+        # A sanity check comes before calibration: its weights are no network yet.
         if trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking:
             self._write(trainer, module)
 
@@ -30,6 +31,7 @@ class ExportNetwork(lightning.Callback):
 
     def _write(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
         training = {"steps": trainer.global_step, "base_model": module.base_model}
+        # The last validation, so that a folder says how good it is.
         training |= {
             key: round(float(value), 4)
             for key, value in trainer.callback_metrics.items()

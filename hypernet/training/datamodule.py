@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import lightning
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
-from hypernet.training.batch_rows import Batch
-from hypernet.training.batches import (
-    LENGTH_CLASSES,
-    BatchBuilder,
-    BatchConfig,
-    Item,
-    article,
-    make_items,
-)
-from hypernet.training.disk_corpus import DiskCorpus
-from hypernet.training.relations import find_facts
+from hypernet.training.batches import LENGTH_CLASSES, Batch, BatchBuilder, BatchConfig
 from hypernet.training.sources import (
+    Item,
+    Pool,
     articles_of,
     corpus_file,
+    fitting,
     held_out_articles,
+    read_corpus,
     read_question_set,
     split,
 )
-from prag_core.augmentation.span_augmenter import choose_pairs
-from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.documents import iter_documents
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.model.base_model import BaseModel
@@ -40,12 +33,14 @@ LEAST_TOKENS = 4  # of a document, start and end included, that is trained on
 ENDLESS = 10_000_000  # steps; `trainer.max_steps` ends a run
 
 
+@dataclass(frozen=True)
 class Steps(Dataset):
-    """Map step -> batch, from `first` on."""
+    """Map step -> batch, for steps first .. first + count - 1."""
 
-    def __init__(self, builder: BatchBuilder, count: int, first: int = 0, rank: int = 0) -> None:
-        """Cover steps first .. first + count - 1."""
-        self.builder, self.count, self.first, self.rank = builder, count, first, rank
+    builder: BatchBuilder
+    count: int
+    first: int = 0
+    rank: int = 0
 
     def __len__(self) -> int:
         return self.count
@@ -56,84 +51,79 @@ class Steps(Dataset):
         return self.builder.build(self.first + index, self.rank)
 
 
+@dataclass(frozen=True)
 class DocumentStream(IterableDataset):
-    """A process's part of the documents of a file, read as they are needed."""
+    """The part of a file's documents of one of so many processes, read as they are needed."""
 
-    def __init__(self, path: Path, rank: int = 0, processes: int = 1) -> None:
-        """Name the file, and which of so many processes reads."""
-        self.path, self.rank, self.processes = path, rank, processes
+    path: Path
+    rank: int = 0
+    processes: int = 1
 
     def __iter__(self):
         return islice(iter_documents(self.path), self.rank, None, self.processes)
 
 
+@dataclass(eq=False)  # a module is itself, whatever its settings
 class HypernetDataModule(lightning.LightningDataModule):
-    """Question sets and corpora, split by article."""
+    """Question sets and corpora, split by article.
 
-    def __init__(
-        self,
-        question_sets: Sequence[str] = (),
-        corpora: Sequence[str] = (),
-        corpus_share: float = 0.25,
-        weights: Sequence[float] = (),
-        corpus_limit: int | None = None,
-        corpus_pairs: int = 0,
-        corpus_on_disk: bool = False,
-        batch: BatchConfig = DEFAULT_BATCH,
-        validation_articles: int = 40,
-        validation_steps: int = 4,
-        max_document_tokens: int = 256,
-        workers: int = 0,
-        predict_corpus: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Describe the data.
+    Attributes:
+        question_sets: folders with corpus.jsonl(.gz) and questions.jsonl(.gz).
+        corpora: folders with corpus.jsonl(.gz): completions, and questions from patterns.
+        corpus_share: share of the groups that come from the corpora; sets of one kind share
+            by size.
+        weights: instead, one a question set and then one a corpus: the mixture.
+        corpus_limit: documents taken of each corpus; all when omitted.
+        corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
+            patterns' (see `prag_core.augmentation.span_augmenter`).
+        corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
+            corpora that the machine cannot hold.
+        batch: what a step holds.
+        validation_articles: articles (titles) held out of each question set (no other set or
+            corpus trains on them either), or of the corpora where there is no question set.
+        validation_steps: batches a validation.
+        max_document_tokens: longer documents are left out of training.
+        workers: processes that build batches; each keeps a copy of the memory that this one
+            had when it began, so on a CPU rather 0.
+        predict_corpus: folder or file of documents that `predict` parametrizes.
+        seed: of the split and of all draws.
+    """
 
-        Args:
-            question_sets: folders with corpus.jsonl(.gz) and questions.jsonl(.gz).
-            corpora: folders with corpus.jsonl(.gz): completions, and questions from patterns.
-            corpus_share: share of the groups that come from the corpora; sets of one kind share
-                by size.
-            weights: instead, one a question set and then one a corpus: the mixture.
-            corpus_limit: documents taken of each corpus; all when omitted.
-            corpus_pairs: question-answer pairs made of each of their documents by rule, beside the
-                patterns' (see `prag_core.augmentation.span_augmenter`).
-            corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
-                corpora that the machine cannot hold.
-            batch: what a step holds.
-            validation_articles: articles (titles) held out of each question set (no other set or
-                corpus trains on them either), or of the corpora where there is no question set.
-            validation_steps: batches a validation.
-            max_document_tokens: longer documents are left out of training.
-            workers: processes that build batches; each keeps a copy of the memory that this one
-                had when it began, so on a CPU rather 0.
-            predict_corpus: folder or file of documents that `predict` parametrizes.
-            seed: of the split and of all draws.
+    question_sets: Sequence[str] = ()
+    corpora: Sequence[str] = ()
+    corpus_share: float = 0.25
+    weights: Sequence[float] = ()
+    corpus_limit: int | None = None
+    corpus_pairs: int = 0
+    corpus_on_disk: bool = False
+    batch: BatchConfig = DEFAULT_BATCH
+    validation_articles: int = 40
+    validation_steps: int = 4
+    max_document_tokens: int = 256
+    workers: int = 0
+    predict_corpus: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings.
 
         Raises:
             ValueError: another number of weights than of sets and corpora, or documents of more
                 tokens than a batch takes.
         """
         super().__init__()
-        if max_document_tokens > LENGTH_CLASSES[-1]:
+        if self.max_document_tokens > LENGTH_CLASSES[-1]:
             raise ValueError(
-                f"got max_document_tokens {max_document_tokens}, expected at most "
+                f"got max_document_tokens {self.max_document_tokens}, expected at most "
                 f"{LENGTH_CLASSES[-1]}: cut longer documents"
             )
-        if weights and len(weights) != len(question_sets) + len(corpora):
+        sources = len(self.question_sets) + len(self.corpora)
+        if self.weights and len(self.weights) != sources:
             raise ValueError(
-                f"got {len(weights)} weights, expected {len(question_sets) + len(corpora)}: one "
-                "a question set, then one a corpus"
+                f"got {len(self.weights)} weights, expected {sources}: one a question set, then "
+                "one a corpus"
             )
-        self.weights = tuple(weights)
-        self.question_sets, self.corpora = tuple(question_sets), tuple(corpora)
-        self.corpus_share, self.corpus_limit = corpus_share, corpus_limit
-        self.corpus_pairs, self.batch = corpus_pairs, batch
-        self.corpus_on_disk = corpus_on_disk
-        self.validation_articles, self.validation_steps = validation_articles, validation_steps
-        self.max_document_tokens, self.workers, self.seed = max_document_tokens, workers, seed
-        self.predict_corpus = predict_corpus
-        self.training: list[Sequence[Item]] = []
+        self.training: list[Pool] = []
         self.validation: list[Item] = []
 
     def load(self, base: BaseModel) -> None:
@@ -144,31 +134,22 @@ class HypernetDataModule(lightning.LightningDataModule):
             FileNotFoundError: a folder or file is missing.
         """
         self.base = base  # its tokenizer cuts the documents
-        self.training, self.validation, held_out = self._question_items()
-        corpora = [self._corpus(path) for path in map(corpus_file, self.corpora)]
-        if not self.question_sets:
-            articles = articles_of(corpora)
-            held_out = held_out_articles(articles, self.validation_articles, self.seed)
-        for corpus in corpora:
-            rest, others = split(corpus, held_out)
+        bounds = LEAST_TOKENS, self.max_document_tokens
+        sets = [read_question_set(folder, base.tokenizer) for folder in self.question_sets]
+        settings = self.corpus_pairs, self.corpus_limit, bounds, self.corpus_on_disk
+        corpora = [read_corpus(path, base, *settings) for path in map(corpus_file, self.corpora)]
+        # All sets first: an article that one holds out may be in another one, too.
+        drawn_from = [articles_of([items]) for items in sets] or [articles_of(corpora)]
+        held_out = set().union(
+            *(held_out_articles(names, self.validation_articles, self.seed) for names in drawn_from)
+        )
+        self.training, self.validation = [], []
+        for number, pool in enumerate([*(fitting(items, bounds) for items in sets), *corpora]):
+            rest, others = split(pool, held_out)
             self.training.append(rest)
             # Beside question sets a corpus only loses these articles: its facts validate nothing.
-            if not self.question_sets:
+            if number < len(sets) or not sets:
                 self.validation += others
-
-    def _corpus(self, path: Path) -> list[Item] | DiskCorpus:
-        if self.corpus_on_disk:
-            # Corpora that fit are faster as lists: nothing is tokenised twice.
-            corpus = DiskCorpus(path, self.base, self._facts, self.corpus_limit)
-            return corpus.fitting(LEAST_TOKENS, self.max_document_tokens)
-        documents = list(islice(iter_documents(path), self.corpus_limit))
-        facts = [self._facts(document) for document in documents]
-        return self._fitting(make_items(self.base.tokenizer, documents, facts=facts))
-
-    def _facts(self, document: Document) -> tuple:
-        """Return what can be asked about a document without questions: (ways to ask, answer)."""
-        pairs = choose_pairs(document, self.corpus_pairs) if self.corpus_pairs else ()
-        return (*find_facts(document), *(((pair.question,), pair.answer) for pair in pairs))
 
     def calibration_ids(self, count: int) -> list[list[int]]:
         """Return documents that a new network is calibrated on."""
@@ -277,24 +258,3 @@ class HypernetDataModule(lightning.LightningDataModule):
         return DataLoader(
             steps, batch_size=None, num_workers=self.workers, pin_memory=self.workers > 0
         )
-
-    def _fitting(self, items: list[Item]) -> list[Item]:
-        # Left out, not cut: a question may be about the part that is cut off.
-        return [item for item in items if LEAST_TOKENS < len(item) <= self.max_document_tokens]
-
-    def _question_items(self) -> tuple[list[Sequence[Item]], list[Item], set[str]]:
-        """Return each question set's items, the held-out ones of all, and what was held out."""
-        sets = [read_question_set(folder) for folder in self.question_sets]
-        # All sets first: an article that one holds out may be in another one, too.
-        held_out: set[str] = set()
-        for documents, _ in sets:
-            articles = {article(document) for document in documents}
-            held_out |= held_out_articles(articles, self.validation_articles, self.seed)
-        training: list[Sequence[Item]] = []
-        validation: list[Item] = []
-        for documents, pairs in sets:
-            items = self._fitting(make_items(self.base.tokenizer, documents, pairs))
-            rest, others = split(items, held_out)
-            training.append(rest)
-            validation += others
-        return training, validation, held_out

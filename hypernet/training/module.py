@@ -11,22 +11,22 @@ import lightning
 import torch
 from torch import Tensor
 
-from hypernet.generation.parametrizer import HypernetParametrizer, store_adapters
+from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import Checkpoint, check_tensors, continued
 from hypernet.network.config import NetworkConfig
 from hypernet.network.encoder import Encoder
 from hypernet.network.heads import build_head, needs_background
-from hypernet.network.rows import Rows
-from hypernet.training.attach_rows import attached_rows
-from hypernet.training.batch_rows import ANSWER, COMPLETION, Batch
-from hypernet.training.losses import kl_to_teacher, mean_by_kind, token_nll
-from hypernet.training.regression import TrainedAdapters
+from hypernet.network.rows import Rows, attached_rows
+from hypernet.training.batches import ANSWER, COMPLETION, Batch
+from hypernet.training.losses import TrainedAdapters, kl_to_teacher, mean_by_kind, token_nll
 from hypernet.training.schedule import adamw, require_finite_gradients, warmup_cosine
 from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.model.padding import pad
+from prag_core.model.prompts import prompt_id
+from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.stacked_lora import short_attention
 
 CALIBRATION_DOCUMENTS, BACKGROUND_DOCUMENTS = 64, 512
@@ -35,8 +35,6 @@ DEFAULT_NETWORK = NetworkConfig()
 
 class HypernetModule(lightning.LightningModule):
     """Trains a head through the frozen base model."""
-
-    strict_loading = False  # checkpoints hold the network alone
 
     def __init__(
         self,
@@ -93,6 +91,7 @@ class HypernetModule(lightning.LightningModule):
         if self.network is not None:
             return
         if self.base is None:
+            # Not a buffer of this module, which Lightning would move, train and save.
             device = str(self.trainer.strategy.root_device)  # with DDP, of this process
             self.base = load_base_model(self.base_model, self.dtype_name, device)
         self.encoder = Encoder(self.base, self.network_config.layers)
@@ -130,7 +129,7 @@ class HypernetModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Calibrate a new network on training documents, or what is new in it."""
         data = self.trainer.datamodule
-        if self.untrained:
+        if self.untrained:  # a resumed or continued network keeps its constants
             self.calibrate(data.calibration_ids(CALIBRATION_DOCUMENTS))
         if needs_background(self.network):
             rows = [self.encoder.frame(row) for row in data.calibration_ids(BACKGROUND_DOCUMENTS)]
@@ -152,30 +151,45 @@ class HypernetModule(lightning.LightningModule):
         """Return the last hidden states (rows * S, H), with or without generated rows."""
         with attached_rows(self.encoder.linears, rows), short_attention(self.base, ids.shape[1]):
             states = self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
-        return states.last_hidden_state.flatten(0, 1)
+        return states.last_hidden_state.flatten(0, 1)  # (rows, S, H) -> (rows S, H)
 
     def logits(self, states: Tensor, positions: Tensor) -> Tensor:
         """Return logits (P, V) at flat positions (P,)."""
+        # At the positions alone: logits of all would be V / H times as large as the states.
         return self.base.model.get_output_embeddings()(states[positions])
+
+    @torch.no_grad()
+    def base_logits(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Return logits (P, V) of the base model without any adapter: a teacher's."""
+        return self.logits(self.hidden_states(ids, None), positions)
+
+    def ask(self, batch: Batch, rows: Rows | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the hidden states, the targets' logits (P, V), and their mean NLL by kind (2,)."""
+        states = self.hidden_states(batch["rows"], rows)
+        logits = self.logits(states, batch["positions"])
+        nll = mean_by_kind(token_nll(logits, batch["targets"]), batch["kinds"], 2)
+        return states, logits, nll
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the weighted sum of the losses."""
         rows = self.generate_rows(batch)
-        states = self.hidden_states(batch["rows"], rows)
-        logits = self.logits(states, batch["positions"])
-        nll = mean_by_kind(token_nll(logits, batch["targets"]), batch["kinds"], 2)
-        loss = nll[ANSWER] + self.completion_weight * nll[COMPLETION]
-        logs = {"answer_nll": nll[ANSWER], "completion_nll": nll[COMPLETION]}
+        states, logits, nll = self.ask(batch, rows)
+        losses = {  # (weight, value)
+            "answer_nll": (1.0, nll[ANSWER]),
+            "completion_nll": (self.completion_weight, nll[COMPLETION]),
+        }
+        # A loss of weight 0 is not computed: most cost a pass of the base model.
         if self.unrelated_weight and "plain" in batch:
-            logs["unrelated_kl"] = self._unrelated_kl(batch, states)
-            loss = loss + self.unrelated_weight * logs["unrelated_kl"]
+            losses["unrelated_kl"] = self.unrelated_weight, self._unrelated_kl(batch, states)
         if self.teacher_weight and "teacher" in batch:
-            logs["teacher_kl"] = self._teacher_kl(batch, logits)
-            loss = loss + self.teacher_weight * logs["teacher_kl"]
+            teacher = self.base_logits(batch["teacher"], batch["teacher_positions"])
+            kl = kl_to_teacher(logits[batch["taught"]], teacher).mean()
+            losses["teacher_kl"] = self.teacher_weight, kl
         if self.regression_weight and batch["group"] == 1:
-            logs["regression"] = self.trained.loss(batch["document_ids"], rows)
-            loss = loss + self.regression_weight * logs["regression"]
-        self.log_dict({f"train/{k}": v.detach() for k, v in logs.items()}, batch_size=1)
+            distance = self.trained.loss(batch["document_ids"], rows)
+            losses["regression"] = self.regression_weight, distance
+        loss = sum(weight * value for weight, value in losses.values())
+        self.log_dict({f"train/{k}": v.detach() for k, (_, v) in losses.items()}, batch_size=1)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
         return loss
 
@@ -185,40 +199,30 @@ class HypernetModule(lightning.LightningModule):
             require_finite_gradients(self.network, self.global_step)
 
     def _unrelated_kl(self, batch: Batch, states: Tensor) -> Tensor:
-        with torch.no_grad():
-            plain = self.hidden_states(batch["rows"][batch["plain_rows"]], None)
-            teacher = self.logits(plain, batch["plain"])
-        return kl_to_teacher(self.logits(states, batch["unrelated"]), teacher).mean()
-
-    def _teacher_kl(self, batch: Batch, logits: Tensor) -> Tensor:
-        with torch.no_grad():
-            teacher = self._teacher_logits(batch)
-        return kl_to_teacher(logits[batch["taught"]], teacher).mean()
-
-    def _teacher_logits(self, batch: Batch) -> Tensor:
-        """Return logits of the answers' positions from the model that reads the passage."""
-        states = self.hidden_states(batch["teacher"], None)
-        return self.logits(states, batch["teacher_positions"])
+        plain = self.base_logits(batch["rows"][batch["plain_rows"]], batch["plain"])
+        return kl_to_teacher(self.logits(states, batch["unrelated"]), plain).mean()
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         """Log NLL with the document's adapter, of each rank too, another's, and none; a group's.
 
         Also the KL on what a document does not answer; outside of training, the reading model's.
         """
+        # Encoded once: adapters of every rank are made of the same keys.
         encoding = self.encoder(batch["documents"], batch["lengths"])
         rows = self.network(encoding, batch["group"], batch["rank"])
-        if dataloader_idx:
+        if dataloader_idx:  # the second loader has the groups
             self._log_nll(f"group{batch['group']}", batch, rows)
             return
         for rank in sorted({*self.trainer.datamodule.batch.ranks} - {0}):
             self._log_nll(f"rank{rank}", batch, self.network(encoding, batch["group"], rank))
         self._log_nll("gold", batch, rows)
+        # Rolled by one: each document is asked with its neighbour's adapter.
         self._log_nll("shuffled", batch, Rows(rows.a.roll(1, 0), rows.b.roll(1, 0), rows.shared))
         self._log_nll("closed_book", batch, None)
         if "teacher" in batch:
-            targets = batch["targets"][batch["taught"]]
-            keys = {"val/in_context_nll": token_nll(self._teacher_logits(batch), targets).mean()}
-            self.log_dict(keys, add_dataloader_idx=False, batch_size=1, sync_dist=True)
+            teacher = self.base_logits(batch["teacher"], batch["teacher_positions"])
+            nll = token_nll(teacher, batch["targets"][batch["taught"]])
+            self._log({"in_context_nll": nll.mean()})
 
     test_step = validation_step
 
@@ -229,27 +233,25 @@ class HypernetModule(lightning.LightningModule):
         conditions = ("closed_book", "in_context", "gold", "shuffled")
         with TemporaryDirectory() as folder:  # these weights come once
             report = score_network(self.parametrizer(), self.sample, conditions, folder)
-        values = {
-            f"val/{name}_containment": cell.metrics["containment"].mean
-            for name, cell in report.conditions.items()
-        }
-        self.log_dict(values)
+        for name, cell in report.conditions.items():
+            self.log(f"val/{name}_containment", cell.metrics["containment"].mean)
 
     on_test_epoch_end = on_validation_epoch_end
 
     def parametrizer(self) -> HypernetParametrizer:
         """Return a parametrizer of the network as it is."""
+        # Without a note of its training: it goes on.
         checkpoint = Checkpoint(self.network, self.network_config, self.source, {})
         return HypernetParametrizer(self.base, checkpoint)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
         """Move tensors; documents (in `predict`) stay as they are."""
-        if isinstance(batch, list):
+        if isinstance(batch, list):  # Lightning would look for tensors in frozen records
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def predict_step(self, batch: list[Document], index: int) -> int:
-        """Put documents and adapters into the store; return how many adapters were made.
+        """Put documents and adapters into the store; return how many there are in it.
 
         Raises:
             ValueError: no exported weights (a store is keyed by them).
@@ -259,21 +261,28 @@ class HypernetModule(lightning.LightningModule):
                 "got no weights to predict with, expected an exported checkpoint: set "
                 "--model.weights, e.g. smollm2-135m-ridge"
             )
+        made = self.parametrizer()
         with AdapterStore(self.store) as store:
-            return store_adapters(self.parametrizer(), batch, store)
+            # Without the documents of earlier batches, which need no index here.
+            rag = ParametricRAG(self.base, parametrizer=made, store=store, documents=())
+            rag.add_documents(batch)
+            return len(store)
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:
-        states = self.hidden_states(batch["rows"], rows)
-        logits = self.logits(states, batch["positions"])
-        nll = mean_by_kind(token_nll(logits, batch["targets"]), batch["kinds"], 2)
-        keys = {f"val/{name}_nll": nll[ANSWER], f"val/{name}_completion_nll": nll[COMPLETION]}
+        states, _, nll = self.ask(batch, rows)
+        self._log({f"{name}_nll": nll[ANSWER], f"{name}_completion_nll": nll[COMPLETION]})
         if name == "gold" and "plain" in batch:
-            keys["val/unrelated_kl"] = self._unrelated_kl(batch, states)
-        self.log_dict(keys, add_dataloader_idx=False, batch_size=1, sync_dist=True)
+            self._log({"unrelated_kl": self._unrelated_kl(batch, states)})
+
+    def _log(self, values: dict[str, Tensor]) -> None:
+        named = {f"val/{name}": value for name, value in values.items()}
+        # One name whichever loader it comes from: `best_checkpoint` monitors val/gold_nll.
+        self.log_dict(named, add_dataloader_idx=False, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with warm-up and cosine."""
         optimizer = adamw(self.network, self.learning_rate, self.weight_decay)
+        # Of the optimiser: with accumulation fewer than batches.
         total = max(1, int(self.trainer.estimated_stepping_batches))
         factor = partial(warmup_cosine, warmup=self.warmup_steps, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -282,7 +291,7 @@ class HypernetModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the weights belong to."""
         checkpoint["network_config"] = asdict(self.network_config)
-        checkpoint["base_model"] = self.base.name
+        checkpoint["base_model"], checkpoint["prompt"] = self.base.name, prompt_id()
         checkpoint["base_fingerprint"] = self.base.fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -292,6 +301,7 @@ class HypernetModule(lightning.LightningModule):
             ValueError: settings that differ from those of the checkpoint, or other tensors.
         """
         self.configure_model()
+        # Before the tensors: a setting tells more than a shape.
         mine = asdict(self.network_config), self.base.fingerprint
         for key, value in zip(("network_config", "base_fingerprint"), mine, strict=True):
             if checkpoint.get(key) != value:
@@ -301,7 +311,3 @@ class HypernetModule(lightning.LightningModule):
                 )
         check_tensors("the checkpoint", checkpoint["state_dict"], self.state_dict())
         self.untrained = False
-
-    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
-        """Return the network's tensors alone."""
-        return {f"network.{k}": v for k, v in self.network.state_dict().items()}

@@ -6,11 +6,10 @@ from the chunks that a retriever finds.
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 from hypernet.training.sources import corpus_file
@@ -57,16 +56,22 @@ def needle_set(
     pool = islice(pool, TRAINING_START) if test else islice(pool, TRAINING_START, None)
     texts = long_texts((document.text for document in pool), tokenizer, tokens)
     rows, questions = [], []
-    for key, text in enumerate(islice(texts, documents)):
+    for key, text in zip(map(str, range(documents)), texts, strict=False):
         facts = draw_facts(draw, needles, test)
         # One fact may stand anywhere; several keep their order, at even depths.
         depths = [(n + draw.random()) / needles for n in range(needles)]
+        # From the end, so that a place found by depth is not moved by the next fact.
         for depth, (fact, _, _) in sorted(zip(depths, facts, strict=True), reverse=True):
             text = insert(text, fact, depth)
-        rows.append({"id": str(key), "text": text})
+        rows.append({"id": key, "text": text})
         questions += [
-            {"id": f"{key}.{n}", "question": q, "golden_answers": [a], "gold_ids": [str(key)]}
-            for n, (_, q, a) in enumerate(facts)
+            {
+                "id": f"{key}.{n}",
+                "question": question,
+                "golden_answers": [answer],
+                "gold_ids": [key],
+            }
+            for n, (_, question, answer) in enumerate(facts)
         ]
     if len(rows) < documents:
         raise ValueError(
@@ -93,25 +98,26 @@ def draw_facts(draw: random.Random, count: int, test: bool) -> list[tuple[str, s
     Raises:
         ValueError: more than there are names and things.
     """
-    if test:
-        pairs = list(itertools.product(THINGS, NAMES))
-    else:
-        spelt = ("".join(draw.choices(SYLLABLES, k=draw.randint(2, 3))) for _ in range(count))
-        pairs = list(
-            itertools.product(TRAINING_THINGS, {name.capitalize(): None for name in spelt})
-        )
+    things, names = THINGS, NAMES
+    if not test:  # as many names as facts, so that there are pairs enough; none is drawn twice
+        things = TRAINING_THINGS
+        names = ["".join(draw.choices(SYLLABLES, k=draw.randint(2, 3))) for _ in range(count)]
+    pairs = list(product(things, dict.fromkeys(name.capitalize() for name in names)))
     if count > len(pairs):
         raise ValueError(f"got {count} needles, expected {len(pairs)} or fewer a text: lower them")
     facts = []
     for thing, name in draw.sample(pairs, count):
-        number = str(draw.randint(10_000, 99_999))
-        fact = f"The secret number of the {thing} of {name} is {number}."
-        facts.append((fact, f"What is the secret number of the {thing} of {name}?", number))
+        number, subject = (
+            str(draw.randint(10_000, 99_999)),
+            f"secret number of the {thing} of {name}",
+        )
+        facts.append((f"The {subject} is {number}.", f"What is the {subject}?", number))
     return facts
 
 
 def insert(text: str, fact: str, depth: float) -> str:
     """Put a fact between two sentences at this depth (0 to 1)."""
+    # The next end of a sentence; the end of the text where there is none.
     place = text.find(". ", int(depth * len(text)))
     place = len(text) if place < 0 else place + 2
     return f"{text[:place]}{fact} {text[place:]}"

@@ -28,7 +28,9 @@ def score_network(
         conditions: see `prag_core.evaluation.conditions`.
         folder: gets adapters, answers and results.
     """
+    # From the gold document alone: what is scored is the network, not a retriever.
     options = EvaluationOptions(tuple(conditions), k=1, retrieval="gold")
+    # Answers of other weights are not gone on with.
     config = {"parametrizer": parametrizer.fingerprint}
     with AdapterStore(Path(folder) / "store") as store:
         rag = ParametricRAG(parametrizer.base, parametrizer=parametrizer, store=store)

@@ -1,21 +1,183 @@
-"""Sources of training data: folders go in, documents with their questions come out, split."""
+"""Sources of training data: folders and files go in, tokenised documents with questions come out.
+
+A pool holds the items of one source: a list, or a `DiskCorpus`, which keeps a corpus of any size in
+a memory-mapped Arrow table and tokenises what is drawn.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from hypernet.training.batches import Item
-from hypernet.training.disk_corpus import DiskCorpus
-from prag_core.corpus.documents import Document
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from hypernet.training.relations import find_facts
+from prag_core.adapters.adapter import fingerprint
+from prag_core.augmentation.span_augmenter import choose_pairs
+from prag_core.corpus.documents import Document, iter_documents
 from prag_core.corpus.question_sets import load_question_set
+from prag_core.model.base_model import BaseModel
+from prag_core.model.catalogue import cache_folder
 
 
-def split(
-    pool: list[Item] | DiskCorpus, articles: set[str]
-) -> tuple[list[Item] | DiskCorpus, list[Item]]:
+@dataclass(frozen=True)
+class Item:
+    """One tokenised document with what can be asked about it.
+
+    `pairs` are (question, answer); `facts` are patterns' (ways to ask, answer).
+    """
+
+    document: Document
+    title_ids: tuple[int, ...]
+    text_ids: tuple[int, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+    facts: tuple[tuple[tuple[str, ...], str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.title_ids) + len(self.text_ids) + 2  # start and end
+
+    @property
+    def article(self) -> str:
+        """What the document is a part of: its title, or its id where it has none."""
+        return self.document.title or self.document.id
+
+
+def make_items(
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Document],
+    pairs: Sequence[tuple] = (),
+    facts: Sequence[tuple] = (),
+) -> list[Item]:
+    """Tokenise documents: `title: text`, without special tokens; pairs and facts one a document."""
+    if not documents:  # tokenizers refuse an empty batch
+        return []
+    titles = [f"{d.title}: " if d.title else "" for d in documents]
+    title_ids = tokenizer(titles, add_special_tokens=False).input_ids
+    text_ids = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
+    pairs, facts = (rows or [()] * len(documents) for rows in (pairs, facts))
+    rows = zip(documents, title_ids, text_ids, pairs, facts, strict=True)
+    return [Item(document, *map(tuple, row)) for document, *row in rows]
+
+
+class DiskCorpus(Sequence):
+    """Documents without questions, on disk, as items that are tokenised when they are drawn.
+
+    The table is written to the cache folder once, and found again by path, size and time; in memory
+    are a few numbers a document (its length and place).
+    """
+
+    def __init__(
+        self, path: Path, base: BaseModel, pairs: int, limit: int | None, bounds: tuple[int, int]
+    ) -> None:
+        """Write the table and count tokens, or find both; see `read_corpus`."""
+        import datasets  # slow to import, and only needed here
+
+        self.tokenizer, self.pairs = base.tokenizer, pairs
+        datasets.disable_progress_bars()  # Lightning's stand in the same terminal
+        state = path.stat()
+        source = {"path": str(path.resolve()), "size": state.st_size, "time": state.st_mtime_ns}
+        table = datasets.Dataset.from_generator(
+            _records,
+            gen_kwargs=source | {"limit": limit},
+            cache_dir=str(cache_folder() / "corpora"),
+        )
+        # Named by us: `datasets` would hash the tokenizer, which changes from process to process.
+        name = fingerprint([source, limit, base.fingerprint, "articles"])
+        self.table = table.map(self._count, batched=True, new_fingerprint=name)
+        column = self.table.with_format("numpy")["tokens"][:]
+        lengths = np.asarray(column, dtype=np.int32)  # (N,), as len(item)
+        self.places = np.flatnonzero((lengths > bounds[0]) & (lengths <= bounds[1]))  # in the table
+        self.lengths = lengths[self.places]  # (N,)
+
+    def articles(self) -> set[str]:
+        """Return the articles that documents come from."""
+        return set(self.table.data.column("article").take(self.places).unique().to_pylist())
+
+    def split(self, articles: set[str]) -> tuple[DiskCorpus, list[Item]]:
+        """Leave out these articles' documents; returns the corpus and what was left out."""
+        import pyarrow
+        from pyarrow import compute
+
+        names = pyarrow.array(sorted(articles), pyarrow.string())
+        # In Arrow: a list of a large corpus' articles would not fit into memory.
+        outside = compute.is_in(self.table.data.column("article"), value_set=names).to_numpy()
+        outside = outside[self.places]  # (N,)
+        items = [self[int(place)] for place in np.flatnonzero(outside)]
+        self.lengths, self.places = self.lengths[~outside], self.places[~outside]
+        return self, items
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Item:
+        row = self.table[int(self.places[index])]
+        document = Document(row["text"], row["title"])
+        return make_items(self.tokenizer, [document], facts=[_facts(document, self.pairs)])[0]
+
+    def _count(self, rows: dict[str, list[str]]) -> dict[str, list[int]]:
+        documents = [Document(*row) for row in zip(rows["text"], rows["title"], strict=True)]
+        items = make_items(self.tokenizer, documents)
+        return {"tokens": [len(x) for x in items], "article": [x.article for x in items]}
+
+
+Pool = list[Item] | DiskCorpus
+
+
+def read_corpus(
+    path: Path, base: BaseModel, pairs: int, limit: int | None, bounds: tuple[int, int],
+    on_disk: bool,
+) -> Pool:  # fmt: skip
+    """Return a corpus' documents with what patterns and rules ask about them.
+
+    Args:
+        path: corpus file.
+        base: whose tokens are counted.
+        pairs: question-answer pairs made of each document by rule, beside the patterns'.
+        limit: documents taken from the file; None: all.
+        bounds: tokens of a document, more than the first and at most the second.
+        on_disk: keep it there. Corpora that fit are faster as lists: nothing is tokenised twice.
+    """
+    if on_disk:
+        return DiskCorpus(path, base, pairs, limit, bounds)
+    documents = list(islice(iter_documents(path), limit))
+    facts = [_facts(document, pairs) for document in documents]
+    return fitting(make_items(base.tokenizer, documents, facts=facts), bounds)
+
+
+def read_question_set(source: str, tokenizer: PreTrainedTokenizerBase) -> list[Item]:
+    """Return the documents that questions are asked about.
+
+    Raises:
+        ValueError: no question refers to a document.
+    """
+    questions = load_question_set(source)
+    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for question in questions.questions:
+        for identifier in question.gold_ids:
+            # The first of the answers: a target is one text.
+            pairs[identifier].append((question.question, question.golden_answers[0]))
+    # Distractors of the corpus, which no question asks about, are left out.
+    documents = [d for d in questions.documents if d.id in pairs]
+    if not documents:
+        raise ValueError(
+            f"got no questions about the documents of {source}, expected gold_ids that name "
+            "documents of its corpus: correct them, or list the folder under `corpora`"
+        )
+    return make_items(tokenizer, documents, [pairs[d.id] for d in documents])
+
+
+def fitting(items: list[Item], bounds: tuple[int, int]) -> list[Item]:
+    """Return the items within bounds; see `read_corpus`."""
+    # Left out, not cut: a question may be about the part that is cut off.
+    return [item for item in items if bounds[0] < len(item) <= bounds[1]]
+
+
+def split(pool: Pool, articles: set[str]) -> tuple[Pool, list[Item]]:
     """Return the pool without these articles, and their items."""
     if isinstance(pool, DiskCorpus):  # it finds them without reading the others
         return pool.split(articles)
@@ -23,20 +185,16 @@ def split(
     return rest, [item for item in pool if item.article in articles]
 
 
-def articles_of(pools: Iterable[list[Item] | DiskCorpus]) -> set[str]:
+def articles_of(pools: Iterable[Pool]) -> set[str]:
     """Return the articles that documents come from."""
-    articles: set[str] = set()
-    for pool in pools:
-        on_disk = isinstance(pool, DiskCorpus)
-        articles |= pool.articles() if on_disk else {item.article for item in pool}
-    return articles
+    named = (p.articles() if isinstance(p, DiskCorpus) else {x.article for x in p} for p in pools)
+    return set().union(*named)
 
 
 def held_out_articles(articles: Collection[str], count: int, seed: int) -> set[str]:
     """Draw the validation articles; one at least is left to train on."""
     # Sorted, because a set has another order in every process.
-    drawn = random.Random(seed).sample(sorted(articles), min(count, max(0, len(articles) - 1)))
-    return set(drawn)
+    return set(random.Random(seed).sample(sorted(articles), max(0, min(count, len(articles) - 1))))
 
 
 def corpus_file(source: str) -> Path:
@@ -45,23 +203,13 @@ def corpus_file(source: str) -> Path:
     return next((Path(source) / n for n in names if (Path(source) / n).is_file()), Path(source))
 
 
-def read_question_set(source: str) -> tuple[list[Document], list[tuple[tuple[str, str], ...]]]:
-    """Return the documents that questions are asked about, and their (question, answer) pairs.
+def _facts(document: Document, pairs: int) -> tuple:
+    """Return what can be asked about a document without questions: (ways to ask, answer)."""
+    chosen = choose_pairs(document, pairs) if pairs else ()
+    return (*find_facts(document), *(((pair.question,), pair.answer) for pair in chosen))
 
-    Raises:
-        ValueError: no question refers to a document.
-    """
-    questions = load_question_set(source)
-    by_document: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for question in questions.questions:
-        for identifier in question.gold_ids:
-            # The first of the answers: a target is one text.
-            by_document[identifier].append((question.question, question.golden_answers[0]))
-    # Distractors of the corpus, which no question asks about, are left out.
-    documents = [d for d in questions.documents if d.id in by_document]
-    if not documents:
-        raise ValueError(
-            f"got no questions about the documents of {source}, expected gold_ids that name "
-            "documents of its corpus: correct them, or list the folder under `corpora`"
-        )
-    return documents, [tuple(by_document[d.id]) for d in documents]
+
+def _records(path: str, size: int, time: int, limit: int | None) -> Iterator[dict[str, str]]:
+    """Yield the rows of the table; size and time make a changed file another table."""
+    for document in islice(iter_documents(path), limit):
+        yield {"title": document.title, "text": document.text}

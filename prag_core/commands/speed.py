@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +45,7 @@ def speed(
             "quick": quick,
             "measured": time.strftime("%Y-%m-%d %H:%M:%S"),
             "machine": machine(),
-            "rows": [row.as_row() for row in rows],
+            "rows": [asdict(row) for row in rows],
         }
         write_json(path, report)  # after every part: a run that is stopped keeps the others
     Console().print(speed_table(report))

@@ -1,95 +1,117 @@
-"""Benchmark of answering: merging, batches with an adapter a row, and latency beside in_context."""
+"""Benchmark of answering: merging, batches with an adapter a row, and latency beside in_context.
+
+Answers go the way of every other: `Answerer` merges, writes the prompt and generates.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.merge import merge
+from prag_core.adapters.store import AdapterStore
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel, load_base_model
-from prag_core.model.decoding_rows import GenerationOptions, end_tokens
-from prag_core.model.generate import generate, stream
-from prag_core.model.prompts import question_prompt
-from prag_core.speed.measurement import Measurement, PeftProcess, compared, limited, seconds
-from prag_core.speed.workload import (
-    WorkloadAdapters,
-    WorkloadQuestion,
-    workload_documents,
-    workload_questions,
-)
+from prag_core.model.decoding_rows import end_tokens
+from prag_core.model.generate import stream
+from prag_core.pipeline.answerer import Prepared
+from prag_core.pipeline.rag import ParametricRAG
+from prag_core.speed.measurement import Measurement, Peft, bounded, compared, seconds
+from prag_core.speed.workload import WorkloadQuestion, workload_pipeline, workload_questions
 
 K = 3  # documents a question
 LATENCY_K = (1, 3, 10)
-MERGE_MILLISECONDS = 5
-# Stop strings are PEFT's weak side (a test of the text after each token): none on both sides.
-OPTIONS = GenerationOptions(stop=())
 
 
-class PeftFolders:
-    """The workload's adapters as PEFT folders, and questions asked of them in the PEFT process."""
+class Sides:
+    """Both sides of a comparison: our pipeline, and the same adapters in the PEFT process."""
 
-    def __init__(
-        self, base: BaseModel, adapters: WorkloadAdapters, peft: PeftProcess, folder: str
-    ) -> None:
-        """Export every document's adapter below this folder."""
-        self.base, self.peft = base, peft
-        self.paths = {
-            d.id: str(to_peft(adapters.store.get(adapters.key(d)), Path(folder) / d.id, base.name))
-            for d in workload_documents()
+    def __init__(self, rag: ParametricRAG, peft: Peft, folder: Path) -> None:
+        """Write every document's adapter below this folder, as PEFT loads it."""
+        self.rag, self.base, self.peft = rag, rag.base, peft
+        self.folders = {
+            i: str(to_peft(rag.adapter(i), folder / i, self.base.name)) for i in rag.documents
         }
 
-    def answer(self, question: WorkloadQuestion, dtype: str, max_new_tokens: int) -> dict:
-        """Load the documents' adapters, sum them and answer; see `PeftBaseline.answer`."""
-        prompt = question_prompt(self.base.tokenizer, question.text)
+    def merged(self, question: WorkloadQuestion) -> Adapter:
+        """Read and merge, without a prompt: what the part `merge` times."""
+        return merge([self.rag.adapter(i) for i in question.document_ids])
+
+    def attach(self, question: WorkloadQuestion) -> None:
+        """Read, merge and attach, and restore the model."""
+        with attached(self.base, self.merged(question)):
+            pass
+
+    def prepare(self, question: WorkloadQuestion, mode: str) -> Prepared:
+        """Do all that comes before the model decodes."""
+        texts = [question.text]
+        hits = self.rag.hits(texts, mode, document_ids=[question.document_ids])
+        return self.rag.answerer.prepare(texts, hits, mode)[0]
+
+    def answers(self, questions: Sequence[WorkloadQuestion], dtype: str = "") -> list[str]:
+        """Answer all questions in batches, in another dtype where one is named."""
+        texts, ids = zip(*((q.text, q.document_ids) for q in questions), strict=True)
+        hits, answerer = self.rag.hits(texts, "parametric", document_ids=ids), self.rag.answerer
+        if dtype:  # the adapters stay what they are
+            base = load_base_model(self.base.name, dtype, str(self.base.device))
+            answerer = replace(answerer, base=base)
+        return [answer.text for answer in answerer.answer(texts, hits, "parametric")]
+
+    def peft_answer(self, question: WorkloadQuestion, dtype: str, limit: int) -> dict:
+        """Load the documents' adapters, sum them and answer; see `peft_baseline.answer`."""
+        prompt = self.prepare(question, "closed_book").prompt
         return self.peft(
-            "answer",
-            dtype=dtype,
-            adapters=[self.paths[document.id] for document in question.documents],
+            "answer", dtype=dtype, adapters=[self.folders[i] for i in question.document_ids],
             ids=self.base.tokenizer(prompt, add_special_tokens=False).input_ids,
-            ends=sorted(end_tokens(self.base)),
-            max_new_tokens=max_new_tokens,
-        )
+            ends=sorted(end_tokens(self.base)), limit=limit,
+        )  # fmt: skip
+
+    def timed_answer(self, question: WorkloadQuestion, mode: str) -> list[float]:
+        """Return the milliseconds from the start to each piece of the answer."""
+        start = time.perf_counter()
+        ready = self.prepare(question, mode)
+        # Not `answer`: only a stream tells when the first token is there.
+        pieces = stream(self.base, [ready.prompt], ready.adapter, self.rag.generation)
+        times = [time.perf_counter() - start for _ in pieces] or [time.perf_counter() - start]
+        return [1000 * t for t in times]
 
 
-def measure_merge(
-    base: BaseModel, peft: PeftProcess, folder: str, quick: bool = False
-) -> list[Measurement]:
+@contextmanager
+def _sides(base: BaseModel, peft: Peft, folder: str) -> Iterator[Sides]:
+    with AdapterStore(folder) as store, tempfile.TemporaryDirectory() as scratch:
+        yield Sides(workload_pipeline(base, store), peft, Path(scratch))
+
+
+def measure_merge(base: BaseModel, peft: Peft, folder: str, quick: bool) -> list[Measurement]:
     """Read 3 adapters and merge them; and attach them, as PEFT's load_adapter and "cat" do."""
     questions = workload_questions(2 if quick else 20, K)
-    repeats = 1 if quick else 5
-    merged, ours, theirs = [], [], []
-    with WorkloadAdapters(base, folder) as adapters, tempfile.TemporaryDirectory() as scratch:
-        folders = PeftFolders(base, adapters, peft, scratch)
-        _attach(base, adapters, questions[0])
-        folders.answer(questions[0], "bfloat16", 0)
+    ours, merged, replies = [], [], []
+    with _sides(base, peft, folder) as sides:
+        # Whatever is loaded or allocated once, neither side pays for.
+        sides.attach(questions[0])
+        sides.peft_answer(questions[0], "bfloat16", 0)
         for question in questions:
-            ours += [
-                1000 * seconds(lambda q=question: _attach(base, adapters, q))
-                for _ in range(repeats)
-            ]
-            merged += [
-                1000 * seconds(lambda q=question: _merged(adapters, q)) for _ in range(repeats)
-            ]
-            theirs.append(1000 * folders.answer(question, "bfloat16", 0)["load_seconds"])
-    note = f"median of {len(ours)}; PEFT of {len(theirs)}"
-    name = f"load, merge, attach {K} adapters"
-    limit = limited(
-        "merge", f"load, merge {K} adapters", median(merged), "ms", MERGE_MILLISECONDS, note
-    )
-    against = compared("merge", f"{name} / PEFT, cat", median(ours), median(theirs), "ms", 20, note)
-    return [limit, against]
+            for _ in range(1 if quick else 5):
+                ours.append(1000 * seconds(lambda q=question: sides.attach(q)))
+                merged.append(1000 * seconds(lambda q=question: sides.merged(q)))
+            replies.append(sides.peft_answer(question, "bfloat16", 0))
+    theirs = 1000 * median(reply["load_seconds"] for reply in replies)
+    note = f"median of {len(ours)}; PEFT of {len(replies)}"
+    return [
+        bounded(f"load, merge {K} adapters", median(merged), "ms", "<=", 5, note),
+        compared(f"load, merge, attach {K} adapters / PEFT, cat", median(ours), theirs, "ms", 20,
+                 note),
+    ]  # fmt: skip
 
 
-def measure_generate(
-    base: BaseModel, peft: PeftProcess, folder: str, quick: bool = False
-) -> list[Measurement]:
+def measure_generate(base: BaseModel, peft: Peft, folder: str, quick: bool) -> list[Measurement]:
     """Answer 256 questions, each with its own 3 adapters; PEFT: one question at a time.
 
     Both sides read, merge and decode greedily until an end token or 32 tokens. Whether the texts
@@ -98,87 +120,51 @@ def measure_generate(
     """
     questions = workload_questions(2 if quick else 256, K)
     few = 1 if quick else 8
-    times, answers = [], []
-    with WorkloadAdapters(base, folder) as adapters, tempfile.TemporaryDirectory() as scratch:
-        folders = PeftFolders(base, adapters, peft, scratch)
-        limit = OPTIONS.max_new_tokens
-        folders.answer(questions[0], "bfloat16", limit)
-        _answer(base, adapters, questions[:1])
-        step = max(1, len(questions) // (2 * few))
-        sample = questions[::step]
+    sample = questions[:: max(1, len(questions) // (2 * few))]
+    times, replies = [], []  # of all questions; of one
+    with _sides(base, peft, folder) as sides:
+        options = sides.rag.generation
+        limit = options.max_new_tokens
+        sides.peft_answer(questions[0], "bfloat16", limit)
+        sides.answers(questions[:1])
+        # The sides alternate: a machine that slows down slows down both.
         for half in (sample[:few], sample[few : 2 * few]):
-            times.append(seconds(lambda: _answer(base, adapters, questions)))
-            answers += [folders.answer(question, "bfloat16", limit) for question in half]
-        precise = load_base_model(base.name, "float32", str(base.device))
-        ours = _answer(precise, adapters, sample)
-        theirs = [folders.answer(question, "float32", limit)["tokens"] for question in sample]
+            times.append(seconds(lambda: sides.answers(questions)))
+            replies += [sides.peft_answer(question, "bfloat16", limit) for question in half]
+        ours = sides.answers(sample, "float32")
+        theirs = [sides.peft_answer(question, "float32", limit)["tokens"] for question in sample]
     texts = [base.tokenizer.decode(t, skip_special_tokens=True).strip() for t in theirs]
     same = mean(a == b for a, b in zip(ours, texts, strict=True))
-    spent = [reply["load_seconds"] + reply["generate_seconds"] for reply in answers]
+    spent = [reply["load_seconds"] + reply["generate_seconds"] for reply in replies]
+    note = f"{len(questions)} questions, batch {options.batch_size}; PEFT {len(spent)}"
     return [
-        compared("generate", "questions with 3 adapters each / PEFT, one by one",
-                 len(questions) / mean(times), 1 / mean(spent), "questions/s", 5,
-                 f"{len(questions)} questions, batch {OPTIONS.batch_size}; PEFT {len(spent)}"),
-        Measurement("generate", "identical greedy texts, float32", 100 * same, "%",
-                    target="100 %", met=same == 1, note=f"{len(sample)} questions"),
+        compared(f"questions with {K} adapters each / PEFT, one by one",
+                 len(questions) / mean(times), 1 / mean(spent), "questions/s", 5, note),
+        bounded("identical greedy texts, float32", 100 * same, "%", ">=", 100,
+                f"{len(sample)} questions"),
     ]  # fmt: skip
 
 
-def measure_latency(base: BaseModel, folder: str, quick: bool = False) -> list[Measurement]:
+def measure_latency(base: BaseModel, peft: Peft, folder: str, quick: bool) -> list[Measurement]:
     """Time to the first token and to the whole answer, one question at a time.
 
     parametric reads, merges and attaches k adapters; in_context puts k passages into the prompt.
     Retrieval counts on neither side. Answers end where the model ends them.
     """
-    measured = []
-    with WorkloadAdapters(base, folder) as adapters:
+    rows = []
+    with _sides(base, peft, folder) as sides:
         for k in LATENCY_K:
-            first: dict[str, list[float]] = {"parametric": [], "in_context": []}
-            whole: dict[str, list[float]] = {"parametric": [], "in_context": []}
-            lengths: dict[str, list[float]] = {"parametric": [], "in_context": []}
+            times: dict[str, list[list[float]]] = {"parametric": [], "in_context": []}
             for question in workload_questions(1 if quick else 12, k):
-                for mode in first:
-                    times = _timed_answer(base, adapters, question, mode)
-                    first[mode].append(1000 * times[0])
-                    whole[mode].append(1000 * times[-1])
-                    lengths[mode].append(len(times))
-            note = f"medians of {len(lengths['parametric'])} questions"
-            tokens = " and ".join(f"{mean(lengths[mode]):.1f}" for mode in first)
-            for name, values, extra in (
-                ("first token", first, ""),
-                ("whole answer", whole, f"; {tokens} pieces of text"),
+                for mode, answers in times.items():  # in turn, as above
+                    answers.append(sides.timed_answer(question, mode))
+            note = f"medians of {len(times['parametric'])} questions"
+            pieces = [f"{mean(map(len, answers)):.1f}" for answers in times.values()]
+            for name, place, extra in (
+                ("first token", 0, ""),
+                ("whole answer", -1, f"; {' and '.join(pieces)} pieces of text"),
             ):
-                ours, theirs = median(values["parametric"]), median(values["in_context"])
+                values = (median(answer[place] for answer in t) for t in times.values())
                 label = f"{name}, k = {k}: parametric / in_context"
-                measured.append(compared("latency", label, ours, theirs, "ms", note=note + extra))
-    return measured
-
-
-def _merged(adapters: WorkloadAdapters, question: WorkloadQuestion) -> Adapter:
-    return merge([adapters.store.get(adapters.key(document)) for document in question.documents])
-
-
-def _attach(base: BaseModel, adapters: WorkloadAdapters, question: WorkloadQuestion) -> None:
-    with attached(base, _merged(adapters, question)):
-        pass
-
-
-def _answer(
-    base: BaseModel, adapters: WorkloadAdapters, questions: Sequence[WorkloadQuestion]
-) -> list[str]:
-    """Read and merge every question's adapters and answer all in batches."""
-    prompts = [question_prompt(base.tokenizer, question.text) for question in questions]
-    merged = [_merged(adapters, question) for question in questions]
-    return generate(base, prompts, merged, OPTIONS)
-
-
-def _timed_answer(
-    base: BaseModel, adapters: WorkloadAdapters, question: WorkloadQuestion, mode: str
-) -> list[float]:
-    """Seconds from the start to each piece of the answer."""
-    start = time.perf_counter()
-    adapter = _merged(adapters, question) if mode == "parametric" else None
-    passages = question.documents if mode == "in_context" else ()
-    prompt = question_prompt(base.tokenizer, question.text, passages)
-    pieces = stream(base, [prompt], adapter, replace(OPTIONS, batch_size=1))
-    return [time.perf_counter() - start for _ in pieces] or [time.perf_counter() - start]
+                rows.append(compared(label, *values, "ms", note=note + extra))
+    return rows

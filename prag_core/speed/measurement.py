@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
 
 import torch
 
 from prag_core.model.base_model import BaseModel, model_source
+from prag_core.speed import peft_baseline
+
+Peft = Callable[..., dict]  # (task, its arguments) -> its reply
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,6 @@ class Measurement:
     """One row of the table.
 
     Attributes:
-        part: part of the benchmark.
         name: what was measured.
         ours: our value.
         unit: of both values.
@@ -31,7 +33,6 @@ class Measurement:
         note: counts, and what the baseline is.
     """
 
-    part: str
     name: str
     ours: float
     unit: str
@@ -41,95 +42,44 @@ class Measurement:
     met: bool | None = None
     note: str = ""
 
-    def as_row(self) -> dict:
-        """Return the fields as JSON."""
-        return asdict(self)
-
 
 def compared(
-    part: str,
-    name: str,
-    ours: float,
-    baseline: float,
-    unit: str,
-    at_least: float | None = None,
-    note: str = "",
+    name: str, ours: float, baseline: float, unit: str, least: float = math.nan, note: str = ""
 ) -> Measurement:
-    """Compare two values; a unit with a slash is a rate (more is better), else less is better.
-
-    Args:
-        part: part of the benchmark.
-        name: what was measured.
-        ours: our value.
-        baseline: the other value.
-        unit: of both, e.g. `documents/s` or `ms`.
-        at_least: the ratio to reach; None only reports it.
-        note: counts, and what the baseline is.
-    """
+    """Compare two values; with `least` the ratio is to reach it (NaN: it is only reported)."""
+    # A unit with a slash is a rate, e.g. documents/s: more is better, else less is.
     ratio = ours / baseline if "/" in unit else baseline / ours
-    target = "" if at_least is None else f">= {at_least:g}x"
-    met = None if at_least is None else ratio >= at_least
-    return Measurement(part, name, ours, unit, baseline, ratio, target, met, note)
+    if math.isnan(least):  # nothing to reach
+        return Measurement(name, ours, unit, baseline, ratio, note=note)
+    return Measurement(name, ours, unit, baseline, ratio, f">= {least:g}x", ratio >= least, note)
 
 
-def limited(
-    part: str, name: str, ours: float, unit: str, at_most: float, note: str = ""
+def bounded(
+    name: str, ours: float, unit: str, sign: str, bound: float, note: str = ""
 ) -> Measurement:
-    """Hold a value to an upper limit."""
-    met = ours <= at_most
-    return Measurement(part, name, ours, unit, target=f"<= {at_most:g} {unit}", met=met, note=note)
-
-
-def reached(
-    part: str, name: str, ours: float, unit: str, at_least: float, note: str = ""
-) -> Measurement:
-    """Hold a value to a lower limit."""
-    met = ours >= at_least
-    return Measurement(part, name, ours, unit, target=f">= {at_least:g} {unit}", met=met, note=note)
+    """Hold a value to a limit, itself included; the sign is `<=` or `>=`."""
+    met = ours <= bound if sign == "<=" else ours >= bound
+    return Measurement(name, ours, unit, target=f"{sign} {bound:g} {unit}", met=met, note=note)
 
 
 def seconds(action: Callable[[], object]) -> float:
     """Run the action and return how long it took."""
-    start = time.perf_counter()
+    start = time.perf_counter()  # never set back, as a clock may be
     action()
     return time.perf_counter() - start
 
 
-class PeftProcess:
-    """A running peft_baseline.py; each call sends one task and waits for its reply."""
+@contextmanager
+def peft_process(base: BaseModel) -> Iterator[Peft]:
+    """Run a process for `peft_baseline`; each call is one of its tasks, and waits for the reply.
 
-    def __init__(self, base: BaseModel) -> None:
-        """Start it on the base model's folder, with as many threads as here."""
-        source = str(model_source(base.name))
-        command = [sys.executable, "-m", "prag_core.speed.peft_baseline", source]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-
-    def __call__(self, task: str, **arguments) -> dict:
-        """Run one task of `PeftBaseline` there.
-
-        Raises:
-            ChildProcessError: the process ended; what it said is on standard error.
-        """
-        request = {"task": task, "threads": torch.get_num_threads()} | arguments
-        with suppress(BrokenPipeError):  # it ended already: no reply comes
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        reply = self._process.stdout.readline()
-        if not reply:
-            raise ChildProcessError(
-                f"got no reply from the PEFT process (status {self._process.wait()}), expected "
-                "times: see its error above"
-            )
-        return json.loads(reply)
-
-    def __enter__(self) -> PeftProcess:
-        """Return the running process."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """End the process."""
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
+    It works on the base model's folder, with as many threads as here. What goes wrong there is
+    raised here.
+    """
+    folder = str(model_source(base.name))
+    # Spawned, not forked: `load_base_model` has changed malloc in this one.
+    context, threads = get_context("spawn"), torch.get_num_threads()
+    with ProcessPoolExecutor(1, context, peft_baseline.prepare, (threads,)) as pool:
+        yield lambda task, **arguments: pool.submit(
+            getattr(peft_baseline, task), folder, **arguments
+        ).result()

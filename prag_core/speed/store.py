@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -14,45 +13,45 @@ import torch
 
 from prag_core.adapters.adapter import Adapter, AdapterSpec, adapter_key
 from prag_core.adapters.store import AdapterStore
+from prag_core.speed.measurement import Measurement, bounded, seconds
 
 BATCH = 64  # adapters a transaction, as the trained path writes them
-SINGLES = 64
-READS = 1000
-OPENINGS = 5
+READS, OPENINGS, SINGLES = 1000, 5, 64
 HIDDEN, INNER = 576, 1536  # SmolLM2-135M
 
 
-def measure_store(folder: str | Path, count: int = 100_000, rank: int = 2) -> dict[str, float]:
+def measure_store(folder: str | Path, count: int = 100_000, rank: int = 2) -> list[Measurement]:
     """Write `count` small adapters (one down_proj of SmolLM2, bfloat16) and measure the store.
 
-    Returns:
-        count, raw_bytes (of `Adapter.to_bytes`), file_bytes and overhead_percent over raw, the
-        same two after `sweep` with sweep_seconds, write_per_second in batches, put_ms one by one
-        (each a folder), and medians in ms: open_ms (with the first question asked of the index),
-        get_ms of random keys, get_ms_99 the 99th percentile.
+    Times are medians. An opening includes the first question asked of the index; raw is the size of
+    `Adapter.to_bytes`; single adapters are put into a folder each.
     """
     spec = AdapterSpec("0" * 16, rank, 16.0 * rank, ("down_proj",), (15,), "bfloat16")
-    adapters = _adapters(spec, count)
+    adapters, note = _adapters(spec, count), f"{count} adapters, rank {rank}"
     with AdapterStore(folder) as store:
-        seconds = 0.0
+        spent = 0.0  # making the adapters does not count
         while batch := list(islice(adapters, BATCH)):
-            seconds += _milliseconds(lambda batch=batch: store.put_many(batch)) / 1000
-        report = {"count": len(store), "write_per_second": count / seconds}
-        report |= {"raw_bytes": store.stats()["bytes"]} | _size(store, "")
-    openings = (_milliseconds(lambda: _open(folder)) for _ in range(OPENINGS))
-    report["open_ms"] = median(openings)
+            spent += seconds(lambda batch=batch: store.put_many(batch))
+        written = _over_raw(store)
+    openings = [1000 * seconds(lambda: _open(folder)) for _ in range(OPENINGS)]
     with AdapterStore(folder, readonly=True) as store:
         keys = random.Random(0).choices(list(store.keys()), k=READS)
-        times = sorted(_milliseconds(lambda k=key: store.get(k)) for key in keys)
-        report |= {"get_ms": median(times), "get_ms_99": times[READS * 99 // 100]}
+        reads = sorted(1000 * seconds(lambda k=key: store.get(k)) for key in keys)
     with AdapterStore(folder) as store:
-        report["sweep_seconds"] = _milliseconds(lambda: (store.sweep(0), store.sweep(0))) / 1000
-        report |= _size(store, "swept_")
+        # Twice: what the first sweep takes out of the index, the second deletes.
+        sweep = seconds(lambda: (store.sweep(0), store.sweep(0)))
+        swept = _over_raw(store)
         singles = [(f"single-{key}", adapter) for key, adapter in _adapters(spec, SINGLES)]
-        report["put_ms"] = median(
-            _milliseconds(lambda s=single: store.put(*s)) for single in singles
-        )
-    return report
+        puts = [1000 * seconds(lambda s=single: store.put(*s)) for single in singles]
+    return [
+        bounded("open", median(openings), "ms", "<=", 50, note),
+        bounded("get one at random", median(reads), "ms", "<=", 1, note),
+        Measurement("get, 99th percentile", reads[READS * 99 // 100], "ms", note=note),
+        bounded("put in batches", count / spent, "/s", ">=", 500, note),
+        Measurement("put one by one", median(puts), "ms", note=f"{SINGLES} adapters"),
+        Measurement("size over raw", written, "%", note=note),
+        Measurement("size over raw, swept", swept, "%", note=f"in {sweep:.1f} s"),
+    ]
 
 
 def _open(folder: str | Path) -> None:
@@ -61,23 +60,18 @@ def _open(folder: str | Path) -> None:
 
 
 def _adapters(spec: AdapterSpec, count: int) -> Iterator[tuple[str, Adapter]]:
+    """Yield random adapters with their keys."""
     generator = torch.Generator().manual_seed(0)
-    path = spec.paths()[0]
     for i in range(count):
-        a = torch.randn(spec.rank, INNER, generator=generator).to(torch.bfloat16)
-        b = torch.randn(HIDDEN, spec.rank, generator=generator).to(torch.bfloat16)
+        a = torch.randn(spec.rank, INNER, generator=generator).to(torch.bfloat16)  # (R, I)
+        b = torch.randn(HIDDEN, spec.rank, generator=generator).to(torch.bfloat16)  # (H, R)
+        # Spread over the keys as the hashes of real documents are.
         document_id = hashlib.blake2b(str(i).encode(), digest_size=16).hexdigest()
-        adapter = Adapter(spec, {path: (a, b)}, {"document_id": document_id})
+        adapter = Adapter(spec, {spec.paths()[0]: (a, b)}, {"document_id": document_id})
         yield adapter_key(document_id, spec, "0" * 16), adapter
 
 
-def _size(store: AdapterStore, prefix: str) -> dict[str, float]:
+def _over_raw(store: AdapterStore) -> float:
+    """Return by how many % the files are larger than what was put in."""
     stats = store.stats()
-    over = 100 * (stats["file_bytes"] / max(1, stats["bytes"]) - 1)
-    return {prefix + "file_bytes": stats["file_bytes"], prefix + "overhead_percent": over}
-
-
-def _milliseconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return 1000 * (time.perf_counter() - start)
+    return 100 * (stats["file_bytes"] / max(1, stats["bytes"]) - 1)

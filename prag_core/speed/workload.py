@@ -7,15 +7,15 @@ pairs are the demo's own questions, so that every machine measures the same toke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from prag_core.adapters.adapter import adapter_key, fingerprint
+from prag_core.adapters.adapter import fingerprint
 from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import demo_question_set
 from prag_core.model.base_model import BaseModel
-from prag_core.training.loop import LoraTrainingOptions
+from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.lora_trainer import LoraTrainer, paper_options
 
 PAIRS = 3  # question-answer pairs a document, as in Su et al. (2025)
@@ -26,7 +26,7 @@ class WorkloadQuestion:
     """A question and the documents it is answered from, the one with the answer first."""
 
     text: str
-    documents: tuple[Document, ...]
+    document_ids: tuple[str, ...]
 
 
 class FixedAugmenter:
@@ -41,10 +41,9 @@ class FixedAugmenter:
             if question.gold_ids[0] in pairs:
                 pair = QAPair(question.question, question.golden_answers[0])
                 pairs[question.gold_ids[0]].append(pair)
-        return [
-            AugmentedDocument(document, (_reversed(document.text),), tuple(chosen[:PAIRS]))
-            for document, chosen in zip(documents, pairs.values(), strict=True)
-        ]
+        # The demo has more questions on some documents: as many on each as the paper writes.
+        return [AugmentedDocument(d, (_reversed(d.text),), tuple(pairs[d.id][:PAIRS]))
+                for d in documents]  # fmt: skip
 
 
 def workload_documents(count: int = 12) -> list[Document]:
@@ -54,49 +53,38 @@ def workload_documents(count: int = 12) -> list[Document]:
 
 def workload_questions(count: int, k: int = 3) -> list[WorkloadQuestion]:
     """Return questions with k documents each; a question that comes again has other documents."""
-    chosen = demo_question_set()
-    places = {document.id: place for place, document in enumerate(chosen.documents)}
-    size, built = len(places), []
+    demo = demo_question_set()
+    places = {document.id: place for place, document in enumerate(demo.documents)}
+    size, questions = len(places), []
     for i in range(count):
-        turn, index = divmod(i, len(chosen.questions))
-        question = chosen.questions[index]
-        own = places[question.gold_ids[0]]
+        turn, index = divmod(i, len(demo.questions))
+        question = demo.questions[index]
+        gold = places[question.gold_ids[0]]
+        # Steps from the gold document; the next turn begins where this one ended.
         others = [1 + (turn * (k - 1) + step) % (size - 1) for step in range(k - 1)]
-        documents = tuple(chosen.documents[(own + step) % size] for step in (0, *others))
-        built.append(WorkloadQuestion(question.question, documents))
-    return built
+        ids = tuple(demo.documents[(gold + step) % size].id for step in (0, *others))
+        questions.append(WorkloadQuestion(question.question, ids))
+    return questions
 
 
-def workload_options(base: BaseModel) -> LoraTrainingOptions:
-    """Return the paper's settings, cut to the model's context."""
-    return paper_options(max_tokens=min(paper_options().max_tokens, base.context_length))
+def paper_trainer(base: BaseModel) -> LoraTrainer:
+    """Return a trainer with the paper's settings, cut to the model's context."""
+    most = min(paper_options().max_tokens, base.context_length)
+    return LoraTrainer(base, FixedAugmenter(), paper_options(max_tokens=most))
 
 
-class WorkloadAdapters:
-    """Adapters of the demo's documents, trained with the paper's settings and kept in a store."""
-
-    def __init__(self, base: BaseModel, folder: str | Path) -> None:
-        """Open the store in this folder and train what is missing there."""
-        self.trainer = LoraTrainer(base, FixedAugmenter(), workload_options(base))
-        self.store = AdapterStore(folder)
-        missing = [d for d in workload_documents() if not self.store.has(self.key(d))]
-        if missing:
-            adapters = self.trainer.parametrize(missing)
-            self.store.put_many(zip(map(self.key, missing), adapters, strict=True))
-
-    def key(self, document: Document) -> str:
-        """Return the document's store key."""
-        return adapter_key(document.id, self.trainer.spec, self.trainer.fingerprint)
-
-    def __enter__(self) -> WorkloadAdapters:
-        """Return the open store."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the store."""
-        self.store.close()
+def workload_pipeline(base: BaseModel, store: AdapterStore) -> ParametricRAG:
+    """Return a pipeline of the demo's documents; what the store does not have is trained."""
+    # Stop strings are PEFT's weak side (a test of the text after each token): none on both sides.
+    rag = ParametricRAG(
+        base, parametrizer=paper_trainer(base), store=store, documents=workload_documents(),
+        generation=GenerationOptions(stop=()),
+    )  # fmt: skip
+    rag.ensure_adapters(rag.documents)
+    return rag
 
 
 def _reversed(text: str) -> str:
+    # The last sentence has no space behind its full stop.
     sentences = text.rstrip(".").split(". ")
     return ". ".join(reversed(sentences)) + "."

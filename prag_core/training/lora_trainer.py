@@ -11,6 +11,7 @@ from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
 from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel
+from prag_core.model.prompts import prompt_id
 from prag_core.training.loop import (
     SPEED_OPTIONS,
     LoraTrainingOptions,
@@ -154,5 +155,6 @@ class LoraTrainer:
     def _adapter(self, stack: StackedLora, row: int, documents: list[Document]) -> Adapter:
         # Three name a global adapter well enough; a corpus has thousands.
         identifier = "+".join(document.id for document in documents[:3])
-        metadata = {"document_id": identifier, "title": documents[0].title, "path": "trained"}
+        metadata = {"document_id": identifier, "title": documents[0].title, "path": "trained",
+                    "prompt": prompt_id()}  # fmt: skip
         return Adapter(self.spec, stack.tensors(row, DTYPES[self.spec.dtype]), metadata)

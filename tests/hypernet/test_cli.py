@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from hypernet.training.module import HypernetModule
 from prag_core.adapters.store import AdapterStore
 from prag_core.cli import load_function, summary
 from prag_core.cli import main as prag
+from prag_core.model.prompts import prompt_id
 from tests.fixtures.hypernetworks import network, write_question_set
 from tests.fixtures.paths import CONFIGS, ROOT
 
@@ -105,6 +107,8 @@ def test_fit_validate_export_and_resume(common, tmp_path, capsys):
     assert cli.main(["export", str(last), "exported"]) == 0  # it knows its base model
     folders = (Path("exported"), folder / "export")
     exported, newest = (load_file(path / "model.safetensors") for path in folders)
+    notes = [json.loads((path / "config.json").read_text())["training"] for path in folders]
+    assert [note["prompt"] for note in notes] == [prompt_id(), prompt_id()]
     assert exported.keys() == newest.keys()
     assert all(torch.equal(exported[key], newest[key]) for key in newest)
     run = ["--trainer.max_steps=6", "--trainer.val_check_interval=2"]

@@ -9,7 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hypernet.cli import main
+from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from prag_core.corpus.documents import Document
+from prag_core.model.prompts import prompt_id
 from prag_core.pipeline.parts import Setup
 from tests.fixtures.hypernetworks import CONFIG, network
 from tests.fixtures.tiny import tiny_model
@@ -28,6 +31,18 @@ def test_round_trip(tiny_base, tmp_path):
     for key, value in head.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[key], value)
     assert loaded.hash == load_checkpoint(folder, tiny_base).hash
+
+
+def test_a_checkpoint_names_its_prompt_and_one_without_counts_as_the_present(folder, tiny_base):
+    record = json.loads((folder / "config.json").read_text())
+    assert record["training"]["prompt"] == prompt_id()
+    for training, expected in (({"prompt": "older"}, "older"), ({}, prompt_id())):
+        (folder / "config.json").write_text(json.dumps(record | {"training": training}))
+        loaded = load_checkpoint(folder, tiny_base)
+        assert loaded.prompt == expected
+        made = HypernetParametrizer(tiny_base, loaded, max_tokens=64)
+        (adapter,) = made.parametrize([Document("Ana likes red.", "Ana")])
+        assert adapter.metadata["prompt"] == expected
 
 
 def test_another_base_model_is_refused(folder):

@@ -9,7 +9,7 @@ import torch
 
 from hypernet.network.config import HEADS, NetworkConfig
 from hypernet.network.encoder import Encoder
-from hypernet.training.attach_rows import attached_rows
+from hypernet.network.rows import attached_rows
 from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network
 

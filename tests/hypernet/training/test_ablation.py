@@ -46,7 +46,7 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
     assert ridge["curve"] != perceiver["curve"]
     assert set(ridge["scores"]) == {"gold", "shuffled", "gold+1", "gold+1:concatenate", "rank:12"}
     assert set(perceiver["scores"]) == {"gold", "shuffled"}
-    settings = yaml.safe_load(Path("out/variants/perceiver/settings.yaml").read_text())
+    settings = yaml.safe_load(Path("out/variants/perceiver/config.yaml").read_text())
     assert settings["model"]["network"]["head"] == "perceiver"
     assert settings["model"]["warmup_steps"] == 2
     text = Path("out/table.md").read_text()
@@ -72,7 +72,7 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
     [
         (["--variants", "{}"], "at least one variant"),
         (["--drawn", "[nobody]"], "correct ['nobody']"),
-        (["--variants", "{a: {model.nowhere.head: ridge}}"], "dotted keys"),
+        (["--variants", "{a: {model.nowhere.head: ridge}}"], "training of a failed"),
         (["--fit_config", "missing.yaml"], "missing.yaml"),
     ],
 )

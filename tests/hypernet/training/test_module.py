@@ -11,8 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hypernet.network.checkpoint import save_checkpoint
-from hypernet.training.batch_rows import COMPLETION
-from hypernet.training.batches import BatchBuilder, BatchConfig
+from hypernet.training.batches import COMPLETION, BatchBuilder, BatchConfig
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
 from hypernet.training.sources import held_out_articles
