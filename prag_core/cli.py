@@ -62,8 +62,7 @@ COMMANDS = {
         defaults={"path": "generated"},
     ),
     "evaluate": _command(
-        "evaluate",
-        "Score a question set in any conditions, with intervals and controls.",
+        "evaluate", "Score a question set in any conditions, with intervals and controls."
     ),
     "benchmark": _command(
         "benchmark",
@@ -85,9 +84,7 @@ COMMANDS = {
         "store", "Look into a store, check it, keep it in order, and move adapters in and out."
     ),
     "models": _command(
-        "models",
-        "Show which base models load by name, or fetch one now.",
-        words=["action", "name"],
+        "models", "Show which base models load by name, or fetch one now.", words=["action", "name"]
     ),
 }
 MEMORY_HINT = (

@@ -207,10 +207,9 @@ class AdapterStore:
 
     __iter__ = keys
 
-    def titles(self) -> Iterator[tuple[str, str]]:
-        """Iterate over (key, title of the document) without reading the adapters."""
-        for row in iter_rows(self._index):
-            yield row.key, json.loads(row.metadata).get("title", "")
+    def rows(self, prefix: str = "") -> Iterator[Row]:
+        """Iterate over what the index has of the adapters whose keys begin with a prefix."""
+        return iter_rows(self._index, prefix)
 
     def items(self) -> Iterator[tuple[str, Adapter]]:
         """Iterate over (key, adapter) in order of keys; raises as `get`."""

@@ -23,6 +23,7 @@ def answer(
     ),
     k: int = 3,
     output: str = "",
+    where: dict[str, str | int | float] | None = None,
 ) -> None:
     """Answer questions from the documents of a store.
 
@@ -33,13 +34,14 @@ def answer(
         mode: how to answer.
         k: documents a question.
         output: write the answers to this JSON lines file too.
+        where: metadata that a document needs to be found, e.g. '{"year": 1901}'.
     """
     questions = [line.strip() for line in sys.stdin] if question == "-" else [question]
     questions = [line for line in questions if line]
     if not questions:
         raise ValueError("got no question, expected one: give it as an argument or one a line")
     with build_pipeline(setup, store, readonly=None) as rag:
-        answers = rag.answer(questions, mode, k)
+        answers = rag.answer(questions, mode, k, where=where)
     for reply in answers:
         print(reply.text)
         for hit in reply.documents:

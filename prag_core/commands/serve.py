@@ -14,6 +14,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.pipeline.rag import assemble
 from prag_core.server.engine import Engine
+from prag_core.server.limits import Limits
 from prag_core.training.lora_trainer import LoraTrainer
 
 KEY_VARIABLE = "PRAG_API_KEY"
@@ -29,12 +30,7 @@ def serve(
     max_queue: int = 256,
     max_wait: float = 0.005,
     cache_bytes: int = 1 << 30,
-    max_body_bytes: int = 32 << 20,
-    max_documents: int = 256,
-    max_document_characters: int = 50_000,
-    max_tokens: int = 512,
-    default_tokens: int = 64,
-    timeout: float = 120.0,
+    limits: Limits = Limits(),  # noqa: B008 (frozen: calls cannot change it)
     grace: float = 30.0,
     page: bool = False,
     model_name: str = "",
@@ -52,12 +48,7 @@ def serve(
         max_queue: requests that may wait.
         max_wait: seconds that the first request waits for others.
         cache_bytes: adapters kept in memory.
-        max_body_bytes: of a request.
-        max_documents: in one request.
-        max_document_characters: of one document.
-        max_tokens: tokens of an answer, at most.
-        default_tokens: tokens of an answer whose request names no number.
-        timeout: seconds that a request may take.
+        limits: of requests, documents and answers.
         grace: seconds that running requests get at the end.
         page: also offer a page to add documents and ask questions, at `/`.
         model_name: name of the model for clients; the last part of `--base_model` when empty.
@@ -67,7 +58,6 @@ def serve(
 
         from prag_core.server.app import create_app
         from prag_core.server.metrics import Metrics
-        from prag_core.server.schemas import Limits
         from prag_core.server.service import Service
     except ImportError as error:
         raise ValueError(
@@ -83,9 +73,6 @@ def serve(
             "got path trained, expected generated: documents are trained as jobs, see POST /v1/jobs"
         )
     name = model_name or setup.base_model.rstrip("/").rsplit("/", 1)[-1]
-    limits = Limits(
-        max_body_bytes, max_documents, max_document_characters, max_tokens, default_tokens, timeout
-    )
     write_json_logs()
     metrics = Metrics()
     with AdapterStore(store) as opened:
@@ -99,14 +86,8 @@ def serve(
         try:
             service = Service(rag, engine, make_trainer, cache_bytes, metrics.observe_document)
             app = create_app(service, metrics, name, api_key, limits, page, grace)
-            config = uvicorn.Config(
-                app,
-                host=host,
-                port=port,
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=int(grace),
-            )
+            logs = {"log_config": None, "access_log": False}  # the guard writes a line a request
+            config = uvicorn.Config(app, host, port, timeout_graceful_shutdown=int(grace), **logs)
             log = logging.getLogger("prag.server")
             log.info("%d documents, model %s", len(rag.documents), name)
             uvicorn.Server(config).run()

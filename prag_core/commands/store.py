@@ -52,8 +52,8 @@ def store(
         AdapterStore(path, readonly=None)  # never makes a new one: a wrong path is an error
     with AdapterStore(path, readonly) as opened:
         if action == "list":
-            for name, title in opened.titles():
-                print(name, title, sep="\t")
+            for row in opened.rows():
+                print(row.key, json.loads(row.metadata).get("title", ""), sep="\t")
             print(json.dumps(opened.stats()))
         elif action == "verify":
             _verify(opened)

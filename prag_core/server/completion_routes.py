@@ -20,10 +20,10 @@ from prag_core.model.decoding_rows import Row
 from prag_core.model.prompts import Continuation, Question
 from prag_core.pipeline.answers import Source
 from prag_core.server.engine import Ticket
+from prag_core.server.limits import Limits
 from prag_core.server.schemas import (
     ChatRequest,
     CompletionRequest,
-    Limits,
     Request,
     envelope,
     error_object,
@@ -161,7 +161,7 @@ class CompletionEndpoints:
                         f"got token id {max(prompt)}, expected less than {len(tokenizer)}"
                     )
                 question = Continuation(tokenizer.decode(prompt))
-            selection = (body.document_ids, body.merge, body.among, body.path)
+            selection = (body.document_ids, body.merge, body.among, body.path, body.where)
             prepared = self.service.prepare(question, body.mode, body.k, *selection)
             row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
             return row, [self._described(source) for source in prepared.documents]

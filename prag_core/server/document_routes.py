@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ from prag_core.corpus.documents import Document, read_documents
 from prag_core.formats.peft_folder import to_peft
 from prag_core.server.engine import QueueFullError
 from prag_core.server.jobs import Job
-from prag_core.server.schemas import Limits, NewDocument, NewDocuments, NewJob, document_object
+from prag_core.server.limits import Limits
+from prag_core.server.schemas import NewDocument, NewDocuments, NewJob, document_object
 from prag_core.server.served import Served
 from prag_core.server.service import Service
 
@@ -65,7 +67,8 @@ class DocumentEndpoints:
     ) -> dict:
         """Turn documents into adapters; with `path=trained`, also queue their training."""
         items = body.documents if isinstance(body, NewDocuments) else [body]
-        return await self._add([Document(i.text, i.title, i.source) for i in items], path)
+        documents = [Document(i.text, i.title, i.id, i.metadata) for i in items]
+        return await self._add(documents, path, replace=True)
 
     async def upload(self, files: list[UploadFile], path: ServedPath = "generated") -> dict:
         """Take documents as files: txt, md, tsv, json or jsonl (not compressed)."""
@@ -135,7 +138,9 @@ class DocumentEndpoints:
         """Stop a training; documents trained so far keep their trained adapters."""
         return _job_object(await asyncio.to_thread(self.service.jobs.cancel, job_id))
 
-    async def _add(self, documents: Sequence[Document], path: ServedPath) -> dict:
+    async def _add(
+        self, documents: Sequence[Document], path: ServedPath, replace: bool = False
+    ) -> dict:
         self._check(documents)
         if self.adding >= WAITING:
             raise QueueFullError(
@@ -144,7 +149,7 @@ class DocumentEndpoints:
         self.adding += 1  # in the event loop's thread alone, so without a lock
         try:
             loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(self.threads, self.service.add, documents)
+            ids = await loop.run_in_executor(self.threads, self.service.add, documents, replace)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         finally:
@@ -208,7 +213,10 @@ def _read(name: str, content: bytes) -> list[Document]:
         place = Path(folder) / name
         try:
             place.write_bytes(content)
-            return read_documents(place)
+            documents = read_documents(place)
+            # What neither the store nor a reply could hold: NaN, halves of characters.
+            json.dumps([asdict(d) for d in documents], ensure_ascii=False, allow_nan=False).encode()
+            return documents
         except RecursionError as error:
             raise HTTPException(400, f"got {name}, which is nested too deeply") from error
         except (ValueError, OSError) as error:  # without the server's own folder in the message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -29,38 +28,14 @@ def encodable(text: str) -> str:
 
 UTF8 = AfterValidator(encodable)
 Text = Annotated[str, UTF8]
+# Neither NaN nor infinity, which JSON cannot write.
+Number = int | Annotated[float, Field(allow_inf_nan=False)]
+Metadata = Annotated[dict[Text, Text | Number], Field(max_length=100)]
 # Some clients tokenise themselves; an id that the tokenizer lacks is refused with the prompt.
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 # Of the modes in `pipeline.modes`, those that a request's documents are enough for: da_rag needs an
 # augmenter, sft an adapter of the whole corpus.
 ServedMode = Literal["closed_book", "in_context", "parametric", "combine"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the server takes.
-
-    Attributes:
-        max_body_bytes: of a request.
-        max_documents: in one request.
-        max_document_characters: of one document.
-        max_tokens: tokens of an answer.
-        default_tokens: tokens of an answer whose request names no number.
-        timeout: seconds that a request may take.
-    """
-
-    max_body_bytes: int = 32 << 20
-    max_documents: int = 256
-    max_document_characters: int = 50_000
-    max_tokens: int = 512
-    default_tokens: int = 64
-    timeout: float = 120.0
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values out of range."""
-        for name, value in asdict(self).items():
-            if value <= 0:
-                raise ValueError(f"got {name} {value}, expected more than 0")
 
 
 class Request(BaseModel):
@@ -86,6 +61,9 @@ class Request(BaseModel):
     )
     among: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = Field(
         None, description="Documents that the retriever may find; all when omitted."
+    )
+    where: Metadata | None = Field(
+        None, description="Metadata that a document needs for the retriever to find it."
     )
     path: Literal["generated", "trained"] | None = Field(
         None, description="Which of a document's adapters; the newest when omitted."
@@ -177,7 +155,9 @@ class NewDocument(BaseModel):
     # Its length is checked against `Limits`, which this class does not know.
     text: Annotated[str, Field(min_length=1), UTF8]
     title: Annotated[str, Field(max_length=500), UTF8] = ""
-    source: Annotated[str, Field(max_length=500), UTF8] = ""
+    # The client's own; a document with other content that has it is replaced.
+    id: Annotated[str, Field(max_length=500), UTF8] = ""
+    metadata: Metadata = Field(default_factory=dict)
 
 
 class NewDocuments(BaseModel):
@@ -198,10 +178,11 @@ class NewJob(BaseModel):
 
 def document_object(document: Document, served: Served, text: bool = False) -> dict:
     """Describe a document and its adapter."""
-    shown = {"text": document.text} if text else {}
+    shown = {"text": document.text, "metadata": document.metadata} if text else {}
     return {
         "id": document.id,
         "object": "document",
+        "source_id": document.source_id,
         "title": document.title,
         "characters": len(document.text),
         "path": served.path,
