@@ -94,7 +94,7 @@ def test_only_documents_with_the_metadata_are_found(fast):
     assert fast.matching({"part": 1, "by": "Ada"}) == [i for i in fast.documents if i in odd]
     for reply in fast.answer(QUESTIONS, k=4, where={"part": 1}):
         assert sorted(source.document_id for source in reply.documents) == sorted(odd)
-    with pytest.raises(ValueError, match="got where .*, which fits none of 4 documents"):
+    with pytest.raises(ValueError, match=r"got where .*, which fits none of 4 documents"):
         fast.answer(QUESTIONS, where={"part": 1, "by": "Bo"})
 
 
