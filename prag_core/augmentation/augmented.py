@@ -108,15 +108,10 @@ class FileAugmenter:
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
         """Return each document with its pairs; `error` names a document without any."""
-        return [
-            AugmentedDocument(
-                document,
-                (),
-                self.pairs.get(document.id, ()),
-                "" if document.id in self.pairs else f"no question-answer pairs in {self.path}",
-            )
-            for document in documents
-        ]
+        missing = f"no question-answer pairs in {self.path}"
+        pairs = [self.pairs.get(document.id, ()) for document in documents]
+        rows = zip(documents, pairs, strict=True)
+        return [AugmentedDocument(d, (), own, "" if own else missing) for d, own in rows]
 
 
 def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, tuple[QAPair, ...]]:

@@ -53,7 +53,7 @@ def serve(
         page: also offer a page to add documents and ask questions, at `/`.
         model_name: name of the model for clients; the last part of `--base_model` when empty.
     """
-    try:
+    try:  # deferred: installed with the extra `server` alone
         import uvicorn
 
         from prag_core.server.app import create_app
@@ -108,13 +108,10 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write time, level, logger and message, and the fields of a request."""
-        fields = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
-        request = getattr(record, "request", None)
-        fields |= request or {"message": record.getMessage()}
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        fields = {"time": stamp, "level": record.levelname.lower(), "logger": record.name}
+        # Of a request, the guard's fields; of all other records their text.
+        fields |= getattr(record, "request", None) or {"message": record.getMessage()}
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)

@@ -90,10 +90,7 @@ def _verify(opened: AdapterStore) -> None:
 
 def _view(opened: AdapterStore, to: str, engine_model: str, max_rank: int, key: str) -> None:
     if not to or not engine_model:
-        raise ValueError(
-            "got no target or no name of the engine's model, expected both: "
-            "set --to and --engine_model"
-        )
+        raise ValueError("got no target or no engine's model, expected --to and --engine_model")
     count = view_store(opened, to, engine_model, max_rank, key)
     print(f"{count} adapters of {engine_model} in {Path(to)}")
 
@@ -101,10 +98,8 @@ def _view(opened: AdapterStore, to: str, engine_model: str, max_rank: int, key: 
 def _whole_key(opened: AdapterStore, key: str) -> str:
     keys = list(opened.keys(prefix=key)) if key else []
     if len(keys) != 1:
-        raise ValueError(
-            f"got key {key!r}, which {len(keys)} adapters have, expected exactly one: "
-            "see `prag store list`"
-        )
+        count = f"got key {key!r}, which {len(keys)} adapters have"
+        raise ValueError(f"{count}, expected exactly one: see `prag store list`")
     return keys[0]
 
 
@@ -112,8 +107,4 @@ def _export(opened: AdapterStore, key: str, to: str, format: str, base_model: st
     if not to:
         raise ValueError("got no target, expected a folder or file: set --to")
     adapter = opened.get(key)
-    if format == "peft":
-        to_peft(adapter, to, base_model)
-    else:
-        to_gguf(adapter, to)
-    print(to)
+    print(to_peft(adapter, to, base_model) if format == "peft" else to_gguf(adapter, to))

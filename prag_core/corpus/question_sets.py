@@ -8,6 +8,7 @@ corpus.jsonl and questions.jsonl (FlashRAG fields), or BEIR's corpus, queries an
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 from collections import Counter
@@ -60,12 +61,10 @@ class QuestionSet:
         Raises:
             ValueError: fewer documents have questions.
         """
-        asked = {gold_id for question in self.questions for gold_id in question.gold_ids}
-        candidates = [
-            document.id
-            for document in self.documents
-            if document.id in asked and (not most_words or len(document.text.split()) <= most_words)
-        ]
+        asked = set().union(*(question.gold_ids for question in self.questions))
+        most = most_words or math.inf
+        fitting = (d.id for d in self.documents if len(d.text.split()) <= most)
+        candidates = [document_id for document_id in fitting if document_id in asked]
         if not 0 <= documents <= len(candidates) or not candidates:
             length = f" and at most {most_words} words" if most_words else ""
             raise ValueError(
@@ -75,8 +74,8 @@ class QuestionSet:
         count = documents or len(candidates)
         drawn = dict.fromkeys(random.Random(seed).sample(candidates, count))
         questions = tuple(q for q in self.questions if not drawn.keys().isdisjoint(q.gold_ids))
-        kept = {gold_id for question in questions for gold_id in question.gold_ids}
-        others = [d for d in self.documents if d.id in kept and d.id not in drawn]
+        kept = set().union(*(question.gold_ids for question in questions)) - drawn.keys()
+        others = [document for document in self.documents if document.id in kept]
         ordered = (*(self.documents_by_id[i] for i in drawn), *others)
         ordered = self.documents if keep_corpus else ordered
         return QuestionSet(f"{self.name}-{count}-seed{seed}", ordered, questions)

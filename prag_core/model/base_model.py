@@ -169,8 +169,7 @@ def ffn_linears(
     """
     count = model.config.num_hidden_layers
     chosen = range(count) if layers is None else layers
-    wrong = [i for i in chosen if not 0 <= i < count]
-    if wrong:
+    if wrong := [i for i in chosen if not 0 <= i < count]:
         raise ValueError(f"got layers {wrong}, expected indices from 0 to {count - 1}")
     paths = [f"model.layers.{i}.mlp.{name}" for i in chosen for name in modules]
     return {path: model.get_submodule(path) for path in paths}

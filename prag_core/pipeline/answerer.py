@@ -58,10 +58,6 @@ class Prepared:
     prompt_id: str = ""
 
 
-def _at_once(work: Callable[[], Any]) -> Any:
-    return work()
-
-
 def _no_corpus_adapter() -> Adapter:
     raise ValueError("got no adapter of the whole corpus, expected one for mode sft: train one")
 
@@ -88,7 +84,7 @@ class Answerer:
     augmenter: Augmenter | None = None
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     options: AnswerOptions = field(default_factory=AnswerOptions)
-    run: Callable[[Callable[[], Any]], Any] = _at_once
+    run: Callable[[Callable[[], Any]], Any] = lambda work: work()
 
     def answer(
         self,
@@ -115,17 +111,10 @@ class Answerer:
             prepared = self.prepare(questions[rows], hits[rows], mode, options)
             prompts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
             texts = generate(self.base, prompts, adapters, self.generation)
-            answers += [
-                Answer(
-                    p.question,
-                    extract_answer(text, options.style),
-                    mode,
-                    p.documents,
-                    p.path,
-                    p.prompt_id,
-                )
-                for p, text in zip(prepared, texts, strict=True)
-            ]
+            for p, text in zip(prepared, texts, strict=True):
+                answer = extract_answer(text, options.style)
+                origin = (p.documents, p.path, p.prompt_id)
+                answers.append(Answer(p.question, answer, mode, *origin))
         return answers
 
     def prepare(
@@ -142,18 +131,14 @@ class Answerer:
         options, how = options or self.options, find_mode(mode)
         tokenizer = self.base.tokenizer
         adapters = self._adapters(questions, hits, how, options)
-        rows = zip(questions, self._passages(hits, how), adapters, strict=True)
-        return [
-            Prepared(
-                plain_question(question),
-                write_prompt(tokenizer, question, passages, options.style),
-                adapter,
-                sources,
-                path,
-                prompt_id(question, bool(passages), options.style),
-            )
-            for question, passages, (adapter, sources, path) in rows
-        ]
+        prepared = []
+        for question, passages, merged in zip(
+            questions, self._passages(hits, how), adapters, strict=True
+        ):
+            prompt = write_prompt(tokenizer, question, passages, options.style)
+            wording = prompt_id(question, bool(passages), options.style)
+            prepared.append(Prepared(plain_question(question), prompt, *merged, wording))
+        return prepared
 
     def _passages(self, hits: Hits, mode: Mode) -> list[list[Document]]:
         """Return the passages that every question's prompt holds."""
@@ -196,18 +181,14 @@ class Answerer:
         results = []
         for row, kept in zip(hits, meant, strict=True):
             used = _weighed(kept, options.merge_weights)
+            parts = [loaded[source.document_id] for source in used]
+            weights = {source.document_id: source.weight or 0.0 for source in used}
             if used and used not in merged:
-                merged[used] = merge(
-                    [loaded[source.document_id] for source in used],
-                    [source.weight or 0.0 for source in used],
-                    options.merge_method,
-                )
-            weights = {source.document_id: source.weight for source in used}
-            sources = tuple(
-                Source(h.document_id, h.score, weights.get(h.document_id, 0.0)) for h in row
-            )
-            made_by = {loaded[s.document_id].metadata.get("path", "") for s in used}
-            results.append((merged.get(used), sources, "+".join(sorted(made_by))))
+                merged[used] = merge(parts, list(weights.values()), options.merge_method)
+            # Those that were left out are named too, with weight 0.
+            sources = (Source(h.document_id, h.score, weights.get(h.document_id, 0.0)) for h in row)
+            made_by = {adapter.metadata.get("path", "") for adapter in parts}
+            results.append((merged.get(used), tuple(sources), "+".join(sorted(made_by))))
         return results
 
 

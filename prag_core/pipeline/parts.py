@@ -96,15 +96,16 @@ class Setup:
     def answer_config(self) -> dict[str, Any]:
         """Return the settings that answers depend on, to be kept beside results."""
         config = asdict(self)
-        config["generation"].pop("batch_size")
-        for name in SPEED_OPTIONS:
-            config["training"].pop(name)
+        for part, names in (("generation", ("batch_size",)), ("training", SPEED_OPTIONS)):
+            for name in names:  # they change how long it takes, not what comes out
+                config[part].pop(name)
         unread = {"trained": ("hypernet", "hypernet_rank"), "generated": ("training",)}
         for name in ("device", *unread.get(self.path, ())):
             config.pop(name)
-        names = [config.get("hypernet"), config.get("training", {}).get("init")]
-        names.append(config["augmentation"]["file"])
-        config["contents"] = {name: content_hash(name) for name in names if name}
+        # A path may hold other files tomorrow: their hashes are kept beside the names.
+        paths = [config.get("hypernet"), config.get("training", {}).get("init")]
+        paths.append(config["augmentation"]["file"])
+        config["contents"] = {path: content_hash(path) for path in paths if path}
         return config
 
 

@@ -285,15 +285,8 @@ class ParametricRAG:
     @property
     def answerer(self) -> Answerer:
         """What answers questions from the pipeline's documents."""
-        return Answerer(
-            self.base,
-            self.document,
-            self.adapter,
-            self.train_global,
-            self.augmenter,
-            self.generation,
-            self.options,
-        )
+        sources = (self.document, self.adapter, self.train_global, self.augmenter)
+        return Answerer(self.base, *sources, self.generation, self.options)
 
     def hits(
         self,
@@ -394,14 +387,8 @@ def assemble(
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     corpus = documents or [Document(**record) for _, record in store.records("document")]
-    return ParametricRAG(
-        base,
-        make_retriever(setup.retriever),
-        build_parametrizer(base, setup, store, corpus),
-        store,
-        generation=setup.generation,
-        options=setup.answering,
-    )
+    parts = (make_retriever(setup.retriever), build_parametrizer(base, setup, store, corpus), store)
+    return ParametricRAG(base, *parts, None, setup.generation, setup.answering)
 
 
 @contextmanager

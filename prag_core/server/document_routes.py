@@ -143,9 +143,7 @@ class DocumentEndpoints:
     ) -> dict:
         self._check(documents)
         if self.adding >= WAITING:
-            raise QueueFullError(
-                f"got more than {WAITING} requests with documents: try again later"
-            )
+            raise QueueFullError(f"got {WAITING} requests with documents already: try again later")
         self.adding += 1  # in the event loop's thread alone, so without a lock
         try:
             loop = asyncio.get_running_loop()
@@ -165,18 +163,12 @@ class DocumentEndpoints:
     def _check(self, documents: Sequence[Document]) -> None:
         limits = self.limits
         if len(documents) > limits.max_documents:
-            raise HTTPException(
-                413,
-                f"got {len(documents)} documents, expected at most {limits.max_documents} in one "
-                "request: send several",
-            )
+            most = f"at most {limits.max_documents} in one request: send several"
+            raise HTTPException(413, f"got {len(documents)} documents, expected {most}")
         longest = max(len(document.text) for document in documents)
         if longest > limits.max_document_characters:
-            raise HTTPException(
-                413,
-                f"got a document of {longest} characters, expected at most "
-                f"{limits.max_document_characters}: cut it into parts",
-            )
+            most = f"at most {limits.max_document_characters}: cut it into parts"
+            raise HTTPException(413, f"got a document of {longest} characters, expected {most}")
 
     async def _entry(self, document_id: str) -> tuple[Document, Served]:
         entry = await asyncio.to_thread(self.service.get, document_id)

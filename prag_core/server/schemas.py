@@ -179,18 +179,10 @@ class NewJob(BaseModel):
 def document_object(document: Document, served: Served, text: bool = False) -> dict:
     """Describe a document and its adapter."""
     shown = {"text": document.text, "metadata": document.metadata} if text else {}
-    return {
-        "id": document.id,
-        "object": "document",
-        "source_id": document.source_id,
-        "title": document.title,
-        "characters": len(document.text),
-        "path": served.path,
-        "bytes": served.bytes,
-        "seconds": served.seconds,
-        "created": served.created,
-        **shown,
-    }
+    entry = {"id": document.id, "object": "document", "source_id": document.source_id}
+    entry |= {"title": document.title, "characters": len(document.text)}
+    entry |= {name: getattr(served, name) for name in ("path", "bytes", "seconds", "created")}
+    return entry | shown
 
 
 def envelope(kind: str, name: str, model: str, **fields) -> dict:
