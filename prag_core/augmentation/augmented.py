@@ -177,29 +177,20 @@ class CachedAugmenter:
         pending: list[Document] = []
         for document in {document.id: document for document in documents}.values():
             if record := self.store.get_record(AUGMENTATION, self._key(document)):
-                results[document.id] = from_record(document, record)
+                pairs = tuple(QAPair(**pair) for pair in record.pop("qa_pairs"))
+                rewrites = tuple(record.pop("rewrites"))
+                results[document.id] = AugmentedDocument(document, rewrites, pairs, **record)
             else:
                 pending.append(document)
         # Written batch by batch, so that an interruption costs one batch at most.
         for start in range(0, len(pending), self.batch_size):
             for result in self.augmenter.augment(pending[start : start + self.batch_size]):
-                self.store.put_record(AUGMENTATION, self._key(result.document), to_record(result))
+                record = asdict(result)
+                del record["document"]  # the store has it already, under its own key
+                self.store.put_record(AUGMENTATION, self._key(result.document), record)
                 results[result.document.id] = result
         return [results[document.id] for document in documents]
 
     def _key(self, document: Document) -> str:
         # The document first: whoever forgets it deletes by this prefix.
         return f"{document.id}-{self.fingerprint}"
-
-
-def to_record(augmented: AugmentedDocument) -> dict:
-    """Return what is stored of an augmented document (not the document itself)."""
-    record = asdict(augmented)
-    del record["document"]  # the store has it already, under its own key
-    return record
-
-
-def from_record(document: Document, record: dict) -> AugmentedDocument:
-    """Rebuild an augmented document from its record."""
-    pairs = tuple(QAPair(**pair) for pair in record["qa_pairs"])
-    return AugmentedDocument(document, tuple(record["rewrites"]), pairs, record["error"])

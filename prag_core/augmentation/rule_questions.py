@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import re
 
-from prag_core.augmentation.answer_spans import (
-    FUNCTION_WORDS,
-    UNITS,
-    WORDS,
-    AnswerSpan,
-    content_words,
-)
+from prag_core.augmentation.answer_spans import FUNCTION_WORDS, WORDS, AnswerSpan, content_words
 
 PREPOSITIONS = frozenset(WORDS["prepositions"])
+UNITS = "|".join(WORDS["units"])
 # Verbs that can stand before their subject: only these make a question by moving the words.
 AUXILIARIES = "was|were|is|are|has|had|have|can|will|could|would|may|must"
 # "It is said" has no subject that a title could stand for.

@@ -39,12 +39,8 @@ def speed(
     path = folder / "speed.json"
     report = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for part, rows in measure_parts(parts, folder, quick, base_model, hypernet, adapters):
-        report[part] = {
-            "base_model": base_model,
-            "quick": quick,
-            "measured": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "machine": machine(),
-            "rows": [row.as_row() for row in rows],
-        }
+        origin = {"base_model": base_model, "quick": quick, "machine": machine()}
+        origin["measured"] = time.strftime("%Y-%m-%d %H:%M:%S")
+        report[part] = origin | {"rows": [row.as_row() for row in rows]}
         write_json(path, report)  # after every part: a run that is stopped keeps the others
     Console().print(speed_table(report))

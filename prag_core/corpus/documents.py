@@ -150,10 +150,8 @@ def _files_below(folder: Path) -> list[Path]:
     files = (path for path in folder.rglob("*") if path.is_file() and suffix(path) in FORMATS)
     paths = sorted(path for path in files if not is_hidden(path))  # as on every file system
     if not paths:
-        raise ValueError(
-            f"got no readable file in {folder}, expected {', '.join(FORMATS)} (or with .gz): "
-            "check the path"
-        )
+        problem = f"got no readable file in {folder}"
+        raise ValueError(f"{problem}, expected {', '.join(FORMATS)} (or with .gz): check the path")
     return paths
 
 

@@ -173,10 +173,8 @@ def _linked(unlinked: QuestionSet, skip_bad: bool, counts: Counter[str]) -> Ques
     for document in documents:
         source_id = document.source_id or document.id
         if targets.setdefault(source_id, document.id) != document.id:
-            raise ValueError(
-                f"got the id {document.source_id!r} on two different documents of {name}, "
-                "expected unique ids: rename one"
-            )
+            problem = f"got the id {document.source_id!r} on two different documents of {name}"
+            raise ValueError(f"{problem}, expected unique ids: rename one")
     # Told before anything is left out: a corpus of the wrong version misses most of them.
     missing = [i for question in questions for i in question.gold_ids if i not in targets]
     if missing and not skip_bad:

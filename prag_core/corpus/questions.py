@@ -92,10 +92,8 @@ def _question(record: Mapping, gold_ids: Iterable[str], number: int) -> Question
     text = record.get("question")
     answers = next((record[name] for name in ANSWER_FIELDS if name in record), None)
     if not isinstance(text, str) or not text.strip() or answers is None:
-        raise ValueError(
-            f"got the fields {', '.join(record)}, expected question and one of "
-            f"{', '.join(ANSWER_FIELDS)}"
-        )
+        problem = f"got the fields {', '.join(record)}"
+        raise ValueError(f"{problem}, expected question and one of {', '.join(ANSWER_FIELDS)}")
     if "possible_answers" in record and isinstance(answers, str):
         answers = json.loads(answers)  # PopQA keeps a JSON list in a string
     source_id = next((record[name] for name in ID_FIELDS if record.get(name) is not None), number)

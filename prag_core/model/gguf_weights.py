@@ -14,37 +14,31 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prag_core.model.catalogue import (
-    CATALOGUE,
-    SOURCES,
-    cache_folder,
-    fetch_gguf,
-    file_sha256,
-    sole_writer,
-)
+from prag_core.model import catalogue
 
 
-def embedded_model_folder(name: str, sources: Sequence[str] = SOURCES) -> Path:
+def embedded_model_folder(name: str, sources: Sequence[str] = catalogue.SOURCES) -> Path:
     """Return the folder of a model of the catalogue; fetch and convert it on first use.
 
     Raises:
         FileNotFoundError, ValueError: as `fetch_gguf`.
     """
-    return _converted(name, lambda scratch: fetch_gguf(CATALOGUE[name], scratch, sources))
+    entry = catalogue.CATALOGUE[name]
+    return _converted(name, lambda scratch: catalogue.fetch_gguf(entry, scratch, sources))
 
 
 def gguf_model_folder(path: Path) -> Path:
     """Return the cached folder of a GGUF file; convert it on first use."""
     if not path.is_file():
         raise FileNotFoundError(f"got no file at {path}, expected a GGUF model: check the path")
-    return _converted(f"{path.stem}-{file_sha256(path)[:16]}", lambda scratch: path)
+    return _converted(f"{path.stem}-{catalogue.file_sha256(path)[:16]}", lambda scratch: path)
 
 
 def _converted(name: str, gguf: Callable[[Path], Path]) -> Path:
     """Return a folder of the cache; where it is not there, `gguf` gives the file to convert."""
-    target = cache_folder() / name
+    target = catalogue.cache_folder() / name
     if not is_complete(target):
-        with sole_writer(target) as scratch:
+        with catalogue.sole_writer(target) as scratch:
             if not is_complete(target):  # else another process has made it meanwhile
                 convert_gguf(gguf(scratch), scratch, target)
             shutil.rmtree(scratch)

@@ -17,16 +17,10 @@ from prag_core.adapters.low_rank import reduce_rank
 from prag_core.adapters.merge import merge, merge_weights
 from prag_core.augmentation.augmented import Augmenter, augmented_passage
 from prag_core.corpus.documents import Document
+from prag_core.model import prompts
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
-from prag_core.model.prompts import (
-    Question,
-    extract_answer,
-    plain_question,
-    prompt_id,
-    write_prompt,
-)
 from prag_core.pipeline.answers import Answer, AnswerOptions, Source
 from prag_core.pipeline.modes import Mode, find_mode
 from prag_core.pipeline.relevance import relevant_hits
@@ -88,7 +82,7 @@ class Answerer:
 
     def answer(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[prompts.Question],
         hits: Hits,
         mode: str,
         options: AnswerOptions | None = None,
@@ -109,17 +103,17 @@ class Answerer:
         size = MERGED_BATCHES * self.generation.batch_size
         for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
             prepared = self.prepare(questions[rows], hits[rows], mode, options)
-            prompts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
-            texts = generate(self.base, prompts, adapters, self.generation)
+            texts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
+            texts = generate(self.base, texts, adapters, self.generation)
             for p, text in zip(prepared, texts, strict=True):
-                answer = extract_answer(text, options.style)
+                answer = prompts.extract_answer(text, options.style)
                 origin = (p.documents, p.path, p.prompt_id)
                 answers.append(Answer(p.question, answer, mode, *origin))
         return answers
 
     def prepare(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[prompts.Question],
         hits: Hits,
         mode: str,
         options: AnswerOptions | None = None,
@@ -135,9 +129,9 @@ class Answerer:
         for question, passages, merged in zip(
             questions, self._passages(hits, how), adapters, strict=True
         ):
-            prompt = write_prompt(tokenizer, question, passages, options.style)
-            wording = prompt_id(question, bool(passages), options.style)
-            prepared.append(Prepared(plain_question(question), prompt, *merged, wording))
+            prompt = prompts.write_prompt(tokenizer, question, passages, options.style)
+            wording = prompts.prompt_id(question, bool(passages), options.style)
+            prepared.append(Prepared(prompts.plain_question(question), prompt, *merged, wording))
         return prepared
 
     def _passages(self, hits: Hits, mode: Mode) -> list[list[Document]]:
@@ -153,7 +147,7 @@ class Answerer:
         return [[documents[hit.document_id] for hit in row] for row in hits]
 
     def _adapters(
-        self, questions: Sequence[Question], hits: Hits, mode: Mode, options: AnswerOptions
+        self, questions: Sequence[prompts.Question], hits: Hits, mode: Mode, options: AnswerOptions
     ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
         """Return every question's merged adapter (None: none), its sources, and who made it."""
         if mode.adapters == "documents":
@@ -167,13 +161,13 @@ class Answerer:
         return [(whole, tuple(Source(h.document_id, h.score) for h in row), path) for row in hits]
 
     def _merged(
-        self, questions: Sequence[Question], hits: Hits, options: AnswerOptions
+        self, questions: Sequence[prompts.Question], hits: Hits, options: AnswerOptions
     ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
         """Merge the adapters of every question's documents (see `_adapters`)."""
         loaded = {i: self.adapter(i) for i in _ids(hits)}
         meant = hits  # those whose adapters take part
         if options.least_relevance > 0:
-            texts, least = [plain_question(q) for q in questions], options.least_relevance
+            texts, least = [prompts.plain_question(q) for q in questions], options.least_relevance
             meant = self.run(lambda: relevant_hits(self.base, texts, hits, loaded, least))
         if options.rank:  # after relevance, which reads the addresses that a smaller rank has not
             loaded = {i: reduce_rank(adapter, options.rank) for i, adapter in loaded.items()}

@@ -19,15 +19,9 @@ from starlette.exceptions import HTTPException
 from prag_core.model.decoding_rows import Row
 from prag_core.model.prompts import Continuation, Question
 from prag_core.pipeline.answers import Source
+from prag_core.server import schemas
 from prag_core.server.engine import Ticket
 from prag_core.server.limits import Limits
-from prag_core.server.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    Request,
-    envelope,
-    error_object,
-)
 from prag_core.server.service import Service
 
 # A conversation, token ids, or a text to go on from.
@@ -88,17 +82,17 @@ class CompletionEndpoints:
         self._check_model(model)
         return {"id": model, "object": "model", "created": 0, "owned_by": "prag"}
 
-    async def chat(self, body: ChatRequest, http: HttpRequest) -> Reply:
+    async def chat(self, body: schemas.ChatRequest, http: HttpRequest) -> Reply:
         """Answer a conversation."""
         turns = [message.turn() for message in body.messages]
         return await self._reply([turns], body, http, chat=True)
 
-    async def complete(self, body: CompletionRequest, http: HttpRequest) -> Reply:
+    async def complete(self, body: schemas.CompletionRequest, http: HttpRequest) -> Reply:
         """Go on from one or more prompts, as they are."""
         return await self._reply(body.prompts, body, http, chat=False)
 
     async def _reply(
-        self, prompts: Sequence[Prompt], body: Request, http: HttpRequest, chat: bool
+        self, prompts: Sequence[Prompt], body: schemas.Request, http: HttpRequest, chat: bool
     ) -> Reply:
         self._check_model(body.model or self.model)
         rows: list[Pending] = []
@@ -124,14 +118,14 @@ class CompletionEndpoints:
         finally:
             _cancel(rows)
         kind = "chat.completion" if chat else "text_completion"
-        origin = _origin(rows, body)
-        return envelope(kind, name, self.model, choices=choices, usage=_usage(rows), **origin)
+        content = {"choices": choices, "usage": _usage(rows), **_origin(rows, body)}
+        return schemas.envelope(kind, name, self.model, **content)
 
     def _check_model(self, model: str) -> None:
         if model != self.model:
             raise HTTPException(404, f"got model {model[:100]!r}, expected {self.model!r}")
 
-    async def _submit(self, prompt: Prompt, body: Request) -> Pending:
+    async def _submit(self, prompt: Prompt, body: schemas.Request) -> Pending:
         """Retrieve, merge and queue one row."""
         options = body.options(self.limits.default_tokens)
         tokens, most = options.max_new_tokens, self.limits.max_tokens
@@ -183,13 +177,13 @@ class CompletionEndpoints:
         return record
 
     async def _events(
-        self, name: str, rows: list[Pending], body: Request, http: HttpRequest, chat: bool
+        self, name: str, rows: list[Pending], body: schemas.Request, http: HttpRequest, chat: bool
     ) -> AsyncIterator[bytes]:
         """Yield server-sent events: the pieces, the documents with the last one, [DONE]."""
         kind = "chat.completion.chunk" if chat else "text_completion"
 
         def event(choices: list[dict], **fields) -> bytes:
-            record = envelope(kind, name, self.model, choices=choices, **fields)
+            record = schemas.envelope(kind, name, self.model, choices=choices, **fields)
             return f"data: {json.dumps(record, ensure_ascii=False)}\n\n".encode()
 
         def choice(index: int, text: str, finish: str | None = None, **delta: str) -> dict:
@@ -212,7 +206,7 @@ class CompletionEndpoints:
             if not late:
                 log.exception("a stream failed")
             message = str(error) if late else "the server failed; its log says why"
-            record = error_object(message, "timeout_error" if late else "server_error")
+            record = schemas.error_object(message, "timeout_error" if late else "server_error")
             yield f"data: {json.dumps(record)}\n\n".encode()
         finally:
             _cancel(rows)
@@ -244,7 +238,7 @@ def _usage(rows: Sequence[Pending]) -> dict[str, int]:
     return counts | {"total_tokens": prompt + completion}
 
 
-def _origin(rows: Sequence[Pending], body: Request) -> dict:
+def _origin(rows: Sequence[Pending], body: schemas.Request) -> dict:
     """Say how and from which documents the answer was made; a list a prompt, where several are."""
     documents = [row.documents for row in rows]
     return {"mode": body.mode, "documents": documents[0] if len(rows) == 1 else documents}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import FastAPI, Query, UploadFile
 from fastapi.responses import FileResponse
@@ -24,14 +24,13 @@ from prag_core.formats.peft_folder import to_peft
 from prag_core.server.engine import QueueFullError
 from prag_core.server.jobs import Job
 from prag_core.server.limits import Limits
-from prag_core.server.schemas import NewDocument, NewDocuments, NewJob, document_object
+from prag_core.server.schemas import NewDocument, NewDocuments, NewJob, ServedPath, document_object
 from prag_core.server.served import Served
 from prag_core.server.service import Service
 
 GZIP = b"\x1f\x8b"  # a small archive may hold more than the size limit of a request
 # Each holds its texts; with `Limits.max_documents` of them it may be made for minutes.
 WAITING = 16  # requests with documents that are made or wait
-ServedPath = Literal["generated", "trained"]
 
 
 class DocumentEndpoints:

@@ -38,6 +38,12 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 ServedMode = Literal["closed_book", "in_context", "parametric", "combine"]
 
 
+ServedPath = Literal["generated", "trained"]
+MergeWeights = Literal["ones", "mean", "score", "relative"]
+Named = Annotated[list[str], Field(min_length=1, max_length=20)] | None
+Among = Annotated[list[str], Field(min_length=1, max_length=10_000)] | None
+
+
 class Request(BaseModel):
     """What both completion endpoints take; OpenAI's other fields are let through unread."""
 
@@ -56,21 +62,11 @@ class Request(BaseModel):
     n: Literal[1] | None = 1
     mode: ServedMode = Field("parametric", description="How documents take part.")
     k: int = Field(1, ge=1, le=20, description="Documents that the retriever finds.")
-    document_ids: Annotated[list[str], Field(min_length=1, max_length=20)] | None = Field(
-        None, description="Documents to answer from, instead of the retriever's."
-    )
-    among: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = Field(
-        None, description="Documents that the retriever may find; all when omitted."
-    )
-    where: Metadata | None = Field(
-        None, description="Metadata that a document needs for the retriever to find it."
-    )
-    path: Literal["generated", "trained"] | None = Field(
-        None, description="Which of a document's adapters; the newest when omitted."
-    )
-    merge: Literal["ones", "mean", "score", "relative"] = Field(
-        "relative", description="Merge weights."
-    )
+    document_ids: Named = Field(None, description="Documents, instead of the retriever's.")
+    among: Among = Field(None, description="The only documents that the retriever may find.")
+    where: Metadata | None = Field(None, description="Metadata of those that it may find.")
+    path: ServedPath | None = Field(None, description="Which adapters; None: the newest.")
+    merge: MergeWeights = Field("relative", description="Merge weights.")
 
     def options(self, default_tokens: int) -> GenerationOptions:
         """Return the decoding options."""

@@ -67,10 +67,8 @@ class Service:
         """
         for document in documents:
             if not document.text.strip():
-                raise ValueError(
-                    f"got an empty document ({document.title or document.id}), expected text: "
-                    "leave it out"
-                )
+                problem = f"got an empty document ({document.title or document.id})"
+                raise ValueError(f"{problem}, expected text: leave it out")
         with self.lock:
             new = {d.id: d for d in documents if self.adapter_of(d.id) is None}
         self._make(list(new.values()))
@@ -211,10 +209,8 @@ class Service:
         """
         untrained = [i for i, adapter in served.items() if adapter.path != "trained"]
         if path == "trained" and untrained:
-            raise ValueError(
-                f"got documents without trained adapters, {untrained[:3]}, expected trained ones: "
-                "train them with POST /v1/jobs"
-            )
+            problem = f"got documents without trained adapters, {untrained[:3]}"
+            raise ValueError(f"{problem}, expected trained ones: train them with POST /v1/jobs")
         if path == "generated" or (untrained and len(untrained) < len(served)):
             return {i: self._key(i) for i in served}
         return {i: adapter.key for i, adapter in served.items()}
