@@ -16,9 +16,7 @@ from prag_core.corpus.documents import Document
 
 # Lists of English words that the rules know, here and in rule_questions.py.
 WORDS = json.loads(files("prag_core").joinpath("resources", "english.json").read_text("utf-8"))
-MONTHS, UNITS, NUMBER_WORDS = (
-    "|".join(WORDS[kind]) for kind in ("months", "units", "number_words")
-)
+MONTHS, UNITS, NUMBER_WORDS = ("|".join(WORDS[kind]) for kind in ("months", "units", "numbers"))
 YEAR = r"1[0-9]\d\d|20\d\d"
 # A capitalised word, or an initial with its full stop where another capital follows (J. Doe).
 CAPITAL = r"[A-Z][\w'’&-]*(?:\.(?=[A-Z]))?"

@@ -59,6 +59,7 @@ def benchmark(
         console.print(part.rich())
     console.print(EXPLAINED)
     console.print(f"table in {folder / 'table.md'}, numbers in {folder / 'table.json'}")
+    # Last, so that what did not fail is written and shown.
     if failures:
         listed = "\n".join(f"  {cell}: {reason}" for cell, reason in failures.items())
         raise ValueError(

@@ -54,6 +54,7 @@ def compare(
     if documents:
         chosen = _sample(chosen, documents, comparison.seed)
     report = compare_paths(chosen, setup, comparison, folder, store)
+    # So that a report, passed on alone, says how it was made.
     report["command"] = shlex.join(["prag", *sys.argv[1:]])
     write_json(folder / "report.json", report)
     write_report_page(report, folder / "report.html")
@@ -69,6 +70,7 @@ def compare(
 def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:
     """Load a question set, or documents without questions."""
     path = Path(source)
+    # A folder of text files has neither; it is compared without questions.
     stems = (split or "questions", "queries")
     if path.is_dir() and not any(path.glob(f"{stem}.jsonl*") for stem in stems):
         return QuestionSet(path.resolve().name, tuple(read_documents(path, skip_bad)), ())

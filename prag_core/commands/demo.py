@@ -40,7 +40,7 @@ def demo(
         k: documents a question, found by the retriever.
     """
     console = Console()
-    question_set = demo_question_set()
+    question_set = demo_question_set()  # invented: no model knows the answers from elsewhere
     results = {}
     for path in paths:
         began = time.perf_counter()
@@ -74,6 +74,7 @@ def _examples(question_set: QuestionSet, output: Path) -> list[dict]:
         for file in sorted(output.glob(f"*/{mode}.jsonl"), reverse=True):
             name = f"{mode} ({file.parent.name})" if mode in ADAPTER_MODES else mode
             answers[name] = read_answers(file)
+    # Evenly spread, as neighbouring questions are about one document.
     step = max(len(question_set.questions) // SHOWN, 1)
     return [
         {

@@ -61,10 +61,12 @@ def evaluate(
     if documents or most_words:
         chosen = chosen.sample(documents, seed, most_words=most_words)
     chosen = chosen.sample_questions(questions, seed)
+    # Texts that the documents say nothing of: an adapter should not change their loss.
     strangers = draw_texts(unrelated, texts, seed) if unrelated else None
     with build_pipeline(setup, store or Path(output) / "store", chosen.documents) as rag:
         if chunk_tokens:
             chosen = chunk_question_set(chosen, rag.base.tokenizer, chunk_tokens)
+        # After chunking, which gives the documents other ids.
         ranked = read_hits(hits, chosen) if hits else None
         foreign = {Path(p).stem: read_predictions(p, chosen.questions) for p in predictions}
         config = setup.answer_config() | rag.identity

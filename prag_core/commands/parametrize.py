@@ -39,12 +39,13 @@ def parametrize(
     """
     counts: Counter[str] = Counter()
     documents = read_documents(corpus, skip_bad, counts)
+    # With the documents, whose ids or titles a file of question-answer pairs may name.
     with build_pipeline(setup, store, documents) as rag:
-        if chunk_tokens:
+        if chunk_tokens:  # here, as tokens are those of the base model
             documents = chunk_documents(documents, rag.base.tokenizer, chunk_tokens, chunk_overlap)
         with progress_bar("documents", len(documents)) as advance:
             rag.add_documents(documents, advance, replace=replace)
-        stats = rag.store.stats()
+        stats = rag.store.stats()  # of the whole store, earlier documents included
     write_json(Path(store) / "config.json", asdict(setup))
     print(
         f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "

@@ -64,23 +64,25 @@ def serve(
             f"got no {error.name}, expected the packages of the server: pip install 'prag[server]'"
         ) from error
     api_key = api_key or os.environ.get(KEY_VARIABLE, "")
+    # Who reaches the server may read and delete every document.
     if not api_key and not is_loopback(host):
         raise ValueError(
             f"got host {host} without an API key, expected one beyond loopback: set {KEY_VARIABLE}"
         )
+    # A training takes seconds a document, too long for a request that adds one.
     if setup.path == "trained":
         raise ValueError(
             "got path trained, expected generated: documents are trained as jobs, see POST /v1/jobs"
         )
     name = model_name or setup.base_model.rstrip("/").rsplit("/", 1)[-1]
-    write_json_logs()
+    write_json_logs()  # before anything is loaded, which logs too
     metrics = Metrics()
     with AdapterStore(store) as opened:
         rag = assemble(setup, opened)
         engine = Engine(rag.base, max_rows, max_queue, max_wait, metrics.observe_step)
 
         def make_trainer() -> LoraTrainer:
-            corpus = list(rag.documents.values())
+            corpus = list(rag.documents.values())  # a file of pairs may name any of them
             return build_parametrizer(rag.base, replace(setup, path="trained"), opened, corpus)
 
         try:
@@ -91,7 +93,7 @@ def serve(
             log = logging.getLogger("prag.server")
             log.info("%d documents, model %s", len(rag.documents), name)
             uvicorn.Server(config).run()
-        finally:
+        finally:  # also where the service could not start: the thread would go on
             engine.close(grace)
 
 
@@ -99,7 +101,7 @@ def is_loopback(host: str) -> bool:
     """Say whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+    except ValueError:  # a name, which may resolve to anything
         return host == "localhost"
 
 

@@ -37,6 +37,7 @@ def speed(
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "speed.json"
+    # Parts take from seconds to an hour: each may be measured again alone.
     report = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for part, rows in measure_parts(parts, folder, quick, base_model, hypernet, adapters):
         origin = {"base_model": base_model, "quick": quick, "machine": machine()}

@@ -129,9 +129,7 @@ def _hard_cut(text: str, sentence: _Piece, count: TokenCounts, max_tokens: int) 
     return pieces
 
 
-def _spans(
-    text: str, start: int, end: int, cuts: Sequence[int], count: TokenCounts
-) -> list[_Piece]:
+def _spans(text: str, start: int, end: int, cuts: list[int], count: TokenCounts) -> list[_Piece]:
     """Return the spans between cuts with their tokens; a space counts with the word after it."""
     borders = list(itertools.pairwise(sorted({start, end, *cuts})))
     if not borders:  # an empty text: tokenizers refuse an empty batch

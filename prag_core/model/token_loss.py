@@ -84,9 +84,7 @@ def sequence_nll(base: BaseModel, ids: Tensor, labels: Tensor) -> Tensor:
     return next_token_loss(base, ids, labels, torch.arange(len(ids)), len(ids))
 
 
-def _labelled(
-    base: BaseModel, ids: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, float | None]:
+def _labelled(base: BaseModel, ids: Tensor, labels: Tensor) -> tuple:
     """Run the model up to its head, and take the P tokens that predict a label.
 
     Returns:

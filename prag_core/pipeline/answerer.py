@@ -98,7 +98,7 @@ class Answerer:
         Raises:
             ValueError: an unknown mode, a document without adapter, or a part that is missing.
         """
-        options = options or self.options
+        options = options or self.options  # an evaluation asks one answerer in several ways
         answers: list[Answer] = []
         size = MERGED_BATCHES * self.generation.batch_size
         for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
@@ -123,12 +123,12 @@ class Answerer:
         Arguments and errors are those of `answer`.
         """
         options, how = options or self.options, find_mode(mode)
+        # Adapters first: relevance may leave all of a question's documents out.
         tokenizer = self.base.tokenizer
         adapters = self._adapters(questions, hits, how, options)
         prepared = []
-        for question, passages, merged in zip(
-            questions, self._passages(hits, how), adapters, strict=True
-        ):
+        rows = zip(questions, self._passages(hits, how), adapters, strict=True)
+        for question, passages, merged in rows:
             prompt = prompts.write_prompt(tokenizer, question, passages, options.style)
             wording = prompts.prompt_id(question, bool(passages), options.style)
             prepared.append(Prepared(prompts.plain_question(question), prompt, *merged, wording))
@@ -138,7 +138,7 @@ class Answerer:
         """Return the passages that every question's prompt holds."""
         if not mode.passages:
             return [[] for _ in hits]
-        documents = {i: self.document(i) for i in _ids(hits)}
+        documents = {i: self.document(i) for i in _ids(hits)}  # each augmented once
         if mode.passages == "augmented":
             if self.augmenter is None:
                 raise ValueError("got no augmenter, expected one for mode da_rag: pass augmenter=")
@@ -157,6 +157,7 @@ class Answerer:
             whole = self.corpus_adapter()
         elif mode.adapters == "shared" and (first := next(iter(_ids(hits)), None)) is not None:
             whole = shared_rows(self.adapter(first))  # the same in every document's adapter
+        # Without weight: of none of these documents an adapter is attached.
         path = whole.metadata.get("path", "") if whole else ""
         return [(whole, tuple(Source(h.document_id, h.score) for h in row), path) for row in hits]
 
@@ -192,7 +193,7 @@ def shared_rows(adapter: Adapter) -> Adapter:
     Raises:
         ValueError: an adapter without such rows.
     """
-    count = adapter.shared_rows
+    count = adapter.shared_rows  # the last rows of every module
     if not count:
         raise ValueError(
             "got adapters without shared rows, expected those of a ridge network for "

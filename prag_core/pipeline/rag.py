@@ -27,6 +27,7 @@ from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.retrieval.bm25 import Hit, Retriever, make_retriever
 from prag_core.training.lora_trainer import LoraTrainer
 
+Where = Mapping[str, object]  # metadata that a document needs
 GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
 
 
@@ -67,7 +68,7 @@ class ParametricRAG:
         if documents is None and self.store is not None:
             self._version = self.store.version()
             documents = (Document(**record) for _, record in self.store.records("document"))
-        self._index(documents or ())
+        self._index(documents or ())  # no adapter is read or made here
 
     @classmethod
     def from_pretrained(
@@ -90,6 +91,7 @@ class ParametricRAG:
             return False
         if (version := self.store.version()) == self._version:
             return False
+        # Ids alone: most documents are known, and a corpus may be large.
         stored = set(self.store.record_keys("document"))
         removed = self.documents.keys() - stored
         self.retriever.delete(removed)
@@ -132,7 +134,7 @@ class ParametricRAG:
         self._index(new)
         if parametrize and self.parametrizer is not None:
             self.ensure_adapters(unique, progress)
-        if replace:
+        if replace:  # last: the old ones answer until the new ones can
             named = {document.source_id for document in unique.values()} - {""}
             present = self.documents.values()
             if old := [d.id for d in present if d.source_id in named and d.id not in unique]:
@@ -150,6 +152,7 @@ class ParametricRAG:
         document_ids = list(dict.fromkeys(document_ids))
         self.require(document_ids)
         store, parametrizer = self._adapter_parts()
+        # Content and settings make the key: what is there is what would be made.
         missing = [self.documents[i] for i in document_ids if not store.has(self._key(i))]
         missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
         done = len(document_ids) - len(missing)
@@ -185,15 +188,13 @@ class ParametricRAG:
         store, document_ids = self.store, list(document_ids)
         if store is None:
             return
-        prefixes = (*document_ids, GLOBAL)
+        prefixes = (*document_ids, GLOBAL)  # keys begin with the document, whoever made them
         store.delete_many(key for prefix in prefixes for key in store.keys(prefix))
         for document_id in document_ids:
             for key, _ in list(store.records(AUGMENTATION, document_id)):
                 store.delete_record(AUGMENTATION, key)
 
-    def matching(
-        self, where: Mapping[str, object], among: Iterable[str] | None = None
-    ) -> list[str]:
+    def matching(self, where: Where, among: Iterable[str] | None = None) -> list[str]:
         """Return the ids of the documents, of those `among`, whose metadata has all of `where`.
 
         Raises:
@@ -213,7 +214,7 @@ class ParametricRAG:
         self,
         questions: Sequence[str],
         k: int = 3,
-        where: Mapping[str, object] | None = None,
+        where: Where | None = None,
         among: Iterable[str] | None = None,
     ) -> list[list[Hit]]:
         """Return the k best documents of each question (all, where there are fewer).
@@ -254,7 +255,7 @@ class ParametricRAG:
         document_ids: Sequence[Sequence[str]] | None = None,
         scores: Sequence[Sequence[float]] | None = None,
         options: AnswerOptions | None = None,
-        where: Mapping[str, object] | None = None,
+        where: Where | None = None,
     ) -> list[Answer]:
         """Answer questions in one of `modes.MODES`.
 
@@ -295,7 +296,7 @@ class ParametricRAG:
         k: int = 3,
         document_ids: Sequence[Sequence[str]] | None = None,
         scores: Sequence[Sequence[float]] | None = None,
-        where: Mapping[str, object] | None = None,
+        where: Where | None = None,
         among: Iterable[str] | None = None,
     ) -> list[list[Hit]]:
         """Return the documents of every question: those named, or else the retriever's best k.
@@ -305,6 +306,7 @@ class ParametricRAG:
         Raises:
             ValueError: an unknown mode or document, no documents, or not ids for every question.
         """
+        # Before the ids are looked at, so that one call can ask in every mode.
         if not find_mode(mode).needs_documents:
             return [[] for _ in questions]
         if document_ids is None:
@@ -334,6 +336,7 @@ class ParametricRAG:
         if not isinstance(parametrizer, LoraTrainer):
             name = type(parametrizer).__name__
             raise ValueError(f"got {name}, expected LoraTrainer for mode sft: leave the mode out")
+        # Of all ids: another corpus has another adapter.
         key = self._key(GLOBAL + fingerprint(sorted(self.documents)))
         if not store.has(key):
             augmented = parametrizer.augmenter.augment(list(self.documents.values()))

@@ -100,9 +100,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     for kind in FAILURES:
         app.add_exception_handler(kind, _failure)
-    app.add_middleware(
-        Guard, metrics=metrics, api_key=api_key, max_body_bytes=limits.max_body_bytes
-    )
+    app.add_middleware(Guard, metrics, api_key, limits.max_body_bytes)
     return app
 
 

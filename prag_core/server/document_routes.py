@@ -74,7 +74,8 @@ class DocumentEndpoints:
         documents = []
         for file in files:
             documents += await asyncio.to_thread(_read, file.filename or "", await file.read())
-        return await self._add(documents, path)
+        # Files of one name may be different documents: none is replaced.
+        return await self._add(documents, path, replace=False)
 
     async def list_documents(
         self, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str = ""
@@ -137,9 +138,7 @@ class DocumentEndpoints:
         """Stop a training; documents trained so far keep their trained adapters."""
         return _job_object(await asyncio.to_thread(self.service.jobs.cancel, job_id))
 
-    async def _add(
-        self, documents: Sequence[Document], path: ServedPath, replace: bool = False
-    ) -> dict:
+    async def _add(self, documents: Sequence[Document], path: ServedPath, replace: bool) -> dict:
         self._check(documents)
         if self.adding >= WAITING:
             raise QueueFullError(f"got {WAITING} requests with documents already: try again later")

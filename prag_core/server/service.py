@@ -86,13 +86,14 @@ class Service:
             if document_id not in self.rag.documents:
                 return False
             self.rag.remove_documents([document_id])
-            self._evict()
+            self._evict()  # memory forgets it too
             return True
 
     def get(self, document_id: str) -> tuple[Document, Served] | None:
         """Return a document and what the store has of its adapter, None where there is none."""
         with self.lock:
             self.refresh()
+            # Another process may have added the document, and make its adapter only now.
             served = self.adapter_of(document_id)
             return None if served is None else (self.rag.documents[document_id], served)
 
@@ -175,6 +176,7 @@ class Service:
             if find_mode(mode).adapters:
                 keys = self._mergeable({i: served[i] for i in documents}, path)
                 adapters = {i: self._load(key) for i, key in keys.items()}
+        # Outside the lock: a merge must not hold up those who add and remove documents.
         answerer = Answerer(
             self.rag.base,
             documents.__getitem__,
