@@ -56,12 +56,10 @@ class Augmenter(Protocol):
         ...
 
 
-def require_counts(rewrites: int, qa_pairs: int) -> None:
+def check_counts(rewrites: int, qa_pairs: int) -> None:
     """Raise ValueError unless both counts are sensible."""
     if rewrites < 0 or qa_pairs < 0:
-        raise ValueError(
-            f"got {rewrites} rewrites and {qa_pairs} question-answer pairs, expected 0 or more"
-        )
+        raise ValueError(f"got {rewrites} rewrites and {qa_pairs} pairs, expected 0 or more")
 
 
 def titled(title: str, text: str) -> str:
@@ -69,7 +67,7 @@ def titled(title: str, text: str) -> str:
     return f"{title}: {text}" if title else text
 
 
-def merge_pairs(pairs: Sequence[QAPair], more: Sequence[QAPair]) -> tuple[QAPair, ...]:
+def add_pairs(pairs: Sequence[QAPair], more: Sequence[QAPair]) -> tuple[QAPair, ...]:
     """Append the pairs whose question is new, upper and lower case being the same."""
     distinct: dict[str, QAPair] = {}  # the first of equal questions stays, with its answer
     for pair in (*pairs, *more):
@@ -146,7 +144,7 @@ def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, 
                 "a title that is not shared"
             )
         (document_id,) = ids
-        pairs[document_id] = merge_pairs(pairs.get(document_id, ()), [pair])
+        pairs[document_id] = add_pairs(pairs.get(document_id, ()), [pair])
     return pairs
 
 

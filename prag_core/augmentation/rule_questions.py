@@ -163,9 +163,8 @@ def _what(span: AnswerSpan, rest: str, preposition: str, after: str) -> str:
     if span.kind == "name":
         parts = span.text.split()
         thing = re.search(rf"\b(?:{THINGS})\b", span.text)
-        agent = AGENTS.search(f"{rest}{preposition}".rstrip() + " ") or (
-            not rest.strip() and not preposition
-        )
+        begins = not rest.strip() and not preposition  # the sentence's subject
+        agent = begins or AGENTS.search(f"{rest}{preposition}".rstrip() + " ")
         if 2 <= len(parts) <= 3 and not thing and agent and "of" not in parts:
             return "whom" if preposition else "who"
         if preposition in ("in", "at", "near") or re.search(rf"\b(?:{PLACES})$", span.text):

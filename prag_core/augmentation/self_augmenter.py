@@ -11,8 +11,8 @@ from prag_core.augmentation.answer_spans import find_details
 from prag_core.augmentation.augmented import (
     AugmentedDocument,
     QAPair,
-    merge_pairs,
-    require_counts,
+    add_pairs,
+    check_counts,
     titled,
 )
 from prag_core.corpus.documents import Document
@@ -63,7 +63,7 @@ class SelfAugmenter:
         retries: int = 3,
         batch_size: int = 16,
     ) -> None:
-        require_counts(rewrites, qa_pairs)
+        check_counts(rewrites, qa_pairs)
         self.base, self.rewrites, self.qa_pairs = base, rewrites, qa_pairs
         self.retries, self.batch_size = retries, batch_size
         self.fingerprint = fingerprint(
@@ -89,7 +89,7 @@ class SelfAugmenter:
             prompts = [chat(self.base.tokenizer, request) for request in requests]
             for i, text in zip(pending, generate_fitting(self.base, prompts, options), strict=True):
                 # Attempts add up: what came before is kept, and only what is missing asked for.
-                pairs[i] = merge_pairs(pairs[i], parse_qa_pairs(text or ""))[: self.qa_pairs]
+                pairs[i] = add_pairs(pairs[i], parse_qa_pairs(text or ""))[: self.qa_pairs]
             pending = [i for i in pending if len(pairs[i]) < self.qa_pairs]
         return [
             AugmentedDocument(document, tuple(filter(None, texts)), row, self._error(texts, row))
@@ -160,7 +160,7 @@ def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
         if isinstance(item, dict):
             question, answer = (str(item.get(key) or "") for key in ("question", "answer"))
             if question.strip() and answer.strip() and question != QA_EXAMPLE:
-                pairs = merge_pairs(pairs, [QAPair(question.strip(), answer.strip())])
+                pairs = add_pairs(pairs, [QAPair(question.strip(), answer.strip())])
         start = text.find("{", end)
     return pairs
 

@@ -25,7 +25,7 @@ from prag_core.corpus.questions import Question, read_questions
 from prag_core.corpus.records import Reject, iter_records, rejecter
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 HUB_NAME = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
 logger = logging.getLogger(__name__)
@@ -88,9 +88,7 @@ class QuestionSet:
         return replace(self, questions=tuple(self.questions[place] for place in drawn))
 
 
-def chunk_question_set(
-    whole: QuestionSet, tokenizer: PreTrainedTokenizerBase, max_tokens: int
-) -> QuestionSet:
+def chunk_question_set(whole: QuestionSet, tokenizer: Tokenizer, max_tokens: int) -> QuestionSet:
     """Cut documents into chunks; a question's gold chunks are those that hold an answer of it.
 
     Where none does, all chunks of its gold documents are.

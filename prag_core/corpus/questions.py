@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prag_core.corpus.documents import Document
-from prag_core.corpus.records import Reject
+from prag_core.corpus.records import Records, Reject
 
 # By source: ours and SQuAD, HotpotQA, ComplexWebQuestions (ID), others. The first one present.
 ID_FIELDS = ("id", "_id", "ID", "qid", "question_id", "test_id")
@@ -37,10 +37,7 @@ class Question:
 
 
 def read_questions(
-    records: Iterable[tuple[str, object]],
-    documents: list[Document],
-    reject: Reject,
-    counts: Counter[str],
+    records: Records, documents: list[Document], reject: Reject, counts: Counter[str]
 ) -> list[Question]:
     """Read questions, and append the documents that they carry to `documents`.
 
@@ -69,7 +66,7 @@ def read_questions(
     return list(questions.values())
 
 
-def _flat(records: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+def _flat(records: Records) -> Records:
     """Unfold SQuAD's {"data": [{title, paragraphs: [{context, qas}]}]}."""
     for where, record in records:
         if not isinstance(record, Mapping) or not isinstance(record.get("data"), list):

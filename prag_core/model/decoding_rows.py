@@ -119,9 +119,8 @@ class RowText:
 
     def _text(self) -> str:
         # Cleaning up spaces would change text that was sent already.
-        return self.tokenizer.decode(
-            self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        as_it_is = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return self.tokenizer.decode(self.tokens, **as_it_is)
 
     def _send(self, text: str, last: bool = False) -> str:
         # The text may be shorter than what was sent, where a stop string cuts into it.

@@ -57,11 +57,12 @@ def convert_gguf(path: Path, scratch: Path, target: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(**source)
     if isinstance(end := loaded.config.eos_token_id, int):  # some releases name another token
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    config = type(loaded.config)(**{
-        key: value for key, value in loaded.config.to_dict().items()
-        if key not in ("quantization_config", "_name_or_path", "dtype")
-    })  # fmt: skip
-    model = type(loaded)(config)  # a model loaded from GGUF refuses save_pretrained
+    settings = loaded.config.to_dict()
+    for name in ("quantization_config", "_name_or_path", "dtype"):
+        settings.pop(name, None)
+    model = type(loaded)(
+        type(loaded.config)(**settings)
+    )  # a model loaded from GGUF refuses save_pretrained
     model.load_state_dict(loaded.state_dict())
     folder = scratch / "folder"
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed

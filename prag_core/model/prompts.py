@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Union
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.corpus.documents import Document
@@ -47,6 +47,7 @@ class Continuation:
     text: str
 
 
+Passages = Sequence[Document]
 Conversation = Sequence[Mapping[str, str]]  # turns with `role` and `content`, the last a user's
 Question = Union[str, Conversation, Continuation]  # noqa: UP007 (evaluated on Python 3.10)
 
@@ -73,10 +74,7 @@ def prompt_id(question: Question = "", passages: bool = False, style: str = "dir
 
 
 def write_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    question: Question,
-    passages: Sequence[Document] = (),
-    style: str = "direct",
+    tokenizer: Tokenizer, question: Question, passages: Passages = (), style: str = "direct"
 ) -> str:
     """Write the whole prompt of a question, a conversation or a text to go on from.
 
@@ -99,10 +97,7 @@ def write_prompt(
 
 
 def question_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    question: str,
-    passages: Sequence[Document] = (),
-    style: str = "direct",
+    tokenizer: Tokenizer, question: str, passages: Passages = (), style: str = "direct"
 ) -> str:
     """Build the prompt for one question, with passages (in_context) or without (closed book).
 
@@ -124,7 +119,7 @@ def format_passages(passages: Sequence[Document]) -> str:
     return "\n".join(f"Passage {number}: {text}" for number, text in enumerate(titled, 1))
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
+def chat(tokenizer: Tokenizer, user: str) -> str:
     """Format one user turn, up to where the assistant's answer begins.
 
     A tokenizer without chat template gets plain text. Encode the result with
@@ -135,7 +130,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
     return f"{tokenizer.bos_token or ''}{user}\nAnswer:"
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
+def _chat(tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]]) -> str:
     """Format a conversation by the chat template, or as lines of plain text."""
     if not tokenizer.chat_template:
         lines = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns]

@@ -123,7 +123,7 @@ class Answerer:
         Arguments and errors are those of `answer`.
         """
         options, how = options or self.options, find_mode(mode)
-        # Adapters first: relevance may leave all of a question's documents out.
+        # One of each a question, whatever the mode: no passages, or None for an adapter.
         tokenizer = self.base.tokenizer
         adapters = self._adapters(questions, hits, how, options)
         prepared = []
