@@ -44,7 +44,7 @@ def answer(
     # None: a store on a read-only mount answers too.
     with build_pipeline(setup, store, readonly=None) as rag:
         answers = rag.answer(questions, mode, k, where=where)
-    for reply in answers:
+    for reply in answers:  # first the answer, then what it was made from
         print(reply.text)
         for hit in reply.documents:
             print(f"  {hit.score:8.3f}  {rag.documents[hit.document_id].title or hit.document_id}")

@@ -57,6 +57,7 @@ def demo(
             config = chosen.answer_config() | rag.identity
             report = evaluate(rag, question_set, options, folder, config)
         console.print(report_table(report).rich())
+        # Loading the models included: a new user waits for that too.
         seconds = round(time.perf_counter() - began)
         console.print(f"{seconds} s")
         results[path] = {"report": asdict(report), "seconds": seconds}

@@ -60,9 +60,8 @@ def convert_gguf(path: Path, scratch: Path, target: Path) -> None:
     settings = loaded.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "dtype"):
         settings.pop(name, None)
-    model = type(loaded)(
-        type(loaded.config)(**settings)
-    )  # a model loaded from GGUF refuses save_pretrained
+    # A copy: a model loaded from GGUF refuses save_pretrained.
+    model = type(loaded)(type(loaded.config)(**settings))
     model.load_state_dict(loaded.state_dict())
     folder = scratch / "folder"
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
