@@ -39,56 +39,34 @@ class Command:
     words: Sequence[str] = ()
 
 
-def _command(name: str, summary: str, **options) -> Command:
-    return Command(f"prag_core.commands.{name}:{name}", summary, **options)
-
-
 # In the order in which a new user meets them. The summaries are repeated here, so that the overview
 # needs no import; a test holds them equal to the docstrings.
+SUMMARIES = {
+    "demo": "Turn 12 invented documents into adapters and ask about them in every mode.",
+    "parametrize": "Turn documents into adapters; what the store has already is skipped.",
+    "answer": "Answer questions from the documents of a store.",
+    "serve": "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
+    "evaluate": "Score a question set in any conditions, with intervals and controls.",
+    "benchmark": "Run a grid of question sets, base models, paths and conditions into one table.",
+    "compare": "Compare trained with generated adapters: quality, side effects, merging, cost.",
+    "speed": "Measure speed beside stock PEFT; parts measured earlier stay in the file.",
+    "warmup": "Train an adapter on question-answer pairs, for the trained path to start from.",
+    "store": "Look into a store, check it, keep it in order, and move adapters in and out.",
+    "models": "Show which base models load by name, or fetch one now.",
+}
+DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see `Command`
+    "demo": {"unread": ["path"]},
+    # Each request brings its own decoding options.
+    "serve": {"unread": ["generation", "answering"], "defaults": {"path": "generated"}},
+    "benchmark": {
+        "unread": ["path", "base_model", "dtype", "hypernet"]
+    },  # a list of models has them
+    "compare": {"unread": ["path"]},
+    "models": {"words": ["action", "name"]},
+}
 COMMANDS = {
-    "demo": _command(
-        "demo",
-        "Turn 12 invented documents into adapters and ask about them in every mode.",
-        unread=["path"],
-    ),
-    "parametrize": _command(
-        "parametrize", "Turn documents into adapters; what the store has already is skipped."
-    ),
-    "answer": _command("answer", "Answer questions from the documents of a store."),
-    "serve": _command(
-        "serve",
-        "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
-        unread=["generation", "answering"],  # each request brings its own
-        defaults={"path": "generated"},
-    ),
-    "evaluate": _command(
-        "evaluate",
-        "Score a question set in any conditions, with intervals and controls.",
-    ),
-    "benchmark": _command(
-        "benchmark",
-        "Run a grid of question sets, base models, paths and conditions into one table.",
-        unread=["path", "base_model", "dtype", "hypernet"],  # a list of models has them
-    ),
-    "compare": _command(
-        "compare",
-        "Compare trained with generated adapters: quality, side effects, merging, cost.",
-        unread=["path"],
-    ),
-    "speed": _command(
-        "speed", "Measure speed beside stock PEFT; parts measured earlier stay in the file."
-    ),
-    "warmup": _command(
-        "warmup", "Train an adapter on question-answer pairs, for the trained path to start from."
-    ),
-    "store": _command(
-        "store", "Look into a store, check it, keep it in order, and move adapters in and out."
-    ),
-    "models": _command(
-        "models",
-        "Show which base models load by name, or fetch one now.",
-        words=["action", "name"],
-    ),
+    name: Command(f"prag_core.commands.{name}:{name}", line, **DIFFERENCES.get(name, {}))
+    for name, line in SUMMARIES.items()
 }
 MEMORY_HINT = (
     "got a batch that exceeds memory, expected one that fits: lower --generation.batch_size, "
@@ -129,11 +107,9 @@ def pick_command(
         return first, 0
     asked_for_help = first in ("-h", "--help")
     if not asked_for_help and arguments:
-        print(
-            f"{program}: got command {first!r}, expected one of {', '.join(commands)}: "
-            f"see {program} --help",
-            file=sys.stderr,
-        )
+        known = ", ".join(commands)
+        message = f"got command {first!r}, expected one of {known}: see {program} --help"
+        print(f"{program}: {message}", file=sys.stderr)
         return None, 2
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]

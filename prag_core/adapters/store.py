@@ -180,10 +180,9 @@ class AdapterStore:
 
     __iter__ = keys
 
-    def titles(self) -> Iterator[tuple[str, str]]:
-        """Iterate over (key, title of the document) without reading the adapters."""
-        for key, metadata in self._index.scan("SELECT key, metadata FROM adapters WHERE"):
-            yield key, json.loads(metadata).get("title", "")
+    def rows(self, prefix: str = "") -> Iterator[Row]:
+        """Iterate over what the index has of the adapters whose keys begin with a prefix."""
+        return self._index.scan_adapters(prefix)
 
     def items(self) -> Iterator[tuple[str, Adapter]]:
         """Iterate over (key, adapter) in order of keys; raises as `get`."""

@@ -153,9 +153,9 @@ class StoreIndex:
         """Return what is known of adapters."""
         return [_read_row(*values) for values in self.rows(f"{SELECT} {where}", *parameters)]
 
-    def scan_adapters(self) -> Iterator[Row]:
-        """Iterate over what is known of all adapters, in order of their keys."""
-        return (_read_row(*values) for values in self.scan(SELECT))
+    def scan_adapters(self, prefix: str = "") -> Iterator[Row]:
+        """Iterate over what is known of adapters whose keys begin with prefix, in their order."""
+        return (_read_row(*values) for values in self.scan(SELECT, prefix))
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

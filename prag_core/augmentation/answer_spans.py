@@ -5,24 +5,18 @@ Names (capitalised runs), dates, numbers, quoted titles, and noun-like phrases w
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 
 from prag_core.corpus.documents import Document
 
-MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
-UNITS = (
-    "percent|million|billion|trillion|hundred|thousand|dozen|metres|meters|kilometres|kilometers|"
-    "miles|feet|foot|inches|tonnes|tons|kilograms|grams|pounds|dollars|euros|hours|minutes|"
-    "seconds|days|weeks|months|years|degrees|litres|hectares|acres|square|cubic|sec|ft|mi|km|kg|cm|"
-    "mm|°C|°F"
-)
-NUMBER_WORDS = (
-    "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
-    "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-)
+# Lists of English words that the rules know, here and in rule_questions.py.
+WORDS = json.loads(files("prag_core").joinpath("resources", "english.json").read_text("utf-8"))
+MONTHS, UNITS, NUMBER_WORDS = ("|".join(WORDS[kind]) for kind in ("months", "units", "numbers"))
 YEAR = r"1[0-9]\d\d|20\d\d"
 # A capitalised word, or an initial with its full stop where another capital follows (J. Doe).
 CAPITAL = r"[A-Z][\w'’&-]*(?:\.(?=[A-Z]))?"
@@ -43,17 +37,7 @@ KINDS = {  # in order of preference where spans overlap
 }
 # By how short and unmistakable an answer is; unlike the order of KINDS, which settles overlaps.
 PREFERENCE = {"name": 0, "date": 1, "number": 2, "title": 3, "phrase": 4}
-_FUNCTION_WORDS = (
-    "a an and are as at be been but by can could did do does for from had has have he her him his "
-    "how i if in into is it its may more most no not of off on or our over she should so some such "
-    "than that the their them then there these they this those through to under until up was we "
-    "were what when where which while who whom whose why will with would you your all also any "
-    "both each few many much other one only out own same very about above after again against "
-    "before being below between during further here just too because during upon however although "
-    "though despite since like among along within without per every another first second third "
-    "following later today early late according several around near once still never"
-)
-FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+FUNCTION_WORDS = frozenset(WORDS["function_words"])
 MAX_PHRASE_WORDS = 3  # longer ones are clauses more often than answers
 ABBREVIATION = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|St|Mt|No|vs|Jr|Sr|Prof|Gen|Col|Inc|Ltd|[A-Z])\.$")
 
@@ -120,16 +104,15 @@ def _spans(sentence: str, document: Document) -> list[AnswerSpan]:
         answer = sentence[start:end]
         if any(start < b and a < end for a, b in covered):
             continue
-        if kind != "phrase":  # a span left out below must not come back as part of a phrase
-            covered.append((start, end))
         lower = answer.lower()
-        if len(answer) < 2 and not answer.isdigit():
-            continue
+        empty = len(answer) < 2 and not answer.isdigit()
         # The subject, or ambiguous: a question would hold its own answer.
-        if lower in title or text.count(lower) > 2 or sentence.lower().count(lower) > 1:
+        repeated = lower in title or text.count(lower) > 2 or sentence.lower().count(lower) > 1
+        if not empty and not repeated:
+            spans.append(AnswerSpan(answer, kind, sentence, start))
+        elif kind == "phrase":
             continue
-        covered.append((start, end))
-        spans.append(AnswerSpan(answer, kind, sentence, start))
+        covered.append((start, end))  # what is left out must not come back as part of a phrase
     # A name of several words goes before one of one word, which is ambiguous more often.
     return sorted(spans, key=lambda span: (PREFERENCE[span.kind], " " not in span.text))
 
@@ -143,10 +126,9 @@ def _candidates(sentence: str, text: str) -> Iterator[tuple[str, int, int]]:
                 end -= 2 * sentence[start:end].endswith(("'s", "’s"))  # the genitive's two letters
             elif kind == "phrase":
                 end = _phrase_end(sentence, start, end)
-                if re.search(r"\b[Tt]heir $|\b[Tt]he $", sentence[:start]) and re.search(
-                    r" \w+[^s]s$", sentence[start:end]
-                ):  # "the flesh tastes": more often a verb than a plural
-                    end = start
+                definite = re.search(r"\b[Tt]heir $|\b[Tt]he $", sentence[:start])
+                if definite and re.search(r" \w+[^s]s$", sentence[start:end]):
+                    end = start  # "the flesh tastes": more often a verb than a plural
             if end > start and sentence[end - 1] != ".":  # empty: left out above
                 yield kind, start, end
 
@@ -154,13 +136,11 @@ def _candidates(sentence: str, text: str) -> Iterator[tuple[str, int, int]]:
 def _skip_opening(sentence: str, start: int, end: int, text: str) -> int:
     """Move a name's start past a capital that only opens the sentence."""
     first = sentence[start:end].split()[0]
-    # One word alone counts as a name where the text writes it with a capital elsewhere, too.
     alone = len(first) == end - start
-    if first.lower() in FUNCTION_WORDS or (
-        alone and start < 2 and not re.search(rf"[a-z,] {re.escape(first)}\b", text)
-    ):
-        return start + len(first) + (not alone)
-    return start
+    # One word alone counts as a name where the text writes it with a capital elsewhere, too.
+    opening = alone and start < 2 and not re.search(rf"[a-z,] {re.escape(first)}\b", text)
+    skipped = len(first) + (not alone)
+    return start + skipped if opening or first.lower() in FUNCTION_WORDS else start
 
 
 def _phrase_end(sentence: str, start: int, end: int) -> int:
@@ -168,9 +148,8 @@ def _phrase_end(sentence: str, start: int, end: int) -> int:
     stop = start
     for count, match in enumerate(re.finditer(r"[a-z-]+", sentence[start:end])):
         word = match.group()
-        if word in FUNCTION_WORDS or count == MAX_PHRASE_WORDS + 1:
-            break
-        if count and word.endswith(("ed", "ing", "ly")):  # verbs and adverbs, by their endings
+        verb = count and word.endswith(("ed", "ing", "ly"))  # or an adverb, by their endings
+        if verb or word in FUNCTION_WORDS or count == MAX_PHRASE_WORDS + 1:
             break
         stop = start + match.end()
     phrase = sentence[start:stop].split()

@@ -56,12 +56,10 @@ class Augmenter(Protocol):
         ...
 
 
-def require_counts(rewrites: int, qa_pairs: int) -> None:
+def check_counts(rewrites: int, qa_pairs: int) -> None:
     """Raise ValueError unless both counts are sensible."""
     if rewrites < 0 or qa_pairs < 0:
-        raise ValueError(
-            f"got {rewrites} rewrites and {qa_pairs} question-answer pairs, expected 0 or more"
-        )
+        raise ValueError(f"got {rewrites} rewrites and {qa_pairs} pairs, expected 0 or more")
 
 
 def titled(title: str, text: str) -> str:
@@ -69,7 +67,7 @@ def titled(title: str, text: str) -> str:
     return f"{title}: {text}" if title else text
 
 
-def merge_pairs(pairs: Sequence[QAPair], more: Sequence[QAPair]) -> tuple[QAPair, ...]:
+def add_pairs(pairs: Sequence[QAPair], more: Sequence[QAPair]) -> tuple[QAPair, ...]:
     """Append the pairs whose question is new, upper and lower case being the same."""
     distinct: dict[str, QAPair] = {}  # the first of equal questions stays, with its answer
     for pair in (*pairs, *more):
@@ -108,15 +106,10 @@ class FileAugmenter:
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
         """Return each document with its pairs; `error` names a document without any."""
-        return [
-            AugmentedDocument(
-                document,
-                (),
-                self.pairs.get(document.id, ()),
-                "" if document.id in self.pairs else f"no question-answer pairs in {self.path}",
-            )
-            for document in documents
-        ]
+        missing = f"no question-answer pairs in {self.path}"
+        pairs = [self.pairs.get(document.id, ()) for document in documents]
+        rows = zip(documents, pairs, strict=True)
+        return [AugmentedDocument(d, (), own, "" if own else missing) for d, own in rows]
 
 
 def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, tuple[QAPair, ...]]:
@@ -151,7 +144,7 @@ def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, 
                 "a title that is not shared"
             )
         (document_id,) = ids
-        pairs[document_id] = merge_pairs(pairs.get(document_id, ()), [pair])
+        pairs[document_id] = add_pairs(pairs.get(document_id, ()), [pair])
     return pairs
 
 
@@ -182,29 +175,20 @@ class CachedAugmenter:
         pending: list[Document] = []
         for document in {document.id: document for document in documents}.values():
             if record := self.store.get_record(AUGMENTATION, self._key(document)):
-                results[document.id] = from_record(document, record)
+                pairs = tuple(QAPair(**pair) for pair in record.pop("qa_pairs"))
+                rewrites = tuple(record.pop("rewrites"))
+                results[document.id] = AugmentedDocument(document, rewrites, pairs, **record)
             else:
                 pending.append(document)
         # Written batch by batch, so that an interruption costs one batch at most.
         for start in range(0, len(pending), self.batch_size):
             for result in self.augmenter.augment(pending[start : start + self.batch_size]):
-                self.store.put_record(AUGMENTATION, self._key(result.document), to_record(result))
+                record = asdict(result)
+                del record["document"]  # the store has it already, under its own key
+                self.store.put_record(AUGMENTATION, self._key(result.document), record)
                 results[result.document.id] = result
         return [results[document.id] for document in documents]
 
     def _key(self, document: Document) -> str:
         # The document first: whoever forgets it deletes by this prefix.
         return f"{document.id}-{self.fingerprint}"
-
-
-def to_record(augmented: AugmentedDocument) -> dict:
-    """Return what is stored of an augmented document (not the document itself)."""
-    record = asdict(augmented)
-    del record["document"]  # the store has it already, under its own key
-    return record
-
-
-def from_record(document: Document, record: dict) -> AugmentedDocument:
-    """Rebuild an augmented document from its record."""
-    pairs = tuple(QAPair(**pair) for pair in record["qa_pairs"])
-    return AugmentedDocument(document, tuple(record["rewrites"]), pairs, record["error"])

@@ -9,28 +9,17 @@ from __future__ import annotations
 
 import re
 
-from prag_core.augmentation.answer_spans import FUNCTION_WORDS, UNITS, AnswerSpan, content_words
+from prag_core.augmentation.answer_spans import FUNCTION_WORDS, WORDS, AnswerSpan, content_words
 
-_PREPOSITIONS = (
-    "in on at by since until till from around after before during of about near to into with for "
-    "through under over between against toward towards as"
-)
-PREPOSITIONS = frozenset(_PREPOSITIONS.split())
+PREPOSITIONS = frozenset(WORDS["prepositions"])
+UNITS = "|".join(WORDS["units"])
 # Verbs that can stand before their subject: only these make a question by moving the words.
 AUXILIARIES = "was|were|is|are|has|had|have|can|will|could|would|may|must"
 # "It is said" has no subject that a title could stand for.
 PRONOUN = re.compile(r"^(It|He|She)\b(?! (?:is|was) (?:said|believed|thought|known))")
 PERSON = re.compile(r"[A-Z][\w'’-]+(?: [A-Z][\w'’.-]*){1,2}")
-PLACES = (
-    "Island|Islands|River|Lake|County|City|Street|Road|Park|Bay|Valley|Mountains|Hill|Harbour|"
-    "Harbor|Forest|Square|Sea|Ocean|Desert|Point|Peninsula|Coast|Beach|Bridge|Province"
-)
-THINGS = (
-    rf"{PLACES}|University|College|School|War|Company|Corporation|Institute|Society|Union|Party|"
-    "Church|Museum|Act|Treaty|Council|Court|Army|Navy|Empire|Kingdom|Republic|Association|League|"
-    "Tunnel|Pass|Tower|Press|Committee|Office|Department|Agency|Bank|Prize|Award|Club|Festival|"
-    "Hall|House|Library|Theatre"
-)
+PLACES = "|".join(WORDS["places"])
+THINGS = "|".join([*WORDS["places"], *WORDS["things"]])
 # What stands before a person: "by", "the painter ", "named".
 AGENTS = re.compile(
     r"(?:by|named|called|\w(?:er|or|ist|ian|man|ess)|teacher|king|queen|poet) (?:(?:was|is) )?$"
@@ -125,8 +114,7 @@ def _question_word(span: AnswerSpan, before: str, after: str) -> tuple[str, str]
     kind = KIND_BEFORE.search(before) if span.kind == "name" else None
     if kind and FUNCTION_WORDS & set((kind["role"] or "").split()):
         kind = None  # "the one of the X": no role
-    if kind:
-        before = before[: kind.start()]
+    before = before[: kind.start()] if kind else before
     # The question word takes the article's place.
     if span.kind in ("name", "phrase", "title"):
         before = re.sub(r"(?:^|(?<= ))(?:[Tt]he|[Aa]n?|its|his|her|their) $", "", before)
@@ -135,11 +123,9 @@ def _question_word(span: AnswerSpan, before: str, after: str) -> tuple[str, str]
     last = before.split()[-1].lower() if before.strip() else ""
     preposition = last if last in PREPOSITIONS else ""
     rest = before[: len(before.rstrip()) - len(preposition)] if preposition else before
-    if kind:
-        word = f"which {kind['role'] or kind['place']}"
-    else:
-        rule = {"date": _when, "number": _how_many}.get(span.kind, _what)
-        word = rule(span, rest, preposition, after)
+    rule = {"date": _when, "number": _how_many}.get(span.kind, _what)
+    word = rule(span, rest, preposition, after)
+    word = f"which {kind['role'] or kind['place']}" if kind else word
     if word and preposition and not word.startswith("when"):  # "when" stands for "in what year"
         word = f"{preposition} {word}"
     return (rest, word) if word else (before, "")
@@ -177,9 +163,8 @@ def _what(span: AnswerSpan, rest: str, preposition: str, after: str) -> str:
     if span.kind == "name":
         parts = span.text.split()
         thing = re.search(rf"\b(?:{THINGS})\b", span.text)
-        agent = AGENTS.search(f"{rest}{preposition}".rstrip() + " ") or (
-            not rest.strip() and not preposition
-        )
+        begins = not rest.strip() and not preposition  # the sentence's subject
+        agent = begins or AGENTS.search(f"{rest}{preposition}".rstrip() + " ")
         if 2 <= len(parts) <= 3 and not thing and agent and "of" not in parts:
             return "whom" if preposition else "who"
         if preposition in ("in", "at", "near") or re.search(rf"\b(?:{PLACES})$", span.text):
@@ -196,19 +181,20 @@ def _fronted(before: str, word: str, after: str) -> str:
     if not match:
         return ""
     subject, auxiliary, rest = match.groups()
-    # A long subject, or one with a clause of its own, may hold another verb that should move.
-    clause = re.search(r",|\b(?:that|which|who|where|when|if|and)\b", subject)
-    if clause or len(subject.split()) > 8:
-        return ""
-    if word.split()[-1] in ("many", "which", "percentage", "money") or "how many" in word:
-        return ""
-    opening = subject.split()[0].lower()
-    # "is the X": the span is part of what the subject is, and does not move alone.
-    if re.match(r"(?:an?|the|one|not) ", rest) or (word == "what" and not rest and after.strip()):
-        return ""
-    if opening in PREPOSITIONS or len(rest.split()) > 6 or word.startswith(("of ", "as ")):
-        return ""
-    return f"{word} {auxiliary} {_lower_first(subject)} {rest}{after}"
+    stays = (
+        # A long subject, or one with a clause of its own, may hold another verb that should move.
+        re.search(r",|\b(?:that|which|who|where|when|if|and)\b", subject)
+        or len(subject.split()) > 8
+        or word.split()[-1] in ("many", "which", "percentage", "money")
+        or "how many" in word
+        # "is the X": the span is part of what the subject is, and does not move alone.
+        or re.match(r"(?:an?|the|one|not) ", rest)
+        or (word == "what" and not rest and after.strip())
+        or subject.split()[0].lower() in PREPOSITIONS
+        or len(rest.split()) > 6
+        or word.startswith(("of ", "as "))
+    )
+    return "" if stays else f"{word} {auxiliary} {_lower_first(subject)} {rest}{after}"
 
 
 def _lower_first(text: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.answer_spans import find_details
 from prag_core.augmentation.augmented import (
     AugmentedDocument,
     QAPair,
-    merge_pairs,
-    require_counts,
+    add_pairs,
+    check_counts,
     titled,
 )
 from prag_core.corpus.documents import Document
@@ -62,7 +63,7 @@ class SelfAugmenter:
         retries: int = 3,
         batch_size: int = 16,
     ) -> None:
-        require_counts(rewrites, qa_pairs)
+        check_counts(rewrites, qa_pairs)
         self.base, self.rewrites, self.qa_pairs = base, rewrites, qa_pairs
         self.retries, self.batch_size = retries, batch_size
         self.fingerprint = fingerprint(
@@ -77,20 +78,18 @@ class SelfAugmenter:
         for attempt in range(self.retries + 1):
             if not pending:
                 break
+            # The first attempt is greedy. A list ends the answer, or the code block that chat
+            # models open; 64 tokens are JSON around a question and a short answer.
+            sampling = {"temperature": 0.4 * attempt, "top_p": 0.95, "seed": attempt}
             options = GenerationOptions(
-                max_new_tokens=64 * self.qa_pairs,  # JSON around a question and a short answer
-                temperature=0.4 * attempt,  # the first attempt is greedy
-                top_p=0.95,
-                stop=("```\n", "]\n"),  # the list ends, or the code block that chat models open
-                seed=attempt,
-                batch_size=self.batch_size,
+                64 * self.qa_pairs, stop=("```\n", "]\n"), batch_size=self.batch_size, **sampling
             )
             passages = [titled(documents[i].title, documents[i].text) for i in pending]
             requests = [QA_PAIRS.format(count=self.qa_pairs, passage=text) for text in passages]
             prompts = [chat(self.base.tokenizer, request) for request in requests]
             for i, text in zip(pending, generate_fitting(self.base, prompts, options), strict=True):
                 # Attempts add up: what came before is kept, and only what is missing asked for.
-                pairs[i] = merge_pairs(pairs[i], parse_qa_pairs(text or ""))[: self.qa_pairs]
+                pairs[i] = add_pairs(pairs[i], parse_qa_pairs(text or ""))[: self.qa_pairs]
             pending = [i for i in pending if len(pairs[i]) < self.qa_pairs]
         return [
             AugmentedDocument(document, tuple(filter(None, texts)), row, self._error(texts, row))
@@ -98,15 +97,13 @@ class SelfAugmenter:
         ]
 
     def _error(self, rewrites: Sequence[str], pairs: Sequence[QAPair]) -> str:
-        problems = []
-        if len(pairs) < self.qa_pairs:
-            problems.append(
-                f"got {len(pairs)} question-answer pairs in {self.retries + 1} attempts, "
-                f"expected {self.qa_pairs}"
-            )
-        if not all(rewrites):
-            problems.append("got no rewrite that keeps the facts (or it exceeds the context)")
-        return "; ".join(problems)
+        count, attempts = len(pairs), self.retries + 1
+        problems = {
+            f"got {count} question-answer pairs in {attempts} attempts, expected {self.qa_pairs}":
+                count < self.qa_pairs,
+            "got no rewrite that keeps the facts (or it exceeds the context)": not all(rewrites),
+        }  # fmt: skip
+        return "; ".join(text for text, is_so in problems.items() if is_so)
 
 
 def generate_fitting(
@@ -135,15 +132,10 @@ def ask_rewrites(
     longest = max((len(base.tokenizer(text).input_ids) for text in texts), default=0)
     prompts = [chat(base.tokenizer, REWRITE.format(passage=text)) for text in texts]
     for number in range(count):
-        options = GenerationOptions(
-            # A quarter more than the longest text, and room for the prompt in the context.
-            max_new_tokens=min(max(32, longest * 5 // 4), max(1, base.context_length // 2)),
-            temperature=0.7 if number else 0.0,
-            top_p=0.95,
-            stop=(),
-            seed=number,
-            batch_size=batch_size,
-        )
+        # A quarter more than the longest text, and room for the prompt in the context.
+        tokens = min(max(32, longest * 5 // 4), max(1, base.context_length // 2))
+        sampling = {"temperature": 0.7 if number else 0.0, "top_p": 0.95, "seed": number}
+        options = GenerationOptions(tokens, stop=(), batch_size=batch_size, **sampling)
         answers = generate_fitting(base, prompts, options)
         for row, document, answer in zip(rewrites, documents, answers, strict=True):
             text = " ".join((answer or "").split())
@@ -162,14 +154,13 @@ def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:
-        try:
+        item, end = None, start + 1
+        with suppress(json.JSONDecodeError):
             item, end = decoder.raw_decode(text, start)
-        except json.JSONDecodeError:
-            item, end = None, start + 1
         if isinstance(item, dict):
             question, answer = (str(item.get(key) or "") for key in ("question", "answer"))
             if question.strip() and answer.strip() and question != QA_EXAMPLE:
-                pairs = merge_pairs(pairs, [QAPair(question.strip(), answer.strip())])
+                pairs = add_pairs(pairs, [QAPair(question.strip(), answer.strip())])
         start = text.find("{", end)
     return pairs
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.answer_spans import AnswerSpan, choose_spans, split_sentences
-from prag_core.augmentation.augmented import AugmentedDocument, QAPair, require_counts, titled
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair, check_counts, titled
 from prag_core.augmentation.rule_questions import replace_pronoun, rule_question
 from prag_core.corpus.documents import Document
 
@@ -37,7 +37,7 @@ class SpanAugmenter:
         Raises:
             ValueError: a number below 0.
         """
-        require_counts(rewrites, qa_pairs)
+        check_counts(rewrites, qa_pairs)
         self.rewrites, self.qa_pairs = rewrites, qa_pairs
         self.fingerprint = fingerprint(["span", VERSION, rewrites, qa_pairs, CLOZE])
 

@@ -23,6 +23,7 @@ def answer(
     ),
     k: int = 3,
     output: str = "",
+    where: dict[str, str | int | float] | None = None,
 ) -> None:
     """Answer questions from the documents of a store.
 
@@ -33,14 +34,17 @@ def answer(
         mode: how to answer.
         k: documents a question.
         output: write the answers to this JSON lines file too.
+        where: metadata that a document needs to be found, e.g. '{"year": 1901}'.
     """
+    # Standard input may hold thousands of questions: the model is loaded once for all of them.
     questions = [line.strip() for line in sys.stdin] if question == "-" else [question]
     questions = [line for line in questions if line]
     if not questions:
         raise ValueError("got no question, expected one: give it as an argument or one a line")
+    # None: a store on a read-only mount answers too.
     with build_pipeline(setup, store, readonly=None) as rag:
-        answers = rag.answer(questions, mode, k)
-    for reply in answers:
+        answers = rag.answer(questions, mode, k, where=where)
+    for reply in answers:  # first the answer, then what it was made from
         print(reply.text)
         for hit in reply.documents:
             print(f"  {hit.score:8.3f}  {rag.documents[hit.document_id].title or hit.document_id}")
@@ -52,4 +56,5 @@ def _write_with_config(path: Path, rows: list[dict], setup: Setup) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text(lines, "utf-8")
+    # The resolved settings, so that the answers can be made again.
     write_json(path.with_suffix(".config.json"), asdict(setup))

@@ -21,13 +21,14 @@ def models(
         name: the model to fetch.
         source: fetch it from there only; empty: PyPI, then the hub.
     """
-    if action == "fetch":
+    if action == "fetch":  # for a machine that is offline later
         if name not in CATALOGUE:
             raise ValueError(f"got model {name!r}, expected one of {', '.join(CATALOGUE)}")
         embedded_model_folder(name, (source,) if source else SOURCES)
     for entry in CATALOGUE.values():
         folder = cache_folder() / entry.name
         state = folder if is_complete(folder) else "fetched from PyPI on first use"
+        # Which one every command takes that names no --base_model.
         default = ", the default" if entry.name == EMBEDDED_NAME else ""
         print(f"{entry.name} (embedded, {entry.licence}{default}): {state}")
     print(f"by hub name, folder or .gguf file: {', '.join(SUPPORTED)}")

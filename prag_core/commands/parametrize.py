@@ -22,6 +22,7 @@ def parametrize(
     skip_bad: bool = False,
     chunk_tokens: int = 0,
     chunk_overlap: int = 0,
+    replace: bool = False,
 ) -> None:
     """Turn documents into adapters; what the store has already is skipped.
 
@@ -34,15 +35,17 @@ def parametrize(
         skip_bad: leave out and count malformed records instead of stopping at the first.
         chunk_tokens: cut longer documents into chunks of at most so many tokens; 0 does not cut.
         chunk_overlap: tokens that neighbouring chunks share.
+        replace: remove the store's other documents that have the id of a new one.
     """
     counts: Counter[str] = Counter()
     documents = read_documents(corpus, skip_bad, counts)
+    # With the documents, whose ids or titles a file of question-answer pairs may name.
     with build_pipeline(setup, store, documents) as rag:
-        if chunk_tokens:
+        if chunk_tokens:  # here, as tokens are those of the base model
             documents = chunk_documents(documents, rag.base.tokenizer, chunk_tokens, chunk_overlap)
         with progress_bar("documents", len(documents)) as advance:
-            rag.add_documents(documents, advance)
-        stats = rag.store.stats()
+            rag.add_documents(documents, advance, replace=replace)
+        stats = rag.store.stats()  # of the whole store, earlier documents included
     write_json(Path(store) / "config.json", asdict(setup))
     print(
         f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "

@@ -14,6 +14,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.pipeline.rag import assemble
 from prag_core.server.engine import Engine
+from prag_core.server.limits import Limits
 from prag_core.training.lora_trainer import LoraTrainer
 
 KEY_VARIABLE = "PRAG_API_KEY"
@@ -29,12 +30,7 @@ def serve(
     max_queue: int = 256,
     max_wait: float = 0.005,
     cache_bytes: int = 1 << 30,
-    max_body_bytes: int = 32 << 20,
-    max_documents: int = 256,
-    max_document_characters: int = 50_000,
-    max_tokens: int = 512,
-    default_tokens: int = 64,
-    timeout: float = 120.0,
+    limits: Limits = Limits(),  # noqa: B008 (frozen: calls cannot change it)
     grace: float = 30.0,
     page: bool = False,
     model_name: str = "",
@@ -52,65 +48,52 @@ def serve(
         max_queue: requests that may wait.
         max_wait: seconds that the first request waits for others.
         cache_bytes: adapters kept in memory.
-        max_body_bytes: of a request.
-        max_documents: in one request.
-        max_document_characters: of one document.
-        max_tokens: tokens of an answer, at most.
-        default_tokens: tokens of an answer whose request names no number.
-        timeout: seconds that a request may take.
+        limits: of requests, documents and answers.
         grace: seconds that running requests get at the end.
         page: also offer a page to add documents and ask questions, at `/`.
         model_name: name of the model for clients; the last part of `--base_model` when empty.
     """
-    try:
+    try:  # deferred: installed with the extra `server` alone
         import uvicorn
 
         from prag_core.server.app import create_app
         from prag_core.server.metrics import Metrics
-        from prag_core.server.schemas import Limits
         from prag_core.server.service import Service
     except ImportError as error:
         raise ValueError(
             f"got no {error.name}, expected the packages of the server: pip install 'prag[server]'"
         ) from error
     api_key = api_key or os.environ.get(KEY_VARIABLE, "")
+    # Who reaches the server may read and delete every document.
     if not api_key and not is_loopback(host):
         raise ValueError(
             f"got host {host} without an API key, expected one beyond loopback: set {KEY_VARIABLE}"
         )
+    # A training takes seconds a document, too long for a request that adds one.
     if setup.path == "trained":
         raise ValueError(
             "got path trained, expected generated: documents are trained as jobs, see POST /v1/jobs"
         )
     name = model_name or setup.base_model.rstrip("/").rsplit("/", 1)[-1]
-    limits = Limits(
-        max_body_bytes, max_documents, max_document_characters, max_tokens, default_tokens, timeout
-    )
-    write_json_logs()
+    write_json_logs()  # before anything is loaded, which logs too
     metrics = Metrics()
     with AdapterStore(store) as opened:
         rag = assemble(setup, opened)
         engine = Engine(rag.base, max_rows, max_queue, max_wait, metrics.observe_step)
 
         def make_trainer() -> LoraTrainer:
-            corpus = list(rag.documents.values())
+            corpus = list(rag.documents.values())  # a file of pairs may name any of them
             return build_parametrizer(rag.base, replace(setup, path="trained"), opened, corpus)
 
         try:
             service = Service(rag, engine, make_trainer, cache_bytes, metrics.observe_document)
             app = create_app(service, metrics, name, api_key, limits, page, grace)
-            config = uvicorn.Config(
-                app,
-                host=host,
-                port=port,
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=int(grace),
-            )
+            logs = {"log_config": None, "access_log": False}  # the guard writes a line a request
+            config = uvicorn.Config(app, host, port, timeout_graceful_shutdown=int(grace), **logs)
             log = logging.getLogger("prag.server")
             log.info("%d documents, model %s", len(rag.documents), name)
             uvicorn.Server(config).run()
-        finally:
+        finally:  # also where the service could not start: the thread would go on
             engine.close(grace)
 
 
@@ -118,7 +101,7 @@ def is_loopback(host: str) -> bool:
     """Say whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+    except ValueError:  # a name, which may resolve to anything
         return host == "localhost"
 
 
@@ -127,13 +110,10 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write time, level, logger and message, and the fields of a request."""
-        fields = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
-        request = getattr(record, "request", None)
-        fields |= request or {"message": record.getMessage()}
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        fields = {"time": stamp, "level": record.levelname.lower(), "logger": record.name}
+        # Of a request, the guard's fields; of all other records their text.
+        fields |= getattr(record, "request", None) or {"message": record.getMessage()}
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)

@@ -51,9 +51,9 @@ def store(
     if action != "import":
         AdapterStore(path, readonly=None)  # never makes a new one: a wrong path is an error
     with AdapterStore(path, readonly) as opened:
-        if action == "list":
-            for name, title in opened.titles():
-                print(name, title, sep="\t")
+        if action == "list":  # from the index alone: no adapter is read
+            for row in opened.rows():
+                print(row.key, row.metadata.get("title", ""), sep="\t")
             print(json.dumps(opened.stats()))
         elif action == "verify":
             _verify(opened)
@@ -62,7 +62,7 @@ def store(
         elif action == "view":
             _view(opened, to, engine_model, max_rank, key)
         elif action == "delete":
-            opened.delete(_whole_key(opened, key))
+            opened.delete(_whole_key(opened, key))  # its files go with the next sweep
         elif action == "export":
             _export(opened, _whole_key(opened, key), to, format, base_model)
         else:
@@ -90,21 +90,18 @@ def _verify(opened: AdapterStore) -> None:
 
 def _view(opened: AdapterStore, to: str, engine_model: str, max_rank: int, key: str) -> None:
     if not to or not engine_model:
-        raise ValueError(
-            "got no target or no name of the engine's model, expected both: "
-            "set --to and --engine_model"
-        )
+        raise ValueError("got no target or no engine's model, expected --to and --engine_model")
+    # Hard links: a view takes no room, and stays as it is when the store changes.
     count = view_store(opened, to, engine_model, max_rank, key)
     print(f"{count} adapters of {engine_model} in {Path(to)}")
 
 
 def _whole_key(opened: AdapterStore, key: str) -> str:
+    # An empty key would be the beginning of the only adapter in a store.
     keys = list(opened.keys(prefix=key)) if key else []
     if len(keys) != 1:
-        raise ValueError(
-            f"got key {key!r}, which {len(keys)} adapters have, expected exactly one: "
-            "see `prag store list`"
-        )
+        count = f"got key {key!r}, which {len(keys)} adapters have"
+        raise ValueError(f"{count}, expected exactly one: see `prag store list`")
     return keys[0]
 
 
@@ -112,8 +109,4 @@ def _export(opened: AdapterStore, key: str, to: str, format: str, base_model: st
     if not to:
         raise ValueError("got no target, expected a folder or file: set --to")
     adapter = opened.get(key)
-    if format == "peft":
-        to_peft(adapter, to, base_model)
-    else:
-        to_gguf(adapter, to)
-    print(to)
+    print(to_peft(adapter, to, base_model) if format == "peft" else to_gguf(adapter, to))

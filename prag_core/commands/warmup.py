@@ -23,6 +23,7 @@ def warmup(question_set: str, to: str, setup: Setup, limit: int | None = None) -
         limit: take the first questions only.
     """
     questions = load_question_set(question_set, limit=limit, skip_bad=True).questions
+    # Questions without golden answers (BEIR's) have nothing to be trained on.
     pairs = [QAPair(q.question, q.golden_answers[0]) for q in questions if q.golden_answers]
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     trainer = LoraTrainer(base, SpanAugmenter(), setup.training)

@@ -48,9 +48,7 @@ def score_answer(prediction: str, golden_answers: Sequence[str]) -> Scores:
         ValueError: no golden answers, or one string in place of a list.
     """
     if isinstance(golden_answers, str) or not golden_answers:
-        raise ValueError(
-            f"got golden answers {golden_answers!r}, expected a list of at least one string"
-        )
+        raise ValueError(f"got golden answers {golden_answers!r}, expected a list of strings")
     # Each metric by itself: the best F1 and the best recall may be on different golden answers.
     columns = zip(*(_score(prediction, gold) for gold in golden_answers), strict=True)
     return Scores(*(max(column) for column in columns))

@@ -70,21 +70,12 @@ def chunk_document(
             break
         # The next chunk also needs room for a new piece, or it would add nothing.
         repeated = min(overlap, max_tokens - pieces[last].tokens)
-        starts = (
-            i
-            for i in range(first + 1, last)
-            if pieces[i].opens_sentence and total[last] - total[i] <= repeated
-        )
-        first = next(starts, last)
+        openings = (i for i in range(first + 1, last) if pieces[i].opens_sentence)
+        first = next((i for i in openings if total[last] - total[i] <= repeated), last)
+    parent = {**document.metadata, "parent": document.id}
     # An empty chunk (pieces of space alone) takes no number: positions have no gap.
-    return [
-        replace(
-            document,
-            text=chunk,
-            metadata={**document.metadata, "parent": document.id, "chunk": number},
-        )
-        for number, chunk in enumerate(filter(None, texts))
-    ]
+    numbered = enumerate(filter(None, texts))
+    return [replace(document, text=t, metadata={**parent, "chunk": n}) for n, t in numbered]
 
 
 def chunk_documents(
@@ -94,11 +85,8 @@ def chunk_documents(
     overlap: int = 0,
 ) -> list[Document]:
     """Cut many documents with `chunk_document`, in order; the errors are the same."""
-    return [
-        chunk
-        for document in documents
-        for chunk in chunk_document(document, tokenizer, max_tokens, overlap)
-    ]
+    chunks = (chunk_document(d, tokenizer, max_tokens, overlap) for d in documents)
+    return list(itertools.chain.from_iterable(chunks))
 
 
 def _token_counts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
@@ -141,9 +129,7 @@ def _hard_cut(text: str, sentence: _Piece, count: TokenCounts, max_tokens: int) 
     return pieces
 
 
-def _spans(
-    text: str, start: int, end: int, cuts: Sequence[int], count: TokenCounts
-) -> list[_Piece]:
+def _spans(text: str, start: int, end: int, cuts: list[int], count: TokenCounts) -> list[_Piece]:
     """Return the spans between cuts with their tokens; a space counts with the word after it."""
     borders = list(itertools.pairwise(sorted({start, end, *cuts})))
     if not borders:  # an empty text: tokenizers refuse an empty batch

@@ -19,17 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from prag_core.corpus.records import (
-    DAMAGED_GZIP,
-    Reject,
-    decode,
-    decoded_lines,
-    iter_records,
-    json_line_records,
-    open_file,
-    rejecter,
-    suffix,
-)
+from prag_core.corpus import records
+from prag_core.corpus.records import Reject, suffix
 
 FORMATS = ("jsonl", "json", "tsv", "txt", "md")
 # Names of the corpus in a question set's folder, the first that exists.
@@ -129,7 +120,7 @@ def iter_documents(
 
     Arguments and errors are those of `read_documents`, except that no document is no error.
     """
-    reject = rejecter(skip_bad, counts)
+    reject = records.rejecter(skip_bad, counts)
     if str(source) == "-":
         return _stdin_documents(sys.stdin.buffer, reject)
     path = Path(source)
@@ -149,36 +140,32 @@ def iter_documents(
 
 def _files_below(folder: Path) -> list[Path]:
     # A corpus folder also holds questions, which are no documents.
-    corpora = [folder / name for name in CORPUS_FILES if (folder / name).is_file()]
-    if corpora:
-        return corpora[:1]
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))  # sorted: the same order on every file system
-        if path.is_file()
-        and suffix(path) in FORMATS
-        # Hidden files and folders: .git, editors' backups.
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    for name in CORPUS_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+
+    def is_hidden(path: Path) -> bool:  # .git, editors' backups
+        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    files = (path for path in folder.rglob("*") if path.is_file() and suffix(path) in FORMATS)
+    paths = sorted(path for path in files if not is_hidden(path))  # as on every file system
     if not paths:
-        raise ValueError(
-            f"got no readable file in {folder}, expected {', '.join(FORMATS)} (or with .gz): "
-            "check the path"
-        )
+        problem = f"got no readable file in {folder}"
+        raise ValueError(f"{problem}, expected {', '.join(FORMATS)} (or with .gz): check the path")
     return paths
 
 
 def _file_documents(path: Path, reject: Reject) -> Iterator[Document]:
     if suffix(path) in ("txt", "md"):
-        with open_file(path) as file:
+        with records.open_file(path) as file:
             yield from _text_document(path, path.name, file.read, reject)
         return
     form = "" if suffix(path) == "json" else suffix(path)  # many .json files are JSON lines
-    yield from _record_documents(iter_records(path, reject, form), reject)
+    yield from _record_documents(records.iter_records(path, reject, form), reject)
 
 
-def _record_documents(records: Iterable[tuple[str, object]], reject: Reject) -> Iterator[Document]:
-    for where, record in records:
+def _record_documents(pairs: Iterable[tuple[str, object]], reject: Reject) -> Iterator[Document]:
+    for where, record in pairs:
         try:
             document = document_from_record(record)
         except ValueError as error:
@@ -192,8 +179,8 @@ def _text_document(
 ) -> Iterator[Document]:
     """Yield the one document of a text; a Markdown file's first heading is its title."""
     try:
-        text = decode(read(), first=True).strip()
-    except DAMAGED_GZIP as error:
+        text = records.decode(read(), first=True).strip()
+    except records.DAMAGED_GZIP as error:
         return reject(path, f"got a damaged gzip file ({error})")
     except ValueError as error:
         return reject(path, str(error))
@@ -215,7 +202,7 @@ def _stdin_documents(stream: BinaryIO, reject: Reject) -> Iterator[Document]:
             break
     # A byte order mark (Windows writes one) is no text.
     if b"".join(start).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
-        lines = decoded_lines(name, itertools.chain(start, stream), reject)
-        yield from _record_documents(json_line_records(name, lines, reject), reject)
+        lines = records.decoded_lines(name, itertools.chain(start, stream), reject)
+        yield from _record_documents(records.json_line_records(name, lines, reject), reject)
     else:
         yield from _text_document(name, "", lambda: b"".join(start) + stream.read(), reject)

@@ -8,6 +8,7 @@ corpus.jsonl and questions.jsonl (FlashRAG fields), or BEIR's corpus, queries an
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 from collections import Counter
@@ -24,7 +25,7 @@ from prag_core.corpus.questions import Question, read_questions
 from prag_core.corpus.records import Reject, iter_records, rejecter
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 HUB_NAME = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
 logger = logging.getLogger(__name__)
@@ -60,12 +61,10 @@ class QuestionSet:
         Raises:
             ValueError: fewer documents have questions.
         """
-        asked = {gold_id for question in self.questions for gold_id in question.gold_ids}
-        candidates = [
-            document.id
-            for document in self.documents
-            if document.id in asked and (not most_words or len(document.text.split()) <= most_words)
-        ]
+        asked = set().union(*(question.gold_ids for question in self.questions))
+        most = most_words or math.inf
+        fitting = (d.id for d in self.documents if len(d.text.split()) <= most)
+        candidates = [document_id for document_id in fitting if document_id in asked]
         if not 0 <= documents <= len(candidates) or not candidates:
             length = f" and at most {most_words} words" if most_words else ""
             raise ValueError(
@@ -75,8 +74,8 @@ class QuestionSet:
         count = documents or len(candidates)
         drawn = dict.fromkeys(random.Random(seed).sample(candidates, count))
         questions = tuple(q for q in self.questions if not drawn.keys().isdisjoint(q.gold_ids))
-        kept = {gold_id for question in questions for gold_id in question.gold_ids}
-        others = [d for d in self.documents if d.id in kept and d.id not in drawn]
+        kept = set().union(*(question.gold_ids for question in questions)) - drawn.keys()
+        others = [document for document in self.documents if document.id in kept]
         ordered = (*(self.documents_by_id[i] for i in drawn), *others)
         ordered = self.documents if keep_corpus else ordered
         return QuestionSet(f"{self.name}-{count}-seed{seed}", ordered, questions)
@@ -89,9 +88,7 @@ class QuestionSet:
         return replace(self, questions=tuple(self.questions[place] for place in drawn))
 
 
-def chunk_question_set(
-    whole: QuestionSet, tokenizer: PreTrainedTokenizerBase, max_tokens: int
-) -> QuestionSet:
+def chunk_question_set(whole: QuestionSet, tokenizer: Tokenizer, max_tokens: int) -> QuestionSet:
     """Cut documents into chunks; a question's gold chunks are those that hold an answer of it.
 
     Where none does, all chunks of its gold documents are.
@@ -174,10 +171,8 @@ def _linked(unlinked: QuestionSet, skip_bad: bool, counts: Counter[str]) -> Ques
     for document in documents:
         source_id = document.source_id or document.id
         if targets.setdefault(source_id, document.id) != document.id:
-            raise ValueError(
-                f"got the id {document.source_id!r} on two different documents of {name}, "
-                "expected unique ids: rename one"
-            )
+            problem = f"got the id {document.source_id!r} on two different documents of {name}"
+            raise ValueError(f"{problem}, expected unique ids: rename one")
     # Told before anything is left out: a corpus of the wrong version misses most of them.
     missing = [i for question in questions for i in question.gold_ids if i not in targets]
     if missing and not skip_bad:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prag_core.corpus.documents import Document
-from prag_core.corpus.records import Reject
+from prag_core.corpus.records import Records, Reject
 
 # By source: ours and SQuAD, HotpotQA, ComplexWebQuestions (ID), others. The first one present.
 ID_FIELDS = ("id", "_id", "ID", "qid", "question_id", "test_id")
@@ -37,10 +37,7 @@ class Question:
 
 
 def read_questions(
-    records: Iterable[tuple[str, object]],
-    documents: list[Document],
-    reject: Reject,
-    counts: Counter[str],
+    records: Records, documents: list[Document], reject: Reject, counts: Counter[str]
 ) -> list[Question]:
     """Read questions, and append the documents that they carry to `documents`.
 
@@ -69,7 +66,7 @@ def read_questions(
     return list(questions.values())
 
 
-def _flat(records: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+def _flat(records: Records) -> Records:
     """Unfold SQuAD's {"data": [{title, paragraphs: [{context, qas}]}]}."""
     for where, record in records:
         if not isinstance(record, Mapping) or not isinstance(record.get("data"), list):
@@ -92,10 +89,8 @@ def _question(record: Mapping, gold_ids: Iterable[str], number: int) -> Question
     text = record.get("question")
     answers = next((record[name] for name in ANSWER_FIELDS if name in record), None)
     if not isinstance(text, str) or not text.strip() or answers is None:
-        raise ValueError(
-            f"got the fields {', '.join(record)}, expected question and one of "
-            f"{', '.join(ANSWER_FIELDS)}"
-        )
+        problem = f"got the fields {', '.join(record)}"
+        raise ValueError(f"{problem}, expected question and one of {', '.join(ANSWER_FIELDS)}")
     if "possible_answers" in record and isinstance(answers, str):
         answers = json.loads(answers)  # PopQA keeps a JSON list in a string
     source_id = next((record[name] for name in ID_FIELDS if record.get(name) is not None), number)

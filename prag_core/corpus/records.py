@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 
 # What gzip raises on a file that is cut off, altered or not gzip after its first bytes.
 DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
-Lines = Iterable[tuple[int, str]]
+Line = tuple[int, str]  # its number, from 1, and text
+Lines = Iterable[Line]
+Records = Iterator[tuple[str, object]]
 Reject = Callable[[object, str], None]  # (where, problem): raises, or counts when bad is skipped
 
 
@@ -54,12 +56,12 @@ def iter_records(path: Path, reject: Reject, form: str = "") -> Iterator[tuple[s
     try:
         with open_file(path) as file:
             lines = decoded_lines(path, file, reject)
-            first = next((pair for pair in lines if pair[1].strip()), None)
-            if first is None:
-                return
-            lines = itertools.chain([first], lines)  # the first line is a record too
             readers = {"jsonl": json_line_records, "json": _json_records, "tsv": _tsv_records}
-            yield from readers[form or _form(first[1])](path, lines, reject)
+            for first in lines:
+                if first[1].strip():
+                    lines = itertools.chain([first], lines)  # the first line is a record too
+                    yield from readers[form or _form(first[1])](path, lines, reject)
+                    return
     except DAMAGED_GZIP as error:
         raise ValueError(
             f"got {path}, a damaged gzip file ({error}), expected a whole one: fetch it again"
@@ -87,9 +89,7 @@ def decode(raw: bytes, first: bool = False) -> str:
         raise ValueError(f"got bytes that are not UTF-8 ({error}), expected UTF-8 text") from error
 
 
-def decoded_lines(
-    path: Path | str, lines: Iterable[bytes], reject: Reject
-) -> Iterator[tuple[int, str]]:
+def decoded_lines(path: Path | str, lines: Iterable[bytes], reject: Reject) -> Iterator[Line]:
     """Yield (line number from 1, text) of the lines that decode."""
     for number, raw in enumerate(lines, 1):
         try:
@@ -100,9 +100,7 @@ def decoded_lines(
             yield number, text
 
 
-def json_line_records(
-    path: Path | str, lines: Lines, reject: Reject
-) -> Iterator[tuple[str, object]]:
+def json_line_records(path: Path | str, lines: Lines, reject: Reject) -> Records:
     """Parse one JSON value a line; blank lines are none."""
     for number, line in lines:
         if not line.strip():
@@ -116,7 +114,7 @@ def json_line_records(
             yield from _unwrapped(where, record)
 
 
-def _json_records(path: Path | str, lines: Lines, reject: Reject) -> Iterator[tuple[str, object]]:
+def _json_records(path: Path | str, lines: Lines, reject: Reject) -> Records:
     numbered = list(lines)
     try:
         value = json.loads("".join(line for _, line in numbered))
@@ -139,7 +137,7 @@ def _unwrapped(where: str, value: object) -> Iterator[tuple[str, object]]:
         yield where, value
 
 
-def _tsv_records(path: Path | str, lines: Lines, reject: Reject) -> Iterator[tuple[str, object]]:
+def _tsv_records(path: Path | str, lines: Lines, reject: Reject) -> Records:
     """Parse tab-separated lines, quoted as csv does; the first line names the columns."""
     columns: list[str] = []
     for number, line in lines:

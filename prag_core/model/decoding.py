@@ -102,15 +102,11 @@ class DecodingBatch:
     def _forward(self, rows, first: int, ids, mask, positions, cache) -> Tensor:
         """Run the model over rows from `first` on; returns their next tokens (N, 1)."""
         updates = self.stack.updates(first) if self.shared is None else self.shared
+        state = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
         with hooked(self.base, updates):
-            logits = self.base.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,  # of a prompt only the last token's: V is large
-            ).logits[:, -1]  # (N, V)
+            # Of a prompt only the last token's logits: V is large.
+            state |= {"use_cache": True, "logits_to_keep": 1}
+            logits = self.base.model(input_ids=ids, **state).logits[:, -1]  # (N, V)
         return choose(logits, rows)
 
     def _add(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> None:

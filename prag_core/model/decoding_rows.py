@@ -32,16 +32,10 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         """Raise ValueError for values out of range."""
-        if self.max_new_tokens < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"got max_new_tokens {self.max_new_tokens} and batch_size {self.batch_size}, "
-                "expected 1 or more of both"
-            )
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"got temperature {self.temperature} and top_p {self.top_p}, expected "
-                "temperature >= 0 and 0 < top_p <= 1"
-            )
+        sizes = self.max_new_tokens >= 1 and self.batch_size >= 1
+        if not sizes or self.temperature < 0 or not 0 < self.top_p <= 1:
+            expected = "1 or more tokens and rows, temperature >= 0 and 0 < top_p <= 1"
+            raise ValueError(f"got {self}, expected {expected}: correct it")
 
 
 class Row:
@@ -125,9 +119,8 @@ class RowText:
 
     def _text(self) -> str:
         # Cleaning up spaces would change text that was sent already.
-        return self.tokenizer.decode(
-            self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        as_it_is = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return self.tokenizer.decode(self.tokens, **as_it_is)
 
     def _send(self, text: str, last: bool = False) -> str:
         # The text may be shorter than what was sent, where a stop string cuts into it.

@@ -7,50 +7,41 @@ bfloat16, loads at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prag_core.model.catalogue import (
-    CATALOGUE,
-    SOURCES,
-    cache_folder,
-    discard,
-    fetch_gguf,
-    file_sha256,
-    sole_writer,
-)
+from prag_core.model import catalogue
 
 
-def embedded_model_folder(name: str, sources: Sequence[str] = SOURCES) -> Path:
+def embedded_model_folder(name: str, sources: Sequence[str] = catalogue.SOURCES) -> Path:
     """Return the folder of a model of the catalogue; fetch and convert it on first use.
 
     Raises:
         FileNotFoundError, ValueError: as `fetch_gguf`.
     """
-    target = cache_folder() / name
-    if is_complete(target):
-        return target
-    with sole_writer(target) as scratch:
-        if not is_complete(target):  # else another process has made it meanwhile
-            convert_gguf(fetch_gguf(CATALOGUE[name], scratch, sources), scratch, target)
-        discard(scratch)
-    return target
+    entry = catalogue.CATALOGUE[name]
+    return _converted(name, lambda scratch: catalogue.fetch_gguf(entry, scratch, sources))
 
 
 def gguf_model_folder(path: Path) -> Path:
     """Return the cached folder of a GGUF file; convert it on first use."""
     if not path.is_file():
         raise FileNotFoundError(f"got no file at {path}, expected a GGUF model: check the path")
-    target = cache_folder() / f"{path.stem}-{file_sha256(path)[:16]}"
-    if is_complete(target):
-        return target
-    with sole_writer(target) as scratch:
-        if not is_complete(target):
-            convert_gguf(path, scratch, target)
-        discard(scratch)
+    return _converted(f"{path.stem}-{catalogue.file_sha256(path)[:16]}", lambda scratch: path)
+
+
+def _converted(name: str, gguf: Callable[[Path], Path]) -> Path:
+    """Return a folder of the cache; where it is not there, `gguf` gives the file to convert."""
+    target = catalogue.cache_folder() / name
+    if not is_complete(target):
+        with catalogue.sole_writer(target) as scratch:
+            if not is_complete(target):  # else another process has made it meanwhile
+                convert_gguf(gguf(scratch), scratch, target)
+            shutil.rmtree(scratch)
     return target
 
 
@@ -61,20 +52,19 @@ def is_complete(folder: Path) -> bool:
 
 def convert_gguf(path: Path, scratch: Path, target: Path) -> None:
     """Dequantise a GGUF file into a transformers folder, written in `scratch`, then renamed."""
-    loaded = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(**source)
     if isinstance(end := loaded.config.eos_token_id, int):  # some releases name another token
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    config = type(loaded.config)(**{
-        key: value for key, value in loaded.config.to_dict().items()
-        if key not in ("quantization_config", "_name_or_path", "dtype")
-    })  # fmt: skip
-    model = type(loaded)(config)  # a model loaded from GGUF refuses save_pretrained
+    settings = loaded.config.to_dict()
+    for name in ("quantization_config", "_name_or_path", "dtype"):
+        settings.pop(name, None)
+    # A copy: a model loaded from GGUF refuses save_pretrained.
+    model = type(loaded)(type(loaded.config)(**settings))
     model.load_state_dict(loaded.state_dict())
     folder = scratch / "folder"
-    discard(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     os.rename(folder, target)

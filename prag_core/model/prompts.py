@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Union
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.corpus.documents import Document
@@ -47,6 +47,7 @@ class Continuation:
     text: str
 
 
+Passages = Sequence[Document]
 Conversation = Sequence[Mapping[str, str]]  # turns with `role` and `content`, the last a user's
 Question = Union[str, Conversation, Continuation]  # noqa: UP007 (evaluated on Python 3.10)
 
@@ -73,12 +74,12 @@ def prompt_id(question: Question = "", passages: bool = False, style: str = "dir
 
 
 def write_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    question: Question,
-    passages: Sequence[Document] = (),
-    style: str = "direct",
+    tokenizer: Tokenizer, question: Question, passages: Passages = (), style: str = "direct"
 ) -> str:
     """Write the whole prompt of a question, a conversation or a text to go on from.
+
+    A conversation of one turn is a question, as adapters are trained for it. A longer one keeps its
+    turns; passages are put into the last.
 
     Raises:
         ValueError: an unknown style, or turns that the chat template refuses.
@@ -87,42 +88,16 @@ def write_prompt(
         shown = "".join(f"{passage.text}\n\n" for passage in passages)
         begins = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
         return (tokenizer.bos_token if begins else "") + shown + question.text
-    if isinstance(question, str):
-        return question_prompt(tokenizer, question, passages, style)
-    return conversation_prompt(tokenizer, question, passages)
-
-
-def chat(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
-    """Format one user turn, up to where the assistant's answer begins.
-
-    A tokenizer without chat template gets plain text. Encode the result with
-    `add_special_tokens=False`: it holds the special tokens already.
-    """
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": user}]
-        return tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,  # read by Qwen3's template alone: short answers, no monologue
-        )
-    return f"{tokenizer.bos_token or ''}{user}\nAnswer:"
-
-
-def format_passages(passages: Sequence[Document]) -> str:
-    """Number the passages and put their titles before them."""
-    lines = []
-    for number, passage in enumerate(passages, 1):
-        title = f"{passage.title}: " if passage.title else ""
-        lines.append(f"Passage {number}: {title}{passage.text}")
-    return "\n".join(lines)
+    text = plain_question(question)
+    if isinstance(question, str) or len(question) == 1:
+        return question_prompt(tokenizer, text, passages, style)
+    if passages:
+        text = IN_CONTEXT.format(question=text, passages=format_passages(passages), examples="")
+    return _chat(tokenizer, [*question[:-1], {"role": "user", "content": text}])
 
 
 def question_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    question: str,
-    passages: Sequence[Document] = (),
-    style: str = "direct",
+    tokenizer: Tokenizer, question: str, passages: Passages = (), style: str = "direct"
 ) -> str:
     """Build the prompt for one question, with passages (in_context) or without (closed book).
 
@@ -131,13 +106,45 @@ def question_prompt(
     """
     if style not in STYLES:
         raise ValueError(f"got prompt style {style!r}, expected one of {list(STYLES)}")
-    examples = ""
-    if style == "cot":
-        shots = [f"Question: {q}\nAnswer: {why} {CONCLUSION} {a}." for q, why, a in EXAMPLES]
-        examples = "\n\n".join(shots) + "\n\n"
+    shots = [f"Question: {q}\nAnswer: {why} {CONCLUSION} {a}.\n\n" for q, why, a in EXAMPLES]
+    examples = "".join(shots) if style == "cot" else ""
     template = IN_CONTEXT if passages else CLOSED_BOOK
     user = template.format(question=question, passages=format_passages(passages), examples=examples)
     return chat(tokenizer, user)
+
+
+def format_passages(passages: Sequence[Document]) -> str:
+    """Number the passages and put their titles before them."""
+    titled = [f"{p.title}: {p.text}" if p.title else p.text for p in passages]
+    return "\n".join(f"Passage {number}: {text}" for number, text in enumerate(titled, 1))
+
+
+def chat(tokenizer: Tokenizer, user: str) -> str:
+    """Format one user turn, up to where the assistant's answer begins.
+
+    A tokenizer without chat template gets plain text. Encode the result with
+    `add_special_tokens=False`: it holds the special tokens already.
+    """
+    if tokenizer.chat_template:
+        return _chat(tokenizer, [{"role": "user", "content": user}])
+    return f"{tokenizer.bos_token or ''}{user}\nAnswer:"
+
+
+def _chat(tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]]) -> str:
+    """Format a conversation by the chat template, or as lines of plain text."""
+    if not tokenizer.chat_template:
+        lines = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns]
+        return "\n".join([f"{tokenizer.bos_token or ''}{lines[0]}", *lines[1:], "Assistant:"])
+    try:
+        # enable_thinking is read by Qwen3's template alone: short answers, no monologue.
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except TemplateError as error:
+        raise ValueError(
+            f"got a conversation that the model's chat template refuses ({error}), expected "
+            "turns of user and assistant in alternation: leave out the system's turn"
+        ) from error
 
 
 def extract_answer(text: str, style: str = "direct") -> str:
@@ -145,42 +152,3 @@ def extract_answer(text: str, style: str = "direct") -> str:
     if style == "cot" and CONCLUSION in text:
         return text.split(CONCLUSION)[-1].strip().strip(".").strip()
     return text
-
-
-def conversation_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, str]],
-    passages: Sequence[Document] = (),
-) -> str:
-    """Build the prompt for a conversation whose last turn is the user's.
-
-    One user turn alone is a question (`question_prompt`), as adapters are trained for it. A longer
-    conversation keeps its turns; passages are put into the last.
-
-    Args:
-        tokenizer: of the base model.
-        messages: turns with `role` (system, user or assistant) and `content`.
-        passages: put into the prompt.
-
-    Raises:
-        ValueError: turns that the chat template refuses.
-    """
-    question = messages[-1]["content"]
-    if len(messages) == 1:
-        return question_prompt(tokenizer, question, passages)
-    if passages:
-        shown = format_passages(passages)
-        question = IN_CONTEXT.format(question=question, passages=shown, examples="")
-    turns = [*messages[:-1], {"role": "user", "content": question}]
-    if tokenizer.chat_template:
-        try:
-            return tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-        except TemplateError as error:
-            raise ValueError(
-                f"got a conversation that the model's chat template refuses ({error}), expected "
-                "turns of user and assistant in alternation: leave out the system's turn"
-            ) from error
-    lines = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns]
-    return f"{tokenizer.bos_token or ''}" + "\n".join(lines) + "\nAssistant:"

@@ -29,6 +29,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             normaliser = logits.logsumexp(-1, keepdim=True)  # (chunk, 1)
             index = target[rows, None]  # (chunk, 1)
             losses[rows] = (normaliser - logits.gather(-1, index))[:, 0]
+            if not ctx.needs_input_grad[0]:  # it is only measured
+                continue
             slope = 1 - (logits / cap) ** 2 if cap else None  # of the tanh
             # d loss / d logits = softmax - one-hot; in place, because V is large.
             delta = logits.sub_(normaliser).exp_()  # (chunk, V)
@@ -79,18 +81,10 @@ def sequence_nll(base: BaseModel, ids: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (rows,) in float32, in nats a token; 0 for a row without a labelled token.
     """
-    states, targets, rows, cap = _labelled(base, ids, labels)
-    losses = []
-    for chunk, tokens in zip(states.split(CHUNK), targets.split(CHUNK), strict=True):
-        logits = base.model.lm_head(chunk).float()  # (chunk, V)
-        logits = cap * torch.tanh(logits / cap) if cap else logits
-        losses.append(torch.nn.functional.cross_entropy(logits, tokens, reduction="none"))
-    return _mean(torch.cat(losses), rows, len(ids))
+    return next_token_loss(base, ids, labels, torch.arange(len(ids)), len(ids))
 
 
-def _labelled(
-    base: BaseModel, ids: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, float | None]:
+def _labelled(base: BaseModel, ids: Tensor, labels: Tensor) -> tuple:
     """Run the model up to its head, and take the P tokens that predict a label.
 
     Returns:

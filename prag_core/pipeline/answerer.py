@@ -17,16 +17,10 @@ from prag_core.adapters.low_rank import reduce_rank
 from prag_core.adapters.merge import merge, merge_weights
 from prag_core.augmentation.augmented import Augmenter, augmented_passage
 from prag_core.corpus.documents import Document
+from prag_core.model import prompts
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
-from prag_core.model.prompts import (
-    Question,
-    extract_answer,
-    plain_question,
-    prompt_id,
-    write_prompt,
-)
 from prag_core.pipeline.answers import Answer, AnswerOptions, Source
 from prag_core.pipeline.modes import Mode, find_mode
 from prag_core.pipeline.relevance import relevant_hits
@@ -58,10 +52,6 @@ class Prepared:
     prompt_id: str = ""
 
 
-def _at_once(work: Callable[[], Any]) -> Any:
-    return work()
-
-
 def _no_corpus_adapter() -> Adapter:
     raise ValueError("got no adapter of the whole corpus, expected one for mode sft: train one")
 
@@ -88,11 +78,11 @@ class Answerer:
     augmenter: Augmenter | None = None
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     options: AnswerOptions = field(default_factory=AnswerOptions)
-    run: Callable[[Callable[[], Any]], Any] = _at_once
+    run: Callable[[Callable[[], Any]], Any] = lambda work: work()
 
     def answer(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[prompts.Question],
         hits: Hits,
         mode: str,
         options: AnswerOptions | None = None,
@@ -108,29 +98,22 @@ class Answerer:
         Raises:
             ValueError: an unknown mode, a document without adapter, or a part that is missing.
         """
-        options = options or self.options
+        options = options or self.options  # an evaluation asks one answerer in several ways
         answers: list[Answer] = []
         size = MERGED_BATCHES * self.generation.batch_size
         for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
             prepared = self.prepare(questions[rows], hits[rows], mode, options)
-            prompts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
-            texts = generate(self.base, prompts, adapters, self.generation)
-            answers += [
-                Answer(
-                    p.question,
-                    extract_answer(text, options.style),
-                    mode,
-                    p.documents,
-                    p.path,
-                    p.prompt_id,
-                )
-                for p, text in zip(prepared, texts, strict=True)
-            ]
+            texts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
+            texts = generate(self.base, texts, adapters, self.generation)
+            for p, text in zip(prepared, texts, strict=True):
+                answer = prompts.extract_answer(text, options.style)
+                origin = (p.documents, p.path, p.prompt_id)
+                answers.append(Answer(p.question, answer, mode, *origin))
         return answers
 
     def prepare(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[prompts.Question],
         hits: Hits,
         mode: str,
         options: AnswerOptions | None = None,
@@ -140,26 +123,22 @@ class Answerer:
         Arguments and errors are those of `answer`.
         """
         options, how = options or self.options, find_mode(mode)
+        # One of each a question, whatever the mode: no passages, or None for an adapter.
         tokenizer = self.base.tokenizer
         adapters = self._adapters(questions, hits, how, options)
+        prepared = []
         rows = zip(questions, self._passages(hits, how), adapters, strict=True)
-        return [
-            Prepared(
-                plain_question(question),
-                write_prompt(tokenizer, question, passages, options.style),
-                adapter,
-                sources,
-                path,
-                prompt_id(question, bool(passages), options.style),
-            )
-            for question, passages, (adapter, sources, path) in rows
-        ]
+        for question, passages, merged in rows:
+            prompt = prompts.write_prompt(tokenizer, question, passages, options.style)
+            wording = prompts.prompt_id(question, bool(passages), options.style)
+            prepared.append(Prepared(prompts.plain_question(question), prompt, *merged, wording))
+        return prepared
 
     def _passages(self, hits: Hits, mode: Mode) -> list[list[Document]]:
         """Return the passages that every question's prompt holds."""
         if not mode.passages:
             return [[] for _ in hits]
-        documents = {i: self.document(i) for i in _ids(hits)}
+        documents = {i: self.document(i) for i in _ids(hits)}  # each augmented once
         if mode.passages == "augmented":
             if self.augmenter is None:
                 raise ValueError("got no augmenter, expected one for mode da_rag: pass augmenter=")
@@ -168,7 +147,7 @@ class Answerer:
         return [[documents[hit.document_id] for hit in row] for row in hits]
 
     def _adapters(
-        self, questions: Sequence[Question], hits: Hits, mode: Mode, options: AnswerOptions
+        self, questions: Sequence[prompts.Question], hits: Hits, mode: Mode, options: AnswerOptions
     ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
         """Return every question's merged adapter (None: none), its sources, and who made it."""
         if mode.adapters == "documents":
@@ -178,17 +157,18 @@ class Answerer:
             whole = self.corpus_adapter()
         elif mode.adapters == "shared" and (first := next(iter(_ids(hits)), None)) is not None:
             whole = shared_rows(self.adapter(first))  # the same in every document's adapter
+        # Without weight: of none of these documents an adapter is attached.
         path = whole.metadata.get("path", "") if whole else ""
         return [(whole, tuple(Source(h.document_id, h.score) for h in row), path) for row in hits]
 
     def _merged(
-        self, questions: Sequence[Question], hits: Hits, options: AnswerOptions
+        self, questions: Sequence[prompts.Question], hits: Hits, options: AnswerOptions
     ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
         """Merge the adapters of every question's documents (see `_adapters`)."""
         loaded = {i: self.adapter(i) for i in _ids(hits)}
         meant = hits  # those whose adapters take part
         if options.least_relevance > 0:
-            texts, least = [plain_question(q) for q in questions], options.least_relevance
+            texts, least = [prompts.plain_question(q) for q in questions], options.least_relevance
             meant = self.run(lambda: relevant_hits(self.base, texts, hits, loaded, least))
         if options.rank:  # after relevance, which reads the addresses that a smaller rank has not
             loaded = {i: reduce_rank(adapter, options.rank) for i, adapter in loaded.items()}
@@ -196,18 +176,14 @@ class Answerer:
         results = []
         for row, kept in zip(hits, meant, strict=True):
             used = _weighed(kept, options.merge_weights)
+            parts = [loaded[source.document_id] for source in used]
+            weights = {source.document_id: source.weight or 0.0 for source in used}
             if used and used not in merged:
-                merged[used] = merge(
-                    [loaded[source.document_id] for source in used],
-                    [source.weight or 0.0 for source in used],
-                    options.merge_method,
-                )
-            weights = {source.document_id: source.weight for source in used}
-            sources = tuple(
-                Source(h.document_id, h.score, weights.get(h.document_id, 0.0)) for h in row
-            )
-            made_by = {loaded[s.document_id].metadata.get("path", "") for s in used}
-            results.append((merged.get(used), sources, "+".join(sorted(made_by))))
+                merged[used] = merge(parts, list(weights.values()), options.merge_method)
+            # Those that were left out are named too, with weight 0.
+            sources = (Source(h.document_id, h.score, weights.get(h.document_id, 0.0)) for h in row)
+            made_by = {adapter.metadata.get("path", "") for adapter in parts}
+            results.append((merged.get(used), tuple(sources), "+".join(sorted(made_by))))
         return results
 
 
@@ -217,7 +193,7 @@ def shared_rows(adapter: Adapter) -> Adapter:
     Raises:
         ValueError: an adapter without such rows.
     """
-    count = adapter.shared_rows
+    count = adapter.shared_rows  # the last rows of every module
     if not count:
         raise ValueError(
             "got adapters without shared rows, expected those of a ridge network for "

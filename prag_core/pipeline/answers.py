@@ -17,7 +17,7 @@ class Source:
     """
 
     document_id: str
-    score: float
+    score: float  # higher is better
     weight: float | None = None
 
 
@@ -38,6 +38,7 @@ class Answer:
     text: str
     mode: str
     documents: tuple[Source, ...] = ()
+    # Both tell answers of one question apart that were made in different ways.
     path: str = ""
     prompt: str = ""
 

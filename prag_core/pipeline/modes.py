@@ -33,6 +33,7 @@ class Mode:
     @property
     def needs_documents(self) -> bool:
         """Whether a question is answered from documents of its own."""
+        # Not `sft`: its adapter is the same whatever the question.
         return bool(self.passages) or self.needs_adapters
 
     @property
@@ -41,6 +42,7 @@ class Mode:
         return self.adapters in ("documents", "shared")
 
 
+# In the order in which tables show them: from nothing but the question to the whole corpus.
 MODES = {
     mode.name: mode
     for mode in (

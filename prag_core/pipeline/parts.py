@@ -96,15 +96,16 @@ class Setup:
     def answer_config(self) -> dict[str, Any]:
         """Return the settings that answers depend on, to be kept beside results."""
         config = asdict(self)
-        config["generation"].pop("batch_size")
-        for name in SPEED_OPTIONS:
-            config["training"].pop(name)
+        for part, names in (("generation", ("batch_size",)), ("training", SPEED_OPTIONS)):
+            for name in names:  # they change how long it takes, not what comes out
+                config[part].pop(name)
         unread = {"trained": ("hypernet", "hypernet_rank"), "generated": ("training",)}
         for name in ("device", *unread.get(self.path, ())):
             config.pop(name)
-        names = [config.get("hypernet"), config.get("training", {}).get("init")]
-        names.append(config["augmentation"]["file"])
-        config["contents"] = {name: content_hash(name) for name in names if name}
+        # A path may hold other files tomorrow: their hashes are kept beside the names.
+        paths = [config.get("hypernet"), config.get("training", {}).get("init")]
+        paths.append(config["augmentation"]["file"])
+        config["contents"] = {path: content_hash(path) for path in paths if path}
         return config
 
 
@@ -126,7 +127,7 @@ def build_augmenter(
                 "question-answer pairs: set --augmentation.file"
             )
         return FileAugmenter(options.file, documents)
-    if options.strategy == "span":
+    if options.strategy == "span":  # rules are fast: nothing to cache
         return SpanAugmenter(options.rewrites, options.qa_pairs)
     writer = load_base_model(options.model) if options.model else base
     augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
@@ -148,12 +149,14 @@ def build_parametrizer(
         ValueError: no such path, or settings that do not fit the base model.
         FileNotFoundError: no such hypernetwork checkpoint or initial adapter.
     """
+    # By entry point, so that this package imports no hypernetwork.
     known = {point.name: point for point in entry_points(group=PARAMETRIZERS)}
     if setup.path not in known:
         raise ValueError(
             f"got path {setup.path!r}, expected one of {', '.join(sorted(known))}: name another, "
             f"or install the package that registers it under {PARAMETRIZERS}"
         )
+    # A function: a path that needs no augmenter must not load the model that writes.
     augmenter = partial(build_augmenter, base, setup.augmentation, store, documents)
     parametrizer: Parametrizer = known[setup.path].load()(base, setup, augmenter)
     return parametrizer
@@ -161,5 +164,6 @@ def build_parametrizer(
 
 def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -> LoraTrainer:
     """Build the parametrizer of the trained path (entry point `trained`)."""
+    # A warm-up adapter (`prag warmup`), from which every document's training starts.
     init = from_peft(setup.training.init, base) if setup.training.init else None
     return LoraTrainer(base, augmenter(), setup.training, init)

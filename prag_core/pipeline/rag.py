@@ -8,7 +8,7 @@ One switch, the mode, says how a question is answered (see `modes`).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +27,7 @@ from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.retrieval.bm25 import Hit, Retriever, make_retriever
 from prag_core.training.lora_trainer import LoraTrainer
 
+Where = Mapping[str, object]  # metadata that a document needs
 GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
 
 
@@ -67,7 +68,7 @@ class ParametricRAG:
         if documents is None and self.store is not None:
             self._version = self.store.version()
             documents = (Document(**record) for _, record in self.store.records("document"))
-        self._index(documents or ())
+        self._index(documents or ())  # no adapter is read or made here
 
     @classmethod
     def from_pretrained(
@@ -90,6 +91,7 @@ class ParametricRAG:
             return False
         if (version := self.store.version()) == self._version:
             return False
+        # Ids alone: most documents are known, and a corpus may be large.
         stored = set(self.store.record_keys("document"))
         removed = self.documents.keys() - stored
         self.retriever.delete(removed)
@@ -116,7 +118,8 @@ class ParametricRAG:
             documents: documents, or plain texts; one that is there already is not made again.
             progress: called with the number of documents done after each batch.
             parametrize: make adapters now; else index only (`ensure_adapters` makes them).
-            replace: remove other documents with the same `source_id` once the new ones are there.
+            replace: remove other documents with the same `source_id` once the new ones are there;
+                of a document that is there already take over the new `source_id` and metadata.
 
         Raises:
             ValueError: no documents.
@@ -125,13 +128,13 @@ class ParametricRAG:
         unique = {document.id: document for document in given}
         if not unique:
             raise ValueError("got no documents, expected at least one: check the corpus")
-        new = [document for document in unique.values() if document.id not in self.documents]
+        new = [d for d in unique.values() if self._differs(d, replace)]
         if self.store is not None and new:  # first, so that a full disk leaves the index as it was
             self.store.put_records("document", {d.id: asdict(d) for d in new})
         self._index(new)
         if parametrize and self.parametrizer is not None:
             self.ensure_adapters(unique, progress)
-        if replace:
+        if replace:  # last: the old ones answer until the new ones can
             named = {document.source_id for document in unique.values()} - {""}
             present = self.documents.values()
             if old := [d.id for d in present if d.source_id in named and d.id not in unique]:
@@ -149,6 +152,7 @@ class ParametricRAG:
         document_ids = list(dict.fromkeys(document_ids))
         self.require(document_ids)
         store, parametrizer = self._adapter_parts()
+        # Content and settings make the key: what is there is what would be made.
         missing = [self.documents[i] for i in document_ids if not store.has(self._key(i))]
         missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
         done = len(document_ids) - len(missing)
@@ -170,29 +174,57 @@ class ParametricRAG:
         """
         document_ids = list(dict.fromkeys(document_ids))
         self.require(document_ids)
-        if self.store is not None:  # first: a full disk changes nothing
-            for document_id in document_ids:
-                self.store.delete_record("document", document_id)
-        self.retriever.delete(document_ids)
-        for document_id in document_ids:
-            del self.documents[document_id]
         self.forget(document_ids)
+        for document_id in document_ids:
+            # Last: a removal that was cut short leaves a document to be removed again, and no
+            # adapter of one that nobody knows any more.
+            if self.store is not None:
+                self.store.delete_record("document", document_id)
+            del self.documents[document_id]
+            self.retriever.delete([document_id])
 
     def forget(self, document_ids: Iterable[str]) -> None:
         """Delete what the store holds that was made from these documents."""
         store, document_ids = self.store, list(document_ids)
         if store is None:
             return
+        prefixes = (*document_ids, GLOBAL)  # keys begin with the document, whoever made them
+        store.delete_many(key for prefix in prefixes for key in store.keys(prefix))
         for document_id in document_ids:
             for key, _ in list(store.records(AUGMENTATION, document_id)):
                 store.delete_record(AUGMENTATION, key)
-        prefixes = (*document_ids, GLOBAL)
-        store.delete_many(key for prefix in prefixes for key in store.keys(prefix))
 
-    def retrieve(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
-        """Return the k best documents of each question (all, where there are fewer)."""
+    def matching(self, where: Where, among: Iterable[str] | None = None) -> list[str]:
+        """Return the ids of the documents, of those `among`, whose metadata has all of `where`.
+
+        Raises:
+            ValueError: an unknown document, or none whose metadata has all of these.
+        """
+        candidates = list(self.documents if among is None else among)
+        self.require(candidates)
+        ids = [i for i in candidates if where.items() <= self.documents[i].metadata.items()]
+        if not ids:
+            raise ValueError(
+                f"got where {dict(where)}, which fits none of {len(candidates)} documents, "
+                "expected keys and values of their metadata: correct it or leave it out"
+            )
+        return ids
+
+    def retrieve(
+        self,
+        questions: Sequence[str],
+        k: int = 3,
+        where: Where | None = None,
+        among: Iterable[str] | None = None,
+    ) -> list[list[Hit]]:
+        """Return the k best documents of each question (all, where there are fewer).
+
+        Arguments and errors beyond the questions are those of `matching`.
+        """
         self.refresh()
-        return self.retriever.retrieve(questions, k)
+        if where or among is not None:  # else no list of what may be the whole corpus
+            among = self.matching(where or {}, among)
+        return self.retriever.retrieve(questions, k, among)
 
     def document(self, document_id: str) -> Document:
         """Return a document by its id; ValueError for one that is not there."""
@@ -223,6 +255,7 @@ class ParametricRAG:
         document_ids: Sequence[Sequence[str]] | None = None,
         scores: Sequence[Sequence[float]] | None = None,
         options: AnswerOptions | None = None,
+        where: Where | None = None,
     ) -> list[Answer]:
         """Answer questions in one of `modes.MODES`.
 
@@ -235,12 +268,13 @@ class ParametricRAG:
             scores: a retrieval score for each of these documents, by which a merge may weigh them;
                 1 each when omitted.
             options: prompt style and merging, instead of the pipeline's own.
+            where: metadata that a document needs for the retriever to find it.
 
         Raises:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
         """
         questions = [questions] if isinstance(questions, str) else list(questions)
-        hits = self.hits(questions, mode, k, document_ids, scores)
+        hits = self.hits(questions, mode, k, document_ids, scores, where)
         return self.answerer.answer(questions, hits, mode, options)
 
     @property
@@ -252,15 +286,8 @@ class ParametricRAG:
     @property
     def answerer(self) -> Answerer:
         """What answers questions from the pipeline's documents."""
-        return Answerer(
-            self.base,
-            self.document,
-            self.adapter,
-            self.train_global,
-            self.augmenter,
-            self.generation,
-            self.options,
-        )
+        sources = (self.document, self.adapter, self.train_global, self.augmenter)
+        return Answerer(self.base, *sources, self.generation, self.options)
 
     def hits(
         self,
@@ -269,20 +296,23 @@ class ParametricRAG:
         k: int = 3,
         document_ids: Sequence[Sequence[str]] | None = None,
         scores: Sequence[Sequence[float]] | None = None,
+        where: Where | None = None,
+        among: Iterable[str] | None = None,
     ) -> list[list[Hit]]:
         """Return the documents of every question: those named, or else the retriever's best k.
 
-        Named documents have the scores given, or 1 each.
+        Named documents have the scores given, or 1 each; the retriever heeds `where` and `among`.
 
         Raises:
             ValueError: an unknown mode or document, no documents, or not ids for every question.
         """
+        # Before the ids are looked at, so that one call can ask in every mode.
         if not find_mode(mode).needs_documents:
             return [[] for _ in questions]
         if document_ids is None:
             if not self.documents:
                 raise ValueError("got no documents, expected some: call add_documents first")
-            return self.retrieve(questions, k)
+            return self.retrieve(questions, k, where, among)
         if len(document_ids) != len(questions) or not all(document_ids):
             raise ValueError(
                 f"got document ids for {sum(map(bool, document_ids))} questions, expected one or "
@@ -306,11 +336,19 @@ class ParametricRAG:
         if not isinstance(parametrizer, LoraTrainer):
             name = type(parametrizer).__name__
             raise ValueError(f"got {name}, expected LoraTrainer for mode sft: leave the mode out")
+        # Of all ids: another corpus has another adapter.
         key = self._key(GLOBAL + fingerprint(sorted(self.documents)))
         if not store.has(key):
             augmented = parametrizer.augmenter.augment(list(self.documents.values()))
             store.put(key, parametrizer.train_global(augmented))
         return store.get(key)
+
+    def _differs(self, document: Document, replace: bool) -> bool:
+        """Say whether a document is new, or another record of one that is there."""
+        present = self.documents.get(document.id)
+        # Nothing is made from its metadata: they may change without a new adapter.
+        renamed = replace and document.source_id and asdict(document) != asdict(present or document)
+        return present is None or bool(renamed)
 
     def _index(self, documents: Iterable[Document]) -> None:
         # In the order of the store, so that equal scores fall alike after a restart.
@@ -352,14 +390,8 @@ def assemble(
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     corpus = documents or [Document(**record) for _, record in store.records("document")]
-    return ParametricRAG(
-        base,
-        make_retriever(setup.retriever),
-        build_parametrizer(base, setup, store, corpus),
-        store,
-        generation=setup.generation,
-        options=setup.answering,
-    )
+    parts = (make_retriever(setup.retriever), build_parametrizer(base, setup, store, corpus), store)
+    return ParametricRAG(base, *parts, None, setup.generation, setup.answering)
 
 
 @contextmanager

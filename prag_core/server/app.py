@@ -24,8 +24,9 @@ from prag_core.server.completion_routes import CompletionEndpoints
 from prag_core.server.document_routes import DocumentEndpoints
 from prag_core.server.engine import ClosedError, QueueFullError
 from prag_core.server.guard import Guard
+from prag_core.server.limits import Limits
 from prag_core.server.metrics import Metrics
-from prag_core.server.schemas import Limits, error_object
+from prag_core.server.schemas import error_object
 from prag_core.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -99,9 +100,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     for kind in FAILURES:
         app.add_exception_handler(kind, _failure)
-    app.add_middleware(
-        Guard, metrics=metrics, api_key=api_key, max_body_bytes=limits.max_body_bytes
-    )
+    app.add_middleware(Guard, metrics, api_key, limits.max_body_bytes)
     return app
 
 

@@ -19,19 +19,14 @@ from starlette.exceptions import HTTPException
 from prag_core.model.decoding_rows import Row
 from prag_core.model.prompts import Continuation, Question
 from prag_core.pipeline.answers import Source
+from prag_core.server import schemas
 from prag_core.server.engine import Ticket
-from prag_core.server.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    Limits,
-    Request,
-    envelope,
-    error_object,
-)
+from prag_core.server.limits import Limits
 from prag_core.server.service import Service
 
 # A conversation, token ids, or a text to go on from.
 Prompt = Sequence[Mapping[str, str]] | Sequence[int] | str
+Reply = dict | StreamingResponse
 log = logging.getLogger(__name__)
 
 
@@ -46,25 +41,20 @@ class Pending:
 
     async def texts(self, http: HttpRequest) -> AsyncIterator[str]:
         """Yield the answer's pieces; gives the row up when no one listens any more."""
-        last_check = time.monotonic()
+        last_check, finished = time.monotonic(), False
         try:
-            while True:
-                event = None
+            while not finished:
+                piece, error = "", None
                 with suppress(asyncio.TimeoutError):  # a row that waits in the queue has no pieces
-                    event = await asyncio.wait_for(self.pieces.get(), 1.0)
+                    piece, error, finished = await asyncio.wait_for(self.pieces.get(), 1.0)
                 # Once a second, not once a piece: each check reads the connection.
                 if time.monotonic() > last_check + 1.0:
                     last_check = time.monotonic()
                     if await http.is_disconnected():
                         return
-                if event is None:
-                    continue
-                piece, error, finished = event
                 if error is not None:
                     raise error
                 yield piece
-                if finished:
-                    return
         finally:  # whoever stops iterating stops the decoding
             self.ticket.cancel()
 
@@ -92,21 +82,18 @@ class CompletionEndpoints:
         self._check_model(model)
         return {"id": model, "object": "model", "created": 0, "owned_by": "prag"}
 
-    async def chat(self, body: ChatRequest, http: HttpRequest) -> dict | StreamingResponse:
+    async def chat(self, body: schemas.ChatRequest, http: HttpRequest) -> Reply:
         """Answer a conversation."""
         turns = [message.turn() for message in body.messages]
         return await self._reply([turns], body, http, chat=True)
 
-    async def complete(
-        self, body: CompletionRequest, http: HttpRequest
-    ) -> dict | StreamingResponse:
+    async def complete(self, body: schemas.CompletionRequest, http: HttpRequest) -> Reply:
         """Go on from one or more prompts, as they are."""
         return await self._reply(body.prompts, body, http, chat=False)
 
     async def _reply(
-        self, prompts: Sequence[Prompt], body: Request,
-        http: HttpRequest, chat: bool,
-    ) -> dict | StreamingResponse:  # fmt: skip
+        self, prompts: Sequence[Prompt], body: schemas.Request, http: HttpRequest, chat: bool
+    ) -> Reply:
         self._check_model(body.model or self.model)
         rows: list[Pending] = []
         try:
@@ -126,42 +113,30 @@ class CompletionEndpoints:
                 text = "".join([piece async for piece in row.texts(http)])
                 message = {"role": "assistant", "content": text.strip()}
                 content = {"message": message} if chat else {"text": text}
-                choices.append(
-                    {"index": index, **content, "logprobs": None, "finish_reason": row.row.finish}
-                )
+                ending = {"logprobs": None, "finish_reason": row.row.finish}
+                choices.append({"index": index, **content, **ending})
         finally:
             _cancel(rows)
         kind = "chat.completion" if chat else "text_completion"
-        origin = _origin(rows, body)
-        return envelope(kind, name, self.model, choices=choices, usage=_usage(rows), **origin)
+        content = {"choices": choices, "usage": _usage(rows), **_origin(rows, body)}
+        return schemas.envelope(kind, name, self.model, **content)
 
     def _check_model(self, model: str) -> None:
         if model != self.model:
             raise HTTPException(404, f"got model {model[:100]!r}, expected {self.model!r}")
 
-    async def _submit(self, prompt: Prompt, body: Request) -> Pending:
+    async def _submit(self, prompt: Prompt, body: schemas.Request) -> Pending:
         """Retrieve, merge and queue one row."""
         options = body.options(self.limits.default_tokens)
-        if options.max_new_tokens > self.limits.max_tokens:
-            raise HTTPException(
-                400,
-                f"got max_tokens {options.max_new_tokens}, expected at most "
-                f"{self.limits.max_tokens}",
-            )
-
+        tokens, most = options.max_new_tokens, self.limits.max_tokens
+        if tokens > most:
+            raise HTTPException(400, f"got max_tokens {tokens}, expected at most {most}")
         # Before the work of retrieving and merging, which a full queue would throw away.
         self.service.engine.require_room()
 
         def build() -> tuple[Row, list[dict]]:
-            question: Question = Continuation(prompt) if isinstance(prompt, str) else prompt
-            if prompt and isinstance(prompt[0], int):  # token ids, back to the text they stand for
-                tokenizer = self.service.rag.base.tokenizer
-                if max(prompt) >= len(tokenizer):
-                    raise ValueError(
-                        f"got token id {max(prompt)}, expected less than {len(tokenizer)}"
-                    )
-                question = Continuation(tokenizer.decode(prompt))
-            selection = (body.document_ids, body.merge, body.among, body.path)
+            question = self._question(prompt)
+            selection = (body.document_ids, body.merge, body.among, body.path, body.where)
             prepared = self.service.prepare(question, body.mode, body.k, *selection)
             row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
             return row, [self._described(source) for source in prepared.documents]
@@ -182,6 +157,17 @@ class CompletionEndpoints:
         pending.ticket = self.service.engine.submit(pending.row, emit, self.limits.timeout)
         return pending
 
+    def _question(self, prompt: Prompt) -> Question:
+        if isinstance(prompt, str):
+            return Continuation(prompt)
+        if not isinstance(prompt[0], int):
+            return prompt
+        # Token ids, back to the text that they stand for.
+        tokenizer = self.service.rag.base.tokenizer
+        if max(prompt) >= len(tokenizer):
+            raise ValueError(f"got token id {max(prompt)}, expected less than {len(tokenizer)}")
+        return Continuation(tokenizer.decode(prompt))
+
     def _described(self, source: Source) -> dict:
         entry = self.service.get(source.document_id)  # None: removed meanwhile
         record = {"id": source.document_id, "title": entry[0].title if entry else ""}
@@ -191,13 +177,13 @@ class CompletionEndpoints:
         return record
 
     async def _events(
-        self, name: str, rows: list[Pending], body: Request, http: HttpRequest, chat: bool
+        self, name: str, rows: list[Pending], body: schemas.Request, http: HttpRequest, chat: bool
     ) -> AsyncIterator[bytes]:
         """Yield server-sent events: the pieces, the documents with the last one, [DONE]."""
         kind = "chat.completion.chunk" if chat else "text_completion"
 
         def event(choices: list[dict], **fields) -> bytes:
-            record = envelope(kind, name, self.model, choices=choices, **fields)
+            record = schemas.envelope(kind, name, self.model, choices=choices, **fields)
             return f"data: {json.dumps(record, ensure_ascii=False)}\n\n".encode()
 
         def choice(index: int, text: str, finish: str | None = None, **delta: str) -> dict:
@@ -220,7 +206,7 @@ class CompletionEndpoints:
             if not late:
                 log.exception("a stream failed")
             message = str(error) if late else "the server failed; its log says why"
-            record = error_object(message, "timeout_error" if late else "server_error")
+            record = schemas.error_object(message, "timeout_error" if late else "server_error")
             yield f"data: {json.dumps(record)}\n\n".encode()
         finally:
             _cancel(rows)
@@ -248,14 +234,11 @@ def _usage(rows: Sequence[Pending]) -> dict[str, int]:
     """Count tokens as OpenAI's API does."""
     prompt = sum(row.row.prompt_tokens for row in rows)
     completion = sum(row.row.tokens for row in rows)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return counts | {"total_tokens": prompt + completion}
 
 
-def _origin(rows: Sequence[Pending], body: Request) -> dict:
+def _origin(rows: Sequence[Pending], body: schemas.Request) -> dict:
     """Say how and from which documents the answer was made; a list a prompt, where several are."""
     documents = [row.documents for row in rows]
     return {"mode": body.mode, "documents": documents[0] if len(rows) == 1 else documents}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import FastAPI, Query, UploadFile
 from fastapi.responses import FileResponse
@@ -22,14 +23,14 @@ from prag_core.corpus.documents import Document, read_documents
 from prag_core.formats.peft_folder import to_peft
 from prag_core.server.engine import QueueFullError
 from prag_core.server.jobs import Job
-from prag_core.server.schemas import Limits, NewDocument, NewDocuments, NewJob, document_object
+from prag_core.server.limits import Limits
+from prag_core.server.schemas import NewDocument, NewDocuments, NewJob, ServedPath, document_object
 from prag_core.server.served import Served
 from prag_core.server.service import Service
 
 GZIP = b"\x1f\x8b"  # a small archive may hold more than the size limit of a request
 # Each holds its texts; with `Limits.max_documents` of them it may be made for minutes.
 WAITING = 16  # requests with documents that are made or wait
-ServedPath = Literal["generated", "trained"]
 
 
 class DocumentEndpoints:
@@ -65,14 +66,16 @@ class DocumentEndpoints:
     ) -> dict:
         """Turn documents into adapters; with `path=trained`, also queue their training."""
         items = body.documents if isinstance(body, NewDocuments) else [body]
-        return await self._add([Document(i.text, i.title, i.source) for i in items], path)
+        documents = [Document(i.text, i.title, i.id, i.metadata) for i in items]
+        return await self._add(documents, path, replace=True)
 
     async def upload(self, files: list[UploadFile], path: ServedPath = "generated") -> dict:
         """Take documents as files: txt, md, tsv, json or jsonl (not compressed)."""
         documents = []
         for file in files:
             documents += await asyncio.to_thread(_read, file.filename or "", await file.read())
-        return await self._add(documents, path)
+        # Files of one name may be different documents: none is replaced.
+        return await self._add(documents, path, replace=False)
 
     async def list_documents(
         self, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str = ""
@@ -135,16 +138,14 @@ class DocumentEndpoints:
         """Stop a training; documents trained so far keep their trained adapters."""
         return _job_object(await asyncio.to_thread(self.service.jobs.cancel, job_id))
 
-    async def _add(self, documents: Sequence[Document], path: ServedPath) -> dict:
+    async def _add(self, documents: Sequence[Document], path: ServedPath, replace: bool) -> dict:
         self._check(documents)
         if self.adding >= WAITING:
-            raise QueueFullError(
-                f"got more than {WAITING} requests with documents: try again later"
-            )
+            raise QueueFullError(f"got {WAITING} requests with documents already: try again later")
         self.adding += 1  # in the event loop's thread alone, so without a lock
         try:
             loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(self.threads, self.service.add, documents)
+            ids = await loop.run_in_executor(self.threads, self.service.add, documents, replace)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         finally:
@@ -160,18 +161,12 @@ class DocumentEndpoints:
     def _check(self, documents: Sequence[Document]) -> None:
         limits = self.limits
         if len(documents) > limits.max_documents:
-            raise HTTPException(
-                413,
-                f"got {len(documents)} documents, expected at most {limits.max_documents} in one "
-                "request: send several",
-            )
+            most = f"at most {limits.max_documents} in one request: send several"
+            raise HTTPException(413, f"got {len(documents)} documents, expected {most}")
         longest = max(len(document.text) for document in documents)
         if longest > limits.max_document_characters:
-            raise HTTPException(
-                413,
-                f"got a document of {longest} characters, expected at most "
-                f"{limits.max_document_characters}: cut it into parts",
-            )
+            most = f"at most {limits.max_document_characters}: cut it into parts"
+            raise HTTPException(413, f"got a document of {longest} characters, expected {most}")
 
     async def _entry(self, document_id: str) -> tuple[Document, Served]:
         entry = await asyncio.to_thread(self.service.get, document_id)
@@ -208,7 +203,10 @@ def _read(name: str, content: bytes) -> list[Document]:
         place = Path(folder) / name
         try:
             place.write_bytes(content)
-            return read_documents(place)
+            documents = read_documents(place)
+            # What neither the store nor a reply could hold: NaN, halves of characters.
+            json.dumps([asdict(d) for d in documents], ensure_ascii=False, allow_nan=False).encode()
+            return documents
         except RecursionError as error:
             raise HTTPException(400, f"got {name}, which is nested too deeply") from error
         except (ValueError, OSError) as error:  # without the server's own folder in the message

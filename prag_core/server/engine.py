@@ -105,12 +105,11 @@ class Engine:
             QueueFullError: too many rows wait.
             ClosedError: the engine was closed.
         """
-        ticket = Ticket(row, emit, time.monotonic() + timeout)
         with self._changed:
             self.require_room()
-            self.waiting.append(ticket)
+            self.waiting.append(Ticket(row, emit, time.monotonic() + timeout))
             self._changed.notify()
-        return ticket
+            return self.waiting[-1]
 
     def require_room(self) -> None:
         """Raise what `submit` would raise now."""
@@ -118,9 +117,9 @@ class Engine:
             self._require_open()
             # Those who gave up wait for the next step to be dropped, and take no one's place.
             if sum(not ticket.cancelled for ticket in self.waiting) >= self.max_queue:
+                most = self.max_queue
                 raise QueueFullError(
-                    f"got {self.max_queue + 1} waiting requests, expected at most "
-                    f"{self.max_queue}: try again later"
+                    f"got {most + 1} waiting requests, expected at most {most}: try again later"
                 )
 
     def call(self, function: Callable[[], Result]) -> Future[Result]:

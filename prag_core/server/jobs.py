@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 
 from prag_core.adapters.store import AdapterStore
@@ -63,12 +63,9 @@ class Jobs:
         # Re-entrant: cancelling a future calls `_end` in the same thread.
         self._lock = threading.RLock()
         self._futures: dict[str, Future] = {}
-        records = [record for _, record in store.records(KIND)]
-        self._jobs = {
-            r["id"]: Job(**{**r, "document_ids": tuple(r["document_ids"])}) for r in records
-        }
+        self._jobs = {key: Job(**record) for key, record in store.records(KIND)}
         # A training that brings the process down would do so at every start.
-        for job in sorted(self._jobs.values(), key=lambda job: job.created):
+        for job in self.all():
             if job.status in OPEN and job.attempts < ATTEMPTS:
                 self._start(replace(job, status="queued", progress=0.0))
             elif job.status in OPEN:
@@ -131,18 +128,16 @@ class Jobs:
         """Note how a job ended; one that the closing engine cancelled stays open."""
         with self._lock:
             del self._futures[job_id]
-            try:
-                future.result()
-            except CancelledError:
+            if future.cancelled():
                 return
-            except Exception as error:
-                log.error("job %s failed", job_id, exc_info=error)
-                # ValueErrors are written for users; others may name paths and internals.
-                clear = isinstance(error, ValueError)
-                message = str(error) if clear else "the training failed; the server's log says why"
-                self._change(job_id, status="failed", error=message)
-            else:
+            if (error := future.exception()) is None:
                 self._change(job_id, status="succeeded", progress=1.0)
+                return
+            log.error("job %s failed", job_id, exc_info=error)
+            # ValueErrors are written for users; others may name paths and internals.
+            clear = isinstance(error, ValueError)
+            message = str(error) if clear else "the training failed; the server's log says why"
+            self._change(job_id, status="failed", error=message)
 
     def _forget(self) -> None:
         """Keep the newest jobs."""

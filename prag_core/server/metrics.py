@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -19,22 +20,14 @@ class Metrics:
         """Start from zero."""
         # Its own: the library's global one would count several servers of a process together.
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "prag_requests", "Requests", ["method", "route", "status"], registry=self.registry
-        )
-        self.latency = Histogram(
-            "prag_request_seconds", "Time of a request", ["route"], registry=self.registry
-        )
-        self.batch_rows = Histogram(
-            "prag_batch_rows", "Rows decoded together in a step", buckets=BATCH_SIZES,
-            registry=self.registry,
-        )  # fmt: skip
-        self.step_seconds = Histogram(
-            "prag_decoding_step_seconds", "Time of a decoding step", registry=self.registry
-        )
-        self.document_seconds = Histogram(
-            "prag_document_seconds", "Time to make an adapter", ["path"], registry=self.registry
-        )
+        histogram = partial(Histogram, registry=self.registry)
+        labels = ["method", "route", "status"]
+        self.requests = Counter("prag_requests", "Requests", labels, registry=self.registry)
+        self.latency = histogram("prag_request_seconds", "Time of a request", ["route"])
+        rows = "Rows decoded together in a step"
+        self.batch_rows = histogram("prag_batch_rows", rows, buckets=BATCH_SIZES)
+        self.step_seconds = histogram("prag_decoding_step_seconds", "Time of a decoding step")
+        self.document_seconds = histogram("prag_document_seconds", "Time of an adapter", ["path"])
 
     def observe_step(self, rows: int, seconds: float) -> None:
         """Note a decoding step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -29,6 +28,9 @@ def encodable(text: str) -> str:
 
 UTF8 = AfterValidator(encodable)
 Text = Annotated[str, UTF8]
+# Neither NaN nor infinity, which JSON cannot write.
+Number = int | Annotated[float, Field(allow_inf_nan=False)]
+Metadata = Annotated[dict[Text, Text | Number], Field(max_length=100)]
 # Some clients tokenise themselves; an id that the tokenizer lacks is refused with the prompt.
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 # Of the modes in `pipeline.modes`, those that a request's documents are enough for: da_rag needs an
@@ -36,31 +38,10 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 ServedMode = Literal["closed_book", "in_context", "parametric", "combine"]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the server takes.
-
-    Attributes:
-        max_body_bytes: of a request.
-        max_documents: in one request.
-        max_document_characters: of one document.
-        max_tokens: tokens of an answer.
-        default_tokens: tokens of an answer whose request names no number.
-        timeout: seconds that a request may take.
-    """
-
-    max_body_bytes: int = 32 << 20
-    max_documents: int = 256
-    max_document_characters: int = 50_000
-    max_tokens: int = 512
-    default_tokens: int = 64
-    timeout: float = 120.0
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values out of range."""
-        for name, value in asdict(self).items():
-            if value <= 0:
-                raise ValueError(f"got {name} {value}, expected more than 0")
+ServedPath = Literal["generated", "trained"]
+MergeWeights = Literal["ones", "mean", "score", "relative"]
+Named = Annotated[list[str], Field(min_length=1, max_length=20)] | None
+Among = Annotated[list[str], Field(min_length=1, max_length=10_000)] | None
 
 
 class Request(BaseModel):
@@ -81,18 +62,11 @@ class Request(BaseModel):
     n: Literal[1] | None = 1
     mode: ServedMode = Field("parametric", description="How documents take part.")
     k: int = Field(1, ge=1, le=20, description="Documents that the retriever finds.")
-    document_ids: Annotated[list[str], Field(min_length=1, max_length=20)] | None = Field(
-        None, description="Documents to answer from, instead of the retriever's."
-    )
-    among: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = Field(
-        None, description="Documents that the retriever may find; all when omitted."
-    )
-    path: Literal["generated", "trained"] | None = Field(
-        None, description="Which of a document's adapters; the newest when omitted."
-    )
-    merge: Literal["ones", "mean", "score", "relative"] = Field(
-        "relative", description="Merge weights."
-    )
+    document_ids: Named = Field(None, description="Documents, instead of the retriever's.")
+    among: Among = Field(None, description="The only documents that the retriever may find.")
+    where: Metadata | None = Field(None, description="Metadata of those that it may find.")
+    path: ServedPath | None = Field(None, description="Which adapters; None: the newest.")
+    merge: MergeWeights = Field("relative", description="Merge weights.")
 
     def options(self, default_tokens: int) -> GenerationOptions:
         """Return the decoding options."""
@@ -177,7 +151,9 @@ class NewDocument(BaseModel):
     # Its length is checked against `Limits`, which this class does not know.
     text: Annotated[str, Field(min_length=1), UTF8]
     title: Annotated[str, Field(max_length=500), UTF8] = ""
-    source: Annotated[str, Field(max_length=500), UTF8] = ""
+    # The client's own; a document with other content that has it is replaced.
+    id: Annotated[str, Field(max_length=500), UTF8] = ""
+    metadata: Metadata = Field(default_factory=dict)
 
 
 class NewDocuments(BaseModel):
@@ -198,18 +174,11 @@ class NewJob(BaseModel):
 
 def document_object(document: Document, served: Served, text: bool = False) -> dict:
     """Describe a document and its adapter."""
-    shown = {"text": document.text} if text else {}
-    return {
-        "id": document.id,
-        "object": "document",
-        "title": document.title,
-        "characters": len(document.text),
-        "path": served.path,
-        "bytes": served.bytes,
-        "seconds": served.seconds,
-        "created": served.created,
-        **shown,
-    }
+    shown = {"text": document.text, "metadata": document.metadata} if text else {}
+    entry = {"id": document.id, "object": "document", "source_id": document.source_id}
+    entry |= {"title": document.title, "characters": len(document.text)}
+    entry |= {name: getattr(served, name) for name in ("path", "bytes", "seconds", "created")}
+    return entry | shown
 
 
 def envelope(kind: str, name: str, model: str, **fields) -> dict:

@@ -1,15 +1,13 @@
-"""Served: what the service notes of a document's adapter, and how its work is cut into pieces."""
+"""Served: a store's row goes in, what a server shows of that adapter comes out; work in pieces."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from prag_core.adapters.adapter import Adapter
+from prag_core.adapters.store_places import Row
 from prag_core.corpus.documents import Document
 
-KIND = "served"  # of the records on documents' adapters
 BATCH_CHARACTERS = 16_000  # made in one call, between two decoding steps
 
 
@@ -20,16 +18,26 @@ class Served:
     Attributes:
         key: of the adapter in the store.
         path: who made it: `generated` or `trained`.
-        bytes: size of its tensors.
-        seconds: that making it took, the share of its batch.
-        created: seconds since 1970.
+        base_model: fingerprint of the base model that it belongs to.
+        bytes: size of its files.
+        seconds: that making it took, the share of its batch; 0 where another command made it.
+        created: seconds since 1970; 0 where another command made it.
     """
 
     key: str
     path: str
+    base_model: str
     bytes: int
     seconds: float
     created: int
+
+    @classmethod
+    def from_row(cls, row: Row) -> Served:
+        """Read what the store's index has of an adapter."""
+        base_model, note = row.spec["base_model"], row.metadata
+        # An adapter's metadata are strings; the service writes the last two (`Service._keep`).
+        seconds, created = float(note.get("seconds", 0)), int(note.get("created", 0))
+        return cls(row.key, note.get("path", ""), base_model, row.bytes, seconds, created)
 
 
 def batches(documents: Sequence[Document], most: int) -> Iterator[list[Document]]:
@@ -44,12 +52,6 @@ def batches(documents: Sequence[Document], most: int) -> Iterator[list[Document]
         batch.append(document)
     if batch:
         yield batch
-
-
-def served_record(key: str, adapter: Adapter, seconds: float) -> Served:
-    """Describe an adapter that was made just now."""
-    path = adapter.metadata.get("path", "")
-    return Served(key, path, adapter.nbytes, round(seconds, 4), int(time.time()))
 
 
 def shares(steps: Generator, before: float, share: float) -> Generator[float, None, object]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
+from itertools import islice
 
 from cachetools import LRUCache
 
@@ -19,10 +20,9 @@ from prag_core.model.prompts import Question, plain_question
 from prag_core.pipeline.answerer import Answerer, Prepared
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.retrieval.bm25 import Hit
 from prag_core.server.engine import Engine
 from prag_core.server.jobs import Job, Jobs
-from prag_core.server.served import KIND, Served, batches, served_record, shares
+from prag_core.server.served import Served, batches, shares
 from prag_core.training.lora_trainer import LoraTrainer
 
 
@@ -37,7 +37,7 @@ class Service:
         cache_bytes: int = 1 << 30,
         observe: Callable[[str, float], None] = lambda path, seconds: None,
     ) -> None:
-        """Take over a pipeline with its documents.
+        """Take over a pipeline with its documents; those without adapter get one.
 
         Args:
             rag: pipeline with parametrizer and store; only the service may use it from now on.
@@ -51,26 +51,33 @@ class Service:
         self.cache: LRUCache[str, Adapter] = LRUCache(cache_bytes, lambda adapter: adapter.nbytes)
         # Made when it is first asked for: a warm-up adapter or an augmenter may take minutes.
         self._trainer, self._make_trainer = None, make_trainer
-        self.served = {key: Served(**record) for key, record in rag.store.records(KIND)}
-        self._find_again()
+        # Of calls that were cut short, of `prag parametrize`, of another checkpoint's server.
+        self._make([d for d in rag.documents.values() if not rag.store.has(self._key(d.id))])
         self.jobs = Jobs(rag.store, engine, self._train)
 
-    def add(self, documents: Sequence[Document]) -> list[str]:
+    def add(self, documents: Sequence[Document], replace: bool = False) -> list[str]:
         """Make adapters for new documents and take them in; returns all ids, in order.
+
+        Args:
+            documents: documents; of one that is there already nothing is made again.
+            replace: then remove others with the same `source_id`.
 
         Raises:
             ValueError: an empty document.
         """
         for document in documents:
             if not document.text.strip():
-                raise ValueError(
-                    f"got an empty document ({document.title or document.id}), expected text: "
-                    "leave it out"
-                )
+                problem = f"got an empty document ({document.title or document.id})"
+                raise ValueError(f"{problem}, expected text: leave it out")
         with self.lock:
-            served_ids = set(self.rag.documents)
-        new = [d for d in {d.id: d for d in documents}.values() if d.id not in served_ids]
-        self._make(new)
+            new = {d.id: d for d in documents if self.adapter_of(d.id) is None}
+        self._make(list(new.values()))
+        with self.lock:
+            # Not those that somebody removed meanwhile; only now, as documents of one request may
+            # share a source id (chunks) and must not replace each other.
+            if replace and (present := [d for d in documents if d.id in self.rag.documents]):
+                self.rag.add_documents(present, parametrize=False, replace=True)
+                self._evict()
         return [document.id for document in documents]
 
     def remove(self, document_id: str) -> bool:
@@ -79,25 +86,25 @@ class Service:
             if document_id not in self.rag.documents:
                 return False
             self.rag.remove_documents([document_id])
-            if document_id in self.served:
-                self._drop(document_id)
+            self._evict()  # memory forgets it too
             return True
 
     def get(self, document_id: str) -> tuple[Document, Served] | None:
-        """Return a document with its adapter's record, None where there is none."""
+        """Return a document and what the store has of its adapter, None where there is none."""
         with self.lock:
             self.refresh()
-            if document_id not in self.served:
-                return None
-            return self.rag.documents[document_id], self.served[document_id]
+            # Another process may have added the document, and make its adapter only now.
+            served = self.adapter_of(document_id)
+            return None if served is None else (self.rag.documents[document_id], served)
 
     def list(self, limit: int, after: str = "") -> list[tuple[Document, Served]]:
         """Return documents in order of their ids, those behind `after`."""
         with self.lock:
             self.refresh()
             # By id, which additions and removals meanwhile leave in order.
-            ids = sorted(i for i in self.served if i > after)[:limit]
-            return [(self.rag.documents[i], self.served[i]) for i in ids]
+            ids = sorted(i for i in self.rag.documents if i > after)
+            entries = ((self.rag.documents[i], self.adapter_of(i)) for i in ids)
+            return list(islice((entry for entry in entries if entry[1] is not None), limit))
 
     def train(self, document_ids: Sequence[str]) -> Job:
         """Queue the training of documents; until it is done their present adapters serve."""
@@ -107,11 +114,26 @@ class Service:
         """Return a document's adapter.
 
         Raises:
-            ValueError: an unknown document.
+            ValueError: an unknown document, or one without adapter.
         """
         with self.lock:
             self.rag.require([document_id])
-            return self._load(self.served[document_id].key)
+            served = self.adapter_of(document_id)
+            return self.rag.adapter(document_id) if served is None else self._load(served.key)
+
+    def adapter_of(self, document_id: str) -> Served | None:
+        """Return what the store has of the adapter that a document is answered from.
+
+        That is the newest one trained for this base model, or else the one that the service's own
+        parametrizer makes. None where there is neither, or no such document.
+        """
+        if document_id not in self.rag.documents:
+            return None
+        rows = [Served.from_row(row) for row in self.rag.store.rows(document_id)]
+        base, own = self.rag.base.fingerprint, self._key(document_id)
+        trained = [row for row in rows if (row.path, row.base_model) == ("trained", base)]
+        generated = [row for row in rows if row.key == own]
+        return max(trained or generated, key=lambda row: row.created, default=None)
 
     def prepare(
         self,
@@ -122,6 +144,7 @@ class Service:
         weighting: str = "relative",
         among: Sequence[str] | None = None,
         path: str | None = None,
+        where: Mapping[str, object] | None = None,
     ) -> Prepared:
         """Return a request's prompt, merged adapter and documents.
 
@@ -133,21 +156,27 @@ class Service:
             weighting: see `merge.merge_weights`.
             among: the only documents that the retriever may find.
             path: `trained` or `generated`: which of a document's adapters; None: the newest.
+            where: metadata that documents need for the retriever to find them.
 
         Raises:
             ValueError: an unknown mode, document or weighting, or no adapter of this path.
         """
+        named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
         with self.lock:  # so that no document is removed in between
             self.refresh()
             if not self.rag.documents and not document_ids:
                 mode = "closed_book"
-            hits = self._hits(plain_question(question), mode, k, document_ids, among)
-            hits = [hit for hit in hits if hit.document_id in self.served]
+            text, limits = plain_question(question), {"where": where, "among": among}
+            (hits,) = self.rag.hits([text], mode, k, named, **limits)
+            # Another process may have added a document whose adapter it still makes.
+            served = {hit.document_id: self.adapter_of(hit.document_id) for hit in hits}
+            hits = [hit for hit in hits if served[hit.document_id]]
             documents = {hit.document_id: self.rag.document(hit.document_id) for hit in hits}
             adapters: dict[str, Adapter] = {}
             if find_mode(mode).adapters:
-                load = self._loader(hits, path)
-                adapters = {hit.document_id: load(hit.document_id) for hit in hits}
+                keys = self._mergeable({i: served[i] for i in documents}, path)
+                adapters = {i: self._load(key) for i, key in keys.items()}
+        # Outside the lock: a merge must not hold up those who add and remove documents.
         answerer = Answerer(
             self.rag.base,
             documents.__getitem__,
@@ -157,98 +186,36 @@ class Service:
         )
         return answerer.prepare([question], [hits], mode)[0]
 
-    def _hits(
-        self,
-        question: str,
-        mode: str,
-        k: int,
-        document_ids: Sequence[str] | None,
-        among: Sequence[str] | None,
-    ) -> list[Hit]:
-        """Return the documents of one request (see `prepare`)."""
-        named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
-        if among is None or named is not None:
-            return self.rag.hits([question], mode, k, named)[0]
-        self.rag.require(among)
-        allowed, every = set(among), max(len(self.rag.documents), 1)
-        (hits,) = self.rag.hits([question], mode, every)
-        return [hit for hit in hits if hit.document_id in allowed][:k]
-
     def refresh(self) -> None:
         """Take notice of what other processes did to the store; call it with the lock.
 
         A document that one of them added is served from when it has an adapter.
         """
-        if not self.rag.refresh():
-            return
-        documents = self.rag.documents
-        for document_id in self.served.keys() - documents.keys():
-            self._drop(document_id)
-        adopted = {}
-        for document_id in documents.keys() - self.served.keys():
-            if self.rag.store.has(key := self._key(document_id)):
-                adopted[document_id] = served_record(key, self.rag.store.get(key), 0.0)
-        if adopted:
-            self._record(adopted)
+        if self.rag.refresh():
+            self._evict()
 
-    def _drop(self, document_id: str) -> None:
-        """Serve a document no longer, which the pipeline has forgotten."""
-        del self.served[document_id]
-        for key in [key for key in self.cache if key.startswith(document_id)]:
+    def _evict(self) -> None:
+        """Drop the cached adapters of documents that are gone."""
+        for key in [key for key in self.cache if key.partition("-")[0] not in self.rag.documents]:
             del self.cache[key]
-        self.rag.store.delete_record(KIND, document_id)
-
-    def _find_again(self) -> None:
-        """Settle what the store holds: removals that were cut short, other checkpoints' adapters.
-
-        Documents that `prag parametrize` added, or that another checkpoint served, get an adapter.
-        """
-        documents, store = self.rag.documents, self.rag.store
-        for document_id in self.served.keys() - documents.keys():
-            self.rag.forget([document_id])
-            self._drop(document_id)
-        keep = {i: served for i, served in self.served.items() if self._usable(served)}
-        missing = []
-        for document_id, document in documents.items():
-            key = self._key(document_id)
-            if not store.has(key):
-                missing.append(document)
-            elif document_id not in keep:
-                keep[document_id] = served_record(key, store.get(key), 0.0)
-        self._record(keep)
-        self._make(missing)
-        # Again, because `_make` wrote generated ones over those of documents that it made anew.
-        trained = {i: served for i, served in keep.items() if served.path == "trained"}
-        self._record(trained)
-
-    def _usable(self, served: Served) -> bool:
-        """Say whether an adapter of an earlier run may serve: of this base model and method."""
-        if not self.rag.store.has(served.key):
-            return False
-        if served.path != "trained":
-            return served.key.endswith(self.rag.parametrizer.fingerprint)
-        spec = self.rag.store.get(served.key).spec
-        return spec.base_model == self.rag.base.fingerprint
 
     def _key(self, document_id: str) -> str:
         """Return the key of the adapter that the service's own parametrizer makes."""
         parametrizer = self.rag.parametrizer
         return adapter_key(document_id, parametrizer.spec, parametrizer.fingerprint)
 
-    def _loader(self, hits: Sequence[Hit], path: str | None) -> Callable[[str], Adapter]:
-        """Return what loads these documents' adapters: trained ones where all of them are trained.
+    def _mergeable(self, served: Mapping[str, Served], path: str | None) -> dict[str, str]:
+        """Return the keys of documents' adapters: trained ones where all of them are trained.
 
         Trained and generated adapters have different modules and are not merged with each other.
         """
-        untrained = [h.document_id for h in hits if self.served[h.document_id].path != "trained"]
+        untrained = [i for i, adapter in served.items() if adapter.path != "trained"]
         if path == "trained" and untrained:
-            raise ValueError(
-                f"got documents without trained adapters, {untrained[:3]}, expected trained ones: "
-                "train them with POST /v1/jobs"
-            )
-        if path == "generated" or (untrained and len(untrained) < len(hits)):
-            return lambda i: self._load(self._key(i))
-        return self.adapter
+            problem = f"got documents without trained adapters, {untrained[:3]}"
+            raise ValueError(f"{problem}, expected trained ones: train them with POST /v1/jobs")
+        if path == "generated" or (untrained and len(untrained) < len(served)):
+            return {i: self._key(i) for i in served}
+        return {i: adapter.key for i, adapter in served.items()}
 
     def _load(self, key: str) -> Adapter:
         """Return an adapter from the cache or from the store.
@@ -272,32 +239,31 @@ class Service:
         for batch in batches(documents, parametrizer.batch_size):
             began = time.perf_counter()
             future = self.engine.call(lambda batch=batch: parametrizer.parametrize(batch))
-            adapters = future.result()
-            seconds = (time.perf_counter() - began) / len(batch)
-            self._keep(batch, adapters, parametrizer, seconds)
+            self._keep(batch, future.result(), parametrizer, time.perf_counter() - began)
 
     def _keep(self, documents, adapters, parametrizer, seconds: float) -> None:
-        """Store adapters and records, then let the documents be found."""
-        records, items = {}, {}
+        """Store documents and adapters, which took so long; a failing store keeps neither."""
+        seconds /= len(documents)
+        note = {"seconds": f"{seconds:.4f}", "created": str(int(time.time()))}
+        items = {}
         for document, adapter in zip(documents, adapters, strict=True):
             key = adapter_key(document.id, parametrizer.spec, parametrizer.fingerprint)
-            items[key] = adapter
-            records[document.id] = served_record(key, adapter, seconds)
-            self.observe(records[document.id].path, seconds)
+            items[key] = replace(adapter, metadata={**adapter.metadata, **note})
+            self.observe(adapter.metadata.get("path", ""), seconds)
         with self.lock:
+            new = [d.id for d in documents if d.id not in self.rag.documents]
             try:
-                # The record first, the document last: what is cut short in between is found at the
-                # next start by its record, and forgotten.
-                self.rag.store.put_records(KIND, {i: asdict(s) for i, s in records.items()})
-                self.rag.store.put_many(items)
+                # The document first: where the process ends in between, the next start makes what
+                # is missing, while an adapter without document would never be found again.
                 self.rag.add_documents(documents, parametrize=False)
-                self.served |= records
-            except ValueError as error:
-                raise RuntimeError("got a store that takes no adapters") from error
-
-    def _record(self, records: Mapping[str, Served]) -> None:
-        self.rag.store.put_records(KIND, {i: asdict(record) for i, record in records.items()})
-        self.served |= records
+                self.rag.store.put_many(items)
+            except Exception as error:
+                self.rag.remove_documents(i for i in new if i in self.rag.documents)
+                if isinstance(error, ValueError):  # not what the client sent
+                    raise RuntimeError("got a store that takes no adapters") from error
+                raise
+            for key in items:  # trained again, it has the same key
+                self.cache.pop(key, None)
 
     def _train(self, document_ids: tuple[str, ...]) -> Generator[float, None, None]:
         """Train documents batch by batch; those removed meanwhile are left out."""
@@ -306,20 +272,20 @@ class Service:
         trainer, count = self._trainer, len(document_ids)
         for start in range(0, count, trainer.batch_size):
             with self.lock:
-                ids = [i for i in document_ids[start:][: trainer.batch_size] if i in self.served]
-                batch = [self.rag.documents[i] for i in ids]
+                ids = document_ids[start : start + trainer.batch_size]
+                batch = [self.rag.documents[i] for i in ids if i in self.rag.documents]
             if not batch:
                 continue
             began = time.perf_counter()
             augmented = trainer.augmenter.augment(batch)
             with self.lock:  # of a document removed meanwhile nothing may stay
-                if gone := [i for i in ids if i not in self.served]:
+                if gone := [i for i in ids if i not in self.rag.documents]:
                     self.rag.forget(gone)
             steps = trainer.train_steps(augmented)
             results = yield from shares(steps, start / count, len(batch) / count)
-            seconds = (time.perf_counter() - began) / len(batch)
+            seconds = time.perf_counter() - began
             with self.lock:
                 pairs = zip(batch, results, strict=True)
-                present = [(d, adapter) for d, (adapter, _) in pairs if d.id in self.served]
+                present = [(d, adapter) for d, (adapter, _) in pairs if d.id in self.rag.documents]
                 if present:
                     self._keep(*zip(*present, strict=True), trainer, seconds)

@@ -18,6 +18,24 @@ def test_an_answer_comes_with_its_documents(corpus, options, tmp_path, capsys):
     assert config["dtype"] == "float32"
 
 
+def test_only_documents_with_the_metadata_are_found(options, tmp_path, capsys):
+    corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
+    spans = "--augmentation.strategy=span"
+    for year in (1901, 1902):  # of the same id: the second replaces the first
+        lines = [{"id": i, "title": f"T{i}", "text": f"T{i}, {year}.", "year": year} for i in "ab"]
+        corpus.write_text("\n".join(map(json.dumps, lines)))
+        chosen = [] if year == 1901 else ["--replace"]
+        assert run("parametrize", corpus, "--store", store, *chosen, *options, spans) == 0
+    corpus.write_text('{"id": "c", "title": "Tc", "text": "Tc, 1903", "year": 1903}')
+    assert run("parametrize", corpus, "--store", store, "--replace", *options, spans) == 0
+    capsys.readouterr()
+    assert run("answer", "Tc?", "--store", store, "--where", '{"year": 1902}', *options, spans) == 0
+    titles = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "  " in line]
+    assert sorted(titles) == ["Ta", "Tb"]
+    assert run("answer", "Tc?", "--store", store, "--where", '{"year": 1901}', *options, spans) == 2
+    assert "which fits none of 3 documents" in capsys.readouterr().err
+
+
 def test_answer_without_store_names_the_command_that_makes_one(options, tmp_path, capsys):
     assert run("answer", "Who?", "--store", tmp_path / "none", *options) == 2
     assert "prag parametrize" in capsys.readouterr().err

@@ -87,6 +87,17 @@ def test_a_document_of_the_same_source_id_replaces_the_old_one(fast):
     assert len(fast.documents) == len(fast.retriever) == 4
 
 
+def test_only_documents_with_the_metadata_are_found(fast):
+    kinds = [replace(d, metadata={"part": i % 2, "by": "Ada"}) for i, d in enumerate(CORPUS)]
+    fast.add_documents(kinds)
+    odd = [document.id for document in (CORPUS[1], CORPUS[3])]
+    assert fast.matching({"part": 1, "by": "Ada"}) == [i for i in fast.documents if i in odd]
+    for reply in fast.answer(QUESTIONS, k=4, where={"part": 1}):
+        assert sorted(source.document_id for source in reply.documents) == sorted(odd)
+    with pytest.raises(ValueError, match=r"got where .*, which fits none of 4 documents"):
+        fast.answer(QUESTIONS, where={"part": 1, "by": "Bo"})
+
+
 def test_index_now_and_make_chosen_adapters_later(fast):
     fast.add_documents(CORPUS, parametrize=False)
     assert len(fast.store) == 0

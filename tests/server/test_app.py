@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from prag_core.formats.peft_folder import from_peft
-from prag_core.server.schemas import Limits
+from prag_core.server.limits import Limits
 from tests.fixtures.services import add, ask, message, running_server
 
 LIMITS = Limits(
@@ -39,6 +39,29 @@ def http(server):
 @pytest.fixture
 def client(server, http):
     return openai.OpenAI(base_url=f"{server[0]}/v1", api_key="none", max_retries=0)
+
+
+def test_documents_of_the_users_own_id_and_metadata(http, client):
+    new = [
+        {"id": f"u{year}", "text": f"P is {year}.", "metadata": {"year": year, "by": "Ada"}}
+        for year in (1901, 1902)
+    ]
+    entries = http.post("/v1/documents", json={"documents": new}).json()["data"]
+    assert [entry["source_id"] for entry in entries] == ["u1901", "u1902"]
+    shown = http.get(f"/v1/documents/{entries[0]['id']}").json()
+    assert shown["metadata"] == new[0]["metadata"]
+    for question, where in (("P?", {"year": 1902}), ("1901?", {"year": 1902, "by": "Ada"})):
+        (source,) = ask(client, question, k=2, where=where).documents
+        assert source["id"] == entries[1]["id"]
+    body = {"messages": [{"role": "user", "content": "P?"}], "where": {"year": 1903}}
+    assert "got where" in message(http.post("/v1/chat/completions", json=body), 400)
+    (changed,) = http.post("/v1/documents", json={**new[0], "text": "P is now."}).json()["data"]
+    ids = {item["id"] for item in http.get("/v1/documents").json()["data"]}
+    assert ids == {changed["id"], entries[1]["id"]}
+    for metadata in ({"a": None}, {"a": [1]}, {"a": {"b": 1}}):
+        assert message(http.post("/v1/documents", json={"text": "a", "metadata": metadata}), 400)
+    nan = [("files", ("a.jsonl", b'{"text": "a", "year": NaN}'))]
+    assert "not JSON compliant" in message(http.post("/v1/documents/upload", files=nan), 400)
 
 
 def test_documents_are_added_listed_and_removed(http):

@@ -12,7 +12,7 @@ import random
 
 import httpx
 
-from prag_core.server.schemas import Limits
+from prag_core.server.limits import Limits
 from tests.fixtures.services import documents, running_server
 
 REQUESTS = int(os.environ.get("PRAG_REQUESTS", "300"))

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 
-from prag_core.server.schemas import Limits
+from prag_core.server.limits import Limits
 from tests.fixtures.services import add, ask, message, running_server
 
 

@@ -117,18 +117,46 @@ def test_restart_finds_everything(tiny_base, tmp_path):
         assert len(service.rag.store) == 2
 
 
-def test_documents_without_a_record_get_adapters_at_the_start(tiny_base, tmp_path):
+def test_documents_without_adapter_get_one_at_the_start(tiny_base, tmp_path):
     """Those that `prag parametrize` put there, with or without adapters of this checkpoint."""
+    first, second = documents(2)
+    with AdapterStore(tmp_path / "s") as opened:
+        made = make_parametrizer("generated", tiny_base)
+        rag = ParametricRAG(tiny_base, parametrizer=made, store=opened)
+        rag.add_documents([first]).add_documents([second], parametrize=False)
     with running_service(tiny_base, tmp_path / "s") as service:
-        ids = service.add(documents(3))
-        for i in ids[:2]:
-            service.rag.store.delete_record("served", i)
-        (key,) = service.rag.store.keys(ids[1])
-        service.rag.store.delete(key)
-    with running_service(tiny_base, tmp_path / "s") as service:
-        assert [service.get(i)[1].path for i in ids] == ["generated"] * 3
-        assert service.get(ids[0])[1].seconds == 0  # it was there
-        assert service.adapter(ids[1])
+        entries = [service.get(document.id)[1] for document in (first, second)]
+        assert [entry.path for entry in entries] == ["generated"] * 2
+        assert entries[0].seconds == 0 < entries[1].created  # the first was there
+        assert entries[0].bytes and service.adapter(second.id)
+
+
+def test_a_document_of_the_same_source_id_replaces_the_old_one(service):
+    old, other = Document("Mira is in Oss.", source_id="m"), Document("Bo is here.")
+    service.add([old, other], replace=True)
+    chunks = [Document(f"Mira is in Tarn {i}.", source_id="m") for i in range(9)]
+    ids = service.add(chunks, replace=True)  # of several batches
+    assert {d.id for d, _ in service.list(99)} == {other.id, *ids}
+    assert not list(service.rag.store.keys(old.id)) and not any(
+        key.startswith(old.id) for key in service.cache
+    )
+    made = service.get(other.id)[1]
+    service.add([Document("Bo is here.", source_id="b", metadata={"year": 3})], replace=True)
+    document, same = service.get(other.id)
+    assert (document.source_id, document.metadata, same) == ("b", {"year": 3}, made)
+    assert service.rag.store.get_record("document", other.id)["metadata"] == {"year": 3}
+
+
+def test_only_documents_with_the_metadata_are_found(service):
+    old, new = (Document(f"P is {i}.", metadata={"year": i, "by": "Ada"}) for i in (1, 2))
+    service.add([old, new])
+    for where, ids in (({"year": 2}, {new.id}), ({"by": "Ada"}, {old.id, new.id})):
+        ready = service.prepare(asked("What is P?"), "combine", 9, where=where)
+        assert {source.document_id for source in ready.documents} == ids
+    among = service.prepare(asked("What is P?"), "combine", 9, among=[old.id], where={"by": "Ada"})
+    assert [source.document_id for source in among.documents] == [old.id]
+    with pytest.raises(ValueError, match=r"got where \{'year': 3\}, which fits none of 2"):
+        service.prepare(asked("What is P?"), "combine", 9, where={"year": 3})
 
 
 def test_training_swaps_the_adapter_when_it_is_done(service):
@@ -194,15 +222,20 @@ def interrupted(*_, **__):
 
 
 def test_what_was_cut_short_is_settled_at_the_start(tiny_base, tmp_path, monkeypatch):
+    """Neither call was acknowledged: a removal is undone, an addition is done."""
     with running_service(tiny_base, tmp_path / "s") as service:
-        first, second = service.add(documents(2))
-        service.rag.store.delete_record("document", first)  # and then the process was killed
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # before its end
-            patch.setattr(service.rag, "add_documents", interrupted)
-            service.add(documents(1, start=5))
+        ids = service.add(documents(2))
+        with monkeypatch.context() as patch:  # and then the process is killed
+            patch.setattr(AdapterStore, "delete_record", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                service.remove(ids[0])
+            patch.setattr(AdapterStore, "put_many", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                service.add(documents(1, start=5))
+    ids = sorted([*ids, documents(1, start=5)[0].id])
     with running_service(tiny_base, tmp_path / "s") as service:
-        assert [d.id for d, _ in service.list(9)] == [second]
-        assert [key.split("-")[0] for key in service.rag.store.keys("")] == [second]
+        assert [d.id for d, _ in service.list(9)] == ids
+        assert [key.split("-")[0] for key in service.rag.store.keys("")] == ids
 
 
 def test_what_another_process_does_to_the_store_is_seen(service):
@@ -252,5 +285,7 @@ def test_what_cannot_be_added_changes_nothing(service, monkeypatch):
         patch.setattr(AdapterStore, "put_many", full)
         with pytest.raises(OSError, match="no room"):
             service.add(documents(1, start=7))
-    assert len(service.list(99)) == 1
+    assert len(service.list(99)) == len(service.rag.documents) == 1
+    assert service.add(documents(1, start=7))
+    assert service.remove(documents(1, start=7)[0].id)
     assert answer(service, "What is P0?")
