@@ -164,7 +164,7 @@ class _Comparison:
             "machine": self.machine,
             "paths": [*self.rags],
             "notes": self._notes(),
-            "documents": [{"id": d.id, "title": d.title} for d in self.pool],
+            "documents": self._documents(),
             "questions": len(self.question_set.questions),
             "setup": asdict(self.setup),
             "comparison": asdict(self.options),
@@ -263,6 +263,12 @@ class _Comparison:
             write_json(path, {"inputs": inputs, "part": compute()})
         # Read back even if it was just written, so that two runs return the same: lists, no tuples.
         return json.loads(path.read_text(encoding="utf-8"))["part"]
+
+    def _documents(self) -> list[dict]:
+        """Describe the documents of the pool; their losses are in the part knowledge."""
+        # Passages of one article share its title.
+        rows = [(d, d.metadata.get("topic") or d.title) for d in self.pool]
+        return [{"id": d.id, "title": d.title, "topic": topic} for d, topic in rows]
 
     def _notes(self) -> list[str]:
         """Say what is left out, and why."""

@@ -1,17 +1,20 @@
 """Figures: a comparison's report goes in, matplotlib figures come out.
 
-    quality: bars by condition;  merging: lines over k
+    quality: bars by condition;  similarity: a map a path;  merging: lines over k
 
 A figure is left out where the report lacks its part. No window system and no pyplot are used.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from prag_core.evaluation.conditions import (
@@ -21,8 +24,12 @@ from prag_core.evaluation.conditions import (
     path_of,
     reading_order,
 )
+from prag_core.evaluation.estimates import known
 from prag_core.evaluation.report.style import (
+    GREY,
     INK,
+    MARKERS,
+    TOPIC_COLOURS,
     new_figure,
     path_colour,
     plain,
@@ -31,9 +38,11 @@ from prag_core.evaluation.report.style import (
 
 TITLES = {
     "quality": "Answer containment and F1 of every condition, with 95 % intervals",
+    "similarity": "Adapters of every path in two dimensions, documents coloured by topic",
     "merging": "Answer containment over the number of merged documents",
 }
 SMALLEST_SPAN = 5  # %; where all scores are 0, an axis is not about hundredths
+MANY_POINTS = 1500  # more are drawn as one picture: a page with every one would be megabytes
 CONTROL_HATCHES = {"shuffled": "////", "mean": "\\\\\\\\", "sft": "||||"}
 WEIGHT_LINES = {"ones": "-o", "mean": "--s", "score": ":^", "relative": "-.v"}
 
@@ -44,9 +53,37 @@ def figures(report: Mapping) -> dict[str, Figure]:
     Args:
         report: report.json of `prag compare`; parts may be missing.
     """
-    makers = {"quality": _quality, "merging": _merging}
+    makers = {"quality": _quality, "similarity": _map, "merging": _merging}
     with styled():
-        return {key: make(report[key]) for key, make in makers.items() if report.get(key)}
+        made = {key: make(report, report[key]) for key, make in makers.items() if report.get(key)}
+    return {key: figure for key, figure in made.items() if figure is not None}
+
+
+def draw_bars(axes: Axes, estimates: Mapping[str, Mapping]) -> None:
+    """Draw one horizontal bar with its interval a condition, in %; controls are hatched and empty.
+
+    Args:
+        axes: to draw on.
+        estimates: name of a condition -> {"mean", "low", "high"}, from above.
+    """
+    for place, (name, estimate) in enumerate(estimates.items()):
+        colour, control = path_colour(path_of(name)), is_control(name)
+        axes.barh(
+            place,
+            100 * estimate["mean"],
+            height=0.66,
+            facecolor="none" if control else colour,
+            edgecolor=colour,
+            hatch=CONTROL_HATCHES[condition_name(name)] if control else None,
+            linewidth=0.9,
+        )
+    means, arms = _series(list(estimates.values()))  # (K,), (2, K)
+    places = range(len(estimates))
+    axes.errorbar(means, places, xerr=arms, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+    axes.set_yticks(places, [label(name) for name in estimates])
+    axes.set_ylim(len(estimates) - 0.4, -0.6)  # the first on top
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
 
 
 def _series(points: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
@@ -59,33 +96,93 @@ def _series(points: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
     return means, np.array([means - low, high - means]).clip(0)  # rounding may make -1e-17
 
 
-def _quality(part: Mapping) -> Figure:
-    names = reading_order(part["conditions"])
-    cells = {name: part["conditions"][name]["metrics"] for name in names}
+def _quality(report: Mapping, part: Mapping) -> Figure:
+    cells = {
+        name: part["conditions"][name]["metrics"] for name in reading_order(part["conditions"])
+    }
     figure, axes = new_figure(0.9 + 0.25 * len(cells))
-    means, arms = _series([metrics["containment"] for metrics in cells.values()])  # (K,), (2, K)
-    for place, (name, mean) in enumerate(zip(cells, means, strict=True)):
-        colour, control = path_colour(path_of(name)), is_control(name)
-        # A control is hatched and empty: it is told apart without its colour.
-        fill = "none" if control else colour
-        hatch = CONTROL_HATCHES[condition_name(name)] if control else None
-        axes.barh(place, mean, 0.66, facecolor=fill, edgecolor=colour, hatch=hatch, linewidth=0.9)
-    places = range(len(cells))
-    axes.errorbar(means, places, xerr=arms, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+    draw_bars(axes, {name: metrics["containment"] for name, metrics in cells.items()})
     # A diamond beside the bar: a second row of bars would say the same once more.
     f1 = [100 * metrics["f1"]["mean"] for metrics in cells.values()]
     diamonds = {"marker": "D", "s": 20, "facecolor": "white", "edgecolor": INK, "zorder": 4}
-    axes.scatter(f1, places, linewidth=1, **diamonds)
-    axes.set_yticks(places, [label(name) for name in cells])
-    axes.set_ylim(len(cells) - 0.4, -0.6)  # the first on top
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
+    axes.scatter(f1, range(len(cells)), linewidth=1, **diamonds)
     axes.set_xlim(0, max(axes.get_xlim()[1], SMALLEST_SPAN))
     axes.set_xlabel("bar: containment, ◇: F1 (%); hatched: controls", loc="right")
     return figure
 
 
-def _merging(part: Mapping) -> Figure:
+def _map(report: Mapping, part: Mapping) -> Figure | None:
+    """Draw every path's adapters as points; the most frequent topics have colours and shapes."""
+    points = [p for p in part.get("map") or () if known(p["x"]) and known(p["y"])]
+    paths = [path for path in report["paths"] if any(p["path"] == path for p in points)]
+    if not paths:
+        return None
+    topics = [document.get("topic") or "" for document in report["documents"]]
+    coloured = frequent_topics(topics)
+    columns = min(len(paths), 2)  # narrow enough for a phone
+    rows = -(-len(paths) // columns)  # rounded up
+    height = rows * (2.05 if columns == 2 else 2.9) + 0.2 * -(-(len(coloured) + 1) // 2)
+    figure, grid = new_figure(height, nrows=rows, ncols=columns, squeeze=False)
+    for axes in grid.flat[len(paths) :]:
+        axes.set_axis_off()
+    for axes, path in zip(grid.flat, paths, strict=False):
+        _scatter(axes, [p for p in points if p["path"] == path], topics, coloured)
+        share = (part.get("variance") or {}).get(path)
+        shown = f", {100 * share:.0f} % shown" if known(share) else ""
+        axes.set_title(f"{plain(path)}{shown}")
+    if coloured:
+        _topic_legend(figure, coloured, rest=any(topic not in coloured for topic in topics))
+    return figure
+
+
+def frequent_topics(topics: Sequence[str]) -> list[str]:
+    """Return the topics that get a colour: the most frequent 7 that several documents share."""
+    counts = Counter(topic for topic in topics if topic)
+    ordered = sorted(counts, key=lambda topic: (-counts[topic], topic))
+    return [topic for topic in ordered if counts[topic] > 1][: len(TOPIC_COLOURS)]
+
+
+def _scatter(axes: Axes, points: list[dict], topics: list[str], coloured: list[str]) -> None:
+    few = len(points) <= MANY_POINTS
+    looks = dict(zip(coloured, zip(TOPIC_COLOURS, MARKERS, strict=True), strict=False))
+    groups: dict[str | None, list[dict]] = {None: []}  # the rest first, so that it lies below
+    for point in points:
+        topic = topics[point["document"]]
+        groups.setdefault(topic if topic in looks else None, []).append(point)
+    for topic, group in groups.items():
+        colour, marker = looks.get(topic, (GREY, "o"))
+        axes.scatter(
+            [point["x"] for point in group],
+            [point["y"] for point in group],
+            s=(22 if topic or not coloured else 10) if few else 5,
+            marker=marker,
+            facecolor=colour,
+            edgecolor=INK if topic and few else "none",
+            linewidth=0.35,
+            rasterized=not few,
+        )
+    axes.margins(0.06)
+    axes.set_aspect("equal", "datalim")  # only nearness has meaning: no stretch, no ticks
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_alpha(0.35)
+
+
+def _topic_legend(figure: Figure, coloured: list[str], rest: bool) -> None:
+    looks = list(zip(coloured, TOPIC_COLOURS, MARKERS, strict=False))
+    looks += [("other topics", GREY, "o")] if rest else []
+    handles = [
+        Line2D(
+            [], [], marker=m, color=c, markeredgecolor=INK, markeredgewidth=0.4, linestyle="none"
+        )
+        for _, c, m in looks
+    ]
+    # An underscore in front would keep a name out of the legend.
+    names = [plain(topic, 22).lstrip("_") or "_ " for topic, *_ in looks]
+    figure.legend(handles, names, loc="outside lower left", ncols=2, handletextpad=0.2)
+
+
+def _merging(report: Mapping, part: Mapping) -> Figure:
     figure, axes = new_figure(3.5)
     counts, series = np.array(part["k"], dtype=float), part["series"]
     for number, (name, points) in enumerate(series.items()):

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 
 INK = "#1c2327"  # on a page, `svg` turns it into the colour of the text around the figure
 BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
-ORANGE, SKY, PURPLE = "#e69f00", "#56b4e9", "#cc79a7"
+ORANGE, SKY, YELLOW, PURPLE = "#e69f00", "#56b4e9", "#f0e442", "#cc79a7"
 GREY = "#8a9499"
 PATH_COLOURS = {"trained": BLUE, "generated": VERMILION}
+TOPIC_COLOURS = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 4.2  # inches; a phone shows it about as wide as it is here, so that 9 pt stay readable
 STYLE = files("prag_core") / "resources" / "report" / "figures.mplstyle"

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from prag_core.evaluation.report.figures import TITLES, figures
+from prag_core.evaluation.report.figures import MANY_POINTS, TITLES, figures, frequent_topics
 from prag_core.evaluation.report.style import INK, WIDTH, plain, svg
 from tests.fixtures.comparisons import HOSTILE, make_report
 
@@ -24,6 +24,7 @@ def made():
     [
         ({}, set()),
         ({"quality": None}, {"quality"}),
+        ({"similarity": None}, {"similarity"}),
         ({"merging": None}, {"merging"}),
         ({"questions": 0}, {"quality", "merging"}),
         ({"questions": 3}, set()),
@@ -80,6 +81,30 @@ def test_no_bar_leaves_the_frame(made):
     assert axes.get_xlim()[1] > max(bar.get_width() for bar in axes.patches)
 
 
+def test_topics_that_have_a_colour():
+    topics = ["b", "a", "a", "b", "once", "", ""] + [f"t{n}" for n in range(9) for _ in range(3)]
+    assert frequent_topics(topics) == [f"t{n}" for n in range(7)]
+    assert frequent_topics(["b", "a", "a", "b", "once", "", ""]) == ["a", "b"]
+    assert frequent_topics([]) == []
+
+
+def test_missing_points_and_topics_are_drawn_over():
+    report = make_report()
+    report["similarity"]["variance"] = {}
+    report["similarity"]["map"][0]["x"] = None
+    report["similarity"]["map"][1]["y"] = float("nan")
+    for document in report["documents"]:
+        document["topic"] = None
+    found = figures(report)
+    assert not found["similarity"].legends
+
+
+def test_many_adapters_are_one_picture():
+    found = svg(figures(make_report(documents=MANY_POINTS + 1))["similarity"], "map", "t")
+    assert "<image" in found
+    assert len(found) < 1_000_000
+
+
 def test_the_same_report_gives_the_same_svg(made):
     again = figures(make_report())
     for name in TITLES:
@@ -112,10 +137,12 @@ def test_every_reference_in_the_svg_has_its_target(made):
 
 def test_foreign_names_are_text():
     report = make_report()
-    series = report["merging"]["series"]
-    series[f"foreign/{HOSTILE}"[:28]] = series["in_context"]
-    text = svg(figures(report)["merging"], "merging", "t")
-    assert "<script" not in text and "&lt;script" in text
+    for document in report["documents"]:
+        document["topic"] = HOSTILE if document["topic"] == "Lakes" else "_$\\frac$ 漢\x00\n"
+    text = svg(figures(report)["similarity"], "map", "t")
+    assert "<script" not in text
+    assert "&lt;script" in text
+    assert "$\\frac$ 漢" in text
     assert plain("a\n\x00b   c") == "a b c"
     assert plain("long name of a topic", 8) == "long na…"
 
