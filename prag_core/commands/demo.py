@@ -54,10 +54,8 @@ def demo(
         path_setup = replace(setup, path=path)
         with build_pipeline(path_setup, folder / path / "store", question_set.documents) as rag:
             _first_answers(console, rag, question_set.documents, [q.question for q in shown], k)
-            options, config = (
-                EvaluationOptions(modes, k, chunk=16),
-                path_setup.answer_config() | rag.identity,
-            )
+            options = EvaluationOptions(modes, k, chunk=16)  # small chunks: the progress moves
+            config = path_setup.answer_config() | rag.identity
             report = evaluate(rag, question_set, options, folder / path, config)
         seconds = round(time.perf_counter() - began)
         results[path] = {"report": asdict(report), "seconds": seconds}
