@@ -121,7 +121,7 @@ def server(settings: Sequence[str], folder: Path) -> Iterator[int]:
     log = folder / "server.log"
     command = [
         sys.executable, "-m", "prag_core.cli", "serve", f"--port={port}",
-        f"--store={folder / 'store'}", f"--timeout={ANSWERS_WITHIN}", *settings,
+        f"--store={folder / 'store'}", f"--limits.timeout={ANSWERS_WITHIN}", *settings,
     ]  # fmt: skip
     with log.open("w") as errors, subprocess.Popen(command, stderr=errors) as process:
         try:
