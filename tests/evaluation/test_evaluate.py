@@ -198,7 +198,7 @@ def test_a_card_and_its_pictures_do_not_change_a_checkpoint(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"1")
     before = content_hash(str(tmp_path))
-    for name in ("card.md", "benchmark.svg"):
+    for name in ("card.md", "benchmark.svg", "results.json"):
         (tmp_path / name).write_text("new")
     assert content_hash(str(tmp_path)) == before
     weights.write_bytes(b"2")
