@@ -14,7 +14,8 @@ from itertools import chain, zip_longest
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question, QuestionSet
 from prag_core.evaluation.conditions import SHUFFLED, Condition
-from prag_core.retrieval.bm25 import Hit, make_retriever
+from prag_core.retrieval.factory import make_retriever
+from prag_core.retrieval.retriever import Hit
 
 Rows = list[list[Hit]]  # the documents of every question
 Retrieve = Callable[[Sequence[str], int], Rows]

@@ -29,7 +29,8 @@ from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.pipeline.parts import build_parametrizer
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.retrieval.bm25 import Retriever, make_retriever
+from prag_core.retrieval.factory import make_retriever
+from prag_core.retrieval.retriever import Retriever
 
 PLAN, QUESTIONS = "asked", "questions.json"  # a group's config and questions, in its folder
 

@@ -10,7 +10,7 @@ from prag_core.corpus.question_sets import Question, QuestionSet
 from prag_core.evaluation.assignment import Rows, name_some
 from prag_core.evaluation.conditions import condition_of
 from prag_core.evaluation.evaluate import scored
-from prag_core.retrieval.bm25 import Hit
+from prag_core.retrieval.retriever import Hit
 
 
 def read_hits(path: Path | str, question_set: QuestionSet) -> Rows:

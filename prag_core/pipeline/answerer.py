@@ -24,7 +24,7 @@ from prag_core.model.generate import generate
 from prag_core.pipeline.answers import Answer, AnswerOptions, Source
 from prag_core.pipeline.modes import Mode, find_mode
 from prag_core.pipeline.relevance import relevant_hits
-from prag_core.retrieval.bm25 import Hit
+from prag_core.retrieval.retriever import Hit
 
 MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
 

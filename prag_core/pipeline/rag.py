@@ -24,7 +24,8 @@ from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.parts import Setup, build_parametrizer
-from prag_core.retrieval.bm25 import Hit, Retriever, make_retriever
+from prag_core.retrieval.factory import make_retriever
+from prag_core.retrieval.retriever import Hit, Retriever
 from prag_core.training.lora_trainer import LoraTrainer
 
 Where = Mapping[str, object]  # metadata that a document needs

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.base_model import BaseModel, ffn_linears, start_token
 from prag_core.model.padding import pad
-from prag_core.retrieval.bm25 import Hit
+from prag_core.retrieval.retriever import Hit
 
 BATCH = 32  # questions read together
 

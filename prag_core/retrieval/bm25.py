@@ -14,14 +14,14 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from rank_bm25 import BM25Okapi
 
 from prag_core.corpus.documents import Document
 from prag_core.retrieval.analyzer import analyze
+from prag_core.retrieval.retriever import Hit
 
 K1, B = 1.5, 0.75
 BM25S_ABOVE = 20_000  # documents; rank_bm25 takes over 30 ms a question from here on
@@ -29,55 +29,6 @@ ENGINES = ("auto", "bm25", "bm25s")
 DECIMALS = 5  # scores are rounded, so that ties do not depend on the order of a sum
 Tokens: TypeAlias = "array[int]"  # token numbers of a document
 Scorer = Callable[[list[int]], np.ndarray]  # token numbers of a question -> scores (N,)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A retrieved document and its score (higher is better)."""
-
-    document_id: str
-    score: float
-
-
-class Retriever(Protocol):
-    """Finds documents for questions; every retriever meets this."""
-
-    def add(self, documents: Iterable[Document]) -> None:
-        """Add documents; those already there are kept once."""
-        ...
-
-    def delete(self, document_ids: Iterable[str]) -> None:
-        """Remove documents."""
-        ...
-
-    def retrieve(
-        self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
-    ) -> list[list[Hit]]:
-        """Return the k best documents of each question, best first (all, if there are fewer).
-
-        Args:
-            questions: plain questions.
-            k: documents a question.
-            among: ids of the only documents that may be returned; None: all.
-        """
-        ...
-
-    def get(self, document_id: str) -> Document:
-        """Return a document by its id."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of documents."""
-        ...
-
-
-def make_retriever(name: str = "auto", documents: Iterable[Document] = ()) -> BM25Retriever:
-    """Build a retriever: `bm25` (rank_bm25), `bm25s`, or `auto` (bm25s above 20,000 documents).
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    return BM25Retriever(documents, name)
 
 
 class BM25Retriever:

@@ -12,7 +12,7 @@ from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.assignment import Assignment, neighbours, other_documents
 from prag_core.evaluation.conditions import parse_condition
-from prag_core.retrieval.bm25 import Hit
+from prag_core.retrieval.retriever import Hit
 
 
 @pytest.mark.parametrize("step", [1, 7, 25])

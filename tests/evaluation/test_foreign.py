@@ -8,7 +8,7 @@ import pytest
 
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.foreign import read_hits, read_predictions
-from prag_core.retrieval.bm25 import Hit
+from prag_core.retrieval.retriever import Hit
 from tests.fixtures.evaluations import StubRag, options, town_set
 
 

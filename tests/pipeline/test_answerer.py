@@ -13,7 +13,7 @@ from prag_core.model.prompts import Continuation, prompt_id, question_prompt
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import AnswerOptions, Source
 from prag_core.pipeline.modes import MODES, find_mode
-from prag_core.retrieval.bm25 import Hit
+from prag_core.retrieval.retriever import Hit
 from tests.fixtures.parametrizers import CORPUS, OnePairAugmenter, make_parametrizer
 from tests.fixtures.pipelines import QUESTIONS, SHORT
 

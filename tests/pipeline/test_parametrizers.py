@@ -8,7 +8,7 @@ from prag_core.adapters.merge import merge
 from prag_core.augmentation.augmented import CachedAugmenter
 from prag_core.model.generate import generate
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.retrieval.bm25 import Hit
+from prag_core.retrieval.retriever import Hit
 from prag_core.training.lora_trainer import LoraTrainer
 from tests.fixtures.parametrizers import CORPUS, OnePairAugmenter, make_parametrizer
 from tests.fixtures.pipelines import QUESTIONS, SHORT, prompts, texts

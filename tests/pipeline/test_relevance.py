@@ -17,7 +17,7 @@ from prag_core.evaluation.results import answers_path, read_answers
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.pipeline.relevance import question_keys, relevance, relevant_hits
-from prag_core.retrieval.bm25 import Hit
+from prag_core.retrieval.retriever import Hit
 from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
 from tests.fixtures.parametrizers import CORPUS, RandomParametrizer, make_parametrizer
 from tests.fixtures.pipelines import QUESTIONS, SHORT, texts

@@ -9,7 +9,8 @@ import pytest
 
 from prag_core.corpus.documents import Document, iter_documents
 from prag_core.retrieval import bm25 as retrieval
-from prag_core.retrieval.bm25 import Hit, make_retriever
+from prag_core.retrieval.factory import make_retriever
+from prag_core.retrieval.retriever import Hit
 from tests.fixtures.paths import DATA
 
 MARIE = Document("Marie Curie discovered radium in Paris.", "Marie Curie")

@@ -38,7 +38,7 @@ from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.hardware import machine
 from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.retrieval.bm25 import make_retriever
+from prag_core.retrieval.factory import make_retriever
 from prag_core.terminal import progress_bar
 
 VERSION = 2  # of report.json

@@ -20,7 +20,7 @@ from prag_core.model.generate import generate
 from prag_core.model.prompts import question_prompt
 from prag_core.pipeline.answerer import shared_rows
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.retrieval.bm25 import make_retriever
+from prag_core.retrieval.factory import make_retriever
 from tests.fixtures.hypernetworks import DOCUMENTS, FACTS, parametrizer
 
 QUESTIONS = tuple(
