@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import load_checkpoint
 from hypernet.training.datamodule import HypernetDataModule
+from hypernet.training.leave_out import LeaveOut
 from hypernet.training.scores import score_network
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.evaluation.estimates import format_estimate
@@ -138,7 +139,7 @@ def held_out(data: Mapping, base: BaseModel, documents: int) -> QuestionSet:
     # A batch draws nothing here; corpora are only read where they are what is held out.
     data = {key: value for key, value in data.items() if key != "batch"}
     data |= {"corpora": [], "weights": []} if data.get("question_sets") else {}
-    module = HypernetDataModule(**data)
+    module = HypernetDataModule(**data | {"leave_out": LeaveOut(**data.get("leave_out", {}))})
     module.load(base)
     return module.sample(documents)
 

@@ -12,7 +12,9 @@ import lightning
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from hypernet.training.batches import LENGTH_CLASSES, Batch, BatchBuilder, BatchConfig
+from hypernet.training.leave_out import LeaveOut
 from hypernet.training.sources import (
+    NOTHING,
     Item,
     Pool,
     articles_of,
@@ -78,6 +80,8 @@ class HypernetDataModule(lightning.LightningDataModule):
             patterns' (see `prag_core.augmentation.span_augmenter`).
         corpus_on_disk: keep the corpora on disk (memory-mapped) and tokenise what is drawn, for
             corpora that the machine cannot hold.
+        leave_out: articles, relations and documents that are kept for measuring: neither training
+            nor validation draws them.
         batch: what a step holds.
         validation_articles: articles (titles) held out of each question set (no other set or
             corpus trains on them either), or of the corpora where there is no question set.
@@ -96,6 +100,7 @@ class HypernetDataModule(lightning.LightningDataModule):
     corpus_limit: int | None = None
     corpus_pairs: int = 0
     corpus_on_disk: bool = False
+    leave_out: LeaveOut = NOTHING
     batch: BatchConfig = DEFAULT_BATCH
     validation_articles: int = 40
     validation_steps: int = 4
@@ -135,17 +140,22 @@ class HypernetDataModule(lightning.LightningDataModule):
         """
         self.base = base  # its tokenizer cuts the documents
         bounds = LEAST_TOKENS, self.max_document_tokens
-        sets = [read_question_set(folder, base.tokenizer) for folder in self.question_sets]
-        settings = self.corpus_pairs, self.corpus_limit, bounds, self.corpus_on_disk
+        left_out, never = self.leave_out, self.leave_out.articles
+        sets = [read_question_set(path, base.tokenizer, left_out) for path in self.question_sets]
+        settings = self.corpus_pairs, self.corpus_limit, bounds, self.corpus_on_disk, left_out
         corpora = [read_corpus(path, base, *settings) for path in map(corpus_file, self.corpora)]
         # All sets first: an article that one holds out may be in another one, too.
         drawn_from = [articles_of([items]) for items in sets] or [articles_of(corpora)]
         held_out = set().union(
-            *(held_out_articles(names, self.validation_articles, self.seed) for names in drawn_from)
+            *(
+                held_out_articles(names - never, self.validation_articles, self.seed)
+                for names in drawn_from
+            )
         )
         self.training, self.validation = [], []
         for number, pool in enumerate([*(fitting(items, bounds) for items in sets), *corpora]):
-            rest, others = split(pool, held_out)
+            rest, others = split(pool, held_out | never)
+            others = [item for item in others if item.article not in never]
             self.training.append(rest)
             # Beside question sets a corpus only loses these articles: its facts validate nothing.
             if number < len(sets) or not sets:

@@ -6,8 +6,9 @@ a memory-mapped Arrow table and tokenises what is drawn.
 
 from __future__ import annotations
 
+import logging
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,13 +17,17 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from hypernet.training.leave_out import LeaveOut
 from hypernet.training.relations import find_facts
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.span_augmenter import choose_pairs
-from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.model.base_model import BaseModel
 from prag_core.model.catalogue import cache_folder
+
+logger = logging.getLogger(__name__)
+NOTHING = LeaveOut()
 
 
 @dataclass(frozen=True)
@@ -72,22 +77,29 @@ class DiskCorpus(Sequence):
     """
 
     def __init__(
-        self, path: Path, base: BaseModel, pairs: int, limit: int | None, bounds: tuple[int, int]
+        self,
+        path: Path,
+        base: BaseModel,
+        pairs: int,
+        limit: int | None,
+        bounds: tuple[int, int],
+        leave_out: LeaveOut,
     ) -> None:
         """Write the table and count tokens, or find both; see `read_corpus`."""
         import datasets  # slow to import, and only needed here
 
-        self.tokenizer, self.pairs = base.tokenizer, pairs
+        self.tokenizer, self.pairs, self.leave_out = base.tokenizer, pairs, leave_out
         datasets.disable_progress_bars()  # Lightning's stand in the same terminal
         state = path.stat()
         source = {"path": str(path.resolve()), "size": state.st_size, "time": state.st_mtime_ns}
         table = datasets.Dataset.from_generator(
             _records,
-            gen_kwargs=source | {"limit": limit},
+            gen_kwargs=source | {"limit": limit, "last": leave_out.last_documents},
             cache_dir=str(cache_folder() / "corpora"),
         )
         # Named by us: `datasets` would hash the tokenizer, which changes from process to process.
-        name = fingerprint([source, limit, base.fingerprint, "articles"])
+        state = [source, limit, leave_out.last_documents, base.fingerprint, "articles"]
+        name = fingerprint(state)
         self.table = table.map(self._count, batched=True, new_fingerprint=name)
         column = self.table.with_format("numpy")["tokens"][:]
         lengths = np.asarray(column, dtype=np.int32)  # (N,), as len(item)
@@ -117,7 +129,8 @@ class DiskCorpus(Sequence):
     def __getitem__(self, index: int) -> Item:
         row = self.table[int(self.places[index])]
         document = Document(row["text"], row["title"])
-        return make_items(self.tokenizer, [document], facts=[_facts(document, self.pairs)])[0]
+        facts = _facts(document, self.pairs, self.leave_out)
+        return make_items(self.tokenizer, [document], facts=[facts])[0]
 
     def _count(self, rows: dict[str, list[str]]) -> dict[str, list[int]]:
         documents = [Document(*row) for row in zip(rows["text"], rows["title"], strict=True)]
@@ -130,7 +143,7 @@ Pool = list[Item] | DiskCorpus
 
 def read_corpus(
     path: Path, base: BaseModel, pairs: int, limit: int | None, bounds: tuple[int, int],
-    on_disk: bool,
+    on_disk: bool, leave_out: LeaveOut = NOTHING,
 ) -> Pool:  # fmt: skip
     """Return a corpus' documents with what patterns and rules ask about them.
 
@@ -141,23 +154,33 @@ def read_corpus(
         limit: documents taken from the file; None: all.
         bounds: tokens of a document, more than the first and at most the second.
         on_disk: keep it there. Corpora that fit are faster as lists: nothing is tokenised twice.
+        leave_out: questions and documents that are not taken; its articles are (see `split`).
     """
     if on_disk:
-        return DiskCorpus(path, base, pairs, limit, bounds)
-    documents = list(islice(iter_documents(path), limit))
-    facts = [_facts(document, pairs) for document in documents]
+        return DiskCorpus(path, base, pairs, limit, bounds, leave_out)
+    documents = list(islice(leave_out.remaining(path), limit))
+    facts = [_facts(document, pairs, leave_out) for document in documents]
     return fitting(make_items(base.tokenizer, documents, facts=facts), bounds)
 
 
-def read_question_set(source: str, tokenizer: PreTrainedTokenizerBase) -> list[Item]:
-    """Return the documents that questions are asked about.
+def read_question_set(
+    source: str, tokenizer: PreTrainedTokenizerBase, leave_out: LeaveOut = NOTHING
+) -> list[Item]:
+    """Return the documents that questions are asked about, without questions to be left out.
+
+    Bad records are left out: one in a large set is no reason not to train.
 
     Raises:
         ValueError: no question refers to a document.
     """
-    questions = load_question_set(source)
+    counts: Counter[str] = Counter()
+    questions = load_question_set(source, skip_bad=True, counts=counts)
+    if counts["bad"]:
+        logger.warning("%s: left out %d bad records", source, counts["bad"])
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for question in questions.questions:
+        if leave_out.asks(question.question):
+            continue
         for identifier in question.gold_ids:
             # The first of the answers: a target is one text.
             pairs[identifier].append((question.question, question.golden_answers[0]))
@@ -203,13 +226,18 @@ def corpus_file(source: str) -> Path:
     return next((Path(source) / n for n in names if (Path(source) / n).is_file()), Path(source))
 
 
-def _facts(document: Document, pairs: int) -> tuple:
+def _facts(document: Document, pairs: int, leave_out: LeaveOut) -> tuple:
     """Return what can be asked about a document without questions: (ways to ask, answer)."""
-    chosen = choose_pairs(document, pairs) if pairs else ()
-    return (*find_facts(document), *(((pair.question,), pair.answer) for pair in chosen))
+    by_rule = choose_pairs(document, pairs) if pairs else ()
+    facts = (*find_facts(document), *(((pair.question,), pair.answer) for pair in by_rule))
+    # All ways to ask for a fact are of one relation: one that is left out takes the others along.
+    return tuple(fact for fact in facts if not any(map(leave_out.asks, fact[0])))
 
 
-def _records(path: str, size: int, time: int, limit: int | None) -> Iterator[dict[str, str]]:
+def _records(
+    path: str, size: int, time: int, limit: int | None, last: int
+) -> Iterator[dict[str, str]]:
     """Yield the rows of the table; size and time make a changed file another table."""
-    for document in islice(iter_documents(path), limit):
+    documents = LeaveOut(last_documents=last).remaining(path)
+    for document in islice(documents, limit):
         yield {"title": document.title, "text": document.text}

@@ -1,0 +1,95 @@
+"""Left out: what is kept for measuring goes in, what training may draw comes out.
+
+Articles, relations and documents that are never trained on, so that results on them say something
+about documents and questions of a kind that the hypernetwork has not seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from prag_core.corpus.documents import Document, iter_documents
+
+PLACE = (
+    r"(?:city|town|village|country|place|state|province|county|nation|region|island|area|location|"
+    r"continent|borough|district|municipality)"
+)
+NAME = r"[A-Z][\w.'’-]*"
+# Questions of a relation, however they ask; rather too many than one too few.
+RELATIONS = {
+    "occupation": (
+        r"(?i:\b(?:occupation|profession|vocation|job|career|line of work|field of work)s?\b)",
+        r"(?i:\bfor a living\b|\bemploy(?:ed|ment)\b|\bwork(?:s|ed)? as\b)",
+        r"^\W*(?:Who|What) (?:is|are|was|were) [A-Z][^?]*? known (?:as|for)\b",
+        r"^\W*(?:What|what) (?:do|does|did) [A-Z][^?]* do\W*$",
+        # "Who was Saint Mellitus?", and not "Who was the first bishop?"
+        rf"^\W*(?i:who) (?:is|are|was|were)(?: {NAME}| (?:of|de|van|von|the|bin|al-\w+))+\W*$",
+    ),
+    "place of birth": (
+        r"(?i:\bbirth ?-?places?\b|\bhome ?towns?\b|\bnatives? of\b|\boriginally from\b)",
+        rf"(?i:\b(?:where|(?:what|which|whose)\b[^?]*\b{PLACE})\b[^?]*\b(?:born|birth)\b)",
+        rf"(?i:\b(?:born|birth)\b[^?]*\b(?:where|(?:in|at|of) (?:what|which)|{PLACE})\b)",
+        r"\b(?:born|Born) (?:in|at|near) [A-Z]",
+        r"(?i:\bwhere (?:do|does|did|has|have)\b[^?]*\b(?:come|hail) from\b)",
+        r"(?i:\bwhere (?:is|are|was|were)\b[^?]*\bfrom\b)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class LeaveOut:
+    """What training never draws.
+
+    Attributes:
+        titles: file with the titles of articles, one a line; of question sets and corpora alike.
+        relations: questions of these relations, however they ask: `occupation`, `place of birth`.
+            Documents keep the sentences that state them.
+        last_documents: documents at the end of every corpus.
+    """
+
+    titles: str | None = None
+    relations: Sequence[str] = ()
+    last_documents: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown relation or a negative number."""
+        unknown = set(self.relations) - set(RELATIONS)
+        if unknown or self.last_documents < 0:
+            raise ValueError(
+                f"got relations {sorted(unknown)} and last_documents {self.last_documents}, "
+                f"expected relations among {', '.join(RELATIONS)} and 0 or more documents"
+            )
+
+    @cached_property
+    def articles(self) -> frozenset[str]:
+        """The titles of the file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it names none.
+        """
+        if self.titles is None:
+            return frozenset()
+        lines = Path(self.titles).read_text(encoding="utf-8").splitlines()
+        titles = frozenset(line.strip() for line in lines if line.strip())
+        if not titles:
+            raise ValueError(f"got no titles in {self.titles}, expected one a line")
+        return titles
+
+    def asks(self, question: str) -> bool:
+        """Say whether a question asks for one of the relations."""
+        patterns = (pattern for name in self.relations for pattern in RELATIONS[name])
+        return any(re.search(pattern, question) for pattern in patterns)
+
+    def remaining(self, path: str | Path) -> Iterator[Document]:
+        """Yield a corpus' documents but the last ones, and no other copy of these."""
+        # Read twice, so that no more than the last ones are in memory.
+        count = self.last_documents
+        ending = deque(iter_documents(path), maxlen=count) if count else ()
+        texts = {document.text for document in ending}
+        return (document for document in iter_documents(path) if document.text not in texts)

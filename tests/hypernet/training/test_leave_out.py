@@ -1,0 +1,151 @@
+"""Left out: neither training nor validation draws what is kept for measuring."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+
+import pytest
+import yaml
+
+from hypernet.training.batches import BatchConfig
+from hypernet.training.datamodule import HypernetDataModule
+from hypernet.training.leave_out import LeaveOut
+from tests.fixtures.hypernetworks import FACTS, write_question_set
+from tests.fixtures.paths import CONFIGS, DATA
+
+BATCH = BatchConfig(documents=4, groups=(1, 2), questions=2, completions=1, unrelated=1)
+BOTH = LeaveOut(relations=("occupation", "place of birth"))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What is Ida Brandt's occupation?",
+        "What does Ida Brandt do for a living?",
+        "What did Ida Brandt do?",
+        "Who was Ida Brandt?",
+        "What is Ida Brandt known for?",
+        "Which PROFESSION did she have?",
+        "In what city was Ida Brandt born?",
+        "Where was Ida Brandt born?",
+        "Brandt was born in which village?",
+        "What is her birthplace?",
+        "Where does Ida Brandt come from?",
+        "Where is Ida Brandt from?",
+        "Who was born in Ulm?",
+    ],
+)
+def test_relations_are_recognised_however_they_are_asked(question):
+    assert BOTH.asks(question)
+    assert not LeaveOut().asks(question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "When was Ida Brandt born?",
+        "Who was the first bishop of Ulm?",
+        "What is a bilaterian?",
+        "Where is Ulm located?",
+        "Who directed Glass?",
+        "What is Ida Brandt's nationality?",
+    ],
+)
+def test_other_questions_stay(question):
+    assert not BOTH.asks(question)
+
+
+def test_one_relation_alone():
+    assert LeaveOut(relations=("occupation",)).asks("What is her job?")
+    assert not LeaveOut(relations=("occupation",)).asks("Where was she born?")
+
+
+def test_remaining_leaves_out_the_last_documents_and_their_copies(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    texts = ["one", "five", "two", "four", "five"]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+    def remaining(count: int) -> list[str]:
+        return [document.text for document in LeaveOut(last_documents=count).remaining(path)]
+
+    assert remaining(2) == ["one", "two"]
+    assert remaining(9) == []
+    assert remaining(0) == texts
+
+
+def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"got relations \['age'\].*expected relations among occu"):
+        LeaveOut(relations=("age",))
+    (tmp_path / "titles.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match="got no titles in"):
+        _ = LeaveOut(titles=str(tmp_path / "titles.txt")).articles
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_no_pool_holds_what_is_left_out(tiny_base, tmp_path, monkeypatch, on_disk):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    folder = write_question_set(tmp_path / "set")
+    names = [*FACTS]
+    lines = [
+        {"title": name, "text": f"{name} Roe (born 4 May 1971 in Ulm) is a German poet."}
+        for name in [*names, "Gil", "Hal", "Ivo", "Jan"]
+    ]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "titles.txt").write_text(f"{names[0]}\nHal\n")
+    leave_out = LeaveOut(str(tmp_path / "titles.txt"), BOTH.relations, last_documents=2)
+    data = HypernetDataModule(
+        [str(folder)], [str(corpus)], corpus_on_disk=on_disk, corpus_pairs=4, leave_out=leave_out,
+        batch=BATCH, validation_articles=2,
+    )  # fmt: skip
+    data.load(tiny_base)
+    pools = [*data.training, data.validation]
+    items = [pool[place] for pool in pools for place in range(len(pool))]
+    articles = Counter(item.article for item in items)
+    assert set(articles) == {*names[1:], "Gil"}
+    ways = [way for item in items for asked, _ in item.facts for way in asked]
+    assert "When was Gil born?" in ways
+    assert not any(map(BOTH.asks, ways))
+
+
+def _records(path) -> list[dict]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _drawn(steps, count: int) -> set[str]:
+    return {i for step in range(count) for i in steps[step]["document_ids"]}
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data")
+def test_the_shipped_configuration_keeps_the_benchmarks_out(tiny_base):
+    """From the real data: popqa_250's relations, the titles, the last introductions."""
+    settings = yaml.safe_load((CONFIGS / "hypernet.yaml").read_text())["data"]
+    assert settings["leave_out"]["last_documents"] == 4000
+    titles = DATA / "leave_out_titles.txt"
+    leave_out = LeaveOut(str(titles), tuple(settings["leave_out"]["relations"]), 4000)
+    sets, corpora = [DATA / "squad_train", DATA / "qamr"], [DATA / "wiki_intros_80k"]
+    # A tokenizer of bytes: every document is long.
+    data = HypernetDataModule(
+        [*map(str, sets)], [*map(str, corpora)], leave_out=leave_out,
+        batch=BATCH, max_document_tokens=8192,
+    )  # fmt: skip
+    data.load(tiny_base)
+
+    popqa = _records(DATA / "popqa_250" / "questions.jsonl.gz")
+    assert all(leave_out.asks(record["question"]) for record in popqa)
+    items = [item for pool in [*data.training, data.validation] for item in pool]
+    assert len(items) > 80_000
+    named = set(titles.read_text(encoding="utf-8").splitlines())
+    assert len(named) == 36 and not named & {item.article for item in items}
+    questions = [q for item in items for q, _ in item.pairs]
+    questions += [way for item in items for asked, _ in item.facts for way in asked]
+    assert len(questions) > 200_000 and not any(map(leave_out.asks, questions))
+
+    last = {record["text"] for record in _records(corpora[0] / "corpus.jsonl.gz")[-4000:]}
+    assert len(last) > 3900 and not last & {item.document.text for item in items}
+    steps = data.train_dataloader().dataset
+    texts = {item.document.id: item.document.text for item in items}
+    assert not last & {texts[i] for i in _drawn(steps, 50)}
