@@ -52,5 +52,6 @@ def parametrize(
     write_json(Path(store) / "config.json", asdict(setup))
     print(
         f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "
-        f"records and {counts['left_out']} files left out; {store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
+        f"records and {counts['left_out']} files left out; "
+        f"{store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
     )
