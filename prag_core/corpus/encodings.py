@@ -27,7 +27,7 @@ def marked_encoding(raw: bytes) -> str:
 def check_encoding(name: str) -> str:
     """Return an encoding's name if Python knows it; ValueError otherwise."""
     try:
-        b"".decode(name or "utf-8")
+        b" ".decode(name or "utf-8", "ignore")  # of nothing, Python looks no name up
     except LookupError as error:
         raise ValueError(
             f"got encoding {name!r}, expected one that Python knows, such as cp1252, utf-16-le, "

@@ -126,8 +126,10 @@ def _mark_lines(soup: BeautifulSoup) -> None:
         for string in tag.find_all(string=True):
             string.replace_with(string.replace("\n", BREAK))
     for tag in soup.find_all(BLOCKS.split()):
-        tag.insert_before(BREAK)
-        tag.insert_after(BREAK)
+        # A paragraph in a cell does not divide its row.
+        mark = " " if tag.name in ("p", "div") and tag.find_parent(["td", "th"]) else BREAK
+        tag.insert_before(mark)
+        tag.insert_after(mark)
     for cell in soup.find_all(["td", "th"]):
         # By the row, not by siblings: the end of a cell may be left out.
         before, row = cell.find_previous(["td", "th"]), cell.find_parent("tr")
