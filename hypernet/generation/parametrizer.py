@@ -16,7 +16,7 @@ from prag_core.adapters.low_rank import rank_of_own, reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.augmentation.augmented import Augmenter
-from prag_core.corpus.documents import Document
+from prag_core.corpus.documents import Document, as_documents
 from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import pad
 from prag_core.pipeline.parts import Setup
@@ -84,6 +84,7 @@ class HypernetParametrizer:
         Raises:
             ValueError: a document without text.
         """
+        documents = as_documents(documents)
         for document in documents:
             if not document.text.strip():
                 raise ValueError(

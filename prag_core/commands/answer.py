@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from prag_core.commands.store import STORE
+from prag_core.corpus.records import rejecter, text_lines
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
@@ -28,7 +30,8 @@ def answer(
     """Answer questions from the documents of a store.
 
     Args:
-        question: the question, or "-" for one question a line on standard input.
+        question: the question, or "-" for one question a line on standard input; a line that is no
+            text is named, and the others are answered.
         setup: shared settings.
         store: folder of the adapter store.
         mode: how to answer.
@@ -37,8 +40,8 @@ def answer(
         where: metadata that a document needs to be found, e.g. '{"year": 1901}'.
     """
     # Standard input may hold thousands of questions: the model is loaded once for all of them.
-    questions = [line.strip() for line in sys.stdin] if question == "-" else [question]
-    questions = [line for line in questions if line]
+    questions = _lines() if question == "-" else [question]
+    questions = [line.strip() for line in questions if line.strip()]
     if not questions:
         raise ValueError("got no question, expected one: give it as an argument or one a line")
     # None: a store on a read-only mount answers too.
@@ -50,6 +53,13 @@ def answer(
             print(f"  {hit.score:8.3f}  {rag.documents[hit.document_id].title or hit.document_id}")
     if output:
         _write_with_config(Path(output), [asdict(reply) for reply in answers], setup)
+
+
+def _lines() -> list[str]:
+    """Return the lines of standard input that are text; a warning names the others."""
+    stream = io.BytesIO(sys.stdin.buffer.read())
+    lines = text_lines("standard input", stream, rejecter(skip_bad=True, counts=None))
+    return [line for _, line in lines]
 
 
 def _write_with_config(path: Path, rows: list[dict], setup: Setup) -> None:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prag_core.corpus.question_sets import chunk_question_set, load_question_set
+from prag_core.corpus.question_sets import QuestionSet, chunk_question_set, load_question_set
 from prag_core.evaluation.evaluate import evaluate as evaluate_set
 from prag_core.evaluation.foreign import read_hits, read_predictions
 from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.retrieval import retrieval_scores
 from prag_core.evaluation.tables import report_table
 from prag_core.evaluation.unrelated import draw_texts
+from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
+from prag_core.retrieval.factory import make_retriever
 
 
 def evaluate(
@@ -35,7 +38,8 @@ def evaluate(
 ) -> None:
     """Score a question set in any conditions, with intervals and controls.
 
-    May be stopped at any time: the same command goes on where it was.
+    May be stopped at any time: the same command goes on where it was. Of a set without golden
+    answers (BEIR) the retriever alone is scored, by recall.
 
     Args:
         question_set: folder, file, or hub name (see the README for the formats).
@@ -61,6 +65,8 @@ def evaluate(
     if documents or most_words:
         whole = whole.sample(documents, seed, most_words=most_words)
     whole = whole.sample_questions(questions, seed)
+    if not any(question.golden_answers for question in whole.questions):
+        return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
     strangers = draw_texts(unrelated, texts, seed) if unrelated else None
     # The corpus is known to the pipeline before it is added: an augmentation file names it.
     with build_pipeline(setup, store or Path(output) / "store", whole.documents) as rag:
@@ -73,3 +79,19 @@ def evaluate(
         config = setup.answer_config() | rag.identity
         report = evaluate_set(rag, whole, evaluation, output, config, ranked, foreign, strangers)
     Console().print(report_table(report).rich())
+
+
+def _evaluate_retrieval(whole: QuestionSet, setup: Setup, k: int, folder: Path, hits: str) -> None:
+    """Score what the retriever, or a file of hits, finds; no model is loaded."""
+    texts = [question.question for question in whole.questions]
+    if hits:
+        rows = read_hits(hits, whole)
+    else:
+        rows = make_retriever(setup.retriever, whole.documents).retrieve(texts, k)
+    scores = retrieval_scores(whole, rows, k)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "retrieval.json", scores)
+    print(
+        f"{whole.name} has no golden answers, so that retrieval alone is scored: recall@{k} "
+        f"{scores['recall']:.3f}, hit@{k} {scores['hit']:.3f} ({scores['questions']} questions)"
+    )

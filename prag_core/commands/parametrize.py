@@ -23,22 +23,25 @@ def parametrize(
     chunk_tokens: int = 0,
     chunk_overlap: int = 0,
     replace: bool = False,
+    encoding: str = "",
 ) -> None:
     """Turn documents into adapters; what the store has already is skipped.
 
     The resolved settings are written to config.json beside the store.
 
     Args:
-        corpus: file (jsonl, json, tsv, txt, md; also .gz), folder, or "-" for standard input.
+        corpus: file (jsonl, json, tsv, csv, txt, md, html, pdf, docx; also .gz), folder, or "-" for
+            standard input.
         setup: shared settings.
         store: folder of the adapter store.
         skip_bad: leave out and count malformed records instead of stopping at the first.
         chunk_tokens: cut longer documents into chunks of at most so many tokens; 0 does not cut.
         chunk_overlap: tokens that neighbouring chunks share.
         replace: remove the store's other documents that have the id of a new one.
+        encoding: of files that are not UTF-8 and do not say what they are, e.g. cp1252.
     """
     counts: Counter[str] = Counter()
-    documents = read_documents(corpus, skip_bad, counts)
+    documents = read_documents(corpus, skip_bad, counts, encoding)
     # With the documents, whose ids or titles a file of question-answer pairs may name.
     with build_pipeline(setup, store, documents) as rag:
         if chunk_tokens:  # here, as tokens are those of the base model
@@ -49,5 +52,6 @@ def parametrize(
     write_json(Path(store) / "config.json", asdict(setup))
     print(
         f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "
-        f"records left out; {store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
+        f"records and {counts['left_out']} files left out; "
+        f"{store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
     )

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 import string
+import sys
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 # English only, as SQuAD's script: other languages keep their articles.
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation)
+# Scripts without spaces between words: each character counts as a word, as in MLQA's own script.
+UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff])"
+)
 
 
 @dataclass(frozen=True)
@@ -37,17 +44,38 @@ METRICS = tuple(Scores.__dataclass_fields__)
 
 
 def normalise(text: str) -> str:
-    """Lower case, drop ASCII punctuation and articles, squeeze space, as SQuAD's own script."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+    """Lower case, drop punctuation and articles, squeeze space, as SQuAD's own script.
+
+    It sees one text in what looks alike: Unicode's compatibility form (NFKC) goes first, and the
+    punctuation of all scripts counts, so do invisible characters. On ASCII it is SQuAD's script.
+    Characters of scripts without spaces stand apart.
+    """
+    plain = unicodedata.normalize("NFKC", text.translate(_dropped())).lower()
+    plain = plain.translate(_dropped())  # what the compatibility form made, "..." of "…"
+    return " ".join(UNSPACED.sub(r" \1 ", ARTICLES.sub(" ", plain)).split())
+
+
+@cache
+def _dropped() -> dict[int, None]:
+    """Return the characters that are no part of an answer, as `str.translate` takes them."""
+    # Beyond punctuation (P): soft hyphens and marks of direction (Cf), the minus sign, and accents
+    # that stand for an apostrophe.
+    names = {*string.punctuation, "\u2212", "\u00b4", "\u02bc"}
+    others = (chr(code) for code in range(128, sys.maxunicode + 1))
+    signs = (c for c in others if unicodedata.category(c).startswith(("P", "Cf")))
+    return dict.fromkeys(map(ord, (*names, *signs)))
 
 
 def score_answer(prediction: str, golden_answers: Sequence[str]) -> Scores:
     """Score one prediction; every metric takes its own best golden answer.
 
     Raises:
-        ValueError: no golden answers, or one string in place of a list.
+        ValueError: no golden answers, something else than a list of strings, or no string.
     """
-    if isinstance(golden_answers, str) or not golden_answers:
+    if not isinstance(prediction, str):
+        raise ValueError(f"got a prediction {prediction!r}, expected a string")
+    one = isinstance(golden_answers, (str, Mapping)) or not golden_answers
+    if one or not all(isinstance(answer, str) for answer in golden_answers):
         raise ValueError(f"got golden answers {golden_answers!r}, expected a list of strings")
     # Each metric by itself: the best F1 and the best recall may be on different golden answers.
     columns = zip(*(_score(prediction, gold) for gold in golden_answers), strict=True)

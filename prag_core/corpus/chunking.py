@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prag_core.corpus.documents import Document
+from prag_core.corpus.documents import Document, as_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,7 +85,7 @@ def chunk_documents(
     overlap: int = 0,
 ) -> list[Document]:
     """Cut many documents with `chunk_document`, in order; the errors are the same."""
-    chunks = (chunk_document(d, tokenizer, max_tokens, overlap) for d in documents)
+    chunks = (chunk_document(d, tokenizer, max_tokens, overlap) for d in as_documents(documents))
     return list(itertools.chain.from_iterable(chunks))
 
 

@@ -1,30 +1,42 @@
-"""Documents: text files of many kinds go in, `Document` records come out.
+"""Documents: files of many kinds go in, `Document` records come out (README.md has the table).
 
-A bad record (malformed line, empty document, binary file) raises ValueError that names file and
-line. With `skip_bad` it is left out instead and counted under "bad" in `counts`.
+A bad record (malformed line, empty document) or file raises ValueError that names file and line.
+With `skip_bad` it is left out instead and counted under "bad" in `counts`. Of a folder, the files
+that are no documents (another kind, no text, a missing library) are left out, named in a warning,
+and counted under "left_out".
 """
 
 from __future__ import annotations
 
-import codecs
+import gzip
 import hashlib
+import io
 import itertools
 import logging
+import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePath
 
 from prag_core.corpus import records
+from prag_core.corpus.encodings import check_encoding, marked_encoding
+from prag_core.corpus.readers import READERS
 from prag_core.corpus.records import Reject, suffix
 
-FORMATS = ("jsonl", "json", "tsv", "txt", "md")
+# By suffix: the form of their records. The kinds of READERS hold one document a file.
+RECORD_FORMS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "", "tsv": "tsv", "csv": "csv"}
+KINDS = (*RECORD_FORMS, *READERS)
 # Names of the corpus in a question set's folder, the first that exists.
 CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz")
+NAMED = 10  # files left out that one warning names
+# On standard input nothing but the content tells JSON from text; "[1] A note" is text.
+JSON_START = re.compile(r"\ufeff?\s*(\{\s*[\"}]|\[\s*[\[{\"\]])")
+SIGNS = {b"%PDF-": "pdf", b"PK\3\4": "docx", b"<!DOCTYPE html": "html", b"<!doctype html": "html"}
+SIGNS |= {b"<html": "html"}
 logger = logging.getLogger(__name__)
 
 
@@ -55,11 +67,15 @@ class Document:
 def document_from_record(record: object) -> Document:
     """Read one record: {id, title, text}, BEIR {_id, title, text} or FlashRAG {id, contents}.
 
+    A string is a document without title.
+
     FlashRAG's first line of `contents` is the title, in quotes. Other fields go to `metadata`.
 
     Raises:
         ValueError: no text, or a field of another type.
     """
+    if isinstance(record, str):
+        record = {"text": record}
     if not isinstance(record, Mapping):
         raise ValueError(f"got a JSON {type(record).__name__}, expected an object")
     fields = dict(record)
@@ -83,15 +99,51 @@ def document_from_record(record: object) -> Document:
     return Document(text.strip(), title.strip(), source_id, metadata)
 
 
+def as_documents(documents: object) -> list[Document]:
+    """Take one document or many, each a `Document`, a text, or a record (`document_from_record`).
+
+    Raises:
+        ValueError: anything else, by the name of its type.
+    """
+    if isinstance(documents, (str, Document, Mapping)):
+        documents = [documents]
+    # What iterates over something else: bytes, lines of a file, names of columns.
+    foreign = isinstance(documents, (bytes, bytearray, PurePath, io.IOBase))
+    if foreign or hasattr(documents, "columns") or not isinstance(documents, Iterable):
+        raise ValueError(
+            f"got a {type(documents).__name__}, expected documents (Document, text or record) or a "
+            "list of them: files are read with read_documents, tables with to_dict('records')"
+        )
+    return [_as_document(number, item) for number, item in enumerate(documents)]
+
+
+def _as_document(number: int, item: object) -> Document:
+    if isinstance(item, Document):
+        return item
+    if isinstance(item, str):
+        return Document(item)
+    if isinstance(item, Mapping):
+        return document_from_record(item)
+    raise ValueError(
+        f"got a {type(item).__name__} as number {number} of the documents, expected a Document, a "
+        "text, or a record with the field text: convert it"
+    )
+
+
 def read_documents(
-    source: str | Path, skip_bad: bool = False, counts: Counter[str] | None = None
+    source: str | Path,
+    skip_bad: bool = False,
+    counts: Counter[str] | None = None,
+    encoding: str = "",
 ) -> list[Document]:
     """Read a whole corpus; documents equal in title and text are kept once.
 
     Args:
-        source: a jsonl, json, tsv, txt or md file (each also .gz), a folder of them, or "-".
+        source: a file of one of KINDS (each also .gz), a folder of them, or "-": standard input,
+            which is JSON, JSON lines, or one text.
         skip_bad: leave bad records out instead of raising.
-        counts: receives the numbers of records left out, as "bad" and "duplicate".
+        counts: receives the numbers left out, as "bad", "duplicate" and "left_out" (files).
+        encoding: of files that are not UTF-8 and do not say what they are, e.g. cp1252.
 
     Raises:
         FileNotFoundError: no such path.
@@ -99,7 +151,7 @@ def read_documents(
     """
     counts = Counter() if counts is None else counts
     documents: dict[str, Document] = {}
-    for document in iter_documents(source, skip_bad, counts):
+    for document in iter_documents(source, skip_bad, counts, encoding):
         # The first one stays, with its source id and metadata.
         if documents.setdefault(document.id, document) is not document:
             counts["duplicate"] += 1
@@ -107,102 +159,160 @@ def read_documents(
         logger.warning("%s: left out %d duplicate documents", source, counts["duplicate"])
     if not documents:
         raise ValueError(
-            f"got no documents in {source} ({counts['bad']} bad records left out), expected at "
-            f"least one in {', '.join(FORMATS)}: check the path and the field names"
+            f"got no documents in {source} ({counts['bad']} bad records and {counts['left_out']} "
+            f"files left out), expected at least one in {', '.join(KINDS)}: check the path and the "
+            "field names"
         )
     return list(documents.values())
 
 
 def iter_documents(
-    source: str | Path, skip_bad: bool = False, counts: Counter[str] | None = None
+    source: str | Path,
+    skip_bad: bool = False,
+    counts: Counter[str] | None = None,
+    encoding: str = "",
 ) -> Iterator[Document]:
     """Stream documents, duplicates included, one file line at a time.
 
     Arguments and errors are those of `read_documents`, except that no document is no error.
     """
+    counts = Counter() if counts is None else counts
     reject = records.rejecter(skip_bad, counts)
+    check_encoding(encoding)
     if str(source) == "-":
-        return _stdin_documents(sys.stdin.buffer, reject)
+        return _stdin_documents(sys.stdin.buffer.read(), reject, encoding)
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(
             f"got {path}, which does not exist, expected a file or folder of documents, "
             'or "-" for standard input: check the path'
         )
-    files = [path] if path.is_file() else _files_below(path)
-    if suffix(files[0]) not in FORMATS:
+    if path.is_dir():
+        return _folder_documents(path, reject, counts, encoding)
+    if suffix(path) not in KINDS:
         raise ValueError(
-            f"got {path}, expected a file that ends in {', '.join(FORMATS)} (or one with .gz): "
+            f"got {path}, expected a file that ends in {', '.join(KINDS)} (or one with .gz): "
             "rename or convert it"
         )
-    return itertools.chain.from_iterable(_file_documents(file, reject) for file in files)
+    return _file_documents(path, reject, reject, encoding)
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _folder_documents(
+    folder: Path, reject: Reject, counts: Counter[str], encoding: str
+) -> Iterator[Document]:
+    """Return the documents of all files below a folder, in the order of their paths."""
     # A corpus folder also holds questions, which are no documents.
     for name in CORPUS_FILES:
         if (folder / name).is_file():
-            return [folder / name]
-
-    def is_hidden(path: Path) -> bool:  # .git, editors' backups
-        return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-    files = (path for path in folder.rglob("*") if path.is_file() and suffix(path) in FORMATS)
-    paths = sorted(path for path in files if not is_hidden(path))  # as on every file system
+            return _file_documents(folder / name, reject, reject, encoding)
+    paths, others = _files_below(folder)
+    if others:
+        counts["left_out"] += len(others)
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        logger.warning("%s: left out %s%s", folder, ", ".join(others[:NAMED]), more)
     if not paths:
-        problem = f"got no readable file in {folder}"
-        raise ValueError(f"{problem}, expected {', '.join(FORMATS)} (or with .gz): check the path")
-    return paths
+        problem = f"got no readable file in {folder} ({', '.join(others[:NAMED]) or 'empty'})"
+        raise ValueError(f"{problem}, expected {', '.join(KINDS)} (or with .gz): check the path")
+
+    def leave_out(where: object, problem: str) -> None:
+        counts["left_out"] += 1
+        logger.warning("%s: %s: left out", where, problem)
+
+    files = (_file_documents(path, reject, leave_out, encoding) for path in paths)
+    return itertools.chain.from_iterable(files)
 
 
-def _file_documents(path: Path, reject: Reject) -> Iterator[Document]:
-    if suffix(path) in ("txt", "md"):
+def _files_below(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the files that may be read, sorted, and what else there is, with the reason.
+
+    Hidden files and folders (.git, editors' backups) are neither.
+    """
+    paths, others = [], []
+
+    def tell(path: Path, reason: str) -> None:
+        others.append(f"{path.relative_to(folder)} ({reason})")
+
+    def no_entry(error: OSError) -> None:
+        tell(Path(error.filename), error.strerror or "not readable")
+
+    for place, folders, names in os.walk(folder, onerror=no_entry):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if (path := Path(place, name)).is_symlink():  # it may lead round in a circle
+                tell(path, "a link to a folder")
+        for path in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
+            if not path.is_file():
+                tell(path, "a broken link" if path.is_symlink() else "not a plain file")
+            elif suffix(path) not in KINDS:
+                tell(path, "unknown kind")
+            elif not os.access(path, os.R_OK):
+                tell(path, "no permission to read")
+            else:
+                paths.append(path)
+    return sorted(paths), others
+
+
+def _file_documents(
+    path: Path, reject: Reject, reject_file: Reject, encoding: str
+) -> Iterator[Document]:
+    if (kind := suffix(path)) in READERS:
         with records.open_file(path) as file:
-            yield from _text_document(path, path.name, file.read, reject)
-        return
-    form = "" if suffix(path) == "json" else suffix(path)  # many .json files are JSON lines
-    yield from _record_documents(records.iter_records(path, reject, form), reject)
+            yield from _content_document(path, kind, path.name, file.read, reject_file, encoding)
+    else:
+        pairs = records.iter_records(path, reject, RECORD_FORMS[kind], encoding)
+        yield from _record_documents(pairs, reject, kind in ("tsv", "csv"))
 
 
-def _record_documents(pairs: Iterable[tuple[str, object]], reject: Reject) -> Iterator[Document]:
+def _record_documents(
+    pairs: Iterable[tuple[str, object]], reject: Reject, table: bool = False
+) -> Iterator[Document]:
     for where, record in pairs:
         try:
-            document = document_from_record(record)
+            document = document_from_record(_with_text(record) if table else record)
         except ValueError as error:
             reject(where, str(error))
         else:
             yield document
 
 
-def _text_document(
-    path: Path | str, name: str, read: Callable[[], bytes], reject: Reject
+def _with_text(row: object) -> object:
+    """Give a table's row without a text of its own one that names all its columns."""
+    if not isinstance(row, Mapping) or {"text", "contents"} & row.keys():
+        return row
+    told = {name: value for name, value in row.items() if name not in ("id", "_id", "title")}
+    return {**row, "text": "\n".join(f"{n}: {v}" for n, v in told.items() if v.strip())}
+
+
+def _content_document(
+    where: Path | str,
+    kind: str,
+    name: str,
+    read: Callable[[], bytes],
+    reject: Reject,
+    encoding: str,
 ) -> Iterator[Document]:
-    """Yield the one document of a text; a Markdown file's first heading is its title."""
+    """Yield the one document of a file, whose name is its title if it has none of its own."""
     try:
-        text = records.decode(read(), first=True).strip()
+        content = READERS[kind](read(), encoding)
     except records.DAMAGED_GZIP as error:
-        return reject(path, f"got a damaged gzip file ({error})")
+        return reject(where, f"got a damaged gzip file ({error})")
     except ValueError as error:
-        return reject(path, str(error))
-    title = name.removesuffix(".gz").rpartition(".")[0]  # the name without its suffix
-    heading = re.match(r"# +(.+?)\s*(\n|$)", text)
-    if heading and suffix(Path(name)) == "md":
-        title, text = heading[1], text[heading.end() :].strip()
-    if not text:
-        return reject(path, "got an empty document, expected text")
-    yield Document(text, title, name)
+        return reject(where, str(error))
+    # Invisible characters (a byte order mark, spaces of no width) are no text.
+    if not any(c.isprintable() and not c.isspace() for c in content.text):
+        return reject(where, "got an empty document, expected text")
+    stem = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE).rpartition(".")[0]
+    yield Document(content.text, content.title or stem, name, content.metadata)
 
 
-def _stdin_documents(stream: BinaryIO, reject: Reject) -> Iterator[Document]:
+def _stdin_documents(raw: bytes, reject: Reject, encoding: str) -> Iterator[Document]:
     name = "standard input"
-    start = []  # up to the first line that is not blank, which tells JSON lines from text
-    for line in stream:
-        start.append(line)
-        if line.strip():
-            break
-    # A byte order mark (Windows writes one) is no text.
-    if b"".join(start).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
-        lines = records.decoded_lines(name, itertools.chain(start, stream), reject)
-        yield from _record_documents(records.json_line_records(name, lines, reject), reject)
+    if raw.startswith(records.GZIP):
+        raw = gzip.decompress(raw)
+    start = raw[:1000].decode(marked_encoding(raw) or encoding or "utf-8", "ignore")
+    if JSON_START.match(start):
+        pairs = records.stream_records(name, io.BytesIO(raw), reject, "", encoding)
+        yield from _record_documents(pairs, reject)
     else:
-        yield from _text_document(name, "", lambda: b"".join(start) + stream.read(), reject)
+        kind = next((kind for sign, kind in SIGNS.items() if raw.lstrip().startswith(sign)), "txt")
+        yield from _content_document(name, kind, "", lambda: raw, reject, encoding)

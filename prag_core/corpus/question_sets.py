@@ -1,7 +1,8 @@
 """Question sets: a folder, a file or a hub name goes in, a `QuestionSet` comes out.
 
 Files are recognised by content: SQuAD v1.1 and v2, 2WikiMultihopQA, HotpotQA, PopQA,
-ComplexWebQuestions, PRAG's list of {question, answer} and FlashRAG's JSON lines. Folders hold
+ComplexWebQuestions, PRAG's list of {question, answer}, FlashRAG's JSON lines, and tables (TSV, CSV)
+with columns of these names. Folders hold
 corpus.jsonl and questions.jsonl (FlashRAG fields), or BEIR's corpus, queries and qrels.
 """
 
@@ -224,14 +225,20 @@ def _beir_questions(path: Path, qrels: Path, split: str, reject: Reject) -> list
     for where, row in iter_records(judgements, reject, "tsv"):
         if not {"query-id", "corpus-id", "score"} <= row.keys():
             reject(where, f"got the columns {list(row)}, expected query-id, corpus-id, score")
-        elif row["score"] != "0":  # 0: judged, and not relevant
+            continue
+        try:
+            relevant = float(row["score"]) > 0  # 0 and less: judged, and not relevant
+        except ValueError:
+            reject(where, f"got the score {row['score']!r}, expected a number")
+            continue
+        if relevant:
             gold.setdefault(row["query-id"], []).append(row["corpus-id"])
     questions = []
     for where, record in iter_records(path, reject, "jsonl"):
         if not isinstance(record, Mapping) or not {"_id", "text"} <= record.keys():
             reject(where, "got a query without _id or text, expected both")
-        elif gold_ids := gold.get(record["_id"]):  # queries.jsonl holds those of all splits
-            questions.append(Question(record["_id"], record["text"], (), tuple(gold_ids)))
+        elif gold_ids := gold.get(str(record["_id"])):  # queries.jsonl has those of all splits
+            questions.append(Question(str(record["_id"]), record["text"], (), tuple(gold_ids)))
     return questions
 
 
@@ -240,12 +247,18 @@ def _hub_records(hub: re.Match[str], split: str) -> Iterator[tuple[str, object]]
 
     name, split = hub["name"], split or "validation"
     try:
-        # Whatever is wrong (name, split, configuration, network), the errors are of two kinds.
         rows = datasets.load_dataset(name, hub["config"], split=split)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of many kinds: name, split, access, network, a script in the set
+        script = "script" in str(error).lower() and isinstance(error, RuntimeError)
+        remedy = (
+            "it is loaded by a program, which is not run: fetch its files and name their path"
+            if script
+            else "check name, split, configuration (name:config), access (`hf auth login`, if it "
+            "is gated) and network"
+        )
         raise FileNotFoundError(
             f"got {hub[0]} with split {split!r}, neither a path here nor loaded from the hub "
-            f"({error}): check name, split, configuration (name:config) and network"
+            f"({error or type(error).__name__}): {remedy}"
         ) from error
     yield from ((f"{name}, {split} record {i}", row) for i, row in enumerate(rows, 1))
 

@@ -36,6 +36,23 @@ class Question:
     metadata: dict = field(default_factory=dict, compare=False)
 
 
+def question_texts(questions: object) -> list[str]:
+    """Take one question or many, each a text or a `Question`; ValueError for anything else."""
+    if isinstance(questions, (str, Question)):
+        questions = [questions]
+    if isinstance(questions, (bytes, Mapping)) or not isinstance(questions, Iterable):
+        raise ValueError(
+            f"got a {type(questions).__name__}, expected a question or a list of them: convert it"
+        )
+    texts = [item.question if isinstance(item, Question) else item for item in questions]
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"got a {type(text).__name__} as number {number} of the questions, expected a text"
+            )
+    return texts
+
+
 def read_questions(
     records: Records, documents: list[Document], reject: Reject, counts: Counter[str]
 ) -> list[Question]:
@@ -91,13 +108,21 @@ def _question(record: Mapping, gold_ids: Iterable[str], number: int) -> Question
     if not isinstance(text, str) or not text.strip() or answers is None:
         problem = f"got the fields {', '.join(record)}"
         raise ValueError(f"{problem}, expected question and one of {', '.join(ANSWER_FIELDS)}")
-    if "possible_answers" in record and isinstance(answers, str):
-        answers = json.loads(answers)  # PopQA keeps a JSON list in a string
+    # PopQA keeps a JSON list in a string, as tables have to.
+    if isinstance(answers, str) and answers.startswith("[") and answers.endswith("]"):
+        answers = _list_or_text(answers)
     source_id = next((record[name] for name in ID_FIELDS if record.get(name) is not None), number)
     metadata = {ours: record[name] for name, ours in KIND_FIELDS.items() if record.get(name)}
     metadata |= record.get("metadata") or {}
     golden = tuple(dict.fromkeys(_strings(answers)))  # distinct, in the source's order
     return Question(str(source_id), text.strip(), golden, tuple(gold_ids), metadata)
+
+
+def _list_or_text(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:  # "[sic]"
+        return text
 
 
 def _strings(answers: object) -> Iterator[str]:

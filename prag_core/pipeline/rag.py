@@ -17,7 +17,8 @@ from typing import Any
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
-from prag_core.corpus.documents import Document
+from prag_core.corpus.documents import Document, as_documents
+from prag_core.corpus.questions import question_texts
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.pipeline.answerer import Answerer
@@ -69,7 +70,7 @@ class ParametricRAG:
         if documents is None and self.store is not None:
             self._version = self.store.version()
             documents = (Document(**record) for _, record in self.store.records("document"))
-        self._index(documents or ())  # no adapter is read or made here
+        self._index(as_documents(documents or ()))  # no adapter is read or made here
 
     @classmethod
     def from_pretrained(
@@ -105,7 +106,7 @@ class ParametricRAG:
 
     def add_documents(
         self,
-        documents: Iterable[Document | str],
+        documents: Iterable[Document | str] | Document | str,
         progress: Callable[[int], None] = lambda done: None,
         parametrize: bool = True,
         replace: bool = False,
@@ -116,17 +117,17 @@ class ParametricRAG:
         second call makes only what is missing.
 
         Args:
-            documents: documents, or plain texts; one that is there already is not made again.
+            documents: one or many documents, plain texts or records; one that is there already is
+                not made again.
             progress: called with the number of documents done after each batch.
             parametrize: make adapters now; else index only (`ensure_adapters` makes them).
             replace: remove other documents with the same `source_id` once the new ones are there;
                 of a document that is there already take over the new `source_id` and metadata.
 
         Raises:
-            ValueError: no documents.
+            ValueError: no documents, or something else than documents.
         """
-        given = (Document(d) if isinstance(d, str) else d for d in documents)
-        unique = {document.id: document for document in given}
+        unique = {document.id: document for document in as_documents(documents)}
         if not unique:
             raise ValueError("got no documents, expected at least one: check the corpus")
         new = [d for d in unique.values() if self._differs(d, replace)]
@@ -222,6 +223,7 @@ class ParametricRAG:
 
         Arguments and errors beyond the questions are those of `matching`.
         """
+        questions = question_texts(questions)
         self.refresh()
         if where or among is not None:  # else no list of what may be the whole corpus
             among = self.matching(where or {}, among)
@@ -274,7 +276,7 @@ class ParametricRAG:
         Raises:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
         """
-        questions = [questions] if isinstance(questions, str) else list(questions)
+        questions = question_texts(questions)
         hits = self.hits(questions, mode, k, document_ids, scores, where)
         return self.answerer.answer(questions, hits, mode, options)
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from rank_bm25 import BM25Okapi
 
-from prag_core.corpus.documents import Document
+from prag_core.corpus.documents import Document, as_documents
 from prag_core.retrieval.analyzer import analyze
 from prag_core.retrieval.retriever import Hit
 
@@ -68,7 +68,7 @@ class BM25Retriever:
     def add(self, documents: Iterable[Document]) -> None:
         """Add documents; those already there are kept once."""
         before = len(self)
-        for document in documents:
+        for document in as_documents(documents):
             self._documents.setdefault(document.id, document)
         if len(self) > before:
             self._scorer = None

@@ -70,7 +70,7 @@ class DocumentEndpoints:
         return await self._add(documents, path, replace=True)
 
     async def upload(self, files: list[UploadFile], path: ServedPath = "generated") -> dict:
-        """Take documents as files: txt, md, tsv, json or jsonl (not compressed)."""
+        """Take documents as files, of the kinds of corpus/README.md (not compressed)."""
         documents = []
         for file in files:
             documents += await asyncio.to_thread(_read, file.filename or "", await file.read())
@@ -197,7 +197,7 @@ def _read(name: str, content: bytes) -> list[Document]:
     name = Path(name).name[-100:]
     if name in ("", ".", ".."):
         name = "document.txt"
-    if content[:2] == GZIP or name.endswith(".gz"):
+    if content[:2] == GZIP or name.lower().endswith(".gz"):
         raise HTTPException(400, f"got {name}, which is compressed: send it as it is")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / name

@@ -9,7 +9,7 @@ import torch
 
 from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
 from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPair
-from prag_core.corpus.documents import Document
+from prag_core.corpus.documents import Document, as_documents
 from prag_core.model.base_model import BaseModel
 from prag_core.model.prompts import prompt_id
 from prag_core.training.loop import (
@@ -95,7 +95,9 @@ class LoraTrainer:
 
     def parametrize(self, documents: Sequence[Document]) -> list[Adapter]:
         """Augment the documents and train one adapter each."""
-        return [adapter for adapter, _ in self.train(self.augmenter.augment(documents))]
+        return [
+            adapter for adapter, _ in self.train(self.augmenter.augment(as_documents(documents)))
+        ]
 
     def train(self, augmented: Sequence[AugmentedDocument]) -> list[tuple[Adapter, float]]:
         """Train one adapter a document and return (adapter, loss of its last step), in order."""

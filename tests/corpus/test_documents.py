@@ -132,8 +132,11 @@ BAD = {
     ),
     "empty.jsonl": ('{"text": "good"}\n{"text": " \\n"}\n', r"line 2: got an empty document"),
     "surrogate.jsonl": ('{"text": "good"}\n{"text": "\\ud800"}\n', r"line 2: .*surrogates"),
-    "bytes.jsonl": (b'{"text": "good"}\n{"text": "\xff"}\n', r"line 2: got bytes that are not UTF"),
-    "nul.jsonl": (b'{"text": "good"}\n\0\0\n', r"line 2: got binary content"),
+    "bytes.jsonl": (
+        b'{"text": "good"}\n{"text": "\xff"}\n',
+        r"line 2: got byte 10 that is 0xff \(not UTF-8",
+    ),
+    "nul.jsonl": (b'{"text": "good"}\n\0\0\n', r"line 2: got byte 0 that is 0x00 \(binary content"),
     "columns.tsv": ("title\ttext\na\tgood\nb\n", r"line 3: got 1 columns, expected 2"),
     "record.json": ('[{"text": "good"}, {"text": 3}]', r"record\.json, record 2: got the fields"),
 }
@@ -159,14 +162,15 @@ def test_bad_records_are_named_or_skipped_and_counted(tmp_path, name):
         ("a.md", b" \n", "empty document"),
     ],
 )
-def test_bad_text_file_in_a_folder(tmp_path, name, content, message):
-    write(tmp_path / name, content)
-    write(tmp_path / "good.txt", "good")
+def test_bad_text_file_in_a_folder_is_named_and_left_out(tmp_path, name, content, message, caplog):
+    bad = write(tmp_path / name, content)
     with pytest.raises(ValueError, match=message):
-        read_documents(tmp_path)
+        read_documents(bad)
+    write(tmp_path / "good.txt", "good")
     counts = Counter()
-    assert [d.text for d in read_documents(tmp_path, True, counts)] == ["good"]
-    assert counts["bad"] == 1
+    assert [d.text for d in read_documents(tmp_path, counts=counts)] == ["good"]
+    assert counts == {"left_out": 1}
+    assert name in caplog.text and message in caplog.text
 
 
 def test_pretty_printed_json_names_the_line(tmp_path):
@@ -194,8 +198,10 @@ def test_empty_corpus(tmp_path):
 def test_wrong_paths(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist, expected a file or folder"):
         read_documents(tmp_path / "nowhere.jsonl")
-    with pytest.raises(ValueError, match="expected a file that ends in jsonl, json, tsv, txt, md"):
-        read_documents(write(tmp_path / "a.pdf", "x"))
+    with pytest.raises(
+        ValueError, match="expected a file that ends in jsonl, ndjson, json, tsv, csv"
+    ):
+        read_documents(write(tmp_path / "a.xyz", "x"))
 
 
 def test_truncated_gzip(tmp_path):
