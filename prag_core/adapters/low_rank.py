@@ -161,5 +161,5 @@ def _truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the r largest singular directions of B A, without building it."""
     left, upper = torch.linalg.qr(b)  # (O, R), (R, R)
     right, lower = torch.linalg.qr(a.mT)  # (I, R), (R, R)
-    u, s, v = torch.linalg.svd(upper @ lower.mT)
+    u, s, v = torch.linalg.svd(upper @ lower.mT, full_matrices=False)
     return (right @ v[:rank].mT).mT, left @ (u[:, :rank] * s[:rank])

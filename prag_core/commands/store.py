@@ -9,7 +9,7 @@ from typing import Literal
 from prag_core.adapters.store import GRACE, AdapterStore, reindex
 from prag_core.formats.gguf_file import from_gguf, to_gguf
 from prag_core.formats.peft_folder import from_peft, to_peft
-from prag_core.formats.view import view_store
+from prag_core.formats.view import VLLM_RANKS, cut_rank, require_rank, view_store
 from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
 
 STORE = "runs/store"
@@ -26,6 +26,7 @@ def store(
     base_model: str = EMBEDDED_NAME,
     engine_model: str = "",
     max_rank: int = 0,
+    rank: int = 0,
     grace: float = GRACE,
 ) -> None:
     """Look into a store, check it, keep it in order, and move adapters in and out.
@@ -39,9 +40,12 @@ def store(
         to: view, export: folder, or file (gguf), to write.
         source: import: PEFT folder or GGUF file to read.
         format: PEFT folder or GGUF LoRA file.
-        base_model: the model that the adapters belong to.
+        base_model: the model that the adapters belong to; what a PEFT folder calls it. A GGUF file
+            names its architecture, so that it is loaded and must be the right one.
         engine_model: view: the base model's name, as the serving engine was started with.
-        max_rank: view: the serving engine's limit; 0 for none.
+        max_rank: view, export: the serving engine's limit, e.g. vLLM's --max-lora-rank; 0: 512,
+            the most that vLLM takes, and none for a GGUF file.
+        rank: view, export: cut adapters to this rank on average (see `reduce_rank`); 0: as is.
         grace: sweep: seconds that files must have lain unused; 0 where no one else has it open.
     """
     if action == "reindex":  # works where the index cannot be opened
@@ -60,11 +64,11 @@ def store(
         elif action == "sweep":
             print(f"{opened.sweep(grace):,} bytes freed")
         elif action == "view":
-            _view(opened, to, engine_model, max_rank, key)
+            _view(opened, to, engine_model, max_rank, key, rank)
         elif action == "delete":
             opened.delete(_whole_key(opened, key))  # its files go with the next sweep
         elif action == "export":
-            _export(opened, _whole_key(opened, key), to, format, base_model)
+            _export(opened, _whole_key(opened, key), to, format, base_model, max_rank, rank)
         else:
             read = from_peft if format == "peft" else from_gguf
             if not key or not source:
@@ -88,11 +92,13 @@ def _verify(opened: AdapterStore) -> None:
         )
 
 
-def _view(opened: AdapterStore, to: str, engine_model: str, max_rank: int, key: str) -> None:
+def _view(
+    opened: AdapterStore, to: str, engine_model: str, max_rank: int, key: str, rank: int
+) -> None:
     if not to or not engine_model:
         raise ValueError("got no target or no engine's model, expected --to and --engine_model")
     # Hard links: a view takes no room, and stays as it is when the store changes.
-    count = view_store(opened, to, engine_model, max_rank, key)
+    count = view_store(opened, to, engine_model, max_rank or VLLM_RANKS[-1], key, rank)
     print(f"{count} adapters of {engine_model} in {Path(to)}")
 
 
@@ -105,8 +111,23 @@ def _whole_key(opened: AdapterStore, key: str) -> str:
     return keys[0]
 
 
-def _export(opened: AdapterStore, key: str, to: str, format: str, base_model: str) -> None:
+def _export(
+    opened: AdapterStore,
+    key: str,
+    to: str,
+    format: str,
+    base_model: str,
+    max_rank: int,
+    rank: int,
+) -> None:
     if not to:
         raise ValueError("got no target, expected a folder or file: set --to")
-    adapter = opened.get(key)
-    print(to_peft(adapter, to, base_model) if format == "peft" else to_gguf(adapter, to))
+    adapter = cut_rank(opened.get(key), rank)
+    if format == "peft":
+        require_rank(key, adapter, max_rank or VLLM_RANKS[-1])
+        print(to_peft(adapter, to, base_model))
+        return
+    require_rank(key, adapter, max_rank)  # llama.cpp has no limit of its own
+    base = load_base_model(base_model)
+    adapter.spec.require_base(base.fingerprint)
+    print(to_gguf(adapter, to, base.model.config.model_type))

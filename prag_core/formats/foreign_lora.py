@@ -65,7 +65,13 @@ class ForeignLora:
 
     def _noted_spec(self, base: BaseModel) -> AdapterSpec:
         """Return the spec of the note; ValueError where base, modules or scale are others."""
-        spec = AdapterSpec(**self.note["spec"])
+        try:
+            spec = AdapterSpec(**self.note["spec"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"got {self.source} whose note (prag_adapter.json) has no spec of this version "
+                f"({error}): export it again, or remove the note to import it as a foreign one"
+            ) from error
         spec.require_base(base.fingerprint)
         # Whoever edits alpha or modules by hand wants that to count, and the note says otherwise.
         same_scale = all(math.isclose(s, spec.scale, rel_tol=1e-6) for s in self.scales.values())
@@ -95,8 +101,14 @@ def read_pairs(
     unknown = []
     for full_name, tensor in tensors.items():
         if match := name.fullmatch(full_name):
-            path = f"model.layers.{match[1]}.mlp.{match[2]}_proj"
-            halves.setdefault(path, {})[match[3].lower()] = tensor
+            path = f"model.layers.{int(match[1])}.mlp.{match[2]}_proj"
+            half = halves.setdefault(path, {})
+            if match[3].lower() in half:
+                raise ValueError(
+                    f"got {full_name} beside another one for {path} in {source}, expected one "
+                    "adapter a file: save each by itself"
+                )
+            half[match[3].lower()] = tensor
         else:
             unknown.append(full_name)
     unknown += [f"{path} without A or B" for path, half in halves.items() if len(half) != 2]
@@ -121,6 +133,13 @@ def _require_shapes(lora: ForeignLora, base: BaseModel) -> None:
             "check that it is a LoRA of this model"
         )
     for path, (a, b) in lora.pairs.items():
+        kinds = {tensor.dtype for tensor in (a, b) if not tensor.is_floating_point()}
+        if kinds or not all(torch.isfinite(tensor.float()).all() for tensor in (a, b)):
+            raise ValueError(
+                f"got values of {path} in {lora.source} that are "
+                f"{', '.join(map(str, kinds)) or 'not finite'}, expected finite floating-point "
+                "ones: save the adapter again, without quantisation"
+            )
         inputs, outputs = base.module_shape(path.rsplit(".", 1)[1])
         # A foreign file has no fingerprint of its base: shapes and depth are all that can tell.
         fits = (a.shape, b.shape) == ((len(a), inputs), (outputs, len(a))) and len(a) >= 1

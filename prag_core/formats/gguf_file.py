@@ -2,7 +2,9 @@
 
 llama.cpp scales by alpha / rank with one alpha a file, so modules of a lower rank are padded with
 zeros. Extra tensors of an adapter do not fit the format and are left out. bfloat16 becomes
-float32, which every build of llama.cpp adds without loss.
+float32, which every build of llama.cpp adds without loss. Nothing is permuted: llama.cpp turns only
+the rows of Llama's q and k (its rotary embedding pairs other dimensions); FFN matrices are as in
+transformers.
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ TENSOR_NAME = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)\.weight\.lora_([ab])")
 NOTE_KEY = "prag.adapter"  # `Adapter.note` as JSON
 
 
-def to_gguf(adapter: Adapter, path: str | Path, model_type: str = "llama") -> Path:
+def to_gguf(adapter: Adapter, path: str | Path, model_type: str) -> Path:
     """Write a GGUF LoRA file under a temporary name, then rename it.
 
     Args:
         adapter: what to write.
         path: the file; replaced if there is one.
-        model_type: `config.model_type` of the base model.
+        model_type: `config.model_type` of the base model; llama.cpp loads an adapter only onto a
+            model of the same architecture.
 
     Raises:
         ValueError: a model type that llama.cpp names otherwise or does not have.
@@ -92,7 +95,10 @@ def from_gguf(path: str | Path, base: BaseModel) -> Adapter:
     # Files without alpha are of scale 1, as llama.cpp reads them.
     alpha = float(_value(reader, "adapter.lora.alpha") or 0.0)
     scales = {p: alpha / a.shape[0] if alpha else 1.0 for p, (a, _) in pairs.items()}
-    note = json.loads(_value(reader, NOTE_KEY) or "{}")
+    try:
+        note = json.loads(_value(reader, NOTE_KEY) or "{}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"got {path} whose {NOTE_KEY} is no JSON: export it again") from error
     return ForeignLora(str(path), pairs, scales, note).to_adapter(base)
 
 

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prag_core.adapters.adapter import Adapter
+from prag_core.adapters.low_rank import reduce_rank
 from prag_core.adapters.store import AdapterStore
 from prag_core.formats.peft_folder import require_empty, to_peft
 
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank may be
+
 
 def view_store(
-    store: AdapterStore, to: str | Path, engine_model: str, max_rank: int = 0, prefix: str = ""
+    store: AdapterStore,
+    to: str | Path,
+    engine_model: str,
+    max_rank: int = VLLM_RANKS[-1],
+    prefix: str = "",
+    rank: int = 0,
 ) -> int:
     """Write a folder a key below `to`; weights of adapters in packs are written, others linked.
 
@@ -21,8 +30,10 @@ def view_store(
         store: what to show.
         to: new or empty folder.
         engine_model: the base model's name or folder, as the engine was started with.
-        max_rank: the engine's limit, e.g. vLLM's `--max-lora-rank`; 0 for none.
+        max_rank: the engine's limit, e.g. vLLM's `--max-lora-rank`, of which 512 is the largest; 0
+            for none.
         prefix: keys that begin with it.
+        rank: cut adapters to this rank on average; 0: as they are.
 
     Returns:
         the number of folders.
@@ -35,13 +46,36 @@ def view_store(
     count = 0
     # Read one by one: a view of a large store never holds more than one adapter in memory.
     for key in store.keys(prefix):
-        adapter = store.get(key)
+        adapter = cut_rank(store.get(key), rank)
         # An engine would refuse it later, in the middle of serving.
-        if max_rank and adapter.rank > max_rank:
-            raise ValueError(
-                f"got adapter {key!r} of rank {adapter.rank}, expected at most {max_rank}: start "
-                "the engine with a higher limit, or make adapters of a smaller rank"
-            )
+        require_rank(key, adapter, max_rank)
         to_peft(adapter, to / key, engine_model, store.weights_path(key))
         count += 1
     return count
+
+
+def cut_rank(adapter: Adapter, rank: int) -> Adapter:
+    """Return the adapter at `rank` on average; 0: as it is.
+
+    Raises:
+        ValueError: no row is left for the document.
+    """
+    return reduce_rank(adapter, rank) if rank else adapter
+
+
+def require_rank(key: str, adapter: Adapter, max_rank: int) -> None:
+    """Raise ValueError where a module has more rows than an engine takes; 0: it takes any."""
+    if not max_rank or adapter.rank <= max_rank:
+        return
+    path = max(adapter.tensors, key=lambda path: len(adapter.tensors[path][0]))
+    start = next((limit for limit in VLLM_RANKS if adapter.rank <= limit), None)
+    remedy = (
+        f"cut it with --rank {max(1, max_rank // 2)} or less (the mean of all modules; a single "
+    )
+    remedy += "one may keep more)"
+    if start:
+        remedy = f"start vLLM with --max-lora-rank {start} and set --max_rank {start}, or {remedy}"
+    raise ValueError(
+        f"got adapter {key!r} of rank {adapter.rank} (at {path}), expected at most {max_rank}: "
+        f"{remedy}"
+    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 
+from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
+from prag_core.formats.gguf_file import from_gguf
 from prag_core.formats.peft_folder import from_peft
 from tests.fixtures.command_line import run
-from tests.fixtures.tiny import tiny_model
+from tests.fixtures.tiny import family_model, random_adapter, tiny_model
 
 
 def test_adapters_leave_and_enter_a_store(corpus, options, tmp_path, capsys):
@@ -92,3 +95,29 @@ def test_store_never_makes_a_store_to_look_into(tmp_path, capsys, action):
     assert run("store", action, "--path", tmp_path / "none") == 2
     assert "prag parametrize" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_gguf_export_of_a_qwen_base_and_of_the_wrong_one(adapters, tmp_path, capsys):
+    base, model = family_model("qwen2"), tmp_path / "qwen"
+    base.model.save_pretrained(model)
+    base.tokenizer.save_pretrained(model)
+    spec = AdapterSpec(base.fingerprint, 2, 4, layers=(0, 1))
+    with AdapterStore(adapters) as opened:
+        opened.put("qwen", random_adapter(spec, base))
+    export = ("store", "export", "--path", adapters, "--format", "gguf", "--base_model", model)
+    target = tmp_path / "lora.gguf"
+    assert run(*export, "--key", "qwen", "--to", target) == 0
+    assert from_gguf(target, base).spec == spec
+    assert run(*export, "--key", "one", "--to", tmp_path / "other.gguf") == 2
+    assert "load the base model it was made for" in capsys.readouterr().err
+    assert not (tmp_path / "other.gguf").exists()
+
+
+def test_peft_export_of_a_rank_above_vllms(tmp_path, tiny_base, tiny_spec, capsys):
+    with AdapterStore(tmp_path / "store") as opened:
+        opened.put("long", random_adapter(replace(tiny_spec, rank=584), tiny_base))
+    export = ("store", "export", "--path", tmp_path / "store", "--key", "long")
+    assert run(*export, "--to", tmp_path / "a") == 2
+    assert "rank 584" in (printed := capsys.readouterr().err) and "--rank 256" in printed
+    assert run(*export, "--to", tmp_path / "a", "--rank", 256) == 0
+    assert run(*export, "--to", tmp_path / "b", "--max_rank", 1024) == 0

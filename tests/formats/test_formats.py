@@ -73,7 +73,7 @@ def test_round_trip_is_exact(tmp_path, tiny_base, tiny_spec, dtype, form):
     if form == "peft":
         found = from_peft(to_peft(adapter, tmp_path / "lora", "org/tiny"), tiny_base)
     else:
-        found = from_gguf(to_gguf(adapter, tmp_path / "lora.gguf"), tiny_base)
+        found = from_gguf(to_gguf(adapter, tmp_path / "lora.gguf", "llama"), tiny_base)
     assert found.spec == adapter.spec and found.metadata == adapter.metadata
     for path, pair in adapter.tensors.items():
         assert all(torch.equal(x, y) for x, y in zip(pair, found.tensors[path], strict=True))
@@ -84,7 +84,7 @@ def test_round_trip_of_uneven_ranks(tmp_path, tiny_base, uneven):
     assert found.spec == uneven.spec and found.shared_rows == 1 and found.memory is None
     assert found.tensors["model.layers.1.mlp.up_proj"][0].shape == (1, 32)
     assert_same_deltas(found, uneven)
-    found = from_gguf(to_gguf(uneven, tmp_path / "lora.gguf"), tiny_base)
+    found = from_gguf(to_gguf(uneven, tmp_path / "lora.gguf", "llama"), tiny_base)
     assert found.spec == uneven.spec and found.rank == 2
     assert_same_deltas(found, uneven)
 
@@ -190,7 +190,7 @@ def test_another_base_model_is_refused(tmp_path, tiny_base, adapter):
     with pytest.raises(ValueError, match="got an adapter of base model ffffffffffffffff, expected"):
         from_peft(folder, tiny_base)
     with pytest.raises(ValueError, match="got an adapter of base model ffffffffffffffff, expected"):
-        from_gguf(to_gguf(other, tmp_path / "own.gguf"), tiny_base)
+        from_gguf(to_gguf(other, tmp_path / "own.gguf", "llama"), tiny_base)
     (folder / "prag_adapter.json").unlink()  # now a foreign folder: only shapes can tell
     tensors = load_file(folder / "adapter_model.safetensors")
     name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
@@ -204,7 +204,7 @@ def test_another_base_model_is_refused(tmp_path, tiny_base, adapter):
 
 
 def test_gguf_names_and_header(tmp_path, adapter):
-    paths = [to_gguf(adapter, tmp_path / name) for name in ("one.gguf", "two.gguf")]
+    paths = [to_gguf(adapter, tmp_path / name, "llama") for name in ("one.gguf", "two.gguf")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     reader = gguf.GGUFReader(paths[0])
     fields = {key: reader.fields[key] for key in reader.fields}
@@ -258,7 +258,7 @@ def test_foreign_and_damaged_gguf_files(tmp_path, tiny_base, adapter):
     (tmp_path / "text.gguf").write_text("not a model\n" * 50)
     with pytest.raises(ValueError, match=r"text\.gguf that is damaged or no GGUF file"):
         from_gguf(tmp_path / "text.gguf", tiny_base)
-    content = to_gguf(adapter, tmp_path / "own.gguf").read_bytes()
+    content = to_gguf(adapter, tmp_path / "own.gguf", "llama").read_bytes()
     for size in (0, 10, 300, len(content) // 2, len(content) - 64):
         (tmp_path / "cut.gguf").write_bytes(content[:size])
         with pytest.raises(ValueError, match=r"cut\.gguf that is damaged or no GGUF file"):
@@ -278,3 +278,14 @@ def test_foreign_and_damaged_gguf_files(tmp_path, tiny_base, adapter):
         from_gguf(path, tiny_base)
     with pytest.raises(ValueError, match="got model type 'mamba', expected one of llama"):
         to_gguf(adapter, tmp_path / "x.gguf", model_type="mamba")
+
+
+def test_gguf_names_the_architecture_of_every_family(tmp_path, family_base):
+    adapter = random_adapter(AdapterSpec(family_base.fingerprint, 2, 4, layers=(0, 1)), family_base)
+    model_type = family_base.model.config.model_type
+    path = to_gguf(adapter, tmp_path / "lora.gguf", model_type)
+    field = gguf.GGUFReader(path).fields["general.architecture"]
+    name = bytes(field.parts[field.data[0]]).decode()
+    expected = {"mistral": "llama", "gemma3_text": "gemma3"}.get(model_type, model_type)
+    assert name == expected and name in gguf.MODEL_ARCH_NAMES.values()
+    assert_same_deltas(from_gguf(path, family_base), adapter)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import PeftModel
 
 from prag_core.formats.peft_folder import from_peft
-from prag_core.formats.view import view_store
+from prag_core.formats.view import VLLM_RANKS, view_store
 from prag_core.model.attach import attached
 from tests.fixtures.stores import assert_same
 from tests.fixtures.tiny import random_adapter
@@ -52,9 +53,20 @@ def test_weights_are_linked_and_outlive_the_store_entry(filled, tmp_path):
 
 
 def test_a_rank_above_the_engines_limit_and_a_full_target_are_refused(filled, tmp_path):
-    with pytest.raises(ValueError, match="of rank 2, expected at most 1: start the engine"):
+    with pytest.raises(ValueError, match=r"of rank 2 .*, expected at most 1: start vLLM with"):
         view_store(filled, tmp_path / "view", "org/tiny", max_rank=1)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ValueError, match="has content, expected a new or empty folder"):
         view_store(filled, tmp_path / "full", "org/tiny")
+
+
+def test_a_rank_that_no_vllm_takes_is_refused_by_name_or_cut(store, tiny_base, tiny_spec, tmp_path):
+    store.put("long", random_adapter(replace(tiny_spec, rank=584), tiny_base))
+    message = r"'long' of rank 584 \(at model\..*\), expected at most 512: cut it with --rank 256"
+    with pytest.raises(ValueError, match=message):
+        view_store(store, tmp_path / "view", "org/tiny")
+    assert view_store(store, tmp_path / "cut", "org/tiny", rank=16) == 1
+    config = json.loads((tmp_path / "cut" / "long" / "adapter_config.json").read_text())
+    assert config["r"] == 16
+    assert VLLM_RANKS[-1] == 512
