@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapters.store import AdapterStore
@@ -280,9 +280,8 @@ class ParametricRAG:
         Raises:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
         """
-        # One string or one conversation is one question.
         if isinstance(questions, (str, Continuation)) or _is_conversation(questions):
-            questions = [questions]
+            questions = [cast(Question, questions)]
         hits = self.hits(questions, mode, k, document_ids, scores, where)
         return self.answerer.answer(questions, hits, mode, options)
 

@@ -1,8 +1,9 @@
-"""Search text: a question as it was asked goes in, the text that documents are searched for comes out.
+"""Search text: a question as it was asked goes in, the text that is searched for comes out.
 
 A question is searched for as it is. Of a conversation, the turns from the last one that says by
-itself what it is about: "And in which year was that?" is searched for with what it refers to, a new
-subject alone. Of shots, the question that they end with; of a text to go on from, its last paragraph.
+itself what it is about: "And in which year was that?" is searched for with what it refers to, a
+new subject alone. Of shots, the question that they end with; of a text to go on from, its last
+paragraph.
 """
 
 from __future__ import annotations
@@ -23,33 +24,20 @@ PROPERTIES = """
 """
 NO_NAMES = frozenset(analyze(PROPERTIES).words)
 PRONOUNS = """
-    he she it they him her them his hers its their theirs 它 他 她 它们 他们 这 那 其 それ その これ この
-    彼 彼女 그 그는 그녀 이것 그것 sie ihn ihm ihr dessen deren ihre seine elle lui cela celui ella eso
+    he she it they him her them his hers its their theirs 它 他 她 它们 他们 这 那 其
+    それ その これ この 彼 彼女 그 그는 그녀 이것 그것
+    sie ihn ihm ihr dessen deren ihre seine elle lui cela celui ella eso
 """
 POINTERS = "this that these those there then"  # they may stand before a noun, or join sentences
-REFERRING = regex.compile(
-    rf"\b(?:{'|'.join(PRONOUNS.split())})\b|它|他|她|这个|那个|那是|这是", regex.I
-)
+REFERRING = regex.compile(rf"\b(?:{'|'.join(PRONOUNS.split())})\b|[它他她]|[这那][个是]", regex.I)
 POINTING = regex.compile(rf"\b(?:{'|'.join(POINTERS.split())})\b", regex.I)
 CONTINUING = regex.compile(r"\s*(?:and|but|so|also|what about|how about)\b", regex.I)
 NAME = regex.compile(r"(?<=\S\s+)(?!I\b)\p{Lu}|\d")  # a capital within a sentence, or a number
 LABEL = regex.compile(r"^[ \t]*([^\W\d_]\w*(?: \w+)?)[ \t]*[:：][ \t]*(.*)$", regex.M)
 ANSWERS = frozenset(
-    [
-        "answer",
-        "a",
-        "response",
-        "output",
-        "assistant",
-        "antwort",
-        "réponse",
-        "respuesta",
-        "答",
-        "答案",
-        "回答",
-    ]
+    "answer a response output assistant antwort réponse respuesta 答 答案 回答".split()  # noqa: SIM905
 )
-INLINE = regex.compile(
+INLINE = regex.compile(  # Q: ... A: ... Q: ... A:
     r".*\b(?:question|q)[:：]\s*(.+?)(?:\s(?:answer|a)[:：].*)?$", regex.I | regex.S
 )
 
@@ -80,12 +68,15 @@ def _conversation_text(turns: Conversation) -> str:
 
 def _refers_back(text: str) -> bool:
     """Say whether a turn leaves open what it is about."""
-    if not set(analyze(text).words) - NO_NAMES:
+    naming = set(analyze(text).words) - NO_NAMES
+    if not naming:
         return True
     name, pronoun = NAME.search(text), REFERRING.search(text)
     if pronoun:  # "Was he born in Berlin?", not "Who was Ada, and when did she die?"
         return name is None or pronoun.start() < name.start()
-    return name is None and bool(CONTINUING.match(text) or POINTING.search(text))
+    # "How high is that tower?"; in a longer turn `that` rather joins sentences.
+    pointing = len(naming) == 1 and POINTING.search(text)
+    return name is None and bool(CONTINUING.match(text) or pointing)
 
 
 def _last_question(text: str) -> str:
