@@ -21,8 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
+from typing import Any
 
 from prag_core.corpus import records
+from prag_core.corpus.characters import seen
 from prag_core.corpus.encodings import check_encoding, marked_encoding
 from prag_core.corpus.readers import READERS
 from prag_core.corpus.records import Reject, suffix
@@ -58,10 +60,17 @@ class Document:
 
     @cached_property
     def id(self) -> str:
-        """32 hex digits: hash of title and text, the same on every machine."""
+        """32 hex digits: hash of title and text as they are seen, the same on every machine."""
         # NUL keeps them apart: title "a b" with text "c" is not title "a" with text "b c".
-        content = f"{self.title}\0{self.text}".encode()
+        content = seen(f"{self.title}\0{self.text}").encode()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def stored_document(document_id: str, record: Mapping[str, Any]) -> Document:
+    """Return a document that a store keeps, under the id that its adapters have."""
+    document = Document(**record)
+    document.__dict__["id"] = document_id  # where another version hashed the text otherwise
+    return document
 
 
 def document_from_record(record: object) -> Document:

@@ -36,23 +36,6 @@ class Question:
     metadata: dict = field(default_factory=dict, compare=False)
 
 
-def question_texts(questions: object) -> list[str]:
-    """Take one question or many, each a text or a `Question`; ValueError for anything else."""
-    if isinstance(questions, (str, Question)):
-        questions = [questions]
-    if isinstance(questions, (bytes, Mapping)) or not isinstance(questions, Iterable):
-        raise ValueError(
-            f"got a {type(questions).__name__}, expected a question or a list of them: convert it"
-        )
-    texts = [item.question if isinstance(item, Question) else item for item in questions]
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(
-                f"got a {type(text).__name__} as number {number} of the questions, expected a text"
-            )
-    return texts
-
-
 def read_questions(
     records: Records, documents: list[Document], reject: Reject, counts: Counter[str]
 ) -> list[Question]:

@@ -128,7 +128,7 @@ def _pipeline(
     build = _retriever if group.spec.retrieval == "retriever" else make_retriever
     return ParametricRAG(
         base,
-        build(setup.retriever, documents),
+        build(setup.retriever, documents, setup.least_coverage),
         parametrizer,
         store,
         generation=setup.generation,
@@ -138,8 +138,8 @@ def _pipeline(
 
 
 @lru_cache(maxsize=1)  # groups that follow each other search the same corpus
-def _retriever(name: str, documents: tuple[Document, ...]) -> Retriever:
-    return make_retriever(name, sorted(documents, key=lambda document: document.id))
+def _retriever(name: str, documents: tuple[Document, ...], least_coverage: float) -> Retriever:
+    return make_retriever(name, sorted(documents, key=lambda d: d.id), least_coverage)
 
 
 @lru_cache

@@ -53,7 +53,7 @@ Question = Union[str, Conversation, Continuation]  # noqa: UP007 (evaluated on P
 
 
 def plain_question(question: Question) -> str:
-    """Return the text that documents are retrieved for."""
+    """Return what is asked: of a conversation, its last turn."""
     if isinstance(question, Continuation):
         return question.text
     return question if isinstance(question, str) else question[-1]["content"]

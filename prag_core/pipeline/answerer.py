@@ -24,6 +24,7 @@ from prag_core.model.generate import generate
 from prag_core.pipeline.answers import Answer, AnswerOptions, Source
 from prag_core.pipeline.modes import Mode, find_mode
 from prag_core.pipeline.relevance import relevant_hits
+from prag_core.pipeline.search_text import search_text
 from prag_core.retrieval.retriever import Hit
 
 MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
@@ -159,7 +160,13 @@ class Answerer:
             whole = shared_rows(self.adapter(first))  # the same in every document's adapter
         # Without weight: of none of these documents an adapter is attached.
         path = whole.metadata.get("path", "") if whole else ""
-        return [(whole, tuple(Source(h.document_id, h.score) for h in row), path) for row in hits]
+        every = mode.adapters == "corpus"  # also a question without documents
+        return [
+            (whole, tuple(Source(h.document_id, h.score) for h in row), path)
+            if row or every
+            else (None, (), "")
+            for row in hits
+        ]
 
     def _merged(
         self, questions: Sequence[prompts.Question], hits: Hits, options: AnswerOptions
@@ -168,7 +175,7 @@ class Answerer:
         loaded = {i: self.adapter(i) for i in _ids(hits)}
         meant = hits  # those whose adapters take part
         if options.least_relevance > 0:
-            texts, least = [prompts.plain_question(q) for q in questions], options.least_relevance
+            texts, least = [search_text(q) for q in questions], options.least_relevance
             meant = self.run(lambda: relevant_hits(self.base, texts, hits, loaded, least))
         if options.rank:  # after relevance, which reads the addresses that a smaller rank has not
             loaded = {i: reduce_rank(adapter, options.rank) for i, adapter in loaded.items()}

@@ -26,6 +26,7 @@ from prag_core.formats.peft_folder import from_peft
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.pipeline.answers import AnswerOptions
+from prag_core.retrieval.bm25 import LEAST_COVERAGE
 from prag_core.training.loop import SPEED_OPTIONS, LoraTrainingOptions
 from prag_core.training.lora_trainer import LoraTrainer
 
@@ -78,6 +79,8 @@ class Setup:
         hypernet: checkpoint of the generated path: shipped name, folder or hub name.
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
+        least_coverage: share of a question that one of its documents needs; without, it is answered
+            without documents (see `prag_core.retrieval.bm25`). 0: one common word is enough.
         augmentation: rewrites and question-answer pairs.
         training: the trained path.
         generation: decoding.
@@ -91,6 +94,7 @@ class Setup:
     hypernet: str = "smollm2-135m-ridge"
     hypernet_rank: int = 0
     retriever: Literal["auto", "bm25", "bm25s"] = "auto"
+    least_coverage: float = LEAST_COVERAGE
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     training: LoraTrainingOptions = field(default_factory=LoraTrainingOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)

@@ -17,14 +17,15 @@ from typing import Any
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
-from prag_core.corpus.documents import Document, as_documents
-from prag_core.corpus.questions import question_texts
+from prag_core.corpus.documents import Document, as_documents, stored_document
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.parts import Setup, build_parametrizer
+from prag_core.pipeline.search_text import as_questions, search_text
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit, Retriever
 from prag_core.training.lora_trainer import LoraTrainer
@@ -69,7 +70,7 @@ class ParametricRAG:
         self._version: int | None = None  # of the store, when its documents were last read
         if documents is None and self.store is not None:
             self._version = self.store.version()
-            documents = (Document(**record) for _, record in self.store.records("document"))
+            documents = (stored_document(*pair) for pair in self.store.records("document"))
         self._index(as_documents(documents or ()))  # no adapter is read or made here
 
     @classmethod
@@ -99,8 +100,9 @@ class ParametricRAG:
         self.retriever.delete(removed)
         for document_id in removed:
             del self.documents[document_id]
-        records = (self.store.get_record("document", i) for i in stored - self.documents.keys())
-        self._index(Document(**record) for record in records if record is not None)
+        new = stored - self.documents.keys()
+        records = ((i, self.store.get_record("document", i)) for i in new)
+        self._index(stored_document(i, record) for i, record in records if record is not None)
         self._version = version
         return True
 
@@ -219,15 +221,15 @@ class ParametricRAG:
         where: Where | None = None,
         among: Iterable[str] | None = None,
     ) -> list[list[Hit]]:
-        """Return the k best documents of each question (all, where there are fewer).
+        """Return the k best documents of each question; fewer, or none, where fewer match.
 
         Arguments and errors beyond the questions are those of `matching`.
         """
-        questions = question_texts(questions)
+        texts = [search_text(question) for question in as_questions(questions)]
         self.refresh()
         if where or among is not None:  # else no list of what may be the whole corpus
             among = self.matching(where or {}, among)
-        return self.retriever.retrieve(questions, k, among)
+        return self.retriever.retrieve(texts, k, among)
 
     def document(self, document_id: str) -> Document:
         """Return a document by its id; ValueError for one that is not there."""
@@ -252,7 +254,7 @@ class ParametricRAG:
 
     def answer(
         self,
-        questions: Sequence[str],
+        questions: Sequence[Question] | str,
         mode: str = "parametric",
         k: int = 3,
         document_ids: Sequence[Sequence[str]] | None = None,
@@ -262,8 +264,11 @@ class ParametricRAG:
     ) -> list[Answer]:
         """Answer questions in one of `modes.MODES`.
 
+        A question that no document matches is answered as in `closed_book`, without documents.
+
         Args:
-            questions: plain questions.
+            questions: plain questions, conversations (turns of `role` and `content`, whose last is
+                the question), or texts to go on from.
             mode: how to answer.
             k: documents a question, from the retriever.
             document_ids: one or more documents of each question, instead of the retriever's; the
@@ -276,7 +281,7 @@ class ParametricRAG:
         Raises:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
         """
-        questions = question_texts(questions)
+        questions = as_questions(questions)
         hits = self.hits(questions, mode, k, document_ids, scores, where)
         return self.answerer.answer(questions, hits, mode, options)
 
@@ -294,7 +299,7 @@ class ParametricRAG:
 
     def hits(
         self,
-        questions: Sequence[str],
+        questions: Sequence[Question],
         mode: str,
         k: int = 3,
         document_ids: Sequence[Sequence[str]] | None = None,
@@ -304,6 +309,7 @@ class ParametricRAG:
     ) -> list[list[Hit]]:
         """Return the documents of every question: those named, or else the retriever's best k.
 
+        A question that no document matches has none.
         Named documents have the scores given, or 1 each; the retriever heeds `where` and `among`.
 
         Raises:
@@ -392,8 +398,9 @@ def assemble(
         documents: the corpus that an augmentation file names; the store's own when omitted.
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    corpus = documents or [Document(**record) for _, record in store.records("document")]
-    parts = (make_retriever(setup.retriever), build_parametrizer(base, setup, store, corpus), store)
+    corpus = documents or [stored_document(*pair) for pair in store.records("document")]
+    retriever = make_retriever(setup.retriever, least_coverage=setup.least_coverage)
+    parts = (retriever, build_parametrizer(base, setup, store, corpus), store)
     return ParametricRAG(base, *parts, None, setup.generation, setup.answering)
 
 

@@ -5,28 +5,44 @@ Score of document d for question q, with f the frequency of a token in d (Lucene
     sum over tokens t of q:  idf(t) * f / (f + k1 (1 - b + b |d| / mean |d|))
     idf(t) = log(1 + (N - n_t + 0.5) / (n_t + 0.5)),  n_t the number of documents with t
 
-Two engines compute it: rank_bm25, and bm25s for large corpora. Both rank alike.
+Two engines compute it: rank_bm25, and bm25s for large corpora. Both rank alike. A document without
+any term of the question never comes out.
+
+A question that is foreign to the corpus may still share a common word with it. What tells it apart
+is its coverage: the share of the question, by weight of its terms, that one of its documents has.
+
+    coverage(d) = sum over terms of q in d: w(t) / sum over terms of q: w(t)
+    w(t) = log((N + PRIOR) / (n_t + 1)), terms that no document has included
+
+Where no document of the k best has the least coverage, none comes out. It is asked of the question
+as a whole: documents that a multi-hop question hardly names come out beside one that it names. The
+more documents, the more of a question one of them has by chance, about linearly in log N:
+
+    least(N) = least_coverage * min(1, 1/4 + log(N) / 10),  the whole of it from 1,800 documents on
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from rank_bm25 import BM25Okapi
 
 from prag_core.corpus.documents import Document, as_documents
-from prag_core.retrieval.analyzer import analyze
+from prag_core.retrieval.analyzer import Terms, analyze
 from prag_core.retrieval.retriever import Hit
 
 K1, B = 1.5, 0.75
 BM25S_ABOVE = 20_000  # documents; rank_bm25 takes over 30 ms a question from here on
 ENGINES = ("auto", "bm25", "bm25s")
-DECIMALS = 5  # scores are rounded, so that ties do not depend on the order of a sum
+DECIMALS = 4  # scores are rounded, so that ties do not depend on the order of a sum
+LEAST_COVERAGE = 0.3  # of held-out articles of SQuAD train it loses 0.2% of the gold documents
+PRIOR = 10  # documents that a small corpus stands for: words that all of its few have count too
+MOST_TERMS = 1000  # a longer question (a pasted text) is searched for its rarest terms
 Tokens: TypeAlias = "array[int]"  # token numbers of a document
 Scorer = Callable[[list[int]], np.ndarray]  # token numbers of a question -> scores (N,)
 
@@ -34,24 +50,34 @@ Scorer = Callable[[list[int]], np.ndarray]  # token numbers of a question -> sco
 class BM25Retriever:
     """BM25 over title and text; the index is rebuilt by itself after `add` and `delete`."""
 
-    def __init__(self, documents: Iterable[Document] = (), engine: str = "auto") -> None:
+    def __init__(
+        self,
+        documents: Iterable[Document] = (),
+        engine: str = "auto",
+        least_coverage: float = LEAST_COVERAGE,
+    ) -> None:
         """Take the documents; indexing waits for the first question.
 
         Args:
             documents: the first documents; equal ones are kept once.
             engine: `bm25`, `bm25s`, or `auto`, which decides by the number of documents.
+            least_coverage: share of a question that one of its documents needs, see above; with 0
+                one common term is enough.
 
         Raises:
-            ValueError: an unknown engine.
+            ValueError: an unknown engine, or a share that is none.
         """
         if engine not in ENGINES:
             raise ValueError(f"got retriever {engine!r}, expected one of {', '.join(ENGINES)}")
-        self._engine = engine
+        if not 0 <= least_coverage <= 1:
+            raise ValueError(f"got least_coverage {least_coverage}, expected a share, 0 to 1")
+        self._engine, self._least_coverage = engine, least_coverage
         self._documents: dict[str, Document] = {}
-        self._tokens: dict[str, Tokens] = {}  # document id -> token numbers, made when indexed
+        # Document id -> numbers of its terms, as `Terms` has them; made when indexed.
+        self._tokens: dict[str, tuple[Tokens, Tokens]] = {}
         self._vocabulary: dict[str, int] = {}
         self._ids: list[str] = []
-        self._scorer: Scorer | None = None
+        self._indexes: dict[bool, _Index] = {}  # of all words, and (True) of weak terms
         self.add(documents)
 
     def __len__(self) -> int:
@@ -71,7 +97,7 @@ class BM25Retriever:
         for document in as_documents(documents):
             self._documents.setdefault(document.id, document)
         if len(self) > before:
-            self._scorer = None
+            self._indexes.clear()
 
     def delete(self, document_ids: Iterable[str]) -> None:
         """Remove documents.
@@ -85,7 +111,7 @@ class BM25Retriever:
         for document_id in document_ids:
             del self._documents[document_id]
             self._tokens.pop(document_id, None)
-            self._scorer = None
+            self._indexes.clear()
 
     def get(self, document_id: str) -> Document:
         """Return a document by its id.
@@ -103,10 +129,10 @@ class BM25Retriever:
     def retrieve(
         self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
     ) -> list[list[Hit]]:
-        """Return the k best documents of each question, best first (all, if there are fewer).
+        """Return the k best documents of each question, best first; fewer where fewer match.
 
         Of documents with equal scores, the one added first comes first. Scores are those of the
-        whole index, whatever `among` says.
+        whole index, whatever `among` says. A question of stop words alone is searched for them.
 
         Args:
             questions: plain questions.
@@ -123,58 +149,100 @@ class BM25Retriever:
             raise ValueError("got one string, expected a list of questions: pass [question]")
         if not self._documents:
             return [[] for _ in questions]
-        if self._scorer is None:
-            rows = self._index_rows()
-            self._scorer = self._bm25s(rows) if self.engine == "bm25s" else _okapi(rows)
+        self._index(weak=False)  # numbers the documents
         allowed = np.arange(len(self._ids))  # places in the index
         if among is not None:
             wanted = set(among)
             allowed = np.array([i for i in allowed if self._ids[i] in wanted], dtype=np.int64)
-        return [self._best(self._scorer, analyze(q), k, allowed) for q in questions]
+        return [self._best(analyze(question), k, allowed) for question in questions]
 
-    def _index_rows(self) -> list[Tokens]:
-        """Return the token numbers of all documents; only new documents are analyzed."""
+    def _index(self, weak: bool) -> _Index:
+        """Return the index of words or of weak terms; only new documents are analyzed."""
+        if weak not in self._indexes:
+            for document_id, document in self._documents.items():
+                if document_id not in self._tokens:
+                    words, others = analyze(f"{document.title}\n{document.text}")
+                    self._tokens[document_id] = (self._numbers(words), self._numbers(others))
+            self._ids = list(self._documents)
+            rows = [self._tokens[document_id][weak] for document_id in self._ids]
+            self._indexes[weak] = _Index.build(rows, self._vocabulary, self.engine)
+        return self._indexes[weak]
+
+    def _numbers(self, terms: Iterable[str]) -> Tokens:
         numbers = self._vocabulary
-        for document_id, document in self._documents.items():
-            if document_id not in self._tokens:
-                tokens = analyze(f"{document.title}\n{document.text}")
-                row = array("i", (numbers.setdefault(t, len(numbers)) for t in tokens))
-                self._tokens[document_id] = row
-        self._ids = list(self._documents)
-        return [self._tokens[document_id] for document_id in self._ids]
+        return array("i", (numbers.setdefault(term, len(numbers)) for term in terms))
 
-    def _best(self, scorer: Scorer, tokens: list[str], k: int, allowed: np.ndarray) -> list[Hit]:
-        if not len(allowed):
+    def _best(self, question: Terms, k: int, allowed: np.ndarray) -> list[Hit]:
+        """Return the documents of one question."""
+        weak = not question.words
+        index, terms = self._index(weak), question.weak if weak else question.words
+        numbers = [self._vocabulary.get(term, -1) for term in terms]
+        known = [number for number in numbers if number >= 0 and index.frequencies[number]]
+        if len(known) > MOST_TERMS:
+            known = sorted(set(known), key=index.frequencies.__getitem__)[:MOST_TERMS]
+        if not known or not len(allowed):
             return []
-        known = [self._vocabulary[token] for token in tokens if token in self._vocabulary]
         # float64 whatever the engine computes in
-        scores = np.round(np.asarray(scorer(known), np.float64), DECIMALS)[allowed]  # (allowed,)
+        scores = np.round(np.asarray(index.scorer(known), np.float64), DECIMALS)[allowed]
         cut = max(len(scores) - k, 0)
-        candidates = np.flatnonzero(scores >= np.partition(scores, cut)[cut])  # in order of adding
+        least = max(np.partition(scores, cut)[cut], 10**-DECIMALS / 2)  # of the k best that match
+        candidates = np.flatnonzero(scores >= least)  # in order of adding
         best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+        missing = len({t for t, n in zip(terms, numbers, strict=True) if n not in known})
+        if not index.covers(set(known), missing, allowed[best], self._least_coverage):
+            return []
         return [Hit(self._ids[allowed[i]], float(scores[i])) for i in best]
 
-    def _bm25s(self, rows: list[Tokens]) -> Scorer:
-        index = _bm25s().BM25(k1=K1, b=B, method="lucene")
+
+@dataclass(frozen=True)
+class _Index:
+    """Documents as numbers of terms, ready to be scored.
+
+    Attributes:
+        rows: the terms of every document.
+        frequencies: (V,) number of documents that have a term.
+        scorer: the engine.
+    """
+
+    rows: list[Tokens]
+    frequencies: np.ndarray
+    scorer: Scorer
+
+    @classmethod
+    def build(cls, rows: list[Tokens], vocabulary: dict[str, int], engine: str) -> _Index:
+        frequencies = np.zeros(len(vocabulary), np.int64)
+        for row in rows:
+            frequencies[list(set(row))] += 1
         if not any(rows):
-            return lambda tokens: np.zeros(len(rows))
-        index.index((rows, dict(self._vocabulary)), show_progress=False)
-        scorer: Scorer = index.get_scores_from_ids
-        return scorer
+            return cls(rows, frequencies, lambda tokens: np.zeros(len(rows)))
+        if engine == "bm25s":
+            index = _bm25s().BM25(k1=K1, b=B, method="lucene")
+            index.index((rows, dict(vocabulary)), show_progress=False)
+            return cls(rows, frequencies, index.get_scores_from_ids)
+        return cls(rows, frequencies, _okapi(rows, frequencies))
+
+    def covers(self, known: set[int], missing: int, places: Iterable[int], least: float) -> bool:
+        """Say whether one of these documents has the least share of a question.
+
+        Args:
+            known: the question's terms.
+            missing: number of its terms that no document has.
+            places: of the documents.
+            least: the share, see above.
+        """
+        most = math.log(len(self.rows) + PRIOR)
+        weights = {t: most - math.log(self.frequencies[t] + 1) for t in known}
+        least *= min(1.0, 0.25 + math.log(len(self.rows)) / 10)
+        needed = least * (sum(weights.values()) + missing * most)
+        return any(sum(weights[t] for t in known & set(self.rows[p])) >= needed for p in places)
 
 
-def _okapi(rows: list[Tokens]) -> Scorer:
+def _okapi(rows: list[Tokens], frequencies: np.ndarray) -> Scorer:
     """Score with rank_bm25; its idf, not positive for frequent words, is replaced by Lucene's."""
-    if not any(rows):
-        return lambda tokens: np.zeros(len(rows))
     index = BM25Okapi(rows, k1=K1, b=B)
-    total = len(rows)
-    frequencies = Counter(token for row in index.doc_freqs for token in row)
     # rank_bm25 multiplies by k1 + 1, Lucene does not
-    index.idf = {
-        token: math.log(1 + (total - n + 0.5) / (n + 0.5)) / (K1 + 1)
-        for token, n in frequencies.items()
-    }
+    idf = np.log(1 + (len(rows) - frequencies + 0.5) / (frequencies + 0.5)) / (K1 + 1)
+    index.idf = {int(term): float(idf[term]) for term in np.flatnonzero(frequencies)}
     scorer: Scorer = index.get_scores
     return scorer
 

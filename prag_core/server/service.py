@@ -16,7 +16,7 @@ from cachetools import LRUCache
 
 from prag_core.adapters.adapter import Adapter, adapter_key
 from prag_core.corpus.documents import Document
-from prag_core.model.prompts import Question, plain_question
+from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer, Prepared
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.rag import ParametricRAG
@@ -166,8 +166,7 @@ class Service:
             self.refresh()
             if not self.rag.documents and not document_ids:
                 mode = "closed_book"
-            text, limits = plain_question(question), {"where": where, "among": among}
-            (hits,) = self.rag.hits([text], mode, k, named, **limits)
+            (hits,) = self.rag.hits([question], mode, k, named, where=where, among=among)
             # Another process may have added a document whose adapter it still makes.
             served = {hit.document_id: self.adapter_of(hit.document_id) for hit in hits}
             hits = [hit for hit in hits if served[hit.document_id]]

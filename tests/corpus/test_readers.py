@@ -15,7 +15,6 @@ import pytest
 
 from prag_core.corpus import readers
 from prag_core.corpus.documents import Document, as_documents, read_documents
-from prag_core.corpus.questions import question_texts
 from prag_core.corpus.readers import read_docx, read_html, read_markdown
 
 PAGE = """<!DOCTYPE html><html><head><title>The
@@ -231,7 +230,3 @@ def test_documents_and_questions_in_any_shape():
     for wrong in (None, 3, b"a", Path("a.txt"), [one[0], None], [b"a"], io.StringIO("a")):
         with pytest.raises(ValueError, match=r"got a \w+.*, expected"):
             as_documents(wrong)
-    assert question_texts("Who?") == question_texts(["Who?"]) == ["Who?"]
-    for wrong in (None, {"question": "Who?"}, ["Who?", None], b"a"):
-        with pytest.raises(ValueError, match=r"got a \w+.*, expected"):
-            question_texts(wrong)

@@ -104,9 +104,9 @@ def test_service_leaves_them_out_too(tiny_base, tmp_path):
         options = AnswerOptions(least_relevance=least)
         with running_service(tiny_base, tmp_path, options=options) as service:
             service.add(CORPUS)
-            ready = service.prepare(QUESTIONS[0], "parametric", 2)
+            ready = service.prepare(QUESTIONS[1], "parametric", 2)
             assert (ready.adapter is not None) == attached and len(ready.documents) == 2
-            assert service.prepare(QUESTIONS[0], "closed_book", 2).prompt == ready.prompt
+            assert service.prepare(QUESTIONS[1], "closed_book", 2).prompt == ready.prompt
 
 
 def test_evaluation_leaves_them_out_too(tiny_base, tmp_path):

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prag_core.retrieval.analyzer import analyze
 
 
 def test_analyzer():
-    assert analyze("The DOGS' owner’s dog_houses; who's running?") == [
-        "dog", "owner", "dog", "hous", "who", "run"
-    ]  # fmt: skip
-    assert analyze("What is it?") == []
+    words, weak = analyze("The DOGS' owner’s dog_houses; who's running?")
+    assert words == ["dog", "owner", "dog", "hous", "run"] and weak == ["the", "who"]
+    assert analyze("What is it?") == ([], ["what", "is", "it"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Ｃａｆé", "cafe\u0301"), ("straße ẞ", "STRASSE SS"), ("İstanbul", "istanbul"),
+        ("ΟΔΟΣ", "οδός"), ("Łódź Malmø", "Lodz Malmo"), ("\ufeffde\u00adsk", "desk"),
+        ("iPhone™", "iphone"), ("١٩٨٤", "1984"), ("1\u00a0840", "1840"), ("3,5", "3.5"),
+        ("أحمد الـكتاب", "احمد الكتاب"), ("שָׁלוֹם", "שלום"), ("ज़मीन", "जमीन"),
+        ("ｶﾞｲﾄﾞ", "ガイド"), ("l’homme", "homme"), ("O'Brien", "OBrien"), ("don't isn't", "do is"),
+    ],
+)  # fmt: skip
+def test_what_looks_alike_is_one_term(one, other):
+    assert analyze(one) == analyze(other)
+
+
+def test_letters_that_differ_stay_apart():
+    for one, other in (("か", "が"), ("दिन", "दीन"), ("น้ำ", "นา"), ("C", "C++"), ("C#", "C++")):
+        assert analyze(one) != analyze(other)
+    assert {"f16", "at&t", "us", ".net"} <= set(analyze("F-16 AT&T U.S. .NET").words)

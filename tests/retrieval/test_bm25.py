@@ -36,11 +36,11 @@ def random_corpus(size: int, seed: int = 0) -> tuple[list[Document], list[str]]:
 @pytest.mark.parametrize("size", [1, 2, 3, 200])
 def test_both_engines_rank_and_score_alike(size):
     documents, questions = random_corpus(size)
-    okapi = make_retriever("bm25", documents).retrieve(questions, 10)
-    sparse = make_retriever("bm25s", documents).retrieve(questions, 10)
+    okapi = make_retriever("bm25", documents, 0).retrieve(questions, 10)
+    sparse = make_retriever("bm25s", documents, 0).retrieve(questions, 10)
     assert ids(okapi) == ids(sparse)
     for a, b in zip(okapi, sparse, strict=True):
-        assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=2e-5)
+        assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=2e-4)
 
 
 @ENGINES
@@ -49,7 +49,7 @@ def test_scores_follow_the_formula(engine):
     [[best, *_]] = make_retriever(engine, documents).retrieve(["red"], 1)
     idf = 0.98082925  # log(1 + (3 - 1 + 0.5) / (1 + 0.5))
     expected = idf * 2 / (2 + 1.5 * (0.25 + 0.75 * 3 / 2))
-    assert best == Hit(documents[0].id, pytest.approx(expected, abs=1e-5))
+    assert best == Hit(documents[0].id, pytest.approx(expected, abs=1e-4))
 
 
 @ENGINES
@@ -58,7 +58,7 @@ def test_corpora_of_one_and_two_documents(engine):
     two = make_retriever(engine, [MARIE, ALAN])
     questions = ["Who found radium?", "Who broke the ciphers?", "Alan"]
     assert ids(two.retrieve(questions, 5)) == [
-        [MARIE.id, ALAN.id], [ALAN.id, MARIE.id], [ALAN.id, MARIE.id]
+        [MARIE.id], [ALAN.id], [ALAN.id]
     ]  # fmt: skip
     twice = Document("radium radium paris")  # a word that both have still counts
     [row] = make_retriever(engine, [Document("radium paris"), twice]).retrieve(["radium"], 2)
@@ -68,20 +68,65 @@ def test_corpora_of_one_and_two_documents(engine):
 
 @ENGINES
 def test_words_in_every_document_still_score_above_none(engine):
-    documents = [ALAN, Document("radium"), Document("radium mine"), Document("radium lamp")]
-    assert make_retriever(engine, documents).retrieve(["radium"], 4)[0][-1].document_id == ALAN.id
+    documents = [Document("radium"), Document("radium mine"), Document("radium lamp")]
+    [row] = make_retriever(engine, [ALAN, *documents]).retrieve(["radium"], 4)
+    assert [hit.document_id for hit in row] == [document.id for document in documents]
+    [row] = make_retriever(engine, documents).retrieve(["radium"], 4)
+    assert len(row) == 3 and all(hit.score > 0 for hit in row)
 
 
 @ENGINES
-@pytest.mark.parametrize("question", ["What is it?", "", "unheard zebra"])
-def test_questions_without_a_known_word_give_the_first_documents(engine, question):
-    retriever = make_retriever(engine, [MARIE, ALAN, ADA])
-    assert retriever.retrieve([question], 2) == [[Hit(MARIE.id, 0.0), Hit(ALAN.id, 0.0)]]
+@pytest.mark.parametrize("question", ["What is it?", "", "Hello!", "?! \U0001f98a", "\ud800"])
+def test_questions_without_a_known_word_give_no_document(engine, question):
+    retriever = make_retriever(engine, [MARIE, ALAN, ADA], 0)
+    assert retriever.retrieve([question], 2) == [[]]
+
+
+@ENGINES
+def test_questions_of_stop_words_are_searched_for_them(engine):
+    who = Document("The Who are a rock band.", "The Who")
+    play = Document("To be, or not to be, that is the question.", "Hamlet")
+    novel = Document("A horror novel by Stephen King.", "It")
+    retriever = make_retriever(engine, [MARIE, ALAN, ADA, who, play, novel])
+    questions = ["Who are The Who?", "To be or not to be?", "It?", "Where have you been?"]
+    found = [row[0] if row else "" for row in ids(retriever.retrieve(questions, 1))]
+    assert found == [who.id, play.id, novel.id, ""]
+
+
+@ENGINES
+def test_a_question_that_shares_a_common_word_only_gives_no_document(engine):
+    question = "Which engine drives the tallest Bolivian railway locomotive today?"
+    assert make_retriever(engine, [MARIE, ALAN, ADA], 0.9).retrieve([question]) == [[]]
+    [[hit]] = make_retriever(engine, [MARIE, ALAN, ADA], 0).retrieve([question])
+    assert hit.document_id == ADA.id
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("texts", "question", "place"),
+    [
+        (["北京的故宫建于1420年。", "上海的外滩建于1844年。"], "外滩建于哪一年？", 1),
+        (["黑猫睡觉。", "白狗跑。"], "猫", 0),
+        (["남산은 서울에 있다.", "경복궁은 1395년에 지었다."], "경복궁이 언제?", 1),
+        (["Cafe\u0301 Lo\u0308wenmut", "Bar Lion"], "café löwenmut", 0),
+        (["Café Löwenmut", "Bar Lion"], "cafe lowenmut", 0),
+        (["The \ufb01nance house", "A bank"], "finance", 0),
+        (["zero\u200bwidth so\u00adft", "A bank"], "zerowidth", 0),
+        (["مدرسة في دمشق", "كتاب"], "مَدْرَسَة", 0),
+        (["The A-380 has 853 seats", "A ship"], "A380", 0),
+        (["C is old", "C++ is newer"], "C++", 1),
+        (["1,840 people", "1984 books"], "1840 people", 0),
+    ],
+)
+def test_what_looks_alike_is_found(engine, texts, question, place):
+    documents = [Document(text) for text in texts]
+    [[best, *_]] = make_retriever(engine, documents).retrieve([question], 2)
+    assert best.document_id == documents[place].id
 
 
 @ENGINES
 def test_documents_of_stop_words_only(engine):
-    assert ids(make_retriever(engine, [EMPTY]).retrieve(["radium"], 1)) == [[EMPTY.id]]
+    assert ids(make_retriever(engine, [EMPTY]).retrieve(["radium"], 1)) == [[]]
     assert ids(make_retriever(engine, [EMPTY, ADA]).retrieve(["engine"], 1)) == [[ADA.id]]
 
 
@@ -108,12 +153,12 @@ def test_add_and_delete_equal_a_new_index(engine):
 def test_index_is_made_once(monkeypatch):
     calls = []
     monkeypatch.setattr(
-        retrieval, "_okapi", lambda rows, make=retrieval._okapi: calls.append(1) or make(rows)
+        retrieval, "_okapi", lambda *rows, make=retrieval._okapi: calls.append(1) or make(*rows)
     )
     retriever = make_retriever("bm25", [MARIE, ALAN])
-    retriever.retrieve(["a"])
+    retriever.retrieve(["radium"])
     retriever.add([MARIE])  # there already
-    retriever.retrieve(["b"])
+    retriever.retrieve(["ciphers"])
     assert len(calls) == 1
 
 
@@ -178,7 +223,7 @@ def test_engines_agree_on_real_text():
 @pytest.mark.parametrize("engine", ["bm25", "bm25s"])
 def test_among_leaves_the_other_documents_out(engine):
     documents, questions = random_corpus(30)
-    retriever = make_retriever(engine, documents)
+    retriever = make_retriever(engine, documents, 0)
     allowed = {document.id for document in documents[::3]}
     every = retriever.retrieve(questions, len(documents))
     expected = [[hit for hit in row if hit.document_id in allowed][:4] for row in every]

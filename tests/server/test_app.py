@@ -50,9 +50,10 @@ def test_documents_of_the_users_own_id_and_metadata(http, client):
     assert [entry["source_id"] for entry in entries] == ["u1901", "u1902"]
     shown = http.get(f"/v1/documents/{entries[0]['id']}").json()
     assert shown["metadata"] == new[0]["metadata"]
-    for question, where in (("P?", {"year": 1902}), ("1901?", {"year": 1902, "by": "Ada"})):
+    for question, where in (("P?", {"year": 1902}), ("Is 1902 P?", {"year": 1902, "by": "Ada"})):
         (source,) = ask(client, question, k=2, where=where).documents
         assert source["id"] == entries[1]["id"]
+    assert ask(client, "1901?", where={"year": 1902}).documents == []
     body = {"messages": [{"role": "user", "content": "P?"}], "where": {"year": 1903}}
     assert "got where" in message(http.post("/v1/chat/completions", json=body), 400)
     (changed,) = http.post("/v1/documents", json={**new[0], "text": "P is now."}).json()["data"]
@@ -124,8 +125,11 @@ def test_chat_names_its_documents(http, client):
     assert reply.choices[0].message.content != closed.choices[0].message.content
     named = ask(client, "What is P1?", document_ids=ids[:1], mode="combine")
     assert [d["id"] for d in named.documents] == ids[:1] and named.mode == "combine"
-    both = ask(client, "What is P1?", k=2, merge="score")
+    both = ask(client, "What are P0 and P1?", k=2, merge="score")
     assert len(both.documents) == 2
+    for question in ("Hello!", "?!"):  # no match, no document
+        reply, plain = (ask(client, question, mode=m) for m in ("parametric", "closed_book"))
+        assert reply.documents == [] and reply.choices[0].message == plain.choices[0].message
 
 
 def test_streams_join_to_the_whole_text(http, client):

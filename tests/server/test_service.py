@@ -71,9 +71,7 @@ def test_a_document_is_answered_from_until_it_is_removed(service):
     assert not list(service.rag.store.keys(first.id))
     with pytest.raises(ValueError, match="got unknown document ids"):
         service.prepare(asked("What is P0?"), "parametric", 1, [first.id])
-    assert answer(service, "What is P0?") == answer(
-        service, "What is P0?", document_ids=[second.id]
-    )
+    assert answer(service, "What is P0?") == closed  # the other document does not match
     service.remove(second.id)
     assert answer(service, "What is P0?") == closed
 
@@ -249,7 +247,7 @@ def test_what_another_process_does_to_the_store_is_seen(service):
         other.remove_documents([first.id])
     assert [document.id for document, _ in service.list(9)] == [second.id]
     assert service.get(first.id) is None and service.get(third.id) is None
-    prepared = service.prepare(asked("What is P2?"), "parametric", 3)
+    prepared = service.prepare(asked("What are P0, P1 and P2?"), "parametric", 3)
     assert [hit.document_id for hit in prepared.documents] == [second.id]
     assert prepared.adapter is not None
 
