@@ -128,7 +128,7 @@ def _pipeline(
     build = _retriever if group.spec.retrieval == "retriever" else make_retriever
     return ParametricRAG(
         base,
-        build(setup.retriever, documents),
+        build(setup.retriever, documents, setup.least_similarity),
         parametrizer,
         store,
         generation=setup.generation,
@@ -138,8 +138,9 @@ def _pipeline(
 
 
 @lru_cache(maxsize=1)  # groups that follow each other search the same corpus
-def _retriever(name: str, documents: tuple[Document, ...]) -> Retriever:
-    return make_retriever(name, sorted(documents, key=lambda document: document.id))
+def _retriever(name: str, documents: tuple[Document, ...], least_similarity: float) -> Retriever:
+    documents = sorted(documents, key=lambda document: document.id)
+    return make_retriever(name, documents, least_similarity)
 
 
 @lru_cache

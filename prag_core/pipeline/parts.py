@@ -26,6 +26,8 @@ from prag_core.formats.peft_folder import from_peft
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.pipeline.answers import AnswerOptions
+from prag_core.retrieval.dense import LEAST_SIMILARITY
+from prag_core.retrieval.factory import check_name
 from prag_core.training.loop import SPEED_OPTIONS, LoraTrainingOptions
 from prag_core.training.lora_trainer import LoraTrainer
 
@@ -77,7 +79,10 @@ class Setup:
             (one forward pass of a hypernetwork), or a name that another package registers.
         hypernet: checkpoint of the generated path: shipped name, folder or hub name.
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
-        retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
+        retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by
+            words; `dense` or `dense:MODEL` (of sentence-transformers: hub name or folder) by
+            meaning; `hybrid` or `hybrid:MODEL` by both.
+        least_similarity: cosine that a document needs to be found by meaning; depends on MODEL.
         augmentation: rewrites and question-answer pairs.
         training: the trained path.
         generation: decoding.
@@ -90,11 +95,16 @@ class Setup:
     path: str = "trained"
     hypernet: str = "smollm2-135m-ridge"
     hypernet_rank: int = 0
-    retriever: Literal["auto", "bm25", "bm25s"] = "auto"
+    retriever: str = "auto"
+    least_similarity: float = LEAST_SIMILARITY
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     training: LoraTrainingOptions = field(default_factory=LoraTrainingOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     answering: AnswerOptions = field(default_factory=AnswerOptions)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown retriever, before anything is loaded."""
+        check_name(self.retriever)
 
     def answer_config(self) -> dict[str, Any]:
         """Return the settings that answers depend on, to be kept beside results."""

@@ -391,7 +391,8 @@ def assemble(
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     corpus = documents or [Document(**record) for _, record in store.records("document")]
-    parts = (make_retriever(setup.retriever), build_parametrizer(base, setup, store, corpus), store)
+    retriever = make_retriever(setup.retriever, (), setup.least_similarity)
+    parts = (retriever, build_parametrizer(base, setup, store, corpus), store)
     return ParametricRAG(base, *parts, None, setup.generation, setup.answering)
 
 

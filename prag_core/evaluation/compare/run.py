@@ -98,7 +98,8 @@ def _pipelines(
         yield {
             path: ParametricRAG(
                 base,
-                make_retriever(setup.retriever),  # one each: adding documents changes it
+                # one each: adding documents changes it
+                make_retriever(setup.retriever, (), setup.least_similarity),
                 build_parametrizer(base, replace(setup, path=path), adapters, documents),
                 adapters,
                 generation=setup.generation,
