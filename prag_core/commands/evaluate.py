@@ -14,9 +14,8 @@ from prag_core.evaluation.retrieval import retrieval_scores
 from prag_core.evaluation.tables import report_table
 from prag_core.evaluation.unrelated import draw_texts
 from prag_core.files import write_json
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.parts import Setup, build_retriever
 from prag_core.pipeline.rag import build_pipeline
-from prag_core.retrieval.factory import make_retriever
 
 
 def evaluate(
@@ -87,7 +86,7 @@ def _evaluate_retrieval(whole: QuestionSet, setup: Setup, k: int, folder: Path, 
     if hits:
         rows = read_hits(hits, whole)
     else:
-        rows = make_retriever(setup.retriever, whole.documents).retrieve(texts, k)
+        rows = build_retriever(setup, whole.documents).retrieve(texts, k)
     scores = retrieval_scores(whole, rows, k)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "retrieval.json", scores)

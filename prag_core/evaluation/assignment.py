@@ -193,7 +193,7 @@ def neighbours(
     draw, rows = random.Random(seed), []
     places = range(len(documents)) if places is None else places
     place = {document.id: index for index, document in enumerate(documents)}
-    retriever = make_retriever("auto", documents)
+    retriever = make_retriever("auto", documents, 0.0)
     # One more than half: a document is its own nearest neighbour.
     wanted = min((count + 1) // 2 + 1, len(documents))
     hits = retriever.retrieve([documents[index].text for index in places], wanted)

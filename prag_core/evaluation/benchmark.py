@@ -128,7 +128,7 @@ def _pipeline(
     build = _retriever if group.spec.retrieval == "retriever" else make_retriever
     return ParametricRAG(
         base,
-        build(setup.retriever, documents, setup.least_coverage),
+        build(setup.retriever, documents, setup.least_coverage, setup.least_similarity),
         parametrizer,
         store,
         generation=setup.generation,
@@ -138,8 +138,8 @@ def _pipeline(
 
 
 @lru_cache(maxsize=1)  # groups that follow each other search the same corpus
-def _retriever(name: str, documents: tuple[Document, ...], least_coverage: float) -> Retriever:
-    return make_retriever(name, sorted(documents, key=lambda d: d.id), least_coverage)
+def _retriever(name: str, documents: tuple[Document, ...], *least: float) -> Retriever:
+    return make_retriever(name, sorted(documents, key=lambda document: document.id), *least)
 
 
 @lru_cache

@@ -9,7 +9,7 @@ packages can bring theirs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
@@ -27,6 +27,9 @@ from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.retrieval.bm25 import LEAST_COVERAGE
+from prag_core.retrieval.dense import LEAST_SIMILARITY
+from prag_core.retrieval.factory import check_name, make_retriever
+from prag_core.retrieval.retriever import Retriever
 from prag_core.training.loop import SPEED_OPTIONS, LoraTrainingOptions
 from prag_core.training.lora_trainer import LoraTrainer
 
@@ -78,9 +81,13 @@ class Setup:
             (one forward pass of a hypernetwork), or a name that another package registers.
         hypernet: checkpoint of the generated path: shipped name, folder or hub name.
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
-        retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents).
-        least_coverage: share of a question that one of its documents needs; without, it is answered
-            without documents (see `prag_core.retrieval.bm25`). 0: one common word is enough.
+        retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by
+            words; `dense` or `dense:MODEL` (of sentence-transformers: hub name or folder) by
+            meaning; `hybrid` or `hybrid:MODEL` by both.
+        least_coverage: share of a question that one of its documents needs, by words; without, it
+            is answered without documents (see `prag_core.retrieval.bm25`). 0: one common word is
+            enough.
+        least_similarity: cosine that a document needs to be found by meaning; depends on MODEL.
         augmentation: rewrites and question-answer pairs.
         training: the trained path.
         generation: decoding.
@@ -93,12 +100,17 @@ class Setup:
     path: str = "trained"
     hypernet: str = "smollm2-135m-ridge"
     hypernet_rank: int = 0
-    retriever: Literal["auto", "bm25", "bm25s"] = "auto"
+    retriever: str = "auto"
     least_coverage: float = LEAST_COVERAGE
+    least_similarity: float = LEAST_SIMILARITY
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     training: LoraTrainingOptions = field(default_factory=LoraTrainingOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     answering: AnswerOptions = field(default_factory=AnswerOptions)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown retriever, before anything is loaded."""
+        check_name(self.retriever)
 
     def answer_config(self) -> dict[str, Any]:
         """Return the settings that answers depend on, to be kept beside results."""
@@ -139,6 +151,12 @@ def build_augmenter(
     writer = load_base_model(options.model) if options.model else base
     augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
     return augmenter if store is None else CachedAugmenter(augmenter, store)
+
+
+def build_retriever(setup: Setup, documents: Iterable[Document] = ()) -> Retriever:
+    """Build the retriever of the settings over some documents; errors as in `make_retriever`."""
+    least = setup.least_coverage, setup.least_similarity
+    return make_retriever(setup.retriever, documents, *least)
 
 
 def build_parametrizer(

@@ -24,7 +24,7 @@ from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
 from prag_core.pipeline.modes import find_mode
-from prag_core.pipeline.parts import Setup, build_parametrizer
+from prag_core.pipeline.parts import Setup, build_parametrizer, build_retriever
 from prag_core.pipeline.search_text import as_questions, search_text
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit, Retriever
@@ -216,7 +216,7 @@ class ParametricRAG:
 
     def retrieve(
         self,
-        questions: Sequence[str],
+        questions: Sequence[Question] | str,
         k: int = 3,
         where: Where | None = None,
         among: Iterable[str] | None = None,
@@ -399,7 +399,7 @@ def assemble(
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     corpus = documents or [stored_document(*pair) for pair in store.records("document")]
-    retriever = make_retriever(setup.retriever, least_coverage=setup.least_coverage)
+    retriever = build_retriever(setup)
     parts = (retriever, build_parametrizer(base, setup, store, corpus), store)
     return ParametricRAG(base, *parts, None, setup.generation, setup.answering)
 

@@ -9,6 +9,7 @@ paragraph.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import regex
 
@@ -52,13 +53,12 @@ def as_questions(questions: object) -> list[Question]:
         ValueError: anything else, by the name of its type.
     """
     single = isinstance(questions, (str, Record, Continuation)) or _is_conversation(questions)
-    if not single and (
-        isinstance(questions, (bytes, Mapping)) or not isinstance(questions, Iterable)
-    ):
+    foreign = isinstance(questions, (bytes, Mapping)) or not isinstance(questions, Iterable)
+    if foreign and not single:
         raise ValueError(
             f"got a {type(questions).__name__}, expected a question or a list of them: convert it"
         )
-    items = [questions] if single else list(questions)
+    items: list[Any] = [questions] if single else list(cast(Iterable[Any], questions))
     for number, item in enumerate(items):
         if not isinstance(item, (str, Record, Continuation)) and not _is_conversation(item):
             raise ValueError(

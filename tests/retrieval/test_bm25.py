@@ -191,9 +191,9 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="got one string, expected a list"):
         retriever.retrieve("radium")
     with pytest.raises(
-        ValueError, match="got retriever 'dense', expected one of auto, bm25, bm25s"
+        ValueError, match="got retriever 'sparse', expected one of auto, bm25, bm25s"
     ):
-        make_retriever("dense")
+        make_retriever("sparse")
 
 
 def test_auto_takes_bm25s_for_large_corpora(monkeypatch):

