@@ -60,7 +60,7 @@ SUMMARIES = {
 DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see `Command`
     "demo": {"unread": ["path"]},
     # Each request brings its own decoding options.
-    "serve": {"unread": ["generation", "answering"], "defaults": {"path": "generated"}},
+    "serve": {"unread": ["generation", "answering"]},
     "benchmark": {
         "unread": ["path", "base_model", "dtype", "hypernet"]
     },  # a list of models has them

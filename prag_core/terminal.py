@@ -19,7 +19,7 @@ CLOSED_PIPE = 141  # status where nobody reads on, as of a program that SIGPIPE 
 def standard_streams() -> Iterator[None]:
     """Let a program print whatever its terminal can show, and end quietly where nobody reads on.
 
-    What the encoding of the terminal lacks is written as an escape, `\\u5317`. Streams that are
+    What the encoding of the terminal lacks is written as an escape of Python's. Streams that are
     closed are opened on nothing.
 
     Raises:
@@ -28,7 +28,7 @@ def standard_streams() -> Iterator[None]:
     # In this order: each takes the lowest free number, which no other file may get.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     streams = [sys.stdout, sys.stderr]
     for stream in streams:
         if hasattr(stream, "reconfigure"):  # not one that an embedding program put there
