@@ -142,8 +142,9 @@ class ParametricRAG:
             ready: list[Document] = []  # the retriever gets them all at once
             try:
                 for batch in self._make(unique.values(), progress):
-                    ready += (batch := [d for d in batch if d.id in new])
-                    self._record(batch)
+                    fresh = [document for document in batch if document.id in new]
+                    self._record(fresh)  # first, so that a full disk leaves the index as it was
+                    ready += fresh
             finally:
                 self._index(ready)
         if replace:  # last: the old ones answer until the new ones can

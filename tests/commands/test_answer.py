@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 from tests.fixtures.command_line import run
 
@@ -39,3 +41,20 @@ def test_only_documents_with_the_metadata_are_found(options, tmp_path, capsys):
 def test_answer_without_store_names_the_command_that_makes_one(options, tmp_path, capsys):
     assert run("answer", "Who?", "--store", tmp_path / "none", *options) == 2
     assert "prag parametrize" in capsys.readouterr().err
+
+
+def test_questions_that_are_no_text_are_named_and_the_others_answered(
+    corpus, options, tmp_path, capsys, monkeypatch
+):
+    store, answers = tmp_path / "store", tmp_path / "answers.jsonl"
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    assert run("answer", "caf\udce9?", "--store", store, *options) == 2
+    assert "which is not UTF-8" in capsys.readouterr().err
+    raw = io.TextIOWrapper(io.BytesIO(b"caf\x81\xff?\nWhere is Ada?\n"))
+    monkeypatch.setattr(sys, "stdin", raw)
+    options = [option for option in options if option != "--path=trained"]  # the store knows it
+    assert run("answer", "-", "--store", store, "--output", answers, *options) == 2
+    assert "standard input, line 1" in capsys.readouterr().err
+    (reply,) = map(json.loads, answers.read_text().splitlines())
+    assert (reply["question"], reply["path"]) == ("Where is Ada?", "trained")
+    assert json.loads(answers.with_suffix(".config.json").read_text())["path"] == "trained"
