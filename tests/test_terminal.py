@@ -61,6 +61,6 @@ def test_a_full_disk_is_a_failure_and_a_deleted_folder_is_named(monkeypatch, cap
         raise OSError(28, "No space left on device")
 
     assert cli.run_command("prag", full, "") == 1
-    monkeypatch.setattr(os, "getcwd", lambda: open(tmp_path / "none"))
+    monkeypatch.setattr(os, "getcwd", lambda: os.stat(tmp_path / "none"))
     assert cli.main(["store", "list"]) == 2
     assert "current folder that was deleted" in capsys.readouterr().err
