@@ -11,14 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import hypernet
-from prag_core.cli import (
-    Command,
-    build_parser,
-    call,
-    load_function,
-    pick_command,
-    run_command,
-)
+from prag_core.cli import Command, load_function, run_function, run_program
 
 # Lightning's commands share one function: the module, data and trainer classes are their options.
 TRAINER = "hypernet.commands.training:run_trainer"
@@ -48,18 +41,13 @@ MEMORY_HINT = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (2: bad input, 1: out of memory, 130: Ctrl-C)."""
+    """Run one command; returns the exit status (see `run_command`)."""
     words = list(sys.argv[1:] if arguments is None else arguments)  # the command's name first
-    name, status = pick_command("hypernet", hypernet.__doc__, COMMANDS, words)
-    if name is None:
-        return status
 
-    def command() -> None:
+    def run(name: str) -> None:
         if COMMANDS[name].place == TRAINER:  # parses by itself, and reports errors as we do
             load_function(TRAINER)(words)
-            return
-        # As of `prag`: a signature is the command line.
-        function, parser = build_parser(f"hypernet {name}", COMMANDS[name])
-        call(function, parser.instantiate(parser.parse_args(words[1:])))
+        else:  # as of `prag`: a signature is the command line
+            run_function(f"hypernet {name}", COMMANDS[name], words[1:])
 
-    return run_command(f"hypernet {name}", command, MEMORY_HINT)
+    return run_program("hypernet", hypernet.__doc__, COMMANDS, words, run, MEMORY_HINT)

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, get_type_hints
 
+from prag_core.files import FAILURES
+from prag_core.terminal import standard_streams
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
@@ -57,7 +60,7 @@ SUMMARIES = {
 DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see `Command`
     "demo": {"unread": ["path"]},
     # Each request brings its own decoding options.
-    "serve": {"unread": ["generation", "answering"], "defaults": {"path": "generated"}},
+    "serve": {"unread": ["generation", "answering"]},
     "benchmark": {
         "unread": ["path", "base_model", "dtype", "hypernet"]
     },  # a list of models has them
@@ -76,19 +79,49 @@ MEMORY_HINT = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (2: bad input, 1: out of memory, 130: Ctrl-C)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    name, status = pick_command("prag", sys.modules["prag_core"].__doc__, COMMANDS, arguments)
-    if name is None:
-        return status
+    """Run one command; returns the exit status (see `run_command`)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)  # the command's name first
     # Read by huggingface_hub and transformers when they are imported: no bars for loading weights.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    function, parser = build_parser(f"prag {name}", COMMANDS[name])
+
+    def run(name: str) -> None:
+        run_function(f"prag {name}", COMMANDS[name], [_underscored(word) for word in words[1:]])
+
+    about = sys.modules["prag_core"].__doc__
+    return run_program("prag", about, COMMANDS, words, run, MEMORY_HINT)
+
+
+def run_program(
+    program: str,
+    about: str,
+    commands: Mapping[str, Command],
+    words: Sequence[str],
+    run: Callable[[str], object],
+    memory_hint: str,
+) -> int:
+    """Run the command that the first word names; returns the exit status (see `run_command`).
+
+    Args:
+        program: name on the command line.
+        about: text whose first line says what the program does.
+        commands: by name.
+        words: of the command line.
+        run: takes the name of the command.
+        memory_hint: what to do where memory ran out.
+    """
+    with standard_streams():
+        name, status = pick_command(program, about, commands, words)
+        if name is None:
+            return status
+        return run_command(f"{program} {name}", lambda: run(name), memory_hint)
+
+
+def run_function(program: str, command: Command, words: Sequence[str]) -> None:
+    """Parse the options of a command and call its function."""
+    _require_current_folder()
+    function, parser = build_parser(program, command)
     # Wrong options end here, with argparse's own message and status 2.
-    parsed = parser.parse_args([_underscored(argument) for argument in arguments[1:]])
-    return run_command(
-        f"prag {name}", lambda: call(function, parser.instantiate(parsed)), MEMORY_HINT
-    )
+    call(function, parser.instantiate(parser.parse_args(list(words))))
 
 
 def pick_command(
@@ -199,15 +232,18 @@ def run_command(program: str, command: Callable[[], object], memory_hint: str) -
         memory_hint: what to do where memory ran out.
 
     Returns:
-        The exit status: 0, 2 for bad input, 1 where memory ran out, 130 after Ctrl-C.
+        The exit status: 0, 2 for bad input, 1 where memory or the disk failed, 130 after Ctrl-C.
     """
     try:
         command()
+        sys.stdout.flush()  # here, where what goes wrong is said
+    except BrokenPipeError:  # nobody reads on, see `standard_streams`
+        raise
     except (ValueError, OSError, KeyError) as error:
         if type(error) is KeyError:  # a defect; the store's own kind has a message
             raise
         print(f"{program}: {error}", file=sys.stderr)
-        return 2
+        return 1 if getattr(error, "errno", None) in FAILURES else 2
     except (RuntimeError, MemoryError) as error:
         from prag_core.model.hardware import is_out_of_memory  # torch is loaded by now
 
@@ -219,6 +255,15 @@ def run_command(program: str, command: Callable[[], object], memory_hint: str) -
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def _require_current_folder() -> None:
+    """Raise FileNotFoundError where the current folder was deleted: torch would end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        problem = "got a current folder that was deleted, expected one that is there"
+        raise FileNotFoundError(f"{problem}: change to another") from error
 
 
 def _underscored(argument: str) -> str:

@@ -1,15 +1,33 @@
-"""Files: whole or not at all."""
+"""Files: whole or not at all, and what errors of the disk mean."""
 
 from __future__ import annotations
 
 import json
 import os
+from errno import EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, ETIMEDOUT
 from pathlib import Path
+
+ROOMLESS = (ENOSPC, EDQUOT, EFBIG, EIO)
+FAILURES = (*ROOMLESS, EMFILE, ENFILE, ETIMEDOUT)  # of the machine, not of what a user wrote
+FULL = "got no room to write {}, expected free space: free some and try again; all is kept that was"
+# What libraries and other programs say of them, in words alone.
+FULL_WORDS = tuple(os.strerror(number) for number in (ENOSPC, EDQUOT))
 
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON under a temporary name, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(json_bytes(text))
     os.replace(temporary, path)
+
+
+def json_bytes(text: str) -> bytes:
+    """Encode JSON as UTF-8; half a character (of a file's name, say) becomes JSON's escape."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def is_full(error: BaseException) -> bool:
+    """Say whether an error, of whatever library, means a full disk."""
+    number = getattr(error, "errno", None)
+    return number in (ENOSPC, EDQUOT) or any(words in str(error) for words in FULL_WORDS)

@@ -1,15 +1,51 @@
-"""Terminal: how far a long work is, on standard error."""
+"""Terminal: what commands print goes out on any terminal or pipe, and how far a long work is."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, Task, TimeRemainingColumn
 
 PERIOD = 5.0  # seconds between two lines where there is no terminal
+CLOSED_PIPE = 141  # status where nobody reads on, as of a program that SIGPIPE ends: 128 + 13
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Let a program print whatever its terminal can show, and end quietly where nobody reads on.
+
+    What the encoding of the terminal lacks is written as an escape of Python's. Streams that are
+    closed are opened on nothing.
+
+    Raises:
+        SystemExit: with CLOSED_PIPE, where the reader of a pipe has gone.
+    """
+    # In this order: each takes the lowest free number, which no other file may get.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    streams = [sys.stdout, sys.stderr]
+    for stream in streams:
+        if hasattr(stream, "reconfigure"):  # not one that an embedding program put there
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        raise SystemExit(CLOSED_PIPE) from None  # rich turns it into a SystemExit of its own
+    finally:
+        for stream in streams:
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # what is left goes nowhere, or Python would complain
+                with suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
@@ -46,7 +82,9 @@ def _lines(console: Console, task: Task) -> Iterator[None]:
         # From a thread of its own: one batch may take longer than the period.
         while not ended.wait(PERIOD):
             place = f"{task.completed:g} of {task.total:g}"
-            console.print(f"{task.description}: {place}, {task.elapsed:.0f} s", markup=False)
+            with suppress(OSError, ValueError):  # nobody reads it: the work goes on
+                line = f"{task.description}: {place}, {task.elapsed:.0f} s"
+                print(line, file=sys.stderr, flush=True)
 
     thread = Thread(target=write, daemon=True)
     if not console.is_terminal:

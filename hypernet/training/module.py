@@ -266,6 +266,7 @@ class HypernetModule(lightning.LightningModule):
             # Without the documents of earlier batches, which need no index here.
             rag = ParametricRAG(self.base, parametrizer=made, store=store, documents=())
             rag.add_documents(batch)
+            store.put_records("document", {document.id: asdict(document) for document in batch})
             return len(store)
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:

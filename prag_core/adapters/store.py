@@ -203,6 +203,13 @@ class AdapterStore:
                     lines.append(f"record {kind}/{key}: got damaged bytes in {INDEX}")
         return lines
 
+    def paths(self, base_model: str) -> list[str]:
+        """Return who made the adapters of a base model (`trained`, `generated`, ...), by name."""
+        query = """SELECT DISTINCT json_extract(metadata, '$.path') AS path FROM adapters
+            JOIN specs ON hash = adapters.spec
+            WHERE json_extract(specs.spec, '$.base_model') = ? AND path != '' ORDER BY path"""
+        return [path for (path,) in self._index.rows(query, base_model)]
+
     def documents_without_adapter(self) -> list[str]:
         """Return the ids of the documents kept here that have no adapter of any parametrizer."""
         query = "SELECT key FROM records WHERE kind = 'document' AND key NOT IN "
@@ -292,6 +299,17 @@ class AdapterStore:
             f"got key {key!r}, expected one of the {len(self)} in {self.path}: "
             "parametrize the document first"
         )
+
+
+def open_store(path: str | Path, create: bool = True) -> AdapterStore:
+    """Open a store for writing where it can be written, else for reading.
+
+    Args:
+        path: folder of the store.
+        create: make it where there is none.
+    """
+    missing = create and not (Path(path) / HEADER).exists()
+    return AdapterStore(path, readonly=False if missing else None)
 
 
 def reindex(path: str | Path) -> int:

@@ -13,23 +13,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from errno import (
-    EACCES,
-    EDQUOT,
-    EEXIST,
-    EFBIG,
-    EIO,
-    ENOSPC,
-    ENOTDIR,
-    EPERM,
-    EROFS,
-    ETIMEDOUT,
-)  # fmt: skip
+from errno import EACCES, EEXIST, EIO, ENOSPC, ENOTDIR, EPERM, EROFS, ETIMEDOUT
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from prag_core.adapters.adapter import fingerprint
+from prag_core.files import FULL, ROOMLESS
 
 INDEX = "index.sqlite"
 PATIENCE = 60.0  # seconds that another process may take for its change
@@ -55,13 +45,12 @@ SELECT = (
     "FROM adapters JOIN specs ON hash = adapters.spec WHERE"
 )
 # What a user reads of errors of the disk, by number.
-FULL = "got no room to write {}, expected free space: free some and try again; all is kept that was"
 DENIED = (
     "got {}, which cannot be opened or cannot be written, expected a folder that can: change its "
     "permissions, choose another path, or open the store with readonly=True"
 )
 BUSY = "got {}, expected its turn: another process changes it for too long: end it and try again"
-MEANINGS = dict.fromkeys((ENOSPC, EDQUOT, EFBIG, EIO), FULL) | {ETIMEDOUT: BUSY}
+MEANINGS = dict.fromkeys(ROOMLESS, FULL) | {ETIMEDOUT: BUSY}
 MEANINGS |= dict.fromkeys((EROFS, EACCES, EPERM, EEXIST, ENOTDIR), DENIED)
 # SQLite says the same in words; its own codes are there from Python 3.11 on.
 SQLITE_NUMBERS = {
@@ -114,11 +103,12 @@ class StoreIndex:
         Raises:
             OSError: it cannot be written, but should be.
         """
-        can_write = os.access(folder, os.W_OK)
+        self.folder, self.path = folder, folder / INDEX
+        index = self.path if self.path.exists() else folder
+        can_write = os.access(folder, os.W_OK) and os.access(index, os.W_OK)
         if readonly is False and not can_write:
             raise _disk_error(EACCES, folder, "no permission")
         self.readonly = not can_write if readonly is None else readonly
-        self.folder, self.path = folder, folder / INDEX
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._process, self._closed = os.getpid(), False
@@ -199,7 +189,7 @@ class StoreIndex:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(str(self.path.absolute()))}?mode={mode}",
+            f"file:{quote(os.fsencode(self.path.absolute()))}?mode={mode}",
             uri=True,
             timeout=PATIENCE,
             isolation_level=None,  # transactions are begun in `writing`

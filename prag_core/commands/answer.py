@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from prag_core.commands.store import STORE
-from prag_core.corpus.records import rejecter, text_lines
-from prag_core.files import write_json
+from prag_core.corpus.records import text_lines
+from prag_core.files import json_bytes, write_json
 from prag_core.pipeline.parts import Setup
-from prag_core.pipeline.rag import build_pipeline
+from prag_core.pipeline.rag import build_pipeline, require_text
 
 
 def answer(
@@ -40,31 +41,44 @@ def answer(
         where: metadata that a document needs to be found, e.g. '{"year": 1901}'.
     """
     # Standard input may hold thousands of questions: the model is loaded once for all of them.
-    questions = _lines() if question == "-" else [question]
-    questions = [line.strip() for line in questions if line.strip()]
+    problems: list[str] = []
+    questions = list(_lines(problems)) if question == "-" else [question]
+    for text in questions:
+        require_text("question", text)
+    if problems and not questions:
+        raise ValueError("; ".join(problems))
     if not questions:
         raise ValueError("got no question, expected one: give it as an argument or one a line")
-    # None: a store on a read-only mount answers too.
-    with build_pipeline(setup, store, readonly=None) as rag:
+    with build_pipeline(setup, store, create=False) as rag:
         answers = rag.answer(questions, mode, k, where=where)
+    setup = rag.setup or setup  # with the path that the store has
     for reply in answers:  # first the answer, then what it was made from
         print(reply.text)
         for hit in reply.documents:
             print(f"  {hit.score:8.3f}  {rag.documents[hit.document_id].title or hit.document_id}")
     if output:
         _write_with_config(Path(output), [asdict(reply) for reply in answers], setup)
+    if problems:  # last: the other questions are answered
+        raise ValueError(f"{'; '.join(problems)}: write them in UTF-8, the others are answered")
 
 
-def _lines() -> list[str]:
-    """Return the lines of standard input that are text; a warning names the others."""
-    stream = io.BytesIO(sys.stdin.buffer.read())
-    lines = text_lines("standard input", stream, rejecter(skip_bad=True, counts=None))
-    return [line for _, line in lines]
+def _lines(problems: list[str]) -> Iterator[str]:
+    """Read questions from standard input, one a line; what is no text is named in `problems`."""
+
+    def reject(where: object, problem: str) -> None:
+        problems.append(f"{where}: {problem}")
+
+    # Not every stream has bytes behind its text: one that a program has put there.
+    stream = getattr(sys.stdin, "buffer", None)
+    content = stream.read() if stream else sys.stdin.read().encode()
+    for _, line in text_lines("standard input", io.BytesIO(content), reject):
+        if line.strip():
+            yield line.strip()
 
 
 def _write_with_config(path: Path, rows: list[dict], setup: Setup) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(lines, "utf-8")
+    path.write_bytes(json_bytes(lines))
     # The resolved settings, so that the answers can be made again.
     write_json(path.with_suffix(".config.json"), asdict(setup))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
 from prag_core.evaluation.benchmark import run_benchmark
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.files import write_json
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.parts import AdapterPath, Setup
 
 CONDITIONS = ("closed_book", "in_context", "da_rag", "parametric", "combine", "shuffled", "sft")
 
@@ -20,7 +19,7 @@ def benchmark(
     output: str = "runs/benchmark",
     question_sets: tuple[BenchmarkSet, ...] = (),
     base_models: tuple[BenchmarkModel, ...] = (BenchmarkModel(hypernet=Setup.hypernet),),
-    paths: tuple[Literal["trained", "generated"], ...] = ("trained", "generated"),
+    paths: tuple[AdapterPath, ...] = ("trained", "generated"),
     conditions: tuple[str, ...] = CONDITIONS,
     seeds: tuple[int, ...] = (0,),
     skip_bad: bool = False,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
@@ -17,7 +16,7 @@ from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import RESULTS_NAME, Answers, answers_path, read_answers
 from prag_core.evaluation.tables import EXPLAINED, Table, metric_rows
 from prag_core.files import write_json
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.parts import AdapterPath, Setup
 from prag_core.pipeline.rag import ParametricRAG, build_pipeline
 from prag_core.terminal import progress_bar
 
@@ -31,7 +30,7 @@ SHOWN = 3  # questions printed with every mode's answer
 def demo(
     setup: Setup,
     output: str = "runs/demo",
-    paths: tuple[Literal["trained", "generated"], ...] = ("generated", "trained"),
+    paths: tuple[AdapterPath, ...] = ("generated", "trained"),
     k: int = 1,
 ) -> None:
     """Turn 12 invented documents into adapters and ask about them in every mode.

@@ -44,7 +44,8 @@ def evaluate(
         question_set: folder, file, or hub name (see the README for the formats).
         setup: shared settings.
         output: folder for answers, resolved config and results.
-        store: folder of the adapter store; `<output>/store` when empty.
+        store: folder of the adapter store; `<output>/store` when empty. The question set's
+            documents alone are searched, whatever the store keeps.
         evaluation: conditions, documents a question.
         documents: draw so many documents with all their questions (seed: evaluation.seed); 0
             takes all. The retriever then searches these documents only.
@@ -68,14 +69,14 @@ def evaluate(
         return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
     strangers = draw_texts(unrelated, texts, seed) if unrelated else None
     # The corpus is known to the pipeline before it is added: an augmentation file names it.
-    with build_pipeline(setup, store or Path(output) / "store", whole.documents) as rag:
+    with build_pipeline(setup, store or Path(output) / "store", whole.documents, alone=True) as rag:
         if chunk_tokens:
             whole = chunk_question_set(whole, rag.base.tokenizer, chunk_tokens)
         # After chunking: hits and answers name what is asked in the end.
         ranked = read_hits(hits, whole) if hits else None
         foreign = {Path(p).stem: read_predictions(p, whole.questions) for p in predictions}
         # Another model or parametrizer is another evaluation, and needs another folder.
-        config = setup.answer_config() | rag.identity
+        config = (rag.setup or setup).answer_config() | rag.identity
         report = evaluate_set(rag, whole, evaluation, output, config, ranked, foreign, strangers)
     Console().print(report_table(report).rich())
 

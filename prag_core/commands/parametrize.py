@@ -49,7 +49,7 @@ def parametrize(
         with progress_bar("documents", len(documents)) as advance:
             rag.add_documents(documents, advance, replace=replace)
         stats = rag.store.stats()  # of the whole store, earlier documents included
-    write_json(Path(store) / "config.json", asdict(setup))
+    write_json(Path(store) / "config.json", asdict(rag.setup or setup))
     print(
         f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "
         f"records and {counts['left_out']} files left out; "

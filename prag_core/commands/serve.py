@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import replace
 
-from prag_core.adapters.store import AdapterStore
+from prag_core.adapters.store import open_store
 from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.pipeline.rag import assemble
 from prag_core.server.engine import Engine
@@ -69,6 +69,8 @@ def serve(
         raise ValueError(
             f"got host {host} without an API key, expected one beyond loopback: set {KEY_VARIABLE}"
         )
+    if setup.path == "auto":  # trained adapters of the store are served all the same
+        setup = replace(setup, path="generated")
     # A training takes seconds a document, too long for a request that adds one.
     if setup.path == "trained":
         raise ValueError(
@@ -77,7 +79,7 @@ def serve(
     name = model_name or setup.base_model.rstrip("/").rsplit("/", 1)[-1]
     write_json_logs()  # before anything is loaded, which logs too
     metrics = Metrics()
-    with AdapterStore(store) as opened:
+    with open_store(store) as opened:
         rag = assemble(setup, opened)
         engine = Engine(rag.base, max_rows, max_queue, max_wait, metrics.observe_step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +12,16 @@ from prag_core.formats.gguf_file import from_gguf, to_gguf
 from prag_core.formats.peft_folder import from_peft, to_peft
 from prag_core.formats.view import VLLM_RANKS, cut_rank, require_rank, view_store
 from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
+from prag_core.pipeline.rag import forget_made
 
 STORE = "runs/store"
 READING = ("list", "verify", "view", "export")  # these open a store that cannot be written too
 
 
 def store(
-    action: Literal["list", "verify", "sweep", "reindex", "view", "delete", "export", "import"],
+    action: Literal[
+        "list", "verify", "sweep", "reindex", "view", "delete", "forget", "export", "import"
+    ],
     path: str = STORE,
     key: str = "",
     to: str = "",
@@ -33,8 +37,9 @@ def store(
 
     Args:
         action: list, verify, sweep (remove what was deleted or replaced), reindex (rebuild the
-            index from the folders), view (folders for a serving engine), delete, export (a key) or
-            import (a source, as a key).
+            index from the folders), view (folders for a serving engine), delete (an adapter),
+            forget (a document, whose id is the key, with all that was made from it), export (a
+            key) or import (a source, as a key).
         path: folder of the adapter store.
         key: the adapter; a beginning that only one key has is enough. view: all that begin so.
         to: view, export: folder, or file (gguf), to write.
@@ -57,7 +62,7 @@ def store(
     with AdapterStore(path, readonly) as opened:
         if action == "list":  # from the index alone: no adapter is read
             for row in opened.rows():
-                print(row.key, row.metadata.get("title", ""), sep="\t")
+                print(row.key, " ".join(row.metadata.get("title", "").split()), sep="\t")
             print(json.dumps(opened.stats()))
         elif action == "verify":
             _verify(opened)
@@ -66,9 +71,14 @@ def store(
         elif action == "view":
             _view(opened, to, engine_model, max_rank, key, rank)
         elif action == "delete":
-            opened.delete(_whole_key(opened, key))  # its files go with the next sweep
+            opened.delete(_whole_key(opened.keys(), key))  # its files go with the next sweep
+        elif action == "forget":
+            document_id = _whole_key(opened.record_keys("document"), key)
+            forget_made(opened, [document_id])
+            opened.delete_record("document", document_id)
         elif action == "export":
-            _export(opened, _whole_key(opened, key), to, format, base_model, max_rank, rank)
+            whole_key = _whole_key(opened.keys(), key)
+            _export(opened, whole_key, to, format, base_model, max_rank, rank)
         else:
             read = from_peft if format == "peft" else from_gguf
             if not key or not source:
@@ -84,7 +94,10 @@ def _verify(opened: AdapterStore) -> None:
     lines = opened.verify()
     print("\n".join(lines) or f"{len(opened)} adapters, all sound")
     for document_id in opened.documents_without_adapter():
-        print(f"document {document_id} has no adapter")
+        print(
+            f"document {document_id} has no adapter: parametrize it again, or leave it to "
+            f"`prag store forget --path {opened.path} --key {document_id}`"
+        )
     if lines:
         raise ValueError(
             f"got {len(lines)} damaged entries in {opened.path} (above), expected none: delete "
@@ -102,11 +115,11 @@ def _view(
     print(f"{count} adapters of {engine_model} in {Path(to)}")
 
 
-def _whole_key(opened: AdapterStore, key: str) -> str:
+def _whole_key(names: Iterable[str], key: str) -> str:
     # An empty key would be the beginning of the only adapter in a store.
-    keys = list(opened.keys(prefix=key)) if key else []
+    keys = [name for name in names if name.startswith(key)] if key else []
     if len(keys) != 1:
-        count = f"got key {key!r}, which {len(keys)} adapters have"
+        count = f"got key {key!r}, which {len(keys)} entries have"
         raise ValueError(f"{count}, expected exactly one: see `prag store list`")
     return keys[0]
 

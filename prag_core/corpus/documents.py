@@ -123,7 +123,7 @@ def as_documents(documents: object) -> list[Document]:
             f"got a {type(documents).__name__}, expected documents (Document, text or record) or a "
             "list of them: files are read with read_documents, tables with to_dict('records')"
         )
-    return [_as_document(number, item) for number, item in enumerate(documents)]
+    return [_as_document(number, item) for number, item in enumerate(documents, 1)]
 
 
 def _as_document(number: int, item: object) -> Document:
@@ -132,10 +132,13 @@ def _as_document(number: int, item: object) -> Document:
     if isinstance(item, str):
         return Document(item)
     if isinstance(item, Mapping):
-        return document_from_record(item)
+        try:
+            return document_from_record(item)
+        except ValueError as error:
+            raise ValueError(f"document {number}: {error}") from error
     raise ValueError(
-        f"got a {type(item).__name__} as number {number} of the documents, expected a Document, a "
-        "text, or a record with the field text: convert it"
+        f"document {number}: got a {type(item).__name__}, expected a Document, a text, or a record "
+        "with the field text: convert it"
     )
 
 

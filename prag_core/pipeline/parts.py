@@ -34,6 +34,8 @@ from prag_core.training.loop import SPEED_OPTIONS, LoraTrainingOptions
 from prag_core.training.lora_trainer import LoraTrainer
 
 PARAMETRIZERS = "prag.parametrizers"  # entry point group
+AdapterPath = Literal["trained", "generated"]  # who makes adapters, of the paths in this repository
+DEFAULT_PATH: AdapterPath = "generated"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Setup:
         dtype: `auto` (see `load_base_model`), `bfloat16` or `float32`.
         device: `auto`, `cpu` or `cuda`.
         path: who makes the adapters: `trained` (one small training a document), `generated`
-            (one forward pass of a hypernetwork), or a name that another package registers.
+            (one forward pass of a hypernetwork, which must be of this base model), or a name that
+            another package registers; `auto`: as those in the store, `generated` in a new one.
         hypernet: checkpoint of the generated path: shipped name, folder or hub name.
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by
@@ -97,7 +100,7 @@ class Setup:
     base_model: str = EMBEDDED_NAME
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
-    path: str = "trained"
+    path: str = "auto"
     hypernet: str = "smollm2-135m-ridge"
     hypernet_rank: int = 0
     retriever: str = "auto"

@@ -7,15 +7,18 @@ One switch, the mode, says how a question is answered (see `modes`).
 
 from __future__ import annotations
 
+import json
+import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
-from prag_core.adapters.store import AdapterStore
+from prag_core.adapters.store import AdapterStore, open_store
 from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
 from prag_core.corpus.documents import Document, as_documents, stored_document
 from prag_core.model.base_model import BaseModel, load_base_model
@@ -24,13 +27,14 @@ from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
 from prag_core.pipeline.modes import find_mode
-from prag_core.pipeline.parts import Setup, build_parametrizer, build_retriever
+from prag_core.pipeline.parts import DEFAULT_PATH, Setup, build_parametrizer, build_retriever
 from prag_core.pipeline.search_text import as_questions, search_text
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit, Retriever
 from prag_core.training.lora_trainer import LoraTrainer
 
 Where = Mapping[str, object]  # metadata that a document needs
+logger = logging.getLogger(__name__)
 GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
 
 
@@ -58,15 +62,17 @@ class ParametricRAG:
             augmenter: for `da_rag`; the parametrizer's own when omitted.
             generation: decoding options.
             options: prompt style and merge weighting.
-            documents: the corpus, instead of the documents that the store keeps; only indexed.
+            documents: the corpus, instead of the documents that the store keeps; these, and what is
+                added later, are only indexed, and the store gets adapters alone.
         """
         self.base, self.parametrizer = base, parametrizer
         self.retriever = retriever if retriever is not None else make_retriever("auto")
-        self.store = AdapterStore(store) if isinstance(store, (str, Path)) else store
+        self.store = open_store(store) if isinstance(store, (str, Path)) else store
         self.augmenter = augmenter or getattr(parametrizer, "augmenter", None)
         self.generation = generation or GenerationOptions()
         self.options = options or AnswerOptions()
         self.documents: dict[str, Document] = {}
+        self.setup: Setup | None = None  # what `assemble` built it from
         self._version: int | None = None  # of the store, when its documents were last read
         if documents is None and self.store is not None:
             self._version = self.store.version()
@@ -77,13 +83,13 @@ class ParametricRAG:
     def from_pretrained(
         cls, base_model: str = "smollm2-135m", store: str | Path | None = None, **settings: Any
     ) -> ParametricRAG:
-        """Load a base model with all parts around it; `settings` are the fields of `build.Setup`.
+        """Load a base model with all parts around it; `settings` are the fields of `parts.Setup`.
 
-        Adapters are generated unless `path="trained"`, and kept in `store`, a temporary folder
-        when omitted.
+        Adapters are kept in `store`, a temporary folder when omitted; one that cannot be written is
+        answered from.
         """
-        setup = Setup(**{"base_model": base_model, "path": "generated", **settings})
-        return assemble(setup, AdapterStore(store or tempfile.mkdtemp(prefix="prag-")))
+        setup = Setup(base_model=base_model, **settings)
+        return assemble(setup, open_store(store or tempfile.mkdtemp(prefix="prag-")))
 
     def refresh(self) -> bool:
         """Take notice of documents that other processes added or removed; say whether any may be.
@@ -108,36 +114,42 @@ class ParametricRAG:
 
     def add_documents(
         self,
-        documents: Iterable[Document | str] | Document | str,
+        documents: Iterable[Document | str | Mapping[str, Any]] | Document | str,
         progress: Callable[[int], None] = lambda done: None,
         parametrize: bool = True,
         replace: bool = False,
     ) -> ParametricRAG:
         """Index the documents and make the adapters that the store does not have yet.
 
-        Adapters are stored batch by batch: an interruption loses the documents in flight, and a
-        second call makes only what is missing.
+        What is no document is refused before anything is recorded. A document is recorded once its
+        adapter is stored, batch by batch: an interruption loses those in flight, and a second call
+        makes only what is missing. Where no adapter can be made of one, the others are kept.
 
         Args:
             documents: one or many documents, plain texts or records; one that is there already is
-                not made again.
+                not made again. Several may share a `source_id`, as chunks do.
             progress: called with the number of documents done after each batch.
             parametrize: make adapters now; else index only (`ensure_adapters` makes them).
             replace: remove other documents with the same `source_id` once the new ones are there;
                 of a document that is there already take over the new `source_id` and metadata.
 
         Raises:
-            ValueError: no documents, or something else than documents.
+            ValueError: no documents, or some that are none; some that no adapter can be made of.
         """
-        unique = {document.id: document for document in as_documents(documents)}
-        if not unique:
-            raise ValueError("got no documents, expected at least one: check the corpus")
-        new = [d for d in unique.values() if self._differs(d, replace)]
-        if self.store is not None and new:  # first, so that a full disk leaves the index as it was
-            self.store.put_records("document", {d.id: asdict(d) for d in new})
-        self._index(new)
-        if parametrize and self.parametrizer is not None:
-            self.ensure_adapters(unique, progress)
+        unique = {document.id: document for document in _whole(as_documents(documents))}
+        new = {i: d for i, d in unique.items() if self._differs(d, replace)}
+        if not parametrize or self.parametrizer is None or self.store is None:
+            self._record(new.values())
+            self._index(new.values())
+        else:
+            ready: list[Document] = []  # the retriever gets them all at once
+            try:
+                for batch in self._make(unique.values(), progress):
+                    fresh = [document for document in batch if document.id in new]
+                    self._record(fresh)  # first, so that a full disk leaves the index as it was
+                    ready += fresh
+            finally:
+                self._index(ready)
         if replace:  # last: the old ones answer until the new ones can
             named = {document.source_id for document in unique.values()} - {""}
             present = self.documents.values()
@@ -151,22 +163,52 @@ class ParametricRAG:
         """Make and store the adapters that these documents do not have yet, batch by batch.
 
         Raises:
-            ValueError: an unknown document, or no parametrizer or store.
+            ValueError: an unknown document, one that no adapter can be made of (the others are
+                kept), or no parametrizer or store.
         """
         document_ids = list(dict.fromkeys(document_ids))
         self.require(document_ids)
+        for _ in self._make([self.documents[i] for i in document_ids], progress):
+            pass
+
+    def without_adapter(self) -> list[str]:
+        """Return the ids of the documents that this parametrizer has made no adapter of."""
+        store, _ = self._adapter_parts()
+        keys = set(store.keys())
+        return [i for i in self.documents if self._key(i) not in keys]
+
+    def _make(
+        self, documents: Collection[Document], progress: Callable[[int], None]
+    ) -> Iterator[list[Document]]:
+        """Make and store missing adapters; yields documents that have one, batch by batch."""
         store, parametrizer = self._adapter_parts()
         # Content and settings make the key: what is there is what would be made.
-        missing = [self.documents[i] for i in document_ids if not store.has(self._key(i))]
+        present = [d for d in documents if store.has(self._key(d.id))]
+        known = {document.id for document in present}
+        missing = [document for document in documents if document.id not in known]
         missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
-        done = len(document_ids) - len(missing)
+        done, failures = len(present), list[str]()
         progress(done)
+        yield present
         for start in range(0, len(missing), parametrizer.batch_size):
             batch = missing[start : start + parametrizer.batch_size]
-            adapters = parametrizer.parametrize(batch)
-            store.put_many([(self._key(d.id), a) for d, a in zip(batch, adapters, strict=True)])
+            pairs = list(_parametrized(parametrizer, batch, failures))
+            store.put_many([(self._key(d.id), adapter) for d, adapter in pairs])
+            yield [document for document, _ in pairs]
             done += len(batch)
             progress(done)
+        if failures:
+            raise ValueError(
+                f"got {len(failures)} of {len(documents)} documents that no adapter can be made "
+                f"of ({'; '.join(failures[:3])}), expected none: leave them out; the others are "
+                "there"
+            )
+
+    def _record(self, documents: Iterable[Document]) -> None:
+        """Keep documents in the store, unless the corpus is not the store's."""
+        records = {document.id: asdict(document) for document in documents}
+        if self.store is not None and self._version is not None and records:
+            self.store.put_records("document", records)
 
     def remove_documents(self, document_ids: Iterable[str]) -> None:
         """Forget documents: index entry, stored records and adapters (of every parametrizer).
@@ -189,14 +231,8 @@ class ParametricRAG:
 
     def forget(self, document_ids: Iterable[str]) -> None:
         """Delete what the store holds that was made from these documents."""
-        store, document_ids = self.store, list(document_ids)
-        if store is None:
-            return
-        prefixes = (*document_ids, GLOBAL)  # keys begin with the document, whoever made them
-        store.delete_many(key for prefix in prefixes for key in store.keys(prefix))
-        for document_id in document_ids:
-            for key, _ in list(store.records(AUGMENTATION, document_id)):
-                store.delete_record(AUGMENTATION, key)
+        if self.store is not None:
+            forget_made(self.store, document_ids)
 
     def matching(self, where: Where, among: Iterable[str] | None = None) -> list[str]:
         """Return the ids of the documents, of those `among`, whose metadata has all of `where`.
@@ -246,10 +282,7 @@ class ParametricRAG:
         store, _ = self._adapter_parts()
         key = self._key(document_id)
         if not store.has(key):
-            raise ValueError(
-                f"got no adapter for document {document_id}, expected one under {key}: "
-                "call add_documents (`prag parametrize`) with this parametrizer first"
-            )
+            raise ValueError(self._no_adapter(document_id))
         return store.get(key)
 
     def answer(
@@ -282,6 +315,8 @@ class ParametricRAG:
             ValueError: an unknown mode or document, or a mode whose parts are missing.
         """
         questions = as_questions(questions)
+        for question in questions:
+            require_text("question", search_text(question))
         hits = self.hits(questions, mode, k, document_ids, scores, where)
         return self.answerer.answer(questions, hits, mode, options)
 
@@ -321,7 +356,8 @@ class ParametricRAG:
         if document_ids is None:
             if not self.documents:
                 raise ValueError("got no documents, expected some: call add_documents first")
-            return self.retrieve(questions, k, where, among)
+            hits = self.retrieve(questions, k, where, among)
+            return self._with_adapters(hits, questions, k, where, among, mode)
         if len(document_ids) != len(questions) or not all(document_ids):
             raise ValueError(
                 f"got document ids for {sum(map(bool, document_ids))} questions, expected one or "
@@ -334,6 +370,44 @@ class ParametricRAG:
             [Hit(i, score) for i, score in zip(ids, row, strict=True)]
             for ids, row in zip(document_ids, scores, strict=True)
         ]
+
+    def _with_adapters(
+        self,
+        hits: list[list[Hit]],
+        questions: Sequence[Question],
+        k: int,
+        where: Where | None,
+        among: Iterable[str] | None,
+        mode: str,
+    ) -> list[list[Hit]]:
+        """Retrieve again, among those with an adapter, where a mode needs one that is not there."""
+        if not find_mode(mode).needs_adapters:
+            return hits
+        store, _ = self._adapter_parts()
+        ids = {hit.document_id for row in hits for hit in row}
+        if all(store.has(self._key(i)) for i in ids):  # quick: the rule
+            return hits
+        without = set(self.without_adapter())
+        candidates = self.matching(where or {}, among)
+        if ready := [i for i in candidates if i not in without]:
+            logger.warning(
+                "%d of %d documents have no adapter and take no part: `prag parametrize --store` "
+                "makes what is missing, `prag store verify` names them",
+                len(without), len(self.documents),
+            )  # fmt: skip
+            return self.retrieve(questions, k, None, ready)
+        raise ValueError(self._no_adapter(candidates[0]))
+
+    def _no_adapter(self, document_id: str) -> str:
+        """Say that a document has no adapter of this parametrizer, and what the store has."""
+        store, _ = self._adapter_parts()
+        paths = store.paths(self.base.fingerprint)
+        others = f"; the store has adapters of --path {' and '.join(paths)}" if paths else ""
+        return (
+            f"got no adapter for document {document_id}, expected one under "
+            f"{self._key(document_id)}{others}: call add_documents (`prag parametrize`) with this "
+            "parametrizer first, or answer with the settings they were made with"
+        )
 
     def train_global(self) -> Adapter:
         """Train (or load) the one adapter over all documents, for mode `sft`.
@@ -387,8 +461,87 @@ class ParametricRAG:
         return self.store, self.parametrizer
 
 
+def _whole(documents: Sequence[Document]) -> Sequence[Document]:
+    """Return the documents; ValueError for those that cannot be kept, by their places."""
+    problems = []
+    for place, document in enumerate(documents, 1):
+        try:
+            for name in ("text", "title", "source_id"):
+                require_text(name, getattr(document, name))
+            if not document.text.strip():
+                raise ValueError(f"got an empty text (title {document.title!r}), expected some")
+            try:
+                json.dumps(document.metadata)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"got metadata that are not JSON ({error})") from error
+        except ValueError as error:
+            problems.append(f"document {place}: {error}")
+    if problems:
+        raise ValueError(f"{'; '.join(problems[:3])}: correct or leave out {len(problems)}")
+    if not documents:
+        raise ValueError("got no documents, expected at least one: check the corpus")
+    return documents
+
+
+def require_text(name: str, value: object) -> None:
+    """Raise ValueError for what is no text, or has half a character (of other encodings)."""
+    if not isinstance(value, str):
+        raise ValueError(f"got {name} of type {type(value).__name__}, expected str: convert it")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"got {name} {value!r}, which is not UTF-8, expected text: write it in UTF-8"
+        ) from error
+
+
+def _parametrized(
+    parametrizer: Parametrizer, documents: Sequence[Document], failures: list[str]
+) -> Iterator[tuple[Document, Adapter]]:
+    """Yield documents with their adapters; those that none can be made of go to `failures`."""
+    try:
+        adapters = parametrizer.parametrize(documents)
+    except ValueError as error:
+        if len(documents) == 1:
+            failures.append(f"{documents[0].title or documents[0].id}: {error}")
+            return
+        for document in documents:  # one by one: the others are no worse for it
+            yield from _parametrized(parametrizer, [document], failures)
+    else:
+        yield from zip(documents, adapters, strict=True)
+
+
+def forget_made(store: AdapterStore, document_ids: Iterable[str]) -> None:
+    """Delete what was made from documents, and adapters of the whole corpus; not their records."""
+    document_ids = list(document_ids)
+    prefixes = (*document_ids, GLOBAL)  # keys begin with the document, whoever made them
+    store.delete_many(key for prefix in prefixes for key in store.keys(prefix))
+    for document_id in document_ids:
+        for key, _ in list(store.records(AUGMENTATION, document_id)):
+            store.delete_record(AUGMENTATION, key)
+
+
+def choose_path(setup: Setup, store: AdapterStore, base_model: str) -> Setup:
+    """Return the settings with the path that the store has, where they leave it to the store.
+
+    Args:
+        setup: settings; any path but `auto` stays.
+        store: that of the only path there is of this base model; `generated` where it has none,
+            and where it has several, which is logged.
+        base_model: fingerprint.
+    """
+    if setup.path != "auto":
+        return setup
+    paths = store.paths(base_model)
+    path = paths[0] if len(paths) == 1 else DEFAULT_PATH
+    if len(paths) > 1:
+        text = "%s holds adapters of the paths %s: taking %s, name another with --path"
+        logger.warning(text, store.path, " and ".join(paths), path)
+    return replace_fields(setup, path=path)
+
+
 def assemble(
-    setup: Setup, store: AdapterStore, documents: Sequence[Document] = ()
+    setup: Setup, store: AdapterStore, documents: Sequence[Document] = (), alone: bool = False
 ) -> ParametricRAG:
     """Load the base model and put the pipeline together over an open store.
 
@@ -396,12 +549,16 @@ def assemble(
         setup: settings.
         store: where adapters and documents are kept.
         documents: the corpus that an augmentation file names; the store's own when omitted.
+        alone: these documents are searched instead of those that the store keeps.
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
+    setup = choose_path(setup, store, base.fingerprint)
     corpus = documents or [stored_document(*pair) for pair in store.records("document")]
-    retriever = build_retriever(setup)
-    parts = (retriever, build_parametrizer(base, setup, store, corpus), store)
-    return ParametricRAG(base, *parts, None, setup.generation, setup.answering)
+    parts = (build_retriever(setup), build_parametrizer(base, setup, store, corpus), store)
+    options = (None, setup.generation, setup.answering)
+    rag = ParametricRAG(base, *parts, *options, documents=() if alone else None)
+    rag.setup = setup
+    return rag
 
 
 @contextmanager
@@ -409,8 +566,12 @@ def build_pipeline(
     setup: Setup,
     store: str | Path,
     documents: Sequence[Document] = (),
-    readonly: bool | None = False,
+    create: bool = True,
+    alone: bool = False,
 ) -> Iterator[ParametricRAG]:
-    """Open the store and assemble the pipeline over it; closes the store at the end."""
-    with AdapterStore(store, readonly) as opened:
-        yield assemble(setup, opened, documents)
+    """Open the store and assemble the pipeline over it (see `assemble`); closes it at the end.
+
+    Without `create` a store that is not there is refused.
+    """
+    with open_store(store, create) as opened:
+        yield assemble(setup, opened, documents, alone)

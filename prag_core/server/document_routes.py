@@ -21,10 +21,11 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.similarity import update_norms
 from prag_core.corpus.documents import Document, read_documents
 from prag_core.formats.peft_folder import to_peft
+from prag_core.pipeline.parts import AdapterPath
 from prag_core.server.engine import QueueFullError
 from prag_core.server.jobs import Job
 from prag_core.server.limits import Limits
-from prag_core.server.schemas import NewDocument, NewDocuments, NewJob, ServedPath, document_object
+from prag_core.server.schemas import NewDocument, NewDocuments, NewJob, document_object
 from prag_core.server.served import Served
 from prag_core.server.service import Service
 
@@ -62,14 +63,14 @@ class DocumentEndpoints:
         app.delete("/v1/jobs/{job_id}")(self.cancel_job)
 
     async def add_documents(
-        self, body: NewDocuments | NewDocument, path: ServedPath = "generated"
+        self, body: NewDocuments | NewDocument, path: AdapterPath = "generated"
     ) -> dict:
         """Turn documents into adapters; with `path=trained`, also queue their training."""
         items = body.documents if isinstance(body, NewDocuments) else [body]
         documents = [Document(i.text, i.title, i.id, i.metadata) for i in items]
         return await self._add(documents, path, replace=True)
 
-    async def upload(self, files: list[UploadFile], path: ServedPath = "generated") -> dict:
+    async def upload(self, files: list[UploadFile], path: AdapterPath = "generated") -> dict:
         """Take documents as files, of the kinds of corpus/README.md (not compressed)."""
         documents = []
         for file in files:
@@ -138,7 +139,7 @@ class DocumentEndpoints:
         """Stop a training; documents trained so far keep their trained adapters."""
         return _job_object(await asyncio.to_thread(self.service.jobs.cancel, job_id))
 
-    async def _add(self, documents: Sequence[Document], path: ServedPath, replace: bool) -> dict:
+    async def _add(self, documents: Sequence[Document], path: AdapterPath, replace: bool) -> dict:
         self._check(documents)
         if self.adding >= WAITING:
             raise QueueFullError(f"got {WAITING} requests with documents already: try again later")

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from prag_core.corpus.documents import Document
 from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.pipeline.parts import AdapterPath
 from prag_core.server.served import Served
 
 
@@ -38,7 +39,6 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 ServedMode = Literal["closed_book", "in_context", "parametric", "combine"]
 
 
-ServedPath = Literal["generated", "trained"]
 MergeWeights = Literal["ones", "mean", "score", "relative"]
 Named = Annotated[list[str], Field(min_length=1, max_length=20)] | None
 Among = Annotated[list[str], Field(min_length=1, max_length=10_000)] | None
@@ -65,7 +65,7 @@ class Request(BaseModel):
     document_ids: Named = Field(None, description="Documents, instead of the retriever's.")
     among: Among = Field(None, description="The only documents that the retriever may find.")
     where: Metadata | None = Field(None, description="Metadata of those that it may find.")
-    path: ServedPath | None = Field(None, description="Which adapters; None: the newest.")
+    path: AdapterPath | None = Field(None, description="Which adapters; None: the newest.")
     merge: MergeWeights = Field("relative", description="Merge weights.")
 
     def options(self, default_tokens: int) -> GenerationOptions:

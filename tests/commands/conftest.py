@@ -43,6 +43,7 @@ def options(tiny_folder, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"document": "d1", "question": "Who?", "answer": "Bo"}) + "\n")
     return [
-        f"--base_model={tiny_folder}", "--dtype=float32", "--augmentation.strategy=file",
+        f"--base_model={tiny_folder}", "--dtype=float32", "--path=trained",
+        "--augmentation.strategy=file",
         f"--augmentation.file={pairs}", "--generation.max_new_tokens=4",
     ]  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 from tests.fixtures.command_line import run
 
@@ -12,7 +14,7 @@ def test_an_answer_comes_with_its_documents(corpus, options, tmp_path, capsys):
     assert run("parametrize", corpus, "--store", store, *options) == 0
     capsys.readouterr()
     assert run("answer", "Where is Bo?", "--store", store, "--output", answers, *options) == 0
-    assert capsys.readouterr().out.count("\n") == 4  # the answer and three documents
+    assert capsys.readouterr().out.count("\n") == 2  # the answer and the document
     assert json.loads(answers.read_text())["mode"] == "parametric"
     config = json.loads(answers.with_suffix(".config.json").read_text())
     assert config["dtype"] == "float32"
@@ -29,7 +31,9 @@ def test_only_documents_with_the_metadata_are_found(options, tmp_path, capsys):
     corpus.write_text('{"id": "c", "title": "Tc", "text": "Tc, 1903", "year": 1903}')
     assert run("parametrize", corpus, "--store", store, "--replace", *options, spans) == 0
     capsys.readouterr()
-    assert run("answer", "Tc?", "--store", store, "--where", '{"year": 1902}', *options, spans) == 0
+    assert (
+        run("answer", "1902?", "--store", store, "--where", '{"year": 1902}', *options, spans) == 0
+    )
     titles = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "  " in line]
     assert sorted(titles) == ["Ta", "Tb"]
     assert run("answer", "Tc?", "--store", store, "--where", '{"year": 1901}', *options, spans) == 2
@@ -39,3 +43,20 @@ def test_only_documents_with_the_metadata_are_found(options, tmp_path, capsys):
 def test_answer_without_store_names_the_command_that_makes_one(options, tmp_path, capsys):
     assert run("answer", "Who?", "--store", tmp_path / "none", *options) == 2
     assert "prag parametrize" in capsys.readouterr().err
+
+
+def test_questions_that_are_no_text_are_named_and_the_others_answered(
+    corpus, options, tmp_path, capsys, monkeypatch
+):
+    store, answers = tmp_path / "store", tmp_path / "answers.jsonl"
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    assert run("answer", "caf\udce9?", "--store", store, *options) == 2
+    assert "which is not UTF-8" in capsys.readouterr().err
+    raw = io.TextIOWrapper(io.BytesIO(b"caf\x81\xff?\nWhere is Ada?\n"))
+    monkeypatch.setattr(sys, "stdin", raw)
+    options = [option for option in options if option != "--path=trained"]  # the store knows it
+    assert run("answer", "-", "--store", store, "--output", answers, *options) == 2
+    assert "standard input, line 1" in capsys.readouterr().err
+    (reply,) = map(json.loads, answers.read_text().splitlines())
+    assert (reply["question"], reply["path"]) == ("Where is Ada?", "trained")
+    assert json.loads(answers.with_suffix(".config.json").read_text())["path"] == "trained"

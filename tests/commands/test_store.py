@@ -50,6 +50,10 @@ def test_store_verify_names_damaged_files_and_documents_without_adapter(adapters
     assert run("store", "verify", "--path", adapters) == 0
     printed = capsys.readouterr().out
     assert "2 adapters, all sound" in printed and "document three has no adapter" in printed
+    assert "prag store forget" in printed
+    assert run("store", "forget", "--path", adapters, "--key", "thr") == 0
+    assert run("store", "verify", "--path", adapters) == 0
+    assert "has no adapter" not in capsys.readouterr().out
     (path, _) = adapters.rglob("adapter_model.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
     assert run("store", "verify", "--path", adapters) == 2

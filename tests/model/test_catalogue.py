@@ -201,6 +201,7 @@ def test_killed_fetch_leaves_no_model_and_the_next_one_completes(tmp_path, cache
         ({"PRAG_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
         ({"XDG_CACHE_HOME": "/b"}, "/b/prag"),
         ({"HOME": "/c"}, "/c/.cache/prag"),
+        ({"PRAG_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/prag"),
     ],
 )
 def test_cache_folder(variables, folder, monkeypatch):
@@ -209,3 +210,33 @@ def test_cache_folder(variables, folder, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache_folder() == Path(folder)
+
+
+def test_without_home_a_named_cache_is_enough(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setenv("PRAG_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert cache_folder() == Path("/b/prag")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(ValueError, match=r"got no home folder .*set PRAG_CACHE"):
+        cache_folder()
+
+
+def test_a_full_cache_says_so_and_keeps_nothing(small_disk, tmp_path, monkeypatch):
+    gguf = write_gguf(gguf_base(), tmp_path / "tiny.gguf")
+    monkeypatch.setenv("PRAG_CACHE", str(small_disk / "cache"))
+    (small_disk / "filler").write_bytes(b"x" * (4 * 2**20 - 50_000))
+    with pytest.raises(OSError, match=r"got no room to write .*free some.*set PRAG_CACHE"):
+        gguf_weights.gguf_model_folder(gguf)
+    (left,) = (small_disk / "cache").iterdir()
+    assert left.suffix == ".lock"
+
+
+def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OSError, match=r"which cannot be written .*set PRAG_CACHE"):
+        gguf_weights.gguf_model_folder(write_gguf(gguf_base(), tmp_path / "tiny.gguf"))

@@ -12,7 +12,8 @@ from prag_core.corpus.documents import Document
 from prag_core.model.generate import generate
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES
-from prag_core.pipeline.rag import ParametricRAG
+from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.rag import ParametricRAG, choose_path
 from tests.fixtures.parametrizers import (
     CORPUS,
     OnePairAugmenter,
@@ -51,8 +52,8 @@ def test_an_interruption_loses_the_batch_in_flight_only(tiny_base, store):
     (kept,) = interrupted.batches
     second = RandomParametrizer(tiny_base)
     rag = ParametricRAG(tiny_base, parametrizer=second, store=store)
-    with pytest.raises(ValueError, match=r"got no adapter for document .*call add_documents"):
-        rag.answer(QUESTIONS, k=4)
+    assert set(rag.documents) == set(kept)  # no document without adapter
+    assert {len(reply.documents) for reply in rag.answer(QUESTIONS, k=4)} == {2}
     rag.add_documents(CORPUS)
     assert len(store) == 4
     assert sorted(i for batch in second.batches for i in batch) == sorted(
@@ -119,6 +120,84 @@ def test_a_failing_store_leaves_the_index_as_it_was(fast, monkeypatch):
             fast.add_documents(CORPUS)
     assert len(fast.documents) == len(fast.retriever) == 0
     assert len(fast.add_documents(CORPUS).documents) == 4
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", " ", None, 5, b"x", {"title": "no text"}, "caf\udce9", Document("x", None),
+     Document("x", metadata={"a": {1}})],
+)  # fmt: skip
+def test_a_batch_with_something_bad_is_refused_before_anything_is_recorded(fast, bad):
+    with pytest.raises(ValueError, match=r"^document 2: got "):
+        fast.add_documents(["A good text.", bad])
+    assert len(fast.store) == len(fast.documents) == len(list(fast.store.records("document"))) == 0
+
+
+def test_one_text_one_record_or_one_document_is_one_document(fast):
+    for one in ("北京是中国的首都。", {"title": "T", "text": "One."}, CORPUS[0]):
+        before = len(fast.documents)
+        assert len(fast.add_documents(one).documents) == before + 1
+    for other in (None, 5, b"x"):
+        with pytest.raises(ValueError, match="got a .* expected documents"):
+            fast.add_documents(other)
+
+
+def test_of_a_document_that_fails_midway_the_others_are_kept(fast, monkeypatch):
+    make = fast.parametrizer.parametrize
+
+    def failing(documents):
+        if CORPUS[1] in documents:
+            raise ValueError("too strange")
+        return make(documents)
+
+    monkeypatch.setattr(fast.parametrizer, "parametrize", failing)
+    with pytest.raises(ValueError, match=r"got 1 of 4 documents .*Oss: too strange.*others are"):
+        fast.add_documents(CORPUS)
+    assert set(fast.documents) == {d.id for d in CORPUS} - {CORPUS[1].id}
+    assert fast.store.documents_without_adapter() == []
+
+
+def test_a_document_without_adapter_takes_no_part(fast, caplog):
+    fast.add_documents(CORPUS[:3])
+    fast.add_documents(CORPUS[3:], parametrize=False)
+    ids = {
+        source.document_id for reply in fast.answer(QUESTIONS, k=4) for source in reply.documents
+    }
+    assert ids == {document.id for document in CORPUS[:3]}
+    assert "1 of 4 documents have no adapter" in caplog.text
+    with pytest.raises(ValueError, match="got no adapter for document"):
+        fast.answer(QUESTIONS[:1], document_ids=[[CORPUS[3].id]])
+
+
+def test_a_corpus_of_its_own_leaves_the_stores_documents_alone(fast, tiny_base):
+    fast.add_documents(CORPUS[:2])
+    parts = {"parametrizer": RandomParametrizer(tiny_base), "store": fast.store}
+    alone = ParametricRAG(tiny_base, **parts, generation=SHORT, documents=())
+    alone.add_documents(CORPUS[2:])
+    assert {hit.document_id for row in alone.retrieve(QUESTIONS, k=4) for hit in row} == {
+        document.id for document in CORPUS[2:]
+    }
+    assert set(fast.store.record_keys("document")) == {document.id for document in CORPUS[:2]}
+
+
+def test_a_store_that_cannot_be_written_is_answered_from(fast, tiny_base, monkeypatch):
+    fast.add_documents(CORPUS)
+    monkeypatch.setattr("prag_core.adapters.store_index.os.access", lambda *_: False)
+    parametrizer = RandomParametrizer(tiny_base)
+    rag = ParametricRAG(
+        tiny_base, parametrizer=parametrizer, store=fast.store.path, generation=SHORT
+    )
+    assert rag.store.readonly and rag.answer(QUESTIONS, k=2) == fast.answer(QUESTIONS, k=2)
+
+
+def test_the_path_is_the_one_that_the_store_has(store, adapter, tiny_base, caplog):
+    for paths, expected in (((), "generated"), (("trained",), "trained"), (("generated",),) * 2):
+        for path in paths:
+            store.put(f"{path}-x", replace(adapter, metadata={"path": path}))
+        expected = expected if isinstance(expected, str) else "generated"
+        assert choose_path(Setup(), store, tiny_base.fingerprint).path == expected
+    assert "paths generated and trained: taking generated" in caplog.text
+    assert choose_path(Setup(path="trained"), store, tiny_base.fingerprint).path == "trained"
 
 
 def test_unknown_id_removes_nothing(fast):
