@@ -96,14 +96,14 @@ class Answerer:
     ) -> list[Answer]:
         """Answer the questions, in order.
 
+        A question that is too long for the context has a note in place of an answer, unless it is
+        the only one.
+
         Args:
             questions: plain questions, or what else `prompts.write_prompt` takes.
             hits: documents of every question, with the scores that a merge may weigh them by.
             mode: name of a mode.
             options: instead of the answerer's own.
-
-        A question that is too long for the context has a note in place of an answer, unless it is
-        the only one.
 
         Raises:
             ValueError: an unknown mode, a document without adapter, a part that is missing, or no
