@@ -10,6 +10,7 @@ from prag_core.adapters.merge import merge
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.generate import generate
+from prag_core.model.prompts import EXAMPLES
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES
 from prag_core.pipeline.rag import ParametricRAG
@@ -199,6 +200,8 @@ def test_chain_of_thought_keeps_the_conclusion(fast, monkeypatch):
         "prag_core.pipeline.answerer.generate",
         lambda base, prompts, *_: ["She was. So the answer is Tarn."] * len(prompts),
     )
+    # Its examples are longer than the context of the tiny model, which reads bytes.
+    monkeypatch.setattr("prag_core.model.prompts.EXAMPLES", EXAMPLES[:1])
     answers = fast.answer(["Where?"], "closed_book", options=AnswerOptions(style="cot"))
     assert texts(answers) == ["Tarn"]
 
