@@ -17,6 +17,7 @@ from prag_core.adapters.merge import merge
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.augmentation.augmented import Augmenter
 from prag_core.corpus.documents import Document, as_documents
+from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import pad
 from prag_core.pipeline.parts import Setup
@@ -30,7 +31,7 @@ class HypernetParametrizer:
         base: BaseModel,
         checkpoint: Checkpoint,
         rank: int | None = None,
-        max_tokens: int = 384,
+        max_tokens: int | None = None,
         overlap: int = 32,
         batch_size: int = 8,
         dtype: str = "bfloat16",
@@ -42,7 +43,8 @@ class HypernetParametrizer:
             checkpoint: see `load_checkpoint`.
             rank: most rows a module may have, on average over an adapter's (see `reduce_rank`);
                 None: one row a token.
-            max_tokens: tokens encoded at once; longer documents are cut into chunks.
+            max_tokens: tokens encoded at once; longer documents are cut into chunks. None: as many
+                as the checkpoint's configuration allows.
             overlap: tokens that a chunk repeats of the one before.
             batch_size: chunks encoded together.
             dtype: of the adapters' tensors.
@@ -53,10 +55,13 @@ class HypernetParametrizer:
         shared = checkpoint.network.shared_count
         if rank is not None:
             rank_of_own(rank, shared)
-        if not 0 <= overlap < max_tokens or max_tokens > base.context_length or batch_size < 1:
+        most = min(checkpoint.config.max_tokens, base.context_length)
+        max_tokens = most if max_tokens is None else max_tokens
+        if not 0 <= overlap < max_tokens or max_tokens > most or batch_size < 1:
             raise ValueError(
                 f"got max_tokens {max_tokens}, overlap {overlap}, batch_size {batch_size}, "
-                f"expected overlap < max_tokens <= {base.context_length} and batch_size >= 1"
+                f"expected overlap < max_tokens <= {most} (the checkpoint's, or the base model's "
+                "context) and batch_size >= 1: correct them"
             )
         self.base, self.network, self.config = base, checkpoint.network, checkpoint.config
         self.prompt = checkpoint.prompt
@@ -107,11 +112,10 @@ class HypernetParametrizer:
 
     def _chunks(self, document: Document) -> list[list[int]]:
         """Tokenise `title: text` and cut it; every chunk begins with the title."""
-        tokenizer = self.base.tokenizer
         title = f"{document.title}: " if document.title else ""
+        head, text = text_ids(self.base.tokenizer, [title, document.text])
         # A title is no more than half of a chunk: the text must go on in each.
-        head = tokenizer(title, add_special_tokens=False).input_ids[: self.max_tokens // 2]
-        text = tokenizer(document.text, add_special_tokens=False).input_ids
+        head = head[: self.max_tokens // 2]
         room = max(1, self.max_tokens - len(head) - 2)  # 2: start and end
         overlap = min(self.overlap, room - 1)
         return [

@@ -43,7 +43,7 @@ class Checkpoint:
 
     @property
     def prompt(self) -> str:
-        """Id of the prompt that it was trained for; the present one's where none is noted."""
+        """Id of the prompt that it was trained for (loaded without one: the present one's)."""
         return str(self.training.get("prompt", prompt_id()))
 
 
@@ -71,7 +71,7 @@ def save_checkpoint(
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,
         "network": asdict(config),
-        "training": {"prompt": prompt_id()} | dict(training or {}),
+        "training": {"prompt": prompt_id(tokenizer=base.tokenizer)} | dict(training or {}),
     }
     # Under a temporary name first: a reader meets the old file or the new one, never half of it.
     scratch = folder / f".{WEIGHTS}.{os.getpid()}"
@@ -115,7 +115,9 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
     # Stored in bfloat16; the closed form of the ridge head wants float32.
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
     network.requires_grad_(False).eval().to(base.device)
-    return Checkpoint(network, config, _hash(folder), record.get("training", {}))
+    # One that names no prompt counts as made for the present one.
+    training = {"prompt": prompt_id(tokenizer=base.tokenizer)} | record.get("training", {})
+    return Checkpoint(network, config, _hash(folder), training)
 
 
 def base_model_name(name: str | Path) -> str:

@@ -33,6 +33,7 @@ class NetworkConfig:
         salience: learn which tokens count in the least squares: keys and values are multiplied
             by s_t, so that a token of none claims nothing of the others' addresses. `ridge` only.
         rows: rank of the `perceiver` and `last_token_mlp` heads.
+        max_tokens: tokens that are encoded at once, at most; longer documents are chunks.
     """
 
     head: str = "ridge"
@@ -47,6 +48,7 @@ class NetworkConfig:
     background_weight: float = 1000.0
     salience: bool = False
     rows: int = 8
+    max_tokens: int = 384
 
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown head or a size out of range."""

@@ -21,7 +21,7 @@ from hypernet.training.relations import ask
 from hypernet.training.sources import Item, Pool
 from prag_core.model.base_model import start_token
 from prag_core.model.padding import pad
-from prag_core.model.prompts import chat, question_prompt
+from prag_core.model.prompts import chat, prompt_ids, question_prompt
 from prag_core.training.sequences import RECITE, encode
 
 ANSWER, COMPLETION = 0, 1  # kinds of targets, which have losses (and weights) of their own
@@ -302,7 +302,7 @@ class BatchBuilder:
     def _recitation(self, item: Item) -> tuple[list[int], int]:
         """Return the request for the text, as in the trained path, and how the text begins."""
         prompt = chat(self.tokenizer, RECITE.format(title=item.document.title or "the document"))
-        head = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        head = prompt_ids(self.tokenizer, prompt)
         return [*head, *item.text_ids[: 2 * self.config.completion_tokens]], len(head)
 
     def _encode(self, prompt: str, answer: str) -> tuple[list[int], int]:

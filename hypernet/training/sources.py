@@ -23,6 +23,7 @@ from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.span_augmenter import choose_pairs
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import load_question_set
+from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
 from prag_core.model.catalogue import cache_folder
 
@@ -59,13 +60,10 @@ def make_items(
     facts: Sequence[tuple] = (),
 ) -> list[Item]:
     """Tokenise documents: `title: text`, without special tokens; pairs and facts one a document."""
-    if not documents:  # tokenizers refuse an empty batch
-        return []
     titles = [f"{d.title}: " if d.title else "" for d in documents]
-    title_ids = tokenizer(titles, add_special_tokens=False).input_ids
-    text_ids = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
+    titled, texts = text_ids(tokenizer, titles), text_ids(tokenizer, (d.text for d in documents))
     pairs, facts = (rows or [()] * len(documents) for rows in (pairs, facts))
-    rows = zip(documents, title_ids, text_ids, pairs, facts, strict=True)
+    rows = zip(documents, titled, texts, pairs, facts, strict=True)
     return [Item(document, *map(tuple, row)) for document, *row in rows]
 
 

@@ -16,10 +16,11 @@ from prag_core.augmentation.augmented import (
     titled,
 )
 from prag_core.corpus.documents import Document
+from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
-from prag_core.model.prompts import chat
+from prag_core.model.prompts import chat, prompt_ids
 
 # Both prompts after Su et al. (2025), in our words.
 REWRITE = (
@@ -111,7 +112,7 @@ def generate_fitting(
 ) -> list[str | None]:
     """Generate for the prompts that fit the model's context; None for the others."""
     room = base.context_length - options.max_new_tokens
-    lengths = [len(base.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
+    lengths = [len(prompt_ids(base.tokenizer, prompt)) for prompt in prompts]
     fitting = [i for i, length in enumerate(lengths) if length <= room]
     # Checked here, because `generate` refuses a whole batch for one prompt that is too long.
     texts = generate(base, [prompts[i] for i in fitting], options=options)
@@ -129,7 +130,7 @@ def ask_rewrites(
     """
     rewrites: list[list[str]] = [[] for _ in documents]
     texts = [titled(document.title, document.text) for document in documents]
-    longest = max((len(base.tokenizer(text).input_ids) for text in texts), default=0)
+    longest = max(map(len, text_ids(base.tokenizer, texts)), default=0)
     prompts = [chat(base.tokenizer, REWRITE.format(passage=text)) for text in texts]
     for number in range(count):
         # A quarter more than the longest text, and room for the prompt in the context.

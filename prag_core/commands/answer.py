@@ -56,6 +56,8 @@ def answer(
         print(reply.text)
         for hit in reply.documents:
             print(f"  {hit.score:8.3f}  {rag.documents[hit.document_id].title or hit.document_id}")
+        for note in reply.notes:
+            print(f"  note: {note}")
     if output:
         _write_with_config(Path(output), [asdict(reply) for reply in answers], setup)
     if problems:  # last: the other questions are answered

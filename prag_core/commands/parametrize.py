@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from prag_core.commands.store import STORE
-from prag_core.corpus.chunking import chunk_documents
+from prag_core.corpus.chunking import CHUNK_TOKENS, chunk_document
 from prag_core.corpus.documents import read_documents
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
@@ -20,7 +20,7 @@ def parametrize(
     setup: Setup,
     store: str = STORE,
     skip_bad: bool = False,
-    chunk_tokens: int = 0,
+    chunk_tokens: int = CHUNK_TOKENS,
     chunk_overlap: int = 0,
     replace: bool = False,
     encoding: str = "",
@@ -35,21 +35,32 @@ def parametrize(
         setup: shared settings.
         store: folder of the adapter store.
         skip_bad: leave out and count malformed records instead of stopping at the first.
-        chunk_tokens: cut longer documents into chunks of at most so many tokens; 0 does not cut.
+        chunk_tokens: cut longer documents into chunks of at most so many tokens, an adapter each:
+            one adapter of a long text answers fewer questions about it. 0 does not cut; what the
+            store holds whole stays whole.
         chunk_overlap: tokens that neighbouring chunks share.
         replace: remove the store's other documents that have the id of a new one.
         encoding: of files that are not UTF-8 and do not say what they are, e.g. cp1252.
     """
     counts: Counter[str] = Counter()
+    cut = 0  # documents that became chunks
     documents = read_documents(corpus, skip_bad, counts, encoding)
     # With the documents, whose ids or titles a file of question-answer pairs may name.
     with build_pipeline(setup, store, documents) as rag:
         if chunk_tokens:  # here, as tokens are those of the base model
-            documents = chunk_documents(documents, rag.base.tokenizer, chunk_tokens, chunk_overlap)
+            sizes = rag.base.tokenizer, chunk_tokens, chunk_overlap
+            parts = [[d] if d.id in rag.documents else chunk_document(d, *sizes) for d in documents]
+            cut = sum(len(part) > 1 for part in parts)
+            documents = [chunk for part in parts for chunk in part]
         with progress_bar("documents", len(documents)) as advance:
             rag.add_documents(documents, advance, replace=replace)
         stats = rag.store.stats()  # of the whole store, earlier documents included
     write_json(Path(store) / "config.json", asdict(rag.setup or setup))
+    if cut:
+        print(
+            f"{cut} documents of more than {chunk_tokens} tokens were cut into chunks, an adapter "
+            "each (--chunk_tokens 0 keeps them whole)"
+        )
     print(
         f"{len(documents)} documents, {counts['bad']} bad and {counts['duplicate']} duplicate "
         f"records and {counts['left_out']} files left out; "

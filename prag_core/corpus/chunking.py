@@ -10,10 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prag_core.corpus.documents import Document, as_documents
+from prag_core.corpus.text_tokens import text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What the generated path encodes at once. Of 40 questions about 8 SQuAD articles of 4,000 tokens
+# the embedded model answers 17.5 % from an adapter of the whole, 30 % from three such chunks.
+CHUNK_TOKENS = 384
 SENTENCE_END = re.compile(
     r"""
     (?<!\b[A-Z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bvs)(?<!\bNo)  # Dr. J. Doe
@@ -90,9 +94,7 @@ def chunk_documents(
 
 
 def _token_counts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
-    # verbose=False: no warning that a text exceeds the context; it is about to be cut.
-    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return [len(ids) for ids in encoded]
+    return [len(ids) for ids in text_ids(tokenizer, texts)]
 
 
 def _pieces(text: str, count: TokenCounts, max_tokens: int) -> list[_Piece]:

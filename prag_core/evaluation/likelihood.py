@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from prag_core.adapters.adapter import Adapter
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question
+from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel, start_token
 from prag_core.model.padding import labels, pad
@@ -24,7 +25,7 @@ def text_sequences(base: BaseModel, documents: Sequence[Document]) -> list[Train
     """Return the documents' texts behind a start token, which is not scored."""
     tokenizer = base.tokenizer
     start = start_token(tokenizer)
-    texts = tokenizer([d.text for d in documents], add_special_tokens=False).input_ids
+    texts = text_ids(tokenizer, (d.text for d in documents))
     return [TrainingSequence((start, *ids[: TEXT_TOKENS - 1]), 1) for ids in texts]
 
 

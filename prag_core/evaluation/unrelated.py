@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.text_tokens import text_ids
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, Bootstrap
 from prag_core.evaluation.likelihood import mean_nll
 from prag_core.model.base_model import BaseModel
@@ -73,8 +74,7 @@ def text_losses(
     An adapter that responds less to the first tokens than `least_relevance` is left out, as it is
     for a question.
     """
-    rows = base.tokenizer(list(texts), add_special_tokens=False).input_ids
-    rows = [ids[:MOST_TOKENS] for ids in rows]
+    rows = [ids[:MOST_TOKENS] for ids in text_ids(base.tokenizer, texts)]
     sequences = [TrainingSequence(tuple(ids), min(READ_TOKENS, len(ids) // 2)) for ids in rows]
 
     def load(number: int) -> Adapter | None:

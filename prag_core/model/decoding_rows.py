@@ -8,6 +8,7 @@ import torch
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.base_model import BaseModel
+from prag_core.model.prompts import prompt_ids
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ class Row:
         if not prompt:
             raise ValueError("got an empty prompt, expected text: leave it out")
         self.adapter, self.options = adapter, options or GenerationOptions()
-        self.ids = base.tokenizer(prompt, add_special_tokens=False).input_ids
+        self.ids = prompt_ids(base.tokenizer, prompt)
         self.prompt_tokens, self.tokens, self.finish = len(self.ids), 0, ""
         room = base.context_length - self.options.max_new_tokens
         if self.prompt_tokens > room:
             raise ValueError(
                 f"got a prompt of {self.prompt_tokens} tokens, expected at most {room} (context "
-                f"{base.context_length} less max_new_tokens {self.options.max_new_tokens}): use "
-                "fewer or shorter passages"
+                f"{base.context_length} less max_new_tokens {self.options.max_new_tokens}): ask a "
+                "shorter question, or for a shorter answer"
             )
         self.text = RowText(base, self.options.stop)
         # Of the row alone: an answer does not depend on who is decoded beside it.

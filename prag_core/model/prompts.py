@@ -1,9 +1,15 @@
-"""Prompts: every template for asking, and chat formatting."""
+"""Prompts: questions, conversations and passages go in, whole prompts come out.
+
+A prompt is one text with the special tokens of its chat format in it. What users wrote is `plain`
+in it (see `prag_core.corpus.text_tokens`): `encode` reads no control token there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Union
 
 from jinja2 import TemplateError
@@ -11,7 +17,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.corpus.documents import Document
+from prag_core.corpus.text_tokens import encode, plain
 
+# What chat templates that ask for the date are told, so that a prompt is the same on every day.
+CLOCK = datetime(2024, 7, 26)
+DIRECTIVES = "aAbBdHIjmMpSUwWyY"  # of strftime, those that an hour, a day or a name are written by
 STYLES = ("direct", "cot")
 CLOSED_BOOK = "Answer the question with a short phrase.\n\n{examples}Question: {question}"
 # The wording of Su et al. (2025); the best of four for the embedded model on SQuAD train.
@@ -42,9 +52,15 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Continuation:
-    """A text to go on from as it is, without chat format."""
+    """A text to go on from as it is, without chat format.
+
+    Attributes:
+        text: the text.
+        verbatim: its control tokens are meant as such, a first one included: it was token ids.
+    """
 
     text: str
+    verbatim: bool = False
 
 
 Passages = Sequence[Document]
@@ -59,41 +75,64 @@ def plain_question(question: Question) -> str:
     return question if isinstance(question, str) else question[-1]["content"]
 
 
-def prompt_id(question: Question = "", passages: bool = False, style: str = "direct") -> str:
+def prompt_id(
+    question: Question = "",
+    passages: bool = False,
+    style: str = "direct",
+    tokenizer: Tokenizer | None = None,
+) -> str:
     """Name the wording that a question is asked in; it changes when the wording does.
 
     Adapters and checkpoints record the id of the prompt that they were made for: that of a plain
-    question without passages.
+    question without passages. Where the tokenizer's chat template shows the date, that is part of
+    the wording.
     """
     if isinstance(question, Continuation):
         return "continuation"
     if not isinstance(question, str) and len(question) > 1:
         return "conversation"
     wording = [IN_CONTEXT if passages else CLOSED_BOOK, EXAMPLES if style == "cot" else ""]
-    return f"{style}-{'in_context' if passages else 'closed_book'}-{fingerprint(wording)[:6]}"
+    template = str(tokenizer.chat_template or "") if tokenizer else ""
+    dated = "strftime_now" in template or "date_string" in template
+    date = f"-{CLOCK:%Y%m%d}" if dated else ""
+    return f"{style}-{'in_context' if passages else 'closed_book'}-{fingerprint(wording)[:6]}{date}"
 
 
 def write_prompt(
-    tokenizer: Tokenizer, question: Question, passages: Passages = (), style: str = "direct"
+    tokenizer: Tokenizer,
+    question: Question,
+    passages: Passages = (),
+    style: str = "direct",
+    prefill: str = "",
 ) -> str:
     """Write the whole prompt of a question, a conversation or a text to go on from.
 
     A conversation of one turn is a question, as adapters are trained for it. A longer one keeps its
     turns; passages are put into the last.
 
+    Args:
+        tokenizer: whose chat format it is in.
+        question: what is asked.
+        passages: shown before it.
+        style: of a question's prompt.
+        prefill: how the answer begins (not where a text goes on): written, not generated.
+
     Raises:
         ValueError: an unknown style, or turns that the chat template refuses.
     """
     if isinstance(question, Continuation):
-        shown = "".join(f"{passage.text}\n\n" for passage in passages)
+        shown = plain(tokenizer, "".join(f"{passage.text}\n\n" for passage in passages))
+        text = question.text if question.verbatim else plain(tokenizer, question.text)
         begins = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
-        return (tokenizer.bos_token if begins else "") + shown + question.text
+        if begins and question.verbatim:  # ids may bring their first token along
+            text = text.removeprefix(tokenizer.bos_token)
+        return (tokenizer.bos_token if begins else "") + shown + text
     text = plain_question(question)
     if isinstance(question, str) or len(question) == 1:
-        return question_prompt(tokenizer, text, passages, style)
+        return question_prompt(tokenizer, text, passages, style) + prefill
     if passages:
         text = IN_CONTEXT.format(question=text, passages=format_passages(passages), examples="")
-    return _chat(tokenizer, [*question[:-1], {"role": "user", "content": text}])
+    return _chat(tokenizer, [*question[:-1], {**question[-1], "content": text}]) + prefill
 
 
 def question_prompt(
@@ -122,33 +161,58 @@ def format_passages(passages: Sequence[Document]) -> str:
 def chat(tokenizer: Tokenizer, user: str) -> str:
     """Format one user turn, up to where the assistant's answer begins.
 
-    A tokenizer without chat template gets plain text. Encode the result with
-    `add_special_tokens=False`: it holds the special tokens already.
+    A tokenizer without chat template gets plain text. Encode the result with `prompt_ids`: it holds
+    the special tokens already.
     """
     if tokenizer.chat_template:
         return _chat(tokenizer, [{"role": "user", "content": user}])
-    return f"{tokenizer.bos_token or ''}{user}\nAnswer:"
+    return f"{tokenizer.bos_token or ''}{plain(tokenizer, user)}\nAnswer:"
 
 
-def _chat(tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]]) -> str:
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Tokenise a whole prompt: the special tokens of its format are tokens, a user's are text."""
+    return encode(tokenizer, [prompt])[0]
+
+
+def _chat(tokenizer: Tokenizer, turns: Conversation) -> str:
     """Format a conversation by the chat template, or as lines of plain text."""
+    turns = [{name: plain(tokenizer, text) for name, text in turn.items()} for turn in turns]
     if not tokenizer.chat_template:
         lines = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns]
         return "\n".join([f"{tokenizer.bos_token or ''}{lines[0]}", *lines[1:], "Assistant:"])
     try:
-        # enable_thinking is read by Qwen3's template alone: short answers, no monologue.
-        return tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
+        return _render(tokenizer, turns)
     except TemplateError as error:
+        if len(turns) > 1 and turns[0]["role"] == "system" and turns[1]["role"] == "user":
+            # Gemma's template takes no system's turn: its text belongs at the head of the user's.
+            content = f"{turns[0]['content']}\n\n{turns[1]['content']}"
+            with suppress(TemplateError):
+                return _render(tokenizer, [{**turns[1], "content": content}, *turns[2:]])
         raise ValueError(
             f"got a conversation that the model's chat template refuses ({error}), expected "
-            "turns of user and assistant in alternation: leave out the system's turn"
+            "turns of user and assistant in alternation: correct their order"
         ) from error
+
+
+def _render(tokenizer: Tokenizer, turns: Conversation) -> str:
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        # A macro goes before the function of this name, which reads the present time.
+        steps = "".join(f" | replace('%{d}', '{CLOCK.strftime('%' + d)}')" for d in DIRECTIVES)
+        macro = "{% macro strftime_now(format) %}{{ format" + steps + " }}{% endmacro +%}"
+        template = macro + template
+    return tokenizer.apply_chat_template(
+        turns,
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,  # read by Qwen3's template and its kin: short answers, no monologue
+        date_string=f"{CLOCK:%d %b %Y}",  # Llama 3's
+    )
 
 
 def extract_answer(text: str, style: str = "direct") -> str:
     """Return the short answer: for `cot` what follows the conclusion, else the text itself."""
     if style == "cot" and CONCLUSION in text:
         return text.split(CONCLUSION)[-1].strip().strip(".").strip()
-    return text
+    return text.strip()

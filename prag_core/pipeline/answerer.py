@@ -8,7 +8,8 @@ the model decodes, for callers that decode themselves (the server's batch engine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from prag_core.corpus.documents import Document
 from prag_core.model import prompts
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.fitting import fit_prompt
 from prag_core.model.generate import generate
 from prag_core.pipeline.answers import Answer, AnswerOptions, Source
 from prag_core.pipeline.modes import Mode, find_mode
@@ -29,6 +31,7 @@ from prag_core.retrieval.retriever import Hit
 
 MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
 
+log = logging.getLogger(__name__)
 Hits = Sequence[Sequence[Hit]]  # documents of every question, with their scores
 
 
@@ -43,6 +46,8 @@ class Prepared:
         documents: what it was made from.
         path: who made the adapters.
         prompt_id: see `prompts.prompt_id`.
+        notes: see `Answer`.
+        error: why the prompt cannot be decoded: the question is too long for the context.
     """
 
     question: str
@@ -51,6 +56,8 @@ class Prepared:
     documents: tuple[Source, ...] = ()
     path: str = ""
     prompt_id: str = ""
+    notes: tuple[str, ...] = ()
+    error: str = ""
 
 
 def _no_corpus_adapter() -> Adapter:
@@ -90,6 +97,9 @@ class Answerer:
     ) -> list[Answer]:
         """Answer the questions, in order.
 
+        A question that is too long for the context has a note in place of an answer, unless it is
+        the only one.
+
         Args:
             questions: plain questions, or what else `prompts.write_prompt` takes.
             hits: documents of every question, with the scores that a merge may weigh them by.
@@ -97,19 +107,25 @@ class Answerer:
             options: instead of the answerer's own.
 
         Raises:
-            ValueError: an unknown mode, a document without adapter, or a part that is missing.
+            ValueError: an unknown mode, a document without adapter, a part that is missing, or no
+                question that the context has room for.
         """
         options = options or self.options  # an evaluation asks one answerer in several ways
         answers: list[Answer] = []
         size = MERGED_BATCHES * self.generation.batch_size
         for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
             prepared = self.prepare(questions[rows], hits[rows], mode, options)
-            texts, adapters = [p.prompt for p in prepared], [p.adapter for p in prepared]
-            texts = generate(self.base, texts, adapters, self.generation)
-            for p, text in zip(prepared, texts, strict=True):
-                answer = prompts.extract_answer(text, options.style)
-                origin = (p.documents, p.path, p.prompt_id)
-                answers.append(Answer(p.question, answer, mode, *origin))
+            fitting = [p for p in prepared if not p.error]
+            if prepared and not fitting and len(questions) <= size:
+                raise ValueError(prepared[0].error)
+            texts, adapters = [p.prompt for p in fitting], [p.adapter for p in fitting]
+            answered = iter(generate(self.base, texts, adapters, self.generation))
+            for p in prepared:
+                text = "" if p.error else prompts.extract_answer(next(answered), options.style)
+                notes = (*p.notes, p.error) if p.error else p.notes
+                answers.append(
+                    Answer(p.question, text, mode, p.documents, p.path, p.prompt_id, notes)
+                )
         return answers
 
     def prepare(
@@ -121,18 +137,22 @@ class Answerer:
     ) -> list[Prepared]:
         """Write every question's prompt and merge its documents' adapters.
 
+        Passages that the context has no room for are cut (see `fit_prompt`).
+
         Arguments and errors are those of `answer`.
         """
         options, how = options or self.options, find_mode(mode)
         # One of each a question, whatever the mode: no passages, or None for an adapter.
-        tokenizer = self.base.tokenizer
         adapters = self._adapters(questions, hits, how, options)
         prepared = []
         rows = zip(questions, self._passages(hits, how), adapters, strict=True)
         for question, passages, merged in rows:
-            prompt = prompts.write_prompt(tokenizer, question, passages, options.style)
-            wording = prompts.prompt_id(question, bool(passages), options.style)
-            prepared.append(Prepared(prompts.plain_question(question), prompt, *merged, wording))
+            prompt = fit_prompt(
+                self.base, question, passages, options.style, self.generation.max_new_tokens
+            )
+            wording = (question, bool(passages), options.style, self.base.tokenizer)
+            text, asked = prompts.plain_question(question), prompts.prompt_id(*wording)
+            prepared.append(Prepared(text, prompt.text, *merged, asked, prompt.notes, prompt.error))
         return prepared
 
     def _passages(self, hits: Hits, mode: Mode) -> list[list[Document]]:
@@ -173,6 +193,7 @@ class Answerer:
     ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
         """Merge the adapters of every question's documents (see `_adapters`)."""
         loaded = {i: self.adapter(i) for i in _ids(hits)}
+        self._compare_prompts(loaded)
         meant = hits  # those whose adapters take part
         if options.least_relevance > 0:
             texts, least = [search_text(q) for q in questions], options.least_relevance
@@ -192,6 +213,18 @@ class Answerer:
             made_by = {adapter.metadata.get("path", "") for adapter in parts}
             results.append((merged.get(used), tuple(sources), "+".join(sorted(made_by))))
         return results
+
+    def _compare_prompts(self, adapters: Mapping[str, Adapter]) -> None:
+        """Warn of adapters that were made for another prompt than questions are asked in."""
+        present = prompts.prompt_id(tokenizer=self.base.tokenizer)
+        made_for = {adapter.metadata.get("prompt") or present for adapter in adapters.values()}
+        if other := sorted(made_for - {present}):
+            log.warning(
+                "got adapters made for the prompts %s, expected %s, which questions are asked in: "
+                "answers may be worse; parametrize the documents again",
+                ", ".join(other),
+                present,
+            )
 
 
 def shared_rows(adapter: Adapter) -> Adapter:

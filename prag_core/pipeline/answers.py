@@ -32,6 +32,8 @@ class Answer:
         documents: whose adapters, passages or both were used.
         path: who made the adapters (`trained`, `generated`, ...); "" without any.
         prompt: id of the prompt (see `prompts.prompt_id`).
+        notes: what a reader of the answer must know, in sentences: what was cut of the prompt, or
+            why there is no answer (then the text is empty).
     """
 
     question: str
@@ -41,6 +43,7 @@ class Answer:
     # Both tell answers of one question apart that were made in different ways.
     path: str = ""
     prompt: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -213,12 +213,19 @@ class ParametricRAG:
     def remove_documents(self, document_ids: Iterable[str]) -> None:
         """Forget documents: index entry, stored records and adapters (of every parametrizer).
 
+        The id of a document that was cut into chunks stands for its chunks.
         Adapters of the whole corpus (mode `sft`) go too: they hold what is to be forgotten.
 
         Raises:
             ValueError: an id that is not there; then nothing is removed.
         """
-        document_ids = list(dict.fromkeys(document_ids))
+        parts: dict[object, list[str]] = {}
+        for document in self.documents.values():
+            parts.setdefault(document.metadata.get("parent"), []).append(document.id)
+        whole = list(document_ids)
+        document_ids = list(dict.fromkeys(i for w in whole for i in [w, *parts.get(w, [])]))
+        # The whole need not be there itself.
+        document_ids = [i for i in document_ids if i in self.documents or i not in parts]
         self.require(document_ids)
         self.forget(document_ids)
         for document_id in document_ids:

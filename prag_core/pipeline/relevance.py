@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prag_core.adapters.adapter import Adapter
+from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel, ffn_linears, start_token
 from prag_core.model.padding import pad
 from prag_core.retrieval.retriever import Hit
@@ -27,8 +28,7 @@ def question_keys(base: BaseModel, questions: Sequence[str], layer: int) -> list
     A question is read by itself, behind a start token that does not count; later layers do not run.
     """
     start, padding = start_token(base.tokenizer), base.tokenizer.pad_token_id or 0
-    texts = base.tokenizer(list(questions), add_special_tokens=False).input_ids
-    rows = [[start, *ids] for ids in texts]
+    rows = [[start, *ids] for ids in text_ids(base.tokenizer, questions)]
     (linear,) = ffn_linears(base.model, ("down_proj",), [layer]).values()
     keys: list[Tensor] = []
     for begin in range(0, len(rows), BATCH):

@@ -36,6 +36,7 @@ class Pending:
 
     row: Row
     documents: list[dict]
+    notes: tuple[str, ...] = ()
     ticket: Ticket | None = None
     pieces: asyncio.Queue = field(default_factory=asyncio.Queue)
 
@@ -134,12 +135,13 @@ class CompletionEndpoints:
         # Before the work of retrieving and merging, which a full queue would throw away.
         self.service.engine.require_room()
 
-        def build() -> tuple[Row, list[dict]]:
+        def build() -> tuple[Row, list[dict], tuple[str, ...]]:
             question = self._question(prompt)
             selection = (body.document_ids, body.merge, body.among, body.path, body.where)
-            prepared = self.service.prepare(question, body.mode, body.k, *selection)
+            prepared = self.service.prepare(question, body.mode, body.k, *selection, options)
             row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
-            return row, [self._described(source) for source in prepared.documents]
+            described = [self._described(source) for source in prepared.documents]
+            return row, described, prepared.notes
 
         try:
             # In a thread: a merge takes longer than the event loop may stand still.
@@ -166,7 +168,7 @@ class CompletionEndpoints:
         tokenizer = self.service.rag.base.tokenizer
         if max(prompt) >= len(tokenizer):
             raise ValueError(f"got token id {max(prompt)}, expected less than {len(tokenizer)}")
-        return Continuation(tokenizer.decode(prompt))
+        return Continuation(tokenizer.decode(prompt), verbatim=True)
 
     def _described(self, source: Source) -> dict:
         entry = self.service.get(source.document_id)  # None: removed meanwhile
@@ -241,4 +243,6 @@ def _usage(rows: Sequence[Pending]) -> dict[str, int]:
 def _origin(rows: Sequence[Pending], body: schemas.Request) -> dict:
     """Say how and from which documents the answer was made; a list a prompt, where several are."""
     documents = [row.documents for row in rows]
-    return {"mode": body.mode, "documents": documents[0] if len(rows) == 1 else documents}
+    origin = {"mode": body.mode, "documents": documents[0] if len(rows) == 1 else documents}
+    notes = list(dict.fromkeys(note for row in rows for note in row.notes))
+    return origin | ({"notes": notes} if notes else {})

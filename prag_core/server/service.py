@@ -16,6 +16,7 @@ from cachetools import LRUCache
 
 from prag_core.adapters.adapter import Adapter, adapter_key
 from prag_core.corpus.documents import Document
+from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer, Prepared
 from prag_core.pipeline.modes import find_mode
@@ -145,6 +146,7 @@ class Service:
         among: Sequence[str] | None = None,
         path: str | None = None,
         where: Mapping[str, object] | None = None,
+        generation: GenerationOptions | None = None,
     ) -> Prepared:
         """Return a request's prompt, merged adapter and documents.
 
@@ -157,6 +159,7 @@ class Service:
             among: the only documents that the retriever may find.
             path: `trained` or `generated`: which of a document's adapters; None: the newest.
             where: metadata that documents need for the retriever to find them.
+            generation: decoding options, for whose answer the prompt leaves room.
 
         Raises:
             ValueError: an unknown mode, document or weighting, or no adapter of this path.
@@ -180,6 +183,7 @@ class Service:
             self.rag.base,
             documents.__getitem__,
             adapters.__getitem__,
+            generation=generation or self.rag.generation,
             options=replace(self.rag.options, merge_weights=weighting),
             run=lambda work: self.engine.call(work).result(),
         )

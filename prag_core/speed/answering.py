@@ -21,6 +21,7 @@ from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.decoding_rows import end_tokens
 from prag_core.model.generate import stream
+from prag_core.model.prompts import prompt_ids
 from prag_core.pipeline.answerer import Prepared
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.speed.measurement import Measurement, Peft, bounded, compared, seconds
@@ -69,7 +70,7 @@ class Sides:
         prompt = self.prepare(question, "closed_book").prompt
         return self.peft(
             "answer", dtype=dtype, adapters=[self.folders[i] for i in question.document_ids],
-            ids=self.base.tokenizer(prompt, add_special_tokens=False).input_ids,
+            ids=prompt_ids(self.base.tokenizer, prompt),
             ends=sorted(end_tokens(self.base)), limit=limit,
         )  # fmt: skip
 

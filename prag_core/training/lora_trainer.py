@@ -158,5 +158,5 @@ class LoraTrainer:
         # Three name a global adapter well enough; a corpus has thousands.
         identifier = "+".join(document.id for document in documents[:3])
         metadata = {"document_id": identifier, "title": documents[0].title, "path": "trained",
-                    "prompt": prompt_id()}  # fmt: skip
+                    "prompt": prompt_id(tokenizer=self.base.tokenizer)}  # fmt: skip
         return Adapter(self.spec, stack.tensors(row, DTYPES[self.spec.dtype]), metadata)

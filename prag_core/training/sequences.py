@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from prag_core.augmentation.augmented import AugmentedDocument
 from prag_core.corpus.documents import Document
-from prag_core.model.prompts import chat, question_prompt
+from prag_core.corpus.text_tokens import text_ids
+from prag_core.model.prompts import chat, prompt_ids, question_prompt
 
 SCHEMES = ("paper", "recall")
 # Also what the hypernetwork's recitations ask: both paths learn the text under one request.
@@ -64,9 +65,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Trai
     # Where no chat template ends the turn ("Answer:"), the answer begins with its space, as the
     # tokenizer cuts a text that goes on.
     space = " " if prompt.endswith(":") else ""
-    head = tokenizer(prompt, add_special_tokens=False).input_ids
+    head = prompt_ids(tokenizer, prompt)
     # Apart, so that no token spans both and the answer's start is exact.
-    tail = tokenizer(space + answer, add_special_tokens=False).input_ids
+    (tail,) = text_ids(tokenizer, [space + answer])
     return TrainingSequence((*head, *tail, tokenizer.eos_token_id), len(head))
 
 

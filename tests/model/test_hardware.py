@@ -24,7 +24,7 @@ def test_signs_of_memory_that_ran_out():
 @pytest.mark.parametrize(
     ("command", "place", "hint"),
     [
-        (hypernet.cli, "hypernet.cli.call", "lower data.batch.documents"),
+        (hypernet.cli, "prag_core.cli.call", "lower data.batch.documents"),
         (prag_core.cli, "prag_core.cli.call", "lower --generation.batch_size"),
     ],
 )

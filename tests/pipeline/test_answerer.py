@@ -122,3 +122,33 @@ def test_documents_that_are_not_meant_weigh_nothing(answerer):
     (prepared,) = answerer.prepare(QUESTIONS[:1], HITS[:1], "parametric", options)
     assert prepared.adapter is None and prepared.path == ""
     assert prepared.documents == tuple(Source(h.document_id, h.score, 0.0) for h in HITS[0])
+
+
+def test_one_question_that_is_too_long_does_not_stop_the_others(answerer):
+    questions = [QUESTIONS[0], "Why? " * 200, QUESTIONS[1]]
+    answers = answerer.answer(questions, HITS, "in_context")
+    alone = answerer.answer([QUESTIONS[0]], HITS[:1], "in_context")
+    assert answers[0] == alone[0] and not answers[0].notes
+    assert answers[1].text == "" and "expected at most" in answers[1].notes[-1]
+    with pytest.raises(ValueError, match=r"got a prompt of \d+ tokens, .* ask a shorter question"):
+        answerer.answer(questions[1:2], HITS[:1], "parametric")
+
+
+def test_passages_beyond_the_context_are_cut_and_noted(answerer):
+    long = replace(CORPUS[0], text=CORPUS[0].text + " More of it." * 200)
+    (answer,) = replace(answerer, document=lambda i: long).answer(
+        QUESTIONS[:1], HITS[:1], "in_context"
+    )
+    assert "passages are whole in the prompt" in answer.notes[0]
+
+
+def test_adapters_of_another_prompt_are_warned_of(answerer, adapters, caplog):
+    def other(document_id):
+        adapter = adapters[document_id]
+        return replace(adapter, metadata={**adapter.metadata, "prompt": "older"})
+
+    replace(answerer, adapter=other).prepare(QUESTIONS[:1], HITS[:1], "parametric")
+    assert "got adapters made for the prompts older, expected direct-closed_book" in caplog.text
+    caplog.clear()
+    answerer.prepare(QUESTIONS[:1], HITS[:1], "parametric")
+    assert not caplog.text

@@ -10,6 +10,7 @@ from prag_core.adapters.merge import merge
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.generate import generate
+from prag_core.model.prompts import EXAMPLES
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES
 from prag_core.pipeline.parts import Setup
@@ -53,7 +54,8 @@ def test_an_interruption_loses_the_batch_in_flight_only(tiny_base, store):
     second = RandomParametrizer(tiny_base)
     rag = ParametricRAG(tiny_base, parametrizer=second, store=store)
     assert set(rag.documents) == set(kept)  # no document without adapter
-    assert {len(reply.documents) for reply in rag.answer(QUESTIONS, k=4)} == {2}
+    sources = {s.document_id for reply in rag.answer(QUESTIONS, k=4) for s in reply.documents}
+    assert sources and sources <= set(kept)
     rag.add_documents(CORPUS)
     assert len(store) == 4
     assert sorted(i for batch in second.batches for i in batch) == sorted(
@@ -138,7 +140,7 @@ def test_one_text_one_record_or_one_document_is_one_document(fast):
         before = len(fast.documents)
         assert len(fast.add_documents(one).documents) == before + 1
     for other in (None, 5, b"x"):
-        with pytest.raises(ValueError, match="got a .* expected documents"):
+        with pytest.raises(ValueError, match=r"got a \w+, expected documents"):
             fast.add_documents(other)
 
 
@@ -314,6 +316,8 @@ def test_chain_of_thought_keeps_the_conclusion(fast, monkeypatch):
         "prag_core.pipeline.answerer.generate",
         lambda base, prompts, *_: ["She was. So the answer is Tarn."] * len(prompts),
     )
+    # Its examples are longer than the context of the tiny model, which reads bytes.
+    monkeypatch.setattr("prag_core.model.prompts.EXAMPLES", EXAMPLES[:1])
     answers = fast.answer(["Where?"], "closed_book", options=AnswerOptions(style="cot"))
     assert texts(answers) == ["Tarn"]
 
