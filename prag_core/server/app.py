@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 from prag_core.server.completion_routes import CompletionEndpoints
 from prag_core.server.document_routes import DocumentEndpoints
 from prag_core.server.engine import ClosedError, QueueFullError
+from prag_core.server.fields import NO_MODEL, FieldError, request_error
 from prag_core.server.guard import Guard
 from prag_core.server.limits import Limits
 from prag_core.server.metrics import Metrics
@@ -98,6 +99,7 @@ def create_app(
             app.add_api_route(route, _page_file(route), include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(FieldError, _field_error)
     for kind in FAILURES:
         app.add_exception_handler(kind, _failure)
     app.add_middleware(Guard, metrics, api_key, limits.max_body_bytes)
@@ -122,13 +124,13 @@ async def _http_error(http: HttpRequest, error: HTTPException) -> JSONResponse:
 
 
 async def _invalid(http: HttpRequest, error: RequestValidationError) -> JSONResponse:
-    """Name the fields that are wrong, not their values."""
-    places = [
-        ".".join(str(part) for part in item["loc"] if part != "body") + f": {item['msg']}"
-        for item in error.errors()
-    ]
-    message = "; ".join(dict.fromkeys(places))  # each once: a union of types repeats its fields
-    return JSONResponse(error_object(message, "invalid_request_error"), 400)
+    return await _field_error(http, request_error(error.errors(), error.body))
+
+
+async def _field_error(http: HttpRequest, error: FieldError) -> JSONResponse:
+    status = 404 if error.code == NO_MODEL else 400
+    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    return JSONResponse(error_object(str(error), kind, error.code, error.param), status)
 
 
 async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
