@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
@@ -19,12 +19,13 @@ from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from prag_core.server.completion_routes import CompletionEndpoints
 from prag_core.server.document_routes import DocumentEndpoints
 from prag_core.server.engine import ClosedError, QueueFullError
 from prag_core.server.fields import NO_MODEL, FieldError, request_error
-from prag_core.server.guard import Guard
+from prag_core.server.guard import LOOPBACK_HOSTS, Guard
 from prag_core.server.limits import Limits
 from prag_core.server.metrics import Metrics
 from prag_core.server.schemas import error_object
@@ -52,6 +53,8 @@ def create_app(
     limits: Limits | None = None,
     page: bool = False,
     grace: float = 30.0,
+    allowed_hosts: Sequence[str] = LOOPBACK_HOSTS,
+    allowed_origins: Sequence[str] = (),
 ) -> FastAPI:
     """Build the application.
 
@@ -63,6 +66,8 @@ def create_app(
         limits: what it takes.
         page: offer the page at `/`.
         grace: seconds that requests get at the end.
+        allowed_hosts: names by which the server may be called (see `guard.checked_hosts`).
+        allowed_origins: of other sites' pages that may send requests.
     """
 
     @asynccontextmanager
@@ -102,7 +107,11 @@ def create_app(
     app.add_exception_handler(FieldError, _field_error)
     for kind in FAILURES:
         app.add_exception_handler(kind, _failure)
-    app.add_middleware(Guard, metrics, api_key, limits.max_body_bytes)
+    access = (api_key, limits.max_body_bytes, allowed_hosts, allowed_origins)
+    app.add_middleware(Guard, metrics, *access)
+    if allowed_origins:  # around the guard: a browser asks whether it may send a key without one
+        anything = {"allow_methods": ["*"], "allow_headers": ["*"]}
+        app.add_middleware(CORSMiddleware, allow_origins=list(allowed_origins), **anything)
     return app
 
 

@@ -31,7 +31,7 @@ def read_conversation(messages: object) -> list[dict[str, str]]:
         FieldError: messages that are no conversation, or hold more than text.
     """
     if not isinstance(messages, list) or not 0 < len(messages) <= MOST:
-        raise FieldError("messages", f"got {_count(messages)}, expected a list of 1 to {MOST}")
+        raise FieldError("messages", f"got {_count(messages)}, expected 1 to {MOST} in a list")
     turns: list[dict[str, str]] = []
     calls: dict[object, str] = {}  # id of a call -> the tool's name
     for number, message in enumerate(messages):

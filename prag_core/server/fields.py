@@ -109,8 +109,12 @@ class FieldError(ValueError):
 
     def __init__(self, param: str | None, problem: str, code: str | None = None) -> None:
         """Write the sentence."""
-        super().__init__(f"{param}: {problem}" if param else problem)
-        self.param, self.code = param, code
+        # Either may repeat half a surrogate pair of the request, which neither pydantic nor a
+        # reply can write.
+        self.param = param and param.encode("utf-8", "replace").decode()
+        problem = problem.encode("utf-8", "replace").decode()
+        super().__init__(f"{self.param}: {problem}" if param else problem)
+        self.code = code
 
 
 def check_fields(body: Mapping[str, Any], honoured: Collection[str]) -> dict[str, Any]:
@@ -197,8 +201,8 @@ def request_error(errors: Sequence[Mapping[str, Any]], body: object) -> FieldErr
     name = _place(first, body)
     if name is None:
         position = f" (at character {first['loc'][-1]})" if first["type"] == "json_invalid" else ""
-        expected = "a JSON object, sent as content-type application/json"
-        return FieldError(None, f"got a body that is none{position}, expected {expected}")
+        expected = "expected one, sent as content-type application/json"
+        return FieldError(None, f"got a body that is no JSON object{position}, {expected}")
     if isinstance(cause, ValueError):
         return FieldError(name, str(cause))
     if first["type"] == "missing":
@@ -213,10 +217,11 @@ def request_error(errors: Sequence[Mapping[str, Any]], body: object) -> FieldErr
 
 def _expected(message: str) -> str:
     """Return what pydantic expects, without its wording."""
-    text = re.sub(r"^.*? should (?:be|have) ", "", message)
-    return re.split(r" after validation|, (?:unable|got|not) ", text)[0].replace(
-        "dictionary", "object"
-    )
+    _, found, text = re.sub(r" should (?:be|have) ", "\0", message).partition("\0")
+    text = re.split(r" after validation| or instance of|, (?:unable|got|not) ", text)[0]
+    text = text.replace("valid ", "").replace("dictionary", "object")
+    text = re.sub(r"^a (?=[aeio])", "an ", text)
+    return text if found else "another value"
 
 
 def _place(error: Mapping[str, Any], body: object) -> str | None:

@@ -216,7 +216,5 @@ def error_object(
 ) -> dict:
     """Return an error as OpenAI's API writes it."""
     # A message may repeat half a surrogate pair of the request, which is no UTF-8.
-    message, param = (
-        text and text.encode("utf-8", "replace").decode() for text in (message, param)
-    )
+    message = message.encode("utf-8", "replace").decode()
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
