@@ -33,8 +33,8 @@ def serve(
     grace: float = 30.0,
     page: bool = False,
     model_name: str = "",
-    allowed_hosts: tuple[str, ...] = (),
-    allowed_origins: tuple[str, ...] = (),
+    allowed_hosts: str = "",
+    allowed_origins: str = "",
 ) -> None:
     """Answer questions over HTTP, as OpenAI's API does, while documents come and go.
 
@@ -53,11 +53,11 @@ def serve(
         grace: seconds that running requests get at the end.
         page: also offer a page to add documents and ask questions, at `/`.
         model_name: name of the model for clients; the last part of `--base_model` when empty.
-        allowed_hosts: names by which clients may call the server, as in '[docs.example.com]';
+        allowed_hosts: names by which clients may call the server, with commas between;
             *.example.com is all below one, * all. When empty those of loopback, or all where it
             listens elsewhere.
-        allowed_origins: other sites whose pages may send requests, as in
-            '[https://docs.example.com]', or *.
+        allowed_origins: other sites whose pages may send requests, such as
+            https://docs.example.com, with commas between; * is all.
     """
     try:  # deferred: installed with the extra `server` alone
         import uvicorn

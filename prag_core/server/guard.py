@@ -124,7 +124,8 @@ class Guard:
                 "allow it with --allowed_origins"
             )
             return JSONResponse(error_object(message, "permission_error"), 403)
-        key = headers.get("authorization", "").encode("latin-1")
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        key = f"{scheme.capitalize()} {key}".encode("latin-1")  # the scheme in any case
         known = not self.expected or hmac.compare_digest(key, self.expected)  # in constant time
         if not known and scope["path"] not in OPEN_PATHS:
             message = "got no valid API key, expected the header Authorization: Bearer KEY"
@@ -162,44 +163,52 @@ def _below(name: str, pattern: str) -> bool:
     return pattern.startswith("*.") and name.endswith(pattern[1:]) and len(name) >= len(pattern)
 
 
-def checked_hosts(hosts: Sequence[str], listening: str) -> tuple[str, ...]:
+def checked_hosts(hosts: str, listening: str) -> tuple[str, ...]:
     """Return the names by which a server may be called.
 
     Args:
-        hosts: names, `*.example.com` for all below one, `*` for all; none: those of loopback and
-            the address itself where the server listens there, else all (its key is asked for).
+        hosts: names with commas between, `*.example.com` for all below one, `*` for all; none:
+            those of loopback and the address itself where the server listens there, else all (its
+            key is asked for).
         listening: address that the server listens on.
 
     Raises:
         ValueError: what is no name.
     """
     if not hosts:
-        address = f"[{listening}]" if ":" in listening else listening
-        return (*LOOPBACK_HOSTS, address.lower()) if is_loopback(listening) else ("*",)
-    names = tuple("*" if h == "*" else _name_and_port(h.removeprefix("*."))[0] for h in hosts)
-    if "" in names:
-        wrong = hosts[names.index("")]
-        raise ValueError(
-            f"got allowed host {wrong!r}, expected a name such as docs.example.com, "
-            "*.example.com or *, without http://"
-        )
-    return tuple(f"*.{n}" if h.startswith("*.") else n for h, n in zip(hosts, names, strict=True))
+        address = f"[{listening}]" if ":" in listening else listening.lower()
+        return (*LOOPBACK_HOSTS, address) if is_loopback(listening) else ("*",)
+    checked = []
+    for host in _split(hosts):
+        prefix = "*." if host.startswith("*.") else ""
+        name, _ = _name_and_port(host.removeprefix("*."))
+        if not name and host != "*":
+            raise ValueError(
+                f"got allowed host {host!r}, expected a name such as docs.example.com, "
+                "*.example.com or *, without http://"
+            )
+        checked.append(prefix + name if name else host)
+    return tuple(checked)
 
 
-def checked_origins(origins: Sequence[str]) -> tuple[str, ...]:
+def checked_origins(origins: str) -> tuple[str, ...]:
     """Return the origins of pages that may send requests, as browsers write them.
 
     Raises:
         ValueError: what is no origin.
     """
-    normal = tuple(origin.lower().rstrip("/") for origin in origins)
-    for origin in normal:
+    checked = tuple(origin.lower().rstrip("/") for origin in _split(origins))
+    for origin in checked:
         match = ORIGIN.fullmatch(origin)
         if origin != "*" and not (match and HOST.fullmatch(match[2])):
             raise ValueError(
                 f"got allowed origin {origin!r}, expected one such as https://docs.example.com or *"
             )
-    return normal
+    return checked
+
+
+def _split(texts: str) -> list[str]:
+    return [text.strip() for text in texts.split(",") if text.strip()]
 
 
 def is_loopback(host: str) -> bool:
