@@ -254,7 +254,7 @@ def test_trainings_are_jobs(http, client):
         ("documents", {"text": "a" * 30_000}, 413, "got a larger body than 20000 bytes"),
         ("documents?path=none", {"text": "a"}, 400, "path: got \"none\", expected 'generated'"),
         ("chat/completions", {"messages": []}, 400, "messages: got an empty list"),
-        ("chat/completions", {"messages": [{"role": "system", "content": "a"}]}, 400, "got system as"),
+        ("chat/completions", {"messages": [{"role": "system", "content": "a"}]}, 400, "got system"),
         ("chat/completions", {"messages": [{"role": "x", "content": "a"}]}, 400, 'role: got "x"'),
         ("completions", {"prompt": []}, 400, "prompt"),
         ("completions", {"prompt": ""}, 400, "got an empty prompt"),
