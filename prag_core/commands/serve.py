@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import os
@@ -34,6 +33,8 @@ def serve(
     grace: float = 30.0,
     page: bool = False,
     model_name: str = "",
+    allowed_hosts: str = "",
+    allowed_origins: str = "",
 ) -> None:
     """Answer questions over HTTP, as OpenAI's API does, while documents come and go.
 
@@ -52,11 +53,17 @@ def serve(
         grace: seconds that running requests get at the end.
         page: also offer a page to add documents and ask questions, at `/`.
         model_name: name of the model for clients; the last part of `--base_model` when empty.
+        allowed_hosts: names by which clients may call the server, with commas between;
+            *.example.com is all below one, * all. When empty those of loopback, or all where it
+            listens elsewhere.
+        allowed_origins: other sites whose pages may send requests, such as
+            https://docs.example.com, with commas between; * is all.
     """
     try:  # deferred: installed with the extra `server` alone
         import uvicorn
 
         from prag_core.server.app import create_app
+        from prag_core.server.guard import checked_hosts, checked_origins, is_loopback
         from prag_core.server.metrics import Metrics
         from prag_core.server.service import Service
     except ImportError as error:
@@ -71,6 +78,7 @@ def serve(
         )
     if setup.path == "auto":  # trained adapters of the store are served all the same
         setup = replace(setup, path="generated")
+    access = (checked_hosts(allowed_hosts, host), checked_origins(allowed_origins))
     # A training takes seconds a document, too long for a request that adds one.
     if setup.path == "trained":
         raise ValueError(
@@ -89,7 +97,7 @@ def serve(
 
         try:
             service = Service(rag, engine, make_trainer, cache_bytes, metrics.observe_document)
-            app = create_app(service, metrics, name, api_key, limits, page, grace)
+            app = create_app(service, metrics, name, api_key, limits, page, grace, *access)
             logs = {"log_config": None, "access_log": False}  # the guard writes a line a request
             config = uvicorn.Config(app, host, port, timeout_graceful_shutdown=int(grace), **logs)
             log = logging.getLogger("prag.server")
@@ -97,14 +105,6 @@ def serve(
             uvicorn.Server(config).run()
         finally:  # also where the service could not start: the thread would go on
             engine.close(grace)
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, which may resolve to anything
-        return host == "localhost"
 
 
 class JsonFormatter(logging.Formatter):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
@@ -19,11 +19,13 @@ from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from prag_core.server.completion_routes import CompletionEndpoints
 from prag_core.server.document_routes import DocumentEndpoints
 from prag_core.server.engine import ClosedError, QueueFullError
-from prag_core.server.guard import Guard
+from prag_core.server.fields import NO_MODEL, FieldError, request_error
+from prag_core.server.guard import LOOPBACK_HOSTS, Guard
 from prag_core.server.limits import Limits
 from prag_core.server.metrics import Metrics
 from prag_core.server.schemas import error_object
@@ -51,6 +53,8 @@ def create_app(
     limits: Limits | None = None,
     page: bool = False,
     grace: float = 30.0,
+    allowed_hosts: Sequence[str] = LOOPBACK_HOSTS,
+    allowed_origins: Sequence[str] = (),
 ) -> FastAPI:
     """Build the application.
 
@@ -62,6 +66,8 @@ def create_app(
         limits: what it takes.
         page: offer the page at `/`.
         grace: seconds that requests get at the end.
+        allowed_hosts: names by which the server may be called (see `guard.checked_hosts`).
+        allowed_origins: of other sites' pages that may send requests.
     """
 
     @asynccontextmanager
@@ -98,9 +104,14 @@ def create_app(
             app.add_api_route(route, _page_file(route), include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(FieldError, _field_error)
     for kind in FAILURES:
         app.add_exception_handler(kind, _failure)
-    app.add_middleware(Guard, metrics, api_key, limits.max_body_bytes)
+    access = (api_key, limits.max_body_bytes, allowed_hosts, allowed_origins)
+    app.add_middleware(Guard, metrics, *access)
+    if allowed_origins:  # around the guard: a browser asks whether it may send a key without one
+        anything = {"allow_methods": ["*"], "allow_headers": ["*"]}
+        app.add_middleware(CORSMiddleware, allow_origins=list(allowed_origins), **anything)
     return app
 
 
@@ -122,13 +133,13 @@ async def _http_error(http: HttpRequest, error: HTTPException) -> JSONResponse:
 
 
 async def _invalid(http: HttpRequest, error: RequestValidationError) -> JSONResponse:
-    """Name the fields that are wrong, not their values."""
-    places = [
-        ".".join(str(part) for part in item["loc"] if part != "body") + f": {item['msg']}"
-        for item in error.errors()
-    ]
-    message = "; ".join(dict.fromkeys(places))  # each once: a union of types repeats its fields
-    return JSONResponse(error_object(message, "invalid_request_error"), 400)
+    return await _field_error(http, request_error(error.errors(), error.body))
+
+
+async def _field_error(http: HttpRequest, error: FieldError) -> JSONResponse:
+    status = 404 if error.code == NO_MODEL else 400
+    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    return JSONResponse(error_object(str(error), kind, error.code, error.param), status)
 
 
 async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:

@@ -18,9 +18,12 @@ from starlette.exceptions import HTTPException
 
 from prag_core.model.decoding_rows import Row
 from prag_core.model.prompts import Continuation, Question
+from prag_core.pipeline.answerer import Prepared
 from prag_core.pipeline.answers import Source
+from prag_core.pipeline.modes import find_mode
 from prag_core.server import schemas
 from prag_core.server.engine import Ticket
+from prag_core.server.fields import NO_MODEL, FieldError, shown
 from prag_core.server.limits import Limits
 from prag_core.server.service import Service
 
@@ -35,8 +38,7 @@ class Pending:
     """A row in the engine, seen from the event loop."""
 
     row: Row
-    documents: list[dict]
-    notes: tuple[str, ...] = ()
+    origin: dict  # how and from which documents its answer is made
     ticket: Ticket | None = None
     pieces: asyncio.Queue = field(default_factory=asyncio.Queue)
 
@@ -85,21 +87,23 @@ class CompletionEndpoints:
 
     async def chat(self, body: schemas.ChatRequest, http: HttpRequest) -> Reply:
         """Answer a conversation."""
-        turns = [message.turn() for message in body.messages]
-        return await self._reply([turns], body, http, chat=True)
+        return await self._reply([body.messages], body, http, chat=True)
 
     async def complete(self, body: schemas.CompletionRequest, http: HttpRequest) -> Reply:
         """Go on from one or more prompts, as they are."""
-        return await self._reply(body.prompts, body, http, chat=False)
+        return await self._reply(body.prompt, body, http, chat=False)
 
     async def _reply(
         self, prompts: Sequence[Prompt], body: schemas.Request, http: HttpRequest, chat: bool
     ) -> Reply:
         self._check_model(body.model or self.model)
+        if (count := len(prompts) * body.n) > schemas.MOST_PROMPTS:
+            most = f"at most {schemas.MOST_PROMPTS} for all prompts together"
+            raise FieldError("n", f"got {count} answers, expected {most}")
         rows: list[Pending] = []
         try:
             for prompt in prompts:
-                rows.append(await self._submit(prompt, body))
+                rows += [self._queued(row) for row in await self._prepared(prompt, body)]
         except BaseException:  # of any kind: the client went away, the queue is full
             _cancel(rows)
             raise
@@ -119,35 +123,38 @@ class CompletionEndpoints:
         finally:
             _cancel(rows)
         kind = "chat.completion" if chat else "text_completion"
-        content = {"choices": choices, "usage": _usage(rows), **_origin(rows, body)}
+        content = {"choices": choices, "usage": _usage(rows), **_origin(rows, body.n)}
         return schemas.envelope(kind, name, self.model, **content)
 
     def _check_model(self, model: str) -> None:
         if model != self.model:
-            raise HTTPException(404, f"got model {model[:100]!r}, expected {self.model!r}")
+            problem = f"got {shown(model)}, expected {shown(self.model)}"
+            raise FieldError("model", problem, NO_MODEL)
 
-    async def _submit(self, prompt: Prompt, body: schemas.Request) -> Pending:
-        """Retrieve, merge and queue one row."""
-        options = body.options(self.limits.default_tokens)
-        tokens, most = options.max_new_tokens, self.limits.max_tokens
-        if tokens > most:
-            raise HTTPException(400, f"got max_tokens {tokens}, expected at most {most}")
+    async def _prepared(self, prompt: Prompt, body: schemas.Request) -> list[Pending]:
+        """Retrieve and merge for one prompt; returns a row for every answer to it."""
+        options = [body.options(self.limits, copy) for copy in range(body.n)]
         # Before the work of retrieving and merging, which a full queue would throw away.
         self.service.engine.require_room()
 
-        def build() -> tuple[Row, list[dict], tuple[str, ...]]:
-            question = self._question(prompt)
-            selection = (body.document_ids, body.merge, body.among, body.path, body.where)
-            prepared = self.service.prepare(question, body.mode, body.k, *selection, options)
-            row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
-            described = [self._described(source) for source in prepared.documents]
-            return row, described, prepared.notes
+        def build() -> list[Pending]:
+            selection = (body.document_ids, body.merge_weights, body.among, body.path, body.where)
+            prepared = self.service.prepare(
+                self._question(prompt), body.mode, body.k, *selection, body.least_relevance,
+                options[0],
+            )  # fmt: skip
+            origin, base = self._origin(prepared, body.mode), self.service.rag.base
+            rows = [Row(base, prepared.prompt, prepared.adapter, each) for each in options]
+            return [Pending(row, origin) for row in rows]
 
         try:
             # In a thread: a merge takes longer than the event loop may stand still.
-            pending = Pending(*await asyncio.to_thread(build))
+            return await asyncio.to_thread(build)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
+
+    def _queued(self, pending: Pending) -> Pending:
+        """Hand a row to the engine."""
         loop = asyncio.get_running_loop()
 
         def emit(piece: str, error: Exception | None) -> None:
@@ -169,6 +176,22 @@ class CompletionEndpoints:
         if max(prompt) >= len(tokenizer):
             raise ValueError(f"got token id {max(prompt)}, expected less than {len(tokenizer)}")
         return Continuation(tokenizer.decode(prompt), verbatim=True)
+
+    def _origin(self, prepared: Prepared, mode: str) -> dict:
+        """Say how and from which documents an answer is made.
+
+        Documents that take no part are not among them: adapters of weight 0 or below the least
+        relevance, unless their text is in the prompt. Without documents the base model answers.
+        """
+        read = bool(find_mode(mode).passages)
+        used = [source for source in prepared.documents if read or source.weight]
+        return {
+            "mode": mode if used else "closed_book",
+            "path": prepared.path or None if used else None,
+            "prompt_id": prepared.prompt_id,
+            "documents": [self._described(source) for source in used],
+            "notes": list(prepared.notes),
+        }
 
     def _described(self, source: Source) -> dict:
         entry = self.service.get(source.document_id)  # None: removed meanwhile
@@ -199,8 +222,8 @@ class CompletionEndpoints:
                 pieces = row.texts(http)
                 async for piece in _trimmed(pieces) if chat else pieces:
                     yield event([choice(index, piece)])
-                yield event([choice(index, "", row.row.finish or "stop")], **_origin(rows, body))
-            if (body.stream_options or {}).get("include_usage"):
+                yield event([choice(index, "", row.row.finish or "stop")], **_origin(rows, body.n))
+            if body.stream_options.include_usage:
                 yield event([], usage=_usage(rows))
             yield b"data: [DONE]\n\n"
         except Exception as error:  # the status was sent: only an event can say so
@@ -240,9 +263,9 @@ def _usage(rows: Sequence[Pending]) -> dict[str, int]:
     return counts | {"total_tokens": prompt + completion}
 
 
-def _origin(rows: Sequence[Pending], body: schemas.Request) -> dict:
-    """Say how and from which documents the answer was made; a list a prompt, where several are."""
-    documents = [row.documents for row in rows]
-    origin = {"mode": body.mode, "documents": documents[0] if len(rows) == 1 else documents}
-    notes = list(dict.fromkeys(note for row in rows for note in row.notes))
-    return origin | ({"notes": notes} if notes else {})
+def _origin(rows: Sequence[Pending], n: int) -> dict:
+    """Say how and from which documents the answers were made; lists, where prompts are several."""
+    origins = [row.origin for row in rows[::n]]  # the n answers to one prompt share it
+    if len(origins) == 1:
+        return origins[0]
+    return {name: [origin[name] for origin in origins] for name in origins[0]}

@@ -25,7 +25,7 @@ from prag_core.pipeline.parts import AdapterPath
 from prag_core.server.engine import QueueFullError
 from prag_core.server.jobs import Job
 from prag_core.server.limits import Limits
-from prag_core.server.schemas import NewDocument, NewDocuments, NewJob, document_object
+from prag_core.server.schemas import NewBody, NewDocuments, NewJob, document_object
 from prag_core.server.served import Served
 from prag_core.server.service import Service
 
@@ -62,9 +62,7 @@ class DocumentEndpoints:
         app.get("/v1/jobs/{job_id}")(self.get_job)
         app.delete("/v1/jobs/{job_id}")(self.cancel_job)
 
-    async def add_documents(
-        self, body: NewDocuments | NewDocument, path: AdapterPath = "generated"
-    ) -> dict:
+    async def add_documents(self, body: NewBody, path: AdapterPath = "generated") -> dict:
         """Turn documents into adapters; with `path=trained`, also queue their training."""
         items = body.documents if isinstance(body, NewDocuments) else [body]
         documents = [Document(i.text, i.title, i.id, i.metadata) for i in items]

@@ -142,10 +142,11 @@ class Service:
         mode: str,
         k: int,
         document_ids: Sequence[str] | None = None,
-        weighting: str = "relative",
+        weighting: str | None = None,
         among: Sequence[str] | None = None,
         path: str | None = None,
         where: Mapping[str, object] | None = None,
+        least_relevance: float | None = None,
         generation: GenerationOptions | None = None,
     ) -> Prepared:
         """Return a request's prompt, merged adapter and documents.
@@ -155,10 +156,11 @@ class Service:
             mode: see `modes.MODES`; without documents every mode is `closed_book`.
             k: documents that the retriever finds.
             document_ids: documents to use instead.
-            weighting: see `merge.merge_weights`.
+            weighting: see `merge.merge_weights`; None: as the pipeline was set up.
             among: the only documents that the retriever may find.
             path: `trained` or `generated`: which of a document's adapters; None: the newest.
             where: metadata that documents need for the retriever to find them.
+            least_relevance: see `AnswerOptions`; None: as the pipeline was set up.
             generation: decoding options, for whose answer the prompt leaves room.
 
         Raises:
@@ -178,13 +180,15 @@ class Service:
             if find_mode(mode).adapters:
                 keys = self._mergeable({i: served[i] for i in documents}, path)
                 adapters = {i: self._load(key) for i, key in keys.items()}
+        given = {"merge_weights": weighting, "least_relevance": least_relevance}
+        given = {name: value for name, value in given.items() if value is not None}
         # Outside the lock: a merge must not hold up those who add and remove documents.
         answerer = Answerer(
             self.rag.base,
             documents.__getitem__,
             adapters.__getitem__,
             generation=generation or self.rag.generation,
-            options=replace(self.rag.options, merge_weights=weighting),
+            options=replace(self.rag.options, **given),
             run=lambda work: self.engine.call(work).result(),
         )
         return answerer.prepare([question], [hits], mode)[0]

@@ -20,7 +20,7 @@ import pytest
 from hypernet.network.checkpoint import save_checkpoint
 from prag_core import cli
 from prag_core.adapters.store import AdapterStore
-from prag_core.commands.serve import is_loopback
+from prag_core.server.guard import is_loopback
 from tests.fixtures.hypernetworks import CONFIG, network
 from tests.fixtures.services import documents
 from tests.fixtures.tiny import byte_tokenizer, tiny_model

@@ -125,11 +125,38 @@ def test_chat_names_its_documents(http, client):
     assert reply.choices[0].message.content != closed.choices[0].message.content
     named = ask(client, "What is P1?", document_ids=ids[:1], mode="combine")
     assert [d["id"] for d in named.documents] == ids[:1] and named.mode == "combine"
-    both = ask(client, "What are P0 and P1?", k=2, merge="score")
+    both = ask(client, "What are P0 and P1?", k=2, merge="ones")
     assert len(both.documents) == 2
     for question in ("Hello!", "?!"):  # no match, no document
         reply, plain = (ask(client, question, mode=m) for m in ("parametric", "closed_book"))
         assert reply.documents == [] and reply.choices[0].message == plain.choices[0].message
+
+
+def test_replies_say_what_they_were_made_from(http, client):
+    none = ask(client, "What is P1?")
+    assert (none.documents, none.path, none.mode) == ([], None, "closed_book")
+    add(http)
+    one = ask(client, "What is P1?")
+    assert (one.path, one.mode) == ("generated", "parametric") and one.prompt_id
+    two = client.completions.create(
+        model="tiny", prompt=["P1 is", "P0 is"], n=2, temperature=1, max_tokens=2
+    )
+    assert len(two.choices) == 4 and two.path == ["generated"] * 2
+    left = ask(client, "What is P1?", least_relevance=1e9)
+    used = [d for d in left.documents if d["weight"] == 0]
+    assert used == []
+    called = [
+        {"role": "user", "content": [{"type": "text", "text": "What is P1?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        ]},
+        {"role": "tool", "tool_call_id": "c", "content": "7"},
+    ]  # fmt: skip
+    options = {"model": "tiny", "messages": called, "response_format": {"type": "text"}}
+    assert client.chat.completions.create(**options, tools=[], store=True).choices
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.chat.completions.create(**{**options, "response_format": {"type": "json_object"}})
+    assert raised.value.param == "response_format"
 
 
 def test_streams_join_to_the_whole_text(http, client):
@@ -222,27 +249,27 @@ def test_trainings_are_jobs(http, client):
 @pytest.mark.parametrize(
     ("path", "body", "status", "text"),
     [
-        ("documents", {"text": ""}, 400, "text: String should have at least 1"),
+        ("documents", {"text": ""}, 400, "text: got \"\", expected at least 1"),
         ("documents", {"text": "  "}, 400, "got an empty document"),
-        ("documents", {"documents": []}, 400, "documents: List should have at least 1"),
-        ("documents", {"text": "a", "name": "b"}, 400, "name: Extra inputs"),
+        ("documents", {"documents": []}, 400, "documents: got an empty list"),
+        ("documents", {"text": "a", "name": "b"}, 400, "name: got a field that there is none of"),
         ("documents", {"documents": [{"text": f"{i}"} for i in range(5)]}, 413, "got 5 documents"),
         ("documents", {"text": "a" * 3000}, 413, "got a document of 3000 characters"),
         ("documents", {"text": "a" * 30_000}, 413, "got a larger body than 20000 bytes"),
-        ("documents?path=none", {"text": "a"}, 400, "path: Input should be"),
-        ("chat/completions", {"messages": []}, 400, "messages: List should have at least 1"),
-        ("chat/completions", {"messages": [{"role": "system", "content": "a"}]}, 400, "user's"),
-        ("chat/completions", {"messages": [{"role": "x", "content": "a"}]}, 400, "role: Input"),
+        ("documents?path=none", {"text": "a"}, 400, "path: got \"none\", expected"),
+        ("chat/completions", {"messages": []}, 400, "messages: got an empty list"),
+        ("chat/completions", {"messages": [{"role": "system", "content": "a"}]}, 400, "got system"),
+        ("chat/completions", {"messages": [{"role": "x", "content": "a"}]}, 400, 'role: got "x"'),
         ("completions", {"prompt": []}, 400, "prompt"),
         ("completions", {"prompt": ""}, 400, "got an empty prompt"),
         ("completions", {"prompt": [[]]}, 400, "prompt"),
         ("completions", {"prompt": [10**9]}, 400, "got token id 1000000000, expected less than"),
-        ("completions", {"prompt": "a", "mode": "sft"}, 400, "mode: Input should be"),
-        ("completions", {"prompt": "a", "max_tokens": 65}, 400, "got max_tokens 65, expected"),
+        ("completions", {"prompt": "a", "mode": "sft"}, 400, "mode: got \"sft\", expected"),
+        ("completions", {"prompt": "a", "max_tokens": 65}, 400, "max_tokens: got 65, exp"),
         ("completions", {"prompt": "a" * 600}, 400, "got a prompt of 600 tokens"),
-        ("completions", {"prompt": "a", "n": 2}, 400, "n: Input should be 1"),
+        ("completions", {"prompt": "a", "n": 20}, 400, "n: got 20, expected"),
         ("completions", {"prompt": "a", "document_ids": ["../x"]}, 400, "got unknown document"),
-        ("completions", {"prompt": "a", "model": "gpt-4"}, 404, "got model 'gpt-4'"),
+        ("completions", {"prompt": "a", "model": "gpt-4"}, 404, 'model: got "gpt-4"'),
     ],
 )  # fmt: skip
 def test_bad_requests(http, path, body, status, text):
