@@ -34,29 +34,44 @@ log = logging.getLogger(__name__)
 class Pending:
     """A row in the engine, seen from the event loop."""
 
-    row: Row
-    documents: list[dict]
+    row: Row | None = None  # until it is built
+    documents: list[dict] = field(default_factory=list)
     ticket: Ticket | None = None
     pieces: asyncio.Queue = field(default_factory=asyncio.Queue)
 
+    async def begin(self, http: HttpRequest) -> None:
+        """Wait until the row is built; raises HTTPException for what is wrong with the request."""
+        async for _ in self._events(http):
+            return
+
     async def texts(self, http: HttpRequest) -> AsyncIterator[str]:
         """Yield the answer's pieces; gives the row up when no one listens any more."""
-        last_check, finished = time.monotonic(), False
         try:
-            while not finished:
-                piece, error = "", None
-                with suppress(asyncio.TimeoutError):  # a row that waits in the queue has no pieces
-                    piece, error, finished = await asyncio.wait_for(self.pieces.get(), 1.0)
-                # Once a second, not once a piece: each check reads the connection.
-                if time.monotonic() > last_check + 1.0:
-                    last_check = time.monotonic()
-                    if await http.is_disconnected():
-                        return
-                if error is not None:
-                    raise error
+            async for piece in self._events(http):
                 yield piece
         finally:  # whoever stops iterating stops the decoding
             self.ticket.cancel()
+
+    async def _events(self, http: HttpRequest) -> AsyncIterator[str]:
+        last_check, finished = time.monotonic(), False
+        while not finished:
+            event = None
+            with suppress(asyncio.TimeoutError):  # a row that waits in the queue has no pieces
+                event = await asyncio.wait_for(self.pieces.get(), 1.0)
+            # Once a second, not once a piece: each check reads the connection.
+            if time.monotonic() > last_check + 1.0:
+                last_check = time.monotonic()
+                if await http.is_disconnected():
+                    self.ticket.cancel()
+                    return
+            if event is None:
+                continue
+            piece, error, finished = event
+            if isinstance(error, ValueError):
+                raise HTTPException(400, str(error)) from error
+            if error is not None:
+                raise error
+            yield piece
 
 
 class CompletionEndpoints:
@@ -103,6 +118,12 @@ class CompletionEndpoints:
             _cancel(rows)
             raise
         name = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
+        try:
+            for row in rows:  # while a status can still say what is wrong
+                await row.begin(http)
+        except BaseException:
+            _cancel(rows)
+            raise
         if body.stream:
             events = self._events(name, rows, body, http, chat)
             return StreamingResponse(events, media_type="text/event-stream")
@@ -126,35 +147,30 @@ class CompletionEndpoints:
             raise HTTPException(404, f"got model {model[:100]!r}, expected {self.model!r}")
 
     async def _submit(self, prompt: Prompt, body: schemas.Request) -> Pending:
-        """Retrieve, merge and queue one row."""
+        """Queue one row; retrieving and merging wait for its turn."""
         options = body.options(self.limits.default_tokens)
         tokens, most = options.max_new_tokens, self.limits.max_tokens
         if tokens > most:
             raise HTTPException(400, f"got max_tokens {tokens}, expected at most {most}")
-        # Before the work of retrieving and merging, which a full queue would throw away.
-        self.service.engine.require_room()
+        pending = Pending()
 
-        def build() -> tuple[Row, list[dict]]:
+        def build() -> Row:
             question = self._question(prompt)
             selection = (body.document_ids, body.merge, body.among, body.path, body.where)
             prepared = self.service.prepare(question, body.mode, body.k, *selection)
-            row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
-            return row, [self._described(source) for source in prepared.documents]
+            pending.documents = [self._described(source) for source in prepared.documents]
+            pending.row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
+            return pending.row
 
-        try:
-            # In a thread: a merge takes longer than the event loop may stand still.
-            pending = Pending(*await asyncio.to_thread(build))
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from error
         loop = asyncio.get_running_loop()
 
         def emit(piece: str, error: Exception | None) -> None:
             # Called in the engine's thread; the queue belongs to the event loop's.
-            event = (piece, error, bool(pending.row.finish))
+            event = (piece, error, bool(pending.row and pending.row.finish))
             with suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(pending.pieces.put_nowait, event)
 
-        pending.ticket = self.service.engine.submit(pending.row, emit, self.limits.timeout)
+        pending.ticket = self.service.engine.submit(build, emit, self.limits.timeout)
         return pending
 
     def _question(self, prompt: Prompt) -> Question:
