@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 from prag_core.adapters.store import open_store
+from prag_core.model.base_model import share_weights
 from prag_core.pipeline.parts import Setup, build_parametrizer
 from prag_core.pipeline.rag import assemble
 from prag_core.server.engine import Engine
@@ -93,7 +94,8 @@ def serve(
 
         def make_trainer() -> LoraTrainer:
             corpus = list(rag.documents.values())  # a file of pairs may name any of them
-            return build_parametrizer(rag.base, replace(setup, path="trained"), opened, corpus)
+            base = share_weights(rag.base)  # it trains while adapters are generated
+            return build_parametrizer(base, replace(setup, path="trained"), opened, corpus)
 
         try:
             service = Service(rag, engine, make_trainer, cache_bytes, metrics.observe_document)

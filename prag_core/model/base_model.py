@@ -6,10 +6,11 @@ model hub, a hub name, a local folder, or a GGUF file.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -129,6 +130,15 @@ def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return BaseModel(name, model, tokenizer, model_fingerprint(model))
+
+
+def share_weights(base: BaseModel) -> BaseModel:
+    """Return the same model with hooks and settings of its own; its weights are not copied.
+
+    Two threads can then attach different adapters, or train, at one time.
+    """
+    weights = (*base.model.parameters(), *base.model.buffers())
+    return replace(base, model=copy.deepcopy(base.model, {id(t): t for t in weights}))
 
 
 def _contiguous(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

@@ -74,7 +74,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         # In a thread: the requests that are being answered need the event loop to send their text.
-        await asyncio.to_thread(service.engine.close, grace)
+        await asyncio.to_thread(service.close, grace)
 
     # Without FastAPI's pages of documentation: they load scripts from elsewhere.
     app = FastAPI(title="prag", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)

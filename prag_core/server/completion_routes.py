@@ -37,29 +37,44 @@ log = logging.getLogger(__name__)
 class Pending:
     """A row in the engine, seen from the event loop."""
 
-    row: Row
-    origin: dict  # how and from which documents its answer is made
+    row: Row | None = None  # until it is built
+    origin: dict = field(default_factory=dict)  # how and from which documents its answer is made
     ticket: Ticket | None = None
     pieces: asyncio.Queue = field(default_factory=asyncio.Queue)
 
+    async def begin(self, http: HttpRequest) -> None:
+        """Wait until the row is built; raises HTTPException for what is wrong with the request."""
+        async for _ in self._events(http):
+            return
+
     async def texts(self, http: HttpRequest) -> AsyncIterator[str]:
         """Yield the answer's pieces; gives the row up when no one listens any more."""
-        last_check, finished = time.monotonic(), False
         try:
-            while not finished:
-                piece, error = "", None
-                with suppress(asyncio.TimeoutError):  # a row that waits in the queue has no pieces
-                    piece, error, finished = await asyncio.wait_for(self.pieces.get(), 1.0)
-                # Once a second, not once a piece: each check reads the connection.
-                if time.monotonic() > last_check + 1.0:
-                    last_check = time.monotonic()
-                    if await http.is_disconnected():
-                        return
-                if error is not None:
-                    raise error
+            async for piece in self._events(http):
                 yield piece
         finally:  # whoever stops iterating stops the decoding
             self.ticket.cancel()
+
+    async def _events(self, http: HttpRequest) -> AsyncIterator[str]:
+        last_check, finished = time.monotonic(), False
+        while not finished:
+            event = None
+            with suppress(asyncio.TimeoutError):  # a row that waits in the queue has no pieces
+                event = await asyncio.wait_for(self.pieces.get(), 1.0)
+            # Once a second, not once a piece: each check reads the connection.
+            if time.monotonic() > last_check + 1.0:
+                last_check = time.monotonic()
+                if await http.is_disconnected():
+                    self.ticket.cancel()
+                    return
+            if event is None:
+                continue
+            piece, error, finished = event
+            if isinstance(error, ValueError):
+                raise HTTPException(400, str(error)) from error
+            if error is not None:
+                raise error
+            yield piece
 
 
 class CompletionEndpoints:
@@ -103,7 +118,10 @@ class CompletionEndpoints:
         rows: list[Pending] = []
         try:
             for prompt in prompts:
-                rows += [self._queued(row) for row in await self._prepared(prompt, body)]
+                for copy in range(body.n):
+                    rows.append(self._submit(prompt, body, copy))
+            for row in rows:  # while a status can still say what is wrong
+                await row.begin(http)
         except BaseException:  # of any kind: the client went away, the queue is full
             _cancel(rows)
             raise
@@ -131,39 +149,29 @@ class CompletionEndpoints:
             problem = f"got {shown(model)}, expected {shown(self.model)}"
             raise FieldError("model", problem, NO_MODEL)
 
-    async def _prepared(self, prompt: Prompt, body: schemas.Request) -> list[Pending]:
-        """Retrieve and merge for one prompt; returns a row for every answer to it."""
-        options = [body.options(self.limits, copy) for copy in range(body.n)]
-        # Before the work of retrieving and merging, which a full queue would throw away.
-        self.service.engine.require_room()
+    def _submit(self, prompt: Prompt, body: schemas.Request, copy: int) -> Pending:
+        """Queue one answer to a prompt; retrieving and merging wait for its turn."""
+        options = body.options(self.limits, copy)
+        pending = Pending()
 
-        def build() -> list[Pending]:
+        def build() -> Row:
             selection = (body.document_ids, body.merge_weights, body.among, body.path, body.where)
             prepared = self.service.prepare(
-                self._question(prompt), body.mode, body.k, *selection, body.least_relevance,
-                options[0],
-            )  # fmt: skip
-            origin, base = self._origin(prepared, body.mode), self.service.rag.base
-            rows = [Row(base, prepared.prompt, prepared.adapter, each) for each in options]
-            return [Pending(row, origin) for row in rows]
+                self._question(prompt), body.mode, body.k, *selection, body.least_relevance, options
+            )
+            pending.origin = self._origin(prepared, body.mode)
+            pending.row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
+            return pending.row
 
-        try:
-            # In a thread: a merge takes longer than the event loop may stand still.
-            return await asyncio.to_thread(build)
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from error
-
-    def _queued(self, pending: Pending) -> Pending:
-        """Hand a row to the engine."""
         loop = asyncio.get_running_loop()
 
         def emit(piece: str, error: Exception | None) -> None:
             # Called in the engine's thread; the queue belongs to the event loop's.
-            event = (piece, error, bool(pending.row.finish))
+            event = (piece, error, bool(pending.row and pending.row.finish))
             with suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(pending.pieces.put_nowait, event)
 
-        pending.ticket = self.service.engine.submit(pending.row, emit, self.limits.timeout)
+        pending.ticket = self.service.engine.submit(build, emit, self.limits.timeout)
         return pending
 
     def _question(self, prompt: Prompt) -> Question:

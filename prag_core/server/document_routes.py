@@ -22,7 +22,7 @@ from prag_core.adapters.similarity import update_norms
 from prag_core.corpus.documents import Document, read_documents
 from prag_core.formats.peft_folder import to_peft
 from prag_core.pipeline.parts import AdapterPath
-from prag_core.server.engine import QueueFullError
+from prag_core.server.engine import QueueFullError, yield_to_decoding
 from prag_core.server.jobs import Job
 from prag_core.server.limits import Limits
 from prag_core.server.schemas import NewBody, NewDocuments, NewJob, document_object
@@ -43,8 +43,8 @@ class DocumentEndpoints:
         Documents are made in threads of their own, so that questions do not wait for them.
         """
         self.service, self.model, self.limits = service, model, limits
-        # Two: one makes adapters in the engine, the other reads or writes the store.
-        self.threads = ThreadPoolExecutor(2, "documents")
+        # Two: one makes adapters, the other reads or writes the store.
+        self.threads = ThreadPoolExecutor(2, "documents", yield_to_decoding)
         self.adding = 0
 
     def register(self, app: FastAPI) -> None:

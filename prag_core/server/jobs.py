@@ -7,11 +7,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 
 from prag_core.adapters.store import AdapterStore
-from prag_core.server.engine import Engine
+from prag_core.server.engine import ClosedError, yield_to_decoding
 
 KIND = "job"  # of their records
 OPEN = ("queued", "running")
@@ -44,100 +44,118 @@ class Job:
 
 
 class Jobs:
-    """Queues trainings with the engine, one after the other."""
+    """Runs trainings in a thread of its own, one after the other."""
 
     def __init__(
         self,
         store: AdapterStore,
-        engine: Engine,
         train: Callable[[tuple[str, ...]], Generator[float, None, None]],
     ) -> None:
         """Queue again what a stopped server left unfinished.
 
         Args:
             store: keeps the jobs' records.
-            engine: runs the trainings.
             train: trains documents, yields the share done, and stores the adapters.
         """
-        self.store, self.engine, self.train = store, engine, train
-        # Re-entrant: cancelling a future calls `_end` in the same thread.
-        self._lock = threading.RLock()
-        self._futures: dict[str, Future] = {}
+        self.store, self.train = store, train
+        self._changed = threading.Condition()  # guards the jobs and `_closing`
+        self._closing = False
         self._jobs = {key: Job(**record) for key, record in store.records(KIND)}
         # A training that brings the process down would do so at every start.
         for job in self.all():
             if job.status in OPEN and job.attempts < ATTEMPTS:
-                self._start(replace(job, status="queued", progress=0.0))
+                self._change(job.id, status="queued", progress=0.0)
             elif job.status in OPEN:
                 error = f"the server ended {job.attempts} times while it ran"
                 self._change(job.id, status="failed", error=error)
         self._forget()
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+        self._thread.start()
 
     def add(self, document_ids: tuple[str, ...]) -> Job:
         """Queue a training.
 
         Raises:
-            ClosedError: the engine was closed.
+            ClosedError: the server ends.
             OSError: the store has no room for the job's record.
         """
-        return self._start(Job(document_ids))
+        job = Job(document_ids)
+        with self._changed:
+            if self._closing:
+                raise ClosedError("got a job after the end, expected none: start the server again")
+            self.store.put_record(KIND, job.id, asdict(job))  # first: no job is forgotten
+            self._jobs[job.id] = job
+            self._forget()
+            self._changed.notify()
+        return job
 
     def get(self, job_id: str) -> Job | None:
         """Return a job as it stands, None where there is none."""
-        with self._lock:
+        with self._changed:
             return self._jobs.get(job_id)
 
     def all(self) -> list[Job]:
         """Return all jobs, the oldest first."""
-        with self._lock:
+        with self._changed:
             return sorted(self._jobs.values(), key=lambda job: job.created)
 
     def cancel(self, job_id: str) -> Job | None:
         """Stop a job before its next step; one that has ended stays as it is."""
-        with self._lock:
-            if job_id in self._futures and self._futures[job_id].cancel():
+        with self._changed:
+            if (job := self._jobs.get(job_id)) and job.status in OPEN:
                 self._change(job_id, status="cancelled")
             return self._jobs.get(job_id)
 
-    def _start(self, job: Job) -> Job:
-        with self._lock:
-            future = self.engine.train(self._steps(job))  # it begins by taking the lock
-            self._jobs[job.id] = job
+    def close(self, timeout: float | None = None) -> None:
+        """Stop before the next step; what is not done stays open for the next start."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        yield_to_decoding()
+        while (job := self._next()) is not None:
             try:
-                self._change(job.id)
-            except OSError:  # no room for the record: no job that a restart would forget
-                future.cancel()
-                del self._jobs[job.id]
-                raise
-            self._futures[job.id] = future
-            self._forget()
-        future.add_done_callback(lambda done: self._end(job.id, done))
-        return job
+                done = self._finish(job)
+                changes = {"status": "succeeded", "progress": 1.0} if done else {}
+            except Exception as error:
+                log.error("job %s failed", job.id, exc_info=error)
+                # ValueErrors are written for users; others may name paths and internals.
+                clear = isinstance(error, ValueError)
+                message = str(error) if clear else "the training failed; the server's log says why"
+                changes = {"status": "failed", "error": message}
+            with self._changed:
+                if changes and self._goes_on(job.id):
+                    try:
+                        self._change(job.id, **changes)
+                    except (OSError, ValueError):  # a full disk must not end the thread
+                        log.exception("the end of job %s could not be written", job.id)
 
-    def _steps(self, job: Job) -> Generator[float, None, None]:
-        with self._lock:
-            if job.id not in self._jobs or self._jobs[job.id].status not in OPEN:
-                return  # `_start` failed, or the job was cancelled while it waited
-            self._change(job.id, status="running", attempts=job.attempts + 1)
-        for share in self.train(job.document_ids):
-            with self._lock:  # the progress is not written: a restart begins again
-                self._jobs[job.id] = replace(self._jobs[job.id], progress=round(share, 3))
-            yield share
+    def _next(self) -> Job | None:
+        """Wait for a queued job and mark it as running; None at the end."""
+        with self._changed:
+            while not self._closing:
+                if queued := [job for job in self.all() if job.status == "queued"]:
+                    job = queued[0]
+                    with suppress(OSError):  # a full disk: it runs, and its end is noted later
+                        self._change(job.id, status="running", attempts=job.attempts + 1)
+                    return job
+                self._changed.wait()
+        return None
 
-    def _end(self, job_id: str, future: Future) -> None:
-        """Note how a job ended; one that the closing engine cancelled stays open."""
-        with self._lock:
-            del self._futures[job_id]
-            if future.cancelled():
-                return
-            if (error := future.exception()) is None:
-                self._change(job_id, status="succeeded", progress=1.0)
-                return
-            log.error("job %s failed", job_id, exc_info=error)
-            # ValueErrors are written for users; others may name paths and internals.
-            clear = isinstance(error, ValueError)
-            message = str(error) if clear else "the training failed; the server's log says why"
-            self._change(job_id, status="failed", error=message)
+    def _finish(self, job: Job) -> bool:
+        """Run a job; say whether it came to its end."""
+        with closing(self.train(job.document_ids)) as shares:
+            for share in shares:
+                with self._changed:  # the progress is not written: a restart begins again
+                    if not self._goes_on(job.id):
+                        return False
+                    self._jobs[job.id] = replace(self._jobs[job.id], progress=round(share, 3))
+        return True
+
+    def _goes_on(self, job_id: str) -> bool:
+        return not self._closing and self._jobs[job_id].status == "running"
 
     def _forget(self) -> None:
         """Keep the newest jobs."""

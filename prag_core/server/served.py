@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prag_core.adapters.store_places import Row
 from prag_core.corpus.documents import Document
 
-BATCH_CHARACTERS = 16_000  # made in one call, between two decoding steps
+BATCH_CHARACTERS = 16_000  # made, and kept, at one time
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def batches(documents: Sequence[Document], most: int) -> Iterator[list[Document]
     """Yield runs of at most `most` documents and, unless one alone has more, BATCH_CHARACTERS."""
     batch: list[Document] = []
     for document in documents:
-        # By characters, because answers wait for the whole batch: it runs between two steps.
+        # By characters too, because a batch is lost when the server ends before it is kept.
         characters = sum(len(d.text) for d in batch) + len(document.text)
         if batch and (len(batch) == most or characters > BATCH_CHARACTERS):
             yield batch

@@ -1,7 +1,8 @@
 """Service: what a server does with documents and requests, for many threads at once.
 
 A document is there once its adapter and its text are stored; from then on it is found, until it is
-removed. All model work goes through one `Engine`, all state through one lock.
+removed. Answers are decoded by one `Engine`; adapters are made and documents trained beside it, on
+models that share its weights, so that no token waits for them. All state goes through one lock.
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from cachetools import LRUCache
 
 from prag_core.adapters.adapter import Adapter, adapter_key
 from prag_core.corpus.documents import Document
+from prag_core.model.base_model import share_weights
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer, Prepared
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.server.engine import Engine
+from prag_core.server.engine import ClosedError, Engine
 from prag_core.server.jobs import Job, Jobs
 from prag_core.server.served import Served, batches, shares
 from prag_core.training.lora_trainer import LoraTrainer
+
+AUGMENTED = 4  # documents that a model writes about before a job looks whether to stop
 
 
 class Service:
@@ -42,8 +47,9 @@ class Service:
 
         Args:
             rag: pipeline with parametrizer and store; only the service may use it from now on.
-            engine: runs its model.
-            make_trainer: builds the trained path, when it is first asked for.
+            engine: decodes its answers.
+            make_trainer: builds the trained path, when it is first asked for, on a model whose
+                hooks nobody else uses (`share_weights`).
             cache_bytes: adapters that are cached, at most.
             observe: called with path and seconds for every adapter made.
         """
@@ -52,9 +58,18 @@ class Service:
         self.cache: LRUCache[str, Adapter] = LRUCache(cache_bytes, lambda adapter: adapter.nbytes)
         # Made when it is first asked for: a warm-up adapter or an augmenter may take minutes.
         self._trainer, self._make_trainer = None, make_trainer
+        # One at a time each: the parametrizer, and what reads a question before it is answered.
+        self._parametrizing, self._reading = threading.Lock(), threading.Lock()
+        self._reader, self._closing = share_weights(rag.base), False
         # Of calls that were cut short, of `prag parametrize`, of another checkpoint's server.
         self._make([d for d in rag.documents.values() if not rag.store.has(self._key(d.id))])
-        self.jobs = Jobs(rag.store, engine, self._train)
+        self.jobs = Jobs(rag.store, self._train)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take nothing more, answer what is there, leave trainings to the next start."""
+        self._closing = True
+        self.engine.close(timeout)
+        self.jobs.close(timeout)
 
     def add(self, documents: Sequence[Document], replace: bool = False) -> list[str]:
         """Make adapters for new documents and take them in; returns all ids, in order.
@@ -71,6 +86,7 @@ class Service:
                 problem = f"got an empty document ({document.title or document.id})"
                 raise ValueError(f"{problem}, expected text: leave it out")
         with self.lock:
+            self.refresh()  # what another process deleted is new
             new = {d.id: d for d in documents if self.adapter_of(d.id) is None}
         self._make(list(new.values()))
         with self.lock:
@@ -84,6 +100,7 @@ class Service:
     def remove(self, document_id: str) -> bool:
         """Forget a document; say whether it was there. No later request is answered from it."""
         with self.lock:
+            self.refresh()
             if document_id not in self.rag.documents:
                 return False
             self.rag.remove_documents([document_id])
@@ -184,14 +201,18 @@ class Service:
         given = {name: value for name, value in given.items() if value is not None}
         # Outside the lock: a merge must not hold up those who add and remove documents.
         answerer = Answerer(
-            self.rag.base,
+            self._reader,
             documents.__getitem__,
             adapters.__getitem__,
             generation=generation or self.rag.generation,
             options=replace(self.rag.options, **given),
-            run=lambda work: self.engine.call(work).result(),
+            run=self._read,
         )
         return answerer.prepare([question], [hits], mode)[0]
+
+    def _read(self, work: Callable[[], Any]) -> Any:
+        with self._reading:
+            return work()
 
     def refresh(self) -> None:
         """Take notice of what other processes did to the store; call it with the lock.
@@ -241,12 +262,16 @@ class Service:
         return self.cache[key]
 
     def _make(self, documents: Sequence[Document]) -> None:
-        """Make adapters batch by batch, between decoding steps; a batch is kept before the next."""
+        """Make adapters batch by batch; a batch is kept before the next."""
         parametrizer = self.rag.parametrizer
         for batch in batches(documents, parametrizer.batch_size):
-            began = time.perf_counter()
-            future = self.engine.call(lambda batch=batch: parametrizer.parametrize(batch))
-            self._keep(batch, future.result(), parametrizer, time.perf_counter() - began)
+            if self._closing:
+                raise ClosedError("got documents after the end, expected none: start it again")
+            with self._parametrizing:
+                began = time.perf_counter()
+                adapters = parametrizer.parametrize(batch)
+                seconds = time.perf_counter() - began
+            self._keep(batch, adapters, parametrizer, seconds)
 
     def _keep(self, documents, adapters, parametrizer, seconds: float) -> None:
         """Store documents and adapters, which took so long; a failing store keeps neither."""
@@ -258,6 +283,7 @@ class Service:
             items[key] = replace(adapter, metadata={**adapter.metadata, **note})
             self.observe(adapter.metadata.get("path", ""), seconds)
         with self.lock:
+            self.refresh()  # another process may have deleted one that was there
             new = [d.id for d in documents if d.id not in self.rag.documents]
             try:
                 # The document first: where the process ends in between, the next start makes what
@@ -284,7 +310,10 @@ class Service:
             if not batch:
                 continue
             began = time.perf_counter()
-            augmented = trainer.augmenter.augment(batch)
+            augmented = []
+            for first in range(0, len(batch), AUGMENTED):
+                augmented += trainer.augmenter.augment(batch[first : first + AUGMENTED])
+                yield start / count
             with self.lock:  # of a document removed meanwhile nothing may stay
                 if gone := [i for i in ids if i not in self.rag.documents]:
                     self.rag.forget(gone)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import CancelledError
 from dataclasses import replace
 from queue import Queue
 
@@ -13,8 +12,9 @@ import torch
 
 from prag_core.model.decoding_rows import Row
 from prag_core.model.generate import generate
-from prag_core.server.engine import ClosedError, Engine, QueueFullError
+from prag_core.server.engine import AHEAD, ClosedError, Engine, QueueFullError
 from tests.fixtures.decoding import GREEDY, PROMPTS
+from tests.fixtures.services import hold
 
 LONG = replace(GREEDY, max_new_tokens=300)
 
@@ -32,7 +32,7 @@ class Listener:
     def __init__(self, engine, row, timeout: float = 60) -> None:
         self.row, self.events = row, Queue()
         self.ticket = engine.submit(
-            row, lambda piece, error: self.events.put((piece, error, row.finish)), timeout
+            lambda: row, lambda piece, error: self.events.put((piece, error, row.finish)), timeout
         )
 
     def text(self) -> str:
@@ -71,91 +71,77 @@ def test_rows_of_many_threads_get_the_text_they_get_alone(tiny_base, adapters):
     assert len(texts) == 40
 
 
-def test_calls_and_trainings_run_between_steps_with_nothing_attached(engine, tiny_base, adapters):
+def test_others_use_the_model_while_it_decodes(engine, tiny_base, adapters):
     ids = torch.tensor([[5, 9, 7]])
 
     def logits():
         with torch.no_grad():
             return tiny_base.model(input_ids=ids).logits
 
-    before, seen = logits(), []
-
-    def steps():
-        for done in range(20):
-            seen.append(logits())
-            yield done
-        return "trained"
-
+    before = logits()
     answer = ask(engine, tiny_base, PROMPTS[0], adapters[0], LONG)
-    training = engine.train(steps())
-    called = [engine.call(logits) for _ in range(5)]
-    assert training.result(60) == "trained"
-    assert all(torch.equal(found.result(60), before) for found in called)
-    assert all(torch.equal(found, before) for found in seen)
-    assert len(seen) == 20
+    answer.events.get(timeout=60)
+    while not answer.row.finish:
+        assert torch.equal(logits(), before)
+    assert answer.row.adapter is None  # the batch had its own copy
+    weights = zip(tiny_base.model.parameters(), engine.batch.base.model.parameters(), strict=True)
+    assert all(ours is theirs for ours, theirs in weights)
     assert answer.text() == generate(tiny_base, [PROMPTS[0]], [adapters[0]], LONG)[0]
+
+
+def test_rows_are_built_when_there_will_be_room(tiny_base):
+    """A long queue holds no adapters, and what was given up is never built."""
+    engine, built = Engine(tiny_base, max_rows=1, max_queue=256), []
+    gate = hold(engine, tiny_base)
+
+    def build() -> Row:
+        built.append(Row(tiny_base, PROMPTS[1], None, GREEDY))
+        return built[-1]
+
+    done = Queue()
+    tickets = [engine.submit(build, lambda *event: done.put(event), 60) for _ in range(200)]
+    time.sleep(0.05)
+    assert len(built) <= 1 + AHEAD
+    for ticket in tickets[50:]:
+        ticket.cancel()
+    assert len(engine.waiting) == 50
+    gate.set()
+    engine.close(60)
+    assert 50 <= len(built) <= 50 + AHEAD
+    assert not engine.waiting
 
 
 def test_failures_reach_who_asked_and_no_one_else(engine, tiny_base, adapters):
     def fail():
         raise MemoryError("no memory")
 
-    def failing_steps():
-        yield 1
-        fail()
-
     foreign = replace(adapters[0], spec=replace(adapters[0].spec, base_model="other"))
     good = ask(engine, tiny_base, PROMPTS[0], adapters[0])
     with pytest.raises(ValueError, match="got an adapter of base model other"):
         ask(engine, tiny_base, PROMPTS[1], foreign).text()
-    for future in (engine.call(fail), engine.train(failing_steps())):
-        with pytest.raises(MemoryError):
-            future.result(60)
+    events = Queue()
+    engine.submit(fail, lambda piece, error: events.put(error), 60)
+    assert isinstance(events.get(timeout=60), MemoryError)
     assert good.text() == generate(tiny_base, [PROMPTS[0]], [adapters[0]], GREEDY)[0]
 
 
-def test_a_cancelled_training_stops(engine):
-    stopped, started = threading.Event(), threading.Event()
-
-    def steps():
-        try:
-            while True:
-                started.set()
-                time.sleep(0.001)
-                yield
-        finally:
-            stopped.set()
-
-    training = engine.train(steps())
-    assert started.wait(10)
-    training.cancel()
-    assert stopped.wait(10)
-    with pytest.raises(CancelledError):
-        training.result()
-    assert engine.call(lambda: 7).result(10) == 7
-
-
 def test_full_queue_timeouts_and_cancellation(engine, tiny_base):
-    gate = threading.Event()
-    held = engine.call(gate.wait)  # the engine is busy
-    while not engine._calls[0].steps.gi_running:
-        time.sleep(0.001)
+    gate = hold(engine, tiny_base)
     waiting = [ask(engine, tiny_base, PROMPTS[0]) for _ in range(3)]
     late = ask(engine, tiny_base, PROMPTS[0], timeout=0.0)
     with pytest.raises(QueueFullError, match="got 5 waiting requests, expected at most 4"):
         ask(engine, tiny_base, PROMPTS[0])
     waiting[0].ticket.cancel()
     gate.set()
-    held.result(10)
     with pytest.raises(TimeoutError):
         late.text()
     texts = [listener.text() for listener in waiting[1:]]
     assert texts == generate(tiny_base, [PROMPTS[0]] * 2, None, GREEDY)
-    assert waiting[0].events.empty()
 
 
 def test_a_row_is_given_up_while_it_is_decoded(engine, tiny_base):
     first = ask(engine, tiny_base, PROMPTS[0], options=LONG)
+    first.events.get(timeout=60)  # it is built
     piece, _, _ = first.events.get(timeout=60)
     first.ticket.cancel()
     assert ask(engine, tiny_base, PROMPTS[1]).text()
@@ -171,5 +157,3 @@ def test_closing_answers_what_is_there_and_takes_nothing_more(engine, tiny_base)
     assert not engine.alive
     with pytest.raises(ClosedError):
         ask(engine, tiny_base, PROMPTS[0])
-    with pytest.raises(ClosedError):
-        engine.call(lambda: 1)

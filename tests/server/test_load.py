@@ -11,7 +11,7 @@ import httpx
 import openai
 
 from prag_core.server.limits import Limits
-from tests.fixtures.services import add, ask, message, running_server
+from tests.fixtures.services import add, ask, hold, message, running_server
 
 
 def test_full_queue_timeout_and_shutdown(tiny_base, tmp_path):
@@ -21,8 +21,8 @@ def test_full_queue_timeout_and_shutdown(tiny_base, tmp_path):
         running_server(tiny_base, tmp_path, limits, **options) as (address, service),
         httpx.Client(base_url=address, timeout=60) as http,
     ):
-        gate, body = threading.Event(), {"prompt": "P", "max_tokens": 1}
-        service.engine.call(gate.wait)
+        gate = hold(service.engine, service.rag.base)
+        body = {"prompt": "P", "max_tokens": 1}
         with ThreadPoolExecutor(4) as pool:
             replies = [pool.submit(http.post, "/v1/completions", json=body) for _ in range(4)]
             while sum(reply.done() for reply in replies) < 3:

@@ -32,16 +32,19 @@ def asked(text: str) -> list[dict]:
 
 def answer(service, text: str, **options) -> str:
     """The text of one request."""
-    ready = service.prepare(asked(text), **{"mode": "parametric", "k": 1} | options)
-    row = Row(service.rag.base, ready.prompt, ready.adapter, GREEDY)
-    done, pieces = threading.Event(), []
+    done, pieces, rows = threading.Event(), [], []
+
+    def build() -> Row:
+        ready = service.prepare(asked(text), **{"mode": "parametric", "k": 1} | options)
+        rows.append(Row(service.rag.base, ready.prompt, ready.adapter, GREEDY))
+        return rows[0]
 
     def emit(piece, error):
         pieces.append(piece)
-        if row.finish or error:
+        if error or rows[0].finish:
             done.set()
 
-    service.engine.submit(row, emit, 60)
+    service.engine.submit(build, emit, 60)
     assert done.wait(60)
     return "".join(pieces).strip()
 
