@@ -32,9 +32,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from rank_bm25 import BM25Okapi
 
-from prag_core.corpus.documents import Document, as_documents
+from prag_core.corpus.documents import Document
 from prag_core.retrieval.analyzer import Terms, analyze
-from prag_core.retrieval.retriever import Hit
+from prag_core.retrieval.retriever import DocumentsById, Hit, check_questions
 
 K1, B = 1.5, 0.75
 BM25S_ABOVE = 20_000  # documents; rank_bm25 takes over 30 ms a question from here on
@@ -72,7 +72,7 @@ class BM25Retriever:
         if not 0 <= least_coverage <= 1:
             raise ValueError(f"got least_coverage {least_coverage}, expected a share, 0 to 1")
         self._engine, self._least_coverage = engine, least_coverage
-        self._documents: dict[str, Document] = {}
+        self._documents = DocumentsById()
         # Document id -> numbers of its terms, as `Terms` has them; made when indexed.
         self._tokens: dict[str, tuple[Tokens, Tokens]] = {}
         self._vocabulary: dict[str, int] = {}
@@ -93,10 +93,7 @@ class BM25Retriever:
 
     def add(self, documents: Iterable[Document]) -> None:
         """Add documents; those already there are kept once."""
-        before = len(self)
-        for document in as_documents(documents):
-            self._documents.setdefault(document.id, document)
-        if len(self) > before:
+        if self._documents.add(documents):
             self._indexes.clear()
 
     def delete(self, document_ids: Iterable[str]) -> None:
@@ -105,11 +102,7 @@ class BM25Retriever:
         Raises:
             ValueError: an id that is not there; then nothing is removed.
         """
-        document_ids = set(document_ids)
-        for document_id in document_ids:
-            self.get(document_id)
-        for document_id in document_ids:
-            del self._documents[document_id]
+        for document_id in self._documents.delete(document_ids):
             self._tokens.pop(document_id, None)
             self._indexes.clear()
 
@@ -119,12 +112,7 @@ class BM25Retriever:
         Raises:
             ValueError: no such document.
         """
-        if document_id not in self._documents:
-            raise ValueError(
-                f"got document id {document_id!r}, expected one of the {len(self)} documents of "
-                "the retriever: add the document first"
-            )
-        return self._documents[document_id]
+        return self._documents.get(document_id)
 
     def retrieve(
         self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
@@ -143,10 +131,7 @@ class BM25Retriever:
             ValueError: k below 1, or one string instead of a sequence of questions.
             ImportError: the engine is bm25s and it is not installed.
         """
-        if k < 1:
-            raise ValueError(f"got k {k}, expected 1 or more documents a question: raise k")
-        if isinstance(questions, str):
-            raise ValueError("got one string, expected a list of questions: pass [question]")
+        check_questions(questions, k)
         if not self._documents:
             return [[] for _ in questions]
         self._index(weak=False)  # numbers the documents
@@ -159,11 +144,11 @@ class BM25Retriever:
     def _index(self, weak: bool) -> _Index:
         """Return the index of words or of weak terms; only new documents are analyzed."""
         if weak not in self._indexes:
-            for document_id, document in self._documents.items():
+            for document_id, document in self._documents.all.items():
                 if document_id not in self._tokens:
                     words, others = analyze(f"{document.title}\n{document.text}")
                     self._tokens[document_id] = (self._numbers(words), self._numbers(others))
-            self._ids = list(self._documents)
+            self._ids = list(self._documents.all)
             rows = [self._tokens[document_id][weak] for document_id in self._ids]
             self._indexes[weak] = _Index.build(rows, self._vocabulary, self.engine)
         return self._indexes[weak]

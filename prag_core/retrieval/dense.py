@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from prag_core.corpus.documents import Document
-from prag_core.retrieval.retriever import Hit
+from prag_core.retrieval.retriever import DocumentsById, Hit, check_questions
 
 LEAST_SIMILARITY = 0.2  # of static vectors and MiniLM; other models may need another
 BATCH = 1024  # texts tokenized together
@@ -130,7 +130,7 @@ class DenseRetriever:
         """
         self._embedder = StaticEmbedder() if embedder is None else embedder
         self._least = least
-        self._documents: dict[str, Document] = {}
+        self._documents = DocumentsById()
         self._vectors: dict[str, np.ndarray] = {}  # document id -> its row of the matrix
         self._matrix: np.ndarray | None = None  # (N, H), rows of length 1 in order of adding
         self.add(documents)
@@ -141,10 +141,7 @@ class DenseRetriever:
 
     def add(self, documents: Iterable[Document]) -> None:
         """Add documents; those already there are kept once."""
-        before = len(self)
-        for document in documents:
-            self._documents.setdefault(document.id, document)
-        if len(self) > before:
+        if self._documents.add(documents):
             self._matrix = None
 
     def delete(self, document_ids: Iterable[str]) -> None:
@@ -153,11 +150,7 @@ class DenseRetriever:
         Raises:
             ValueError: an id that is not there; then nothing is removed.
         """
-        document_ids = set(document_ids)
-        for document_id in document_ids:
-            self.get(document_id)
-        for document_id in document_ids:
-            del self._documents[document_id]
+        for document_id in self._documents.delete(document_ids):
             self._vectors.pop(document_id, None)
             self._matrix = None
 
@@ -167,12 +160,7 @@ class DenseRetriever:
         Raises:
             ValueError: no such document.
         """
-        if document_id not in self._documents:
-            raise ValueError(
-                f"got document id {document_id!r}, expected one of the {len(self)} documents of "
-                "the retriever: add the document first"
-            )
-        return self._documents[document_id]
+        return self._documents.get(document_id)
 
     def retrieve(
         self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
@@ -189,13 +177,10 @@ class DenseRetriever:
         Raises:
             ValueError: k below 1, or one string instead of a sequence of questions.
         """
-        if k < 1:
-            raise ValueError(f"got k {k}, expected 1 or more documents a question: raise k")
-        if isinstance(questions, str):
-            raise ValueError("got one string, expected a list of questions: pass [question]")
+        check_questions(questions, k)
         if not self._documents or not len(questions):
             return [[] for _ in questions]
-        matrix, ids = self._indexed(), list(self._documents)
+        matrix, ids = self._indexed(), list(self._documents.all)
         if among is not None:
             wanted = set(among)
             places = [place for place, i in enumerate(ids) if i in wanted]
@@ -210,14 +195,14 @@ class DenseRetriever:
     def _indexed(self) -> np.ndarray:
         """Return the vectors of all documents, (N, H); only new documents are embedded."""
         if self._matrix is None:
-            new = [d for i, d in self._documents.items() if i not in self._vectors]
+            new = [d for i, d in self._documents.all.items() if i not in self._vectors]
             if new:
                 texts = [f"{d.title}\n{d.text}" if d.title else d.text for d in new]
                 vectors = _unit(self._embedder.documents(texts))
                 self._vectors |= {d.id: row for d, row in zip(new, vectors, strict=True)}
-            self._matrix = np.stack([self._vectors[i] for i in self._documents])
+            self._matrix = np.stack([self._vectors[i] for i in self._documents.all])
             # Rows of the matrix, so that no vector is in memory twice.
-            self._vectors = dict(zip(self._documents, self._matrix, strict=True))
+            self._vectors = dict(zip(self._documents.all, self._matrix, strict=True))
         return self._matrix
 
     def _best(self, cosines: np.ndarray, k: int, ids: Sequence[str]) -> list[Hit]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from prag_core.corpus.documents import Document
+from prag_core.corpus.documents import Document, as_documents
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,54 @@ class Retriever(Protocol):
     def __len__(self) -> int:
         """Number of documents."""
         ...
+
+
+class DocumentsById:
+    """The documents of an index, in order of adding; what holds vectors or tokens asks it first."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, Document] = {}
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def add(self, documents: Iterable[Document]) -> bool:
+        """Add documents; those already there are kept once. Says whether any is new."""
+        before = len(self.all)
+        for document in as_documents(documents):
+            self.all.setdefault(document.id, document)
+        return len(self.all) > before
+
+    def delete(self, document_ids: Iterable[str]) -> set[str]:
+        """Remove documents and return their ids.
+
+        Raises:
+            ValueError: an id that is not there; then nothing is removed.
+        """
+        removed = set(document_ids)
+        for document_id in removed:
+            self.get(document_id)
+        for document_id in removed:
+            del self.all[document_id]
+        return removed
+
+    def get(self, document_id: str) -> Document:
+        """Return a document by its id.
+
+        Raises:
+            ValueError: no such document.
+        """
+        if document_id not in self.all:
+            raise ValueError(
+                f"got document id {document_id!r}, expected one of the {len(self)} documents of "
+                "the retriever: add the document first"
+            )
+        return self.all[document_id]
+
+
+def check_questions(questions: Sequence[str], k: int) -> None:
+    """Raise ValueError for k below 1, or one string instead of a sequence of questions."""
+    if k < 1:
+        raise ValueError(f"got k {k}, expected 1 or more documents a question: raise k")
+    if isinstance(questions, str):
+        raise ValueError("got one string, expected a list of questions: pass [question]")
