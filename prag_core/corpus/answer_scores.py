@@ -27,7 +27,8 @@ ABSTAINING = re.compile(
     r"|.*\b(i|we|you) (do not|dont|did not|didnt|can ?not|cant|could not|am not able to)"
     r" (know|answer|determine|tell|say|find|provide)\b.*"
     r"|.*\b(cannot|can not|could not) be (answered|determined|found)\b.*"
-    r"|.*\b(is|are|was|were) (unknown|not (known|mentioned|stated|specified|provided|given))\b.*"
+    r"|.*\b(is|are|was|were) (unknown|not (known|mentioned|stated|specified|provided|given))"
+    r"( (in|by|here)\b.*)?"
     r"|.*\b(no|not enough|insufficient) information\b.*|(im|i am) (not sure|sorry|unsure)\b.*"
 )
 
