@@ -1,4 +1,7 @@
-"""Answer scores: a predicted and the golden answers go in, EM, F1 and containment come out."""
+"""Answer scores: a predicted and the golden answers go in, EM, F1 and containment come out.
+
+And whether an answer abstains: says nothing, or that it is not known.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,16 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\U00020000-\U0003ffff])"
+)
+# What English answers say in place of an answer; on normalised text, "don't" is "dont".
+ABSTAINING = re.compile(
+    r"|unknown|unanswerable|na|no answer|(it is )?not (known|mentioned|stated|specified|given).*"
+    r"|.*\b(i|we|you) (do not|dont|did not|didnt|can ?not|cant|could not|am not able to)"
+    r" (know|answer|determine|tell|say|find|provide)\b.*"
+    r"|.*\b(cannot|can not|could not) be (answered|determined|found)\b.*"
+    r"|.*\b(is|are|was|were) (unknown|not (known|mentioned|stated|specified|provided|given))"
+    r"( (in|by|here)\b.*)?"
+    r"|.*\b(no|not enough|insufficient) information\b.*|(im|i am) (not sure|sorry|unsure)\b.*"
 )
 
 
@@ -64,6 +77,11 @@ def _dropped() -> dict[int, None]:
     others = (chr(code) for code in range(128, sys.maxunicode + 1))
     signs = (c for c in others if unicodedata.category(c).startswith(("P", "Cf")))
     return dict.fromkeys(map(ord, (*names, *signs)))
+
+
+def abstains(prediction: str) -> bool:
+    """Tell whether an answer is empty or says that it does not know (`ABSTAINING`, in English)."""
+    return ABSTAINING.fullmatch(normalise(prediction)) is not None
 
 
 def score_answer(prediction: str, golden_answers: Sequence[str]) -> Scores:

@@ -1,6 +1,7 @@
 """Assignment: questions go in, the documents that each is answered from come out, by condition.
 
-The control `shuffled` gets documents of other questions; `neighbours` are distractors.
+The control `shuffled` gets documents of other questions; `neighbours` are distractors; an
+unanswerable question gets the nearest documents without an answer to it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, zip_longest
 
+from prag_core.corpus.answer_scores import normalise
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question, QuestionSet
 from prag_core.evaluation.conditions import SHUFFLED, Condition
@@ -18,7 +20,7 @@ from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit
 
 Rows = list[list[Hit]]  # the documents of every question
-Retrieve = Callable[[Sequence[str], int], Rows]
+Retrieve = Callable[..., Rows]  # of questions, their number k, and `among`
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Assignment:
             return [[] for _ in self.questions]
         if condition.documents == "other":
             return self._others
+        if condition.documents == "nearest":
+            return self._nearest
         return self.gold_rows if condition.documents == "gold" else self.usual_rows
 
     @property
@@ -93,6 +97,25 @@ class Assignment:
             [Hit(other, hit.score) for other, hit in zip(ids, row, strict=True)]
             for ids, row in zip(others, self.usual_rows, strict=True)
         ]
+
+    @cached_property
+    def _nearest(self) -> Rows:
+        """What the retriever finds where nothing answers the question: perhaps no document."""
+        known = self.question_set.documents_by_id
+        texts = {i: f" {normalise(f'{d.title} {d.text}')} " for i, d in known.items()}
+        rows = []
+        for question in self.questions:
+            golden = [f" {normalise(answer)} " for answer in question.golden_answers]
+            # An article's other paragraphs may say it in other words.
+            titles = {known[i].title for i in question.gold_ids if i in known} - {""}
+            among = [
+                i
+                for i, document in known.items()
+                if i not in question.gold_ids and document.title not in titles
+                and not any(answer in texts[i] for answer in golden)
+            ]  # fmt: skip
+            rows += self.retrieve([question.question], self.k, among=among)
+        return rows
 
     def _among_neighbours(self, condition: Condition) -> Rows:
         """Return every question's first gold document and others, with their retrieval scores."""

@@ -11,6 +11,9 @@ gold+K      the gold document's adapter merged with those of K others, half of t
             neighbours; gold+K:WEIGHTING for another than `ones` (see `merge_weights`),
             gold+K:concatenate for their plain sum
 in_context+K, combine+K    the same documents in the prompt, and both; in random order
+MODE:unanswerable    the retriever finds documents among those that cannot answer the question:
+            none of its gold ones' titles, none that holds a golden answer
+MODE:abstain, MODE:unanswerable:abstain    with the option `abstain`
 """
 
 from __future__ import annotations
@@ -33,6 +36,10 @@ ORDER = (
 )  # fmt: skip
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
+UNANSWERABLE, ABSTAIN = "unanswerable", "abstain"
+DOUBTFUL = re.compile(
+    rf"(?P<mode>\w+)(?=:)(?P<{UNANSWERABLE}>:{UNANSWERABLE})?(?P<{ABSTAIN}>:{ABSTAIN})?"
+)
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,15 @@ class Condition:
         name: as it is given and stands in tables.
         mode: how the `Answerer` answers (see `pipeline.modes`).
         documents: which documents a question is answered from: its `own` (by the evaluation's
-            retrieval), its `gold` ones, `other` ones in place of its own, or none at all but the
-            mean over `all`.
+            retrieval), its `gold` ones, `other` ones in place of its own, the `nearest` ones that
+            do not answer it, or none at all but the mean over `all`.
         neighbours: other documents beside the first gold one.
         overrides: fields of `AnswerOptions` that it sets.
     """
 
     name: str
     mode: str
-    documents: Literal["own", "gold", "other", "all"] = "own"
+    documents: Literal["own", "gold", "other", "nearest", "all"] = "own"
     neighbours: int = 0
     overrides: dict[str, object] = field(default_factory=dict)
 
@@ -82,6 +89,11 @@ def parse_condition(name: str) -> Condition:
         return Condition(name, "sft", "all")
     if match := RANK.fullmatch(name):
         return Condition(name, "parametric", "gold", overrides={"rank": int(match[1])})
+    match = DOUBTFUL.fullmatch(name)
+    if match and match["mode"] in MODES and find_mode(match["mode"]).needs_documents:
+        options = {ABSTAIN: True} if match[ABSTAIN] else {}
+        documents = "nearest" if match[UNANSWERABLE] else "own"
+        return Condition(name, match["mode"], documents, overrides=options)
     if (match := GROUP.fullmatch(name)) and (match["base"] != "in_context" or not match["how"]):
         how = match["how"] or "ones"
         if how in (*WEIGHTINGS, "concatenate"):
@@ -92,7 +104,8 @@ def parse_condition(name: str) -> Condition:
             return Condition(name, mode, "gold", int(match["count"]), overrides)
     raise ValueError(
         f"got condition {name!r}, expected one of {', '.join((*MODES, 'gold', SHUFFLED, MEAN))}, "
-        "rank:R, gold+K, in_context+K or combine+K, with adapters also "
+        "rank:R, gold+K, in_context+K or combine+K, of documents also "
+        f"MODE:{UNANSWERABLE}, MODE:{ABSTAIN} or MODE:{UNANSWERABLE}:{ABSTAIN}, with adapters also "
         f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}: correct it"
     )
 
@@ -117,6 +130,11 @@ def condition_of(file: str) -> str | None:
         return parse_condition(name).name
     except ValueError:
         return None
+
+
+def is_doubtful(name: str) -> bool:
+    """Return whether it asks what documents do not answer, or lets the system abstain."""
+    return name.endswith((f":{UNANSWERABLE}", f":{ABSTAIN}"))
 
 
 def path_of(name: str) -> str:

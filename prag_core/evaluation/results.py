@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prag_core.corpus.answer_scores import METRICS
+from prag_core.corpus.answer_scores import METRICS, abstains
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.conditions import MEAN, SHUFFLED, condition_of, file_name, in_order
 from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
@@ -28,7 +28,11 @@ Answers = Mapping[str, dict]  # question id -> record
 
 @dataclass(frozen=True)
 class Cell:
-    """How one condition did: number of questions, seconds spent answering, metric -> Estimate."""
+    """How one condition did: number of questions, seconds spent answering, metric -> Estimate.
+
+    Beyond the scores, `abstained` is the share of answers that say they do not know, `invented`
+    that of answers which neither do nor hold a golden answer.
+    """
 
     n: int
     seconds: float
@@ -187,7 +191,10 @@ def summarise(
         records = [answers[condition][question.id] for question in questions]
         scores[condition] = {m: np.array([r["scores"][m] for r in records]) for m in METRICS}
         seconds = round(sum(record["seconds"] for record in records), 3)
-        metrics = {m: bootstrap.mean(values) for m, values in scores[condition].items()}
+        silent = np.array([float(abstains(record["prediction"])) for record in records])
+        invented = (1 - silent) * (1 - scores[condition]["containment"])
+        values = scores[condition] | {"abstained": silent, "invented": invented}
+        metrics = {m: bootstrap.mean(column) for m, column in values.items()}
         cells[condition] = Cell(len(records), seconds, metrics)
     differences = {
         f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in METRICS}

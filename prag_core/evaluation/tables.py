@@ -9,10 +9,12 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from prag_core.evaluation.conditions import is_doubtful
 from prag_core.evaluation.estimates import Estimate, format_estimate
 from prag_core.evaluation.results import Report
 
 SHOWN = {"f1": "F1", "containment": "containment", "exact_match": "exact match"}
+DOUBT = {"abstained": "abstained", "invented": "invented"}  # shown where a condition asks for it
 EXPLAINED = "In %, with 95 % intervals (bootstrap over documents)."
 
 
@@ -63,17 +65,18 @@ def metric_rows(
 ) -> tuple[tuple[str, ...], ...]:
     """Return one row a record: its name, then every metric in %."""
     return tuple(
-        (name, *(format_estimate(record[m], sign=sign) for m in metrics))
+        (name, *(format_estimate(record.get(m), sign=sign) for m in metrics))
         for name, record in records.items()
     )
 
 
 def report_table(report: Report) -> Table:
     """Return the table of an evaluation: conditions, then differences, then ratios."""
+    shown = SHOWN | (DOUBT if any(map(is_doubtful, report.conditions)) else {})
     sections = (
-        metric_rows({name: cell.metrics for name, cell in report.conditions.items()}),
-        metric_rows(report.differences, sign="+"),
-        metric_rows(report.ratios),
+        metric_rows({name: cell.metrics for name, cell in report.conditions.items()}, tuple(shown)),
+        metric_rows(report.differences, tuple(shown), sign="+"),
+        metric_rows(report.ratios, tuple(shown)),
     )
     size = f"{report.questions} questions about {report.documents} documents"
     note = EXPLAINED
@@ -83,7 +86,7 @@ def report_table(report: Report) -> Table:
             f" Unrelated text: {loss:.3f} nats a token, with an adapter times "
             f"{format_estimate(change, 1, 4)}."
         )
-    headings = ("condition", *SHOWN.values())
+    headings = ("condition", *shown.values())
     # Without controls there is nothing to compare or divide by.
     sections = tuple(rows for rows in sections if rows)
     return Table(f"{report.question_set}: {size}", headings, sections, note)

@@ -46,6 +46,7 @@ class Row:
         prompt_tokens: length of the prompt.
         tokens: tokens decoded, an end token included.
         finish: "" while it is decoded, then `stop` or `length`, as OpenAI's API names them.
+        answer: its text, where nothing is to be decoded.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Row:
         """
         if not prompt:
             raise ValueError("got an empty prompt, expected text: leave it out")
-        self.adapter, self.options = adapter, options or GenerationOptions()
+        self.adapter, self.options, self.answer = adapter, options or GenerationOptions(), ""
         self.ids = prompt_ids(base.tokenizer, prompt)
         self.prompt_tokens, self.tokens, self.finish = len(self.ids), 0, ""
         room = base.context_length - self.options.max_new_tokens

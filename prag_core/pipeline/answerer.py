@@ -23,7 +23,7 @@ from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.fitting import fit_prompt
 from prag_core.model.generate import generate
-from prag_core.pipeline.answers import Answer, AnswerOptions, Source
+from prag_core.pipeline.answers import ABSTENTION, Answer, AnswerOptions, Source
 from prag_core.pipeline.modes import Mode, find_mode
 from prag_core.pipeline.relevance import relevant_hits
 from prag_core.pipeline.search_text import search_text
@@ -48,6 +48,7 @@ class Prepared:
         prompt_id: see `prompts.prompt_id`.
         notes: see `Answer`.
         error: why the prompt cannot be decoded: the question is too long for the context.
+        answer: what is said without decoding: that the answer is not known; else empty.
     """
 
     question: str
@@ -58,6 +59,7 @@ class Prepared:
     prompt_id: str = ""
     notes: tuple[str, ...] = ()
     error: str = ""
+    answer: str = ""
 
 
 def _no_corpus_adapter() -> Adapter:
@@ -115,13 +117,15 @@ class Answerer:
         size = MERGED_BATCHES * self.generation.batch_size
         for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
             prepared = self.prepare(questions[rows], hits[rows], mode, options)
-            fitting = [p for p in prepared if not p.error]
-            if prepared and not fitting and len(questions) <= size:
+            decoded = [p for p in prepared if not (p.error or p.answer)]
+            if prepared and all(p.error for p in prepared) and len(questions) <= size:
                 raise ValueError(prepared[0].error)
-            texts, adapters = [p.prompt for p in fitting], [p.adapter for p in fitting]
+            texts, adapters = [p.prompt for p in decoded], [p.adapter for p in decoded]
             answered = iter(generate(self.base, texts, adapters, self.generation))
             for p in prepared:
-                text = "" if p.error else prompts.extract_answer(next(answered), options.style)
+                text = p.answer
+                if not (p.error or p.answer):
+                    text = prompts.extract_answer(next(answered), options.style)
                 notes = (*p.notes, p.error) if p.error else p.notes
                 answers.append(
                     Answer(p.question, text, mode, p.documents, p.path, p.prompt_id, notes)
@@ -145,13 +149,19 @@ class Answerer:
         # One of each a question, whatever the mode: no passages, or None for an adapter.
         adapters = self._adapters(questions, hits, how, options)
         prepared = []
-        rows = zip(questions, self._passages(hits, how), adapters, strict=True)
-        for question, passages, merged in rows:
+        rows = zip(questions, self._passages(hits, how), adapters, hits, strict=True)
+        for question, passages, merged, row in rows:
             prompt = fit_prompt(
                 self.base, question, passages, options.style, self.generation.max_new_tokens
             )
             wording = (question, bool(passages), options.style, self.base.tokenizer)
             text, asked = prompts.plain_question(question), prompts.prompt_id(*wording)
+            if reason := _unmatched(row, merged[0], how, options):
+                note = f"abstained: {reason}"
+                prepared.append(
+                    Prepared(text, prompt.text, *merged, asked, (note,), answer=ABSTENTION)
+                )
+                continue
             prepared.append(Prepared(text, prompt.text, *merged, asked, prompt.notes, prompt.error))
         return prepared
 
@@ -241,6 +251,19 @@ def shared_rows(adapter: Adapter) -> Adapter:
         )
     tensors = {path: (a[-count:], b[:, -count:]) for path, (a, b) in adapter.tensors.items()}
     return merge([Adapter(adapter.spec, tensors, adapter.metadata)])  # the scale is folded in
+
+
+def _unmatched(
+    hits: Sequence[Hit], adapter: Adapter | None, mode: Mode, options: AnswerOptions
+) -> str:
+    """Say why a question is not answered where it may not be; empty where it is."""
+    if not (options.abstain and mode.needs_documents):
+        return ""
+    if not hits:
+        return "no document matches the question"
+    if mode.adapters == "documents" and adapter is None:
+        return f"no adapter responds to the question by {options.least_relevance} (least_relevance)"
+    return ""
 
 
 def _ids(hits: Hits) -> Iterable[str]:

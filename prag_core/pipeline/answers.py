@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ABSTENTION = "I do not know."  # in place of an answer, where no document matches
+
 
 @dataclass(frozen=True)
 class Source:
@@ -58,6 +60,9 @@ class AnswerOptions:
             `prag_core.pipeline.relevance`; without any left it answers as closed_book). 0: none is.
         merge_method: `auto` (ridge memories are solved again together) or `concatenate`.
         rank: adapters are cut to so many rows a module before they are merged; 0: not.
+        abstain: in the modes that need documents, a question that none matches (retrieval finds
+            none, or `least_relevance` leaves none) is answered "I do not know." in place of what
+            closed_book says.
     """
 
     style: str = "direct"
@@ -65,3 +70,4 @@ class AnswerOptions:
     least_relevance: float = 0.0
     merge_method: str = "auto"
     rank: int = 0
+    abstain: bool = False

@@ -157,10 +157,12 @@ class CompletionEndpoints:
         def build() -> Row:
             selection = (body.document_ids, body.merge_weights, body.among, body.path, body.where)
             prepared = self.service.prepare(
-                self._question(prompt), body.mode, body.k, *selection, body.least_relevance, options
-            )
+                self._question(prompt), body.mode, body.k, *selection, body.least_relevance,
+                options, body.abstain,
+            )  # fmt: skip
             pending.origin = self._origin(prepared, body.mode)
             pending.row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
+            pending.row.answer = prepared.answer
             return pending.row
 
         loop = asyncio.get_running_loop()
@@ -194,7 +196,7 @@ class CompletionEndpoints:
         read = bool(find_mode(mode).passages)
         used = [source for source in prepared.documents if read or source.weight]
         return {
-            "mode": mode if used else "closed_book",
+            "mode": mode if used or prepared.answer else "closed_book",
             "path": prepared.path or None if used else None,
             "prompt_id": prepared.prompt_id,
             "documents": [self._described(source) for source in used],

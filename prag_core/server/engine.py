@@ -199,11 +199,14 @@ class Engine:
                 try:
                     ticket.row = ticket.build()
                     ticket.emit("", None)
+                    if ticket.row.answer:
+                        ticket.row.finish = "stop"
+                        ticket.emit(ticket.row.answer, None)
                 except Exception as error:  # of any kind: it is the request's
                     self._fail([ticket], error)
             with self._changed:
                 self._building.remove(ticket)
-                if ticket.row is not None:
+                if ticket.row is not None and not ticket.row.finish:
                     self._ready.append(ticket)
                 self._changed.notify_all()
 

@@ -117,6 +117,7 @@ class Request(BaseModel):
         description="generated adapters that respond less to the question are left out; "
         "by default as the server was started",
     )
+    abstain: bool | None = Field(None, description="without any document: say that it is unknown")
 
     @model_validator(mode="before")
     @classmethod

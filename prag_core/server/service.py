@@ -165,12 +165,13 @@ class Service:
         where: Mapping[str, object] | None = None,
         least_relevance: float | None = None,
         generation: GenerationOptions | None = None,
+        abstain: bool | None = None,
     ) -> Prepared:
         """Return a request's prompt, merged adapter and documents.
 
         Args:
             question: a question, a conversation, or a text to go on from as it is.
-            mode: see `modes.MODES`; without documents every mode is `closed_book`.
+            mode: see `modes.MODES`; without documents every mode answers as `closed_book`.
             k: documents that the retriever finds.
             document_ids: documents to use instead.
             weighting: see `merge.merge_weights`; None: as the pipeline was set up.
@@ -179,6 +180,7 @@ class Service:
             where: metadata that documents need for the retriever to find them.
             least_relevance: see `AnswerOptions`; None: as the pipeline was set up.
             generation: decoding options, for whose answer the prompt leaves room.
+            abstain: see `AnswerOptions`; None: as the pipeline was set up.
 
         Raises:
             ValueError: an unknown mode, document or weighting, or no adapter of this path.
@@ -186,9 +188,9 @@ class Service:
         named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
         with self.lock:  # so that no document is removed in between
             self.refresh()
-            if not self.rag.documents and not document_ids:
-                mode = "closed_book"
-            (hits,) = self.rag.hits([question], mode, k, named, where=where, among=among)
+            empty = not self.rag.documents and not document_ids
+            searched = "closed_book" if empty else mode
+            (hits,) = self.rag.hits([question], searched, k, named, where=where, among=among)
             # Another process may have added a document whose adapter it still makes.
             served = {hit.document_id: self.adapter_of(hit.document_id) for hit in hits}
             hits = [hit for hit in hits if served[hit.document_id]]
@@ -197,7 +199,9 @@ class Service:
             if find_mode(mode).adapters:
                 keys = self._mergeable({i: served[i] for i in documents}, path)
                 adapters = {i: self._load(key) for i, key in keys.items()}
-        given = {"merge_weights": weighting, "least_relevance": least_relevance}
+        given = {
+            "merge_weights": weighting, "least_relevance": least_relevance, "abstain": abstain
+        }  # fmt: skip
         given = {name: value for name, value in given.items() if value is not None}
         # Outside the lock: a merge must not hold up those who add and remove documents.
         answerer = Answerer(

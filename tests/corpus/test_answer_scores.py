@@ -9,12 +9,31 @@ import string
 import pytest
 from torchmetrics.functional.text import squad
 
-from prag_core.corpus.answer_scores import Scores, normalise, score_answer
+from prag_core.corpus.answer_scores import Scores, abstains, normalise, score_answer
 from prag_core.corpus.question_sets import load_question_set
 from tests.fixtures.paths import DATA
 
 WORDS = ["the", "A", "an", "Paris", "paris,", "U.S.", "1976", "--", "Emile", "co-op", "theatre"]
 WORDS += ["<Zurich>", "'the'", "of", "of", "New\tYork", " ", "(b)", "A+", "$5", "x_1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " . ", "I do not know.", "I don\u2019t know the answer", "Unknown", "N/A", "No answer.",
+     "The answer cannot be determined from the text.", "It is not mentioned in the passage.",
+     "There is no information about this.", "I'm sorry, but I can't answer that."],
+)  # fmt: skip
+def test_answers_that_abstain(text):
+    assert abstains(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Marie Curie", "no", "none", "Nothing", "the Tomb of the Unknown Soldier", "not far from Ulm",
+     "He was not given the throne", "Knowledge", "The Great Unknown", "You know who"],
+)  # fmt: skip
+def test_answers_that_do_not_abstain(text):
+    assert not abstains(text)
 
 
 def generated_cases(count: int) -> list[tuple[str, list[str]]]:

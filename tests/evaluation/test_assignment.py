@@ -12,6 +12,7 @@ from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.assignment import Assignment, neighbours, other_documents
 from prag_core.evaluation.conditions import parse_condition
+from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit
 
 
@@ -58,6 +59,21 @@ def test_stand_ins_are_merged_with_the_scores_of_what_they_replace():
     assert found.rows(parse_condition("parametric")) == retrieve("?", 2)
     assert found.rows(parse_condition("gold")) == [[Hit(a, 1.0)]]
     assert found.rows(parse_condition("closed_book")) == [[]]
+
+
+def test_unanswerable_questions_get_the_nearest_documents_without_an_answer():
+    titles = ("Ulm", "Ulm", "Bonn", "Bern", "Rome")
+    texts = ("Ulm's mayor is Ada.", "The mayor of Ulm swims.", "Bonn's mayor is ADA!",
+             "Bern's mayor is Adam.", "Pasta is eaten in Rome.")  # fmt: skip
+    documents = tuple(Document(x, title) for x, title in zip(texts, titles, strict=True))
+    asked = Question("q", "Who is mayor of Ulm?", ("Ada",), (documents[0].id,))
+    retriever = make_retriever("auto", documents)
+    whole = QuestionSet("set", documents, (asked,))
+    hits = Assignment(whole, retriever.retrieve, k=3)
+    (row,) = hits.rows(parse_condition("combine:unanswerable"))
+    assert [hit.document_id for hit in row] == [documents[3].id]  # nor what shares no word
+    other = Assignment(QuestionSet("set", documents[:3], (asked,)), retriever.retrieve, k=3)
+    assert other.rows(parse_condition("parametric:unanswerable")) == [[]]
 
 
 def test_with_gold_documents_the_stand_in_is_half_way_round_the_set():

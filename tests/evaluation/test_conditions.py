@@ -31,6 +31,9 @@ def test_every_mode_is_a_condition(mode):
         ("gold+2:relative", "parametric", "gold", 2, {"merge_weights": "relative"}),
         ("combine+2:mean", "combine", "gold", 2, {"merge_weights": "mean"}),
         ("in_context+4", "in_context", "gold", 4, {"merge_weights": "ones"}),
+        ("in_context:unanswerable", "in_context", "nearest", 0, {}),
+        ("parametric:abstain", "parametric", "own", 0, {"abstain": True}),
+        ("combine:unanswerable:abstain", "combine", "nearest", 0, {"abstain": True}),
         (
             "gold+2:concatenate", "parametric", "gold", 2,
             {"merge_weights": "ones", "merge_method": "concatenate"},
@@ -46,8 +49,11 @@ def test_names(name, mode, documents, neighbours, overrides):
 
 
 @pytest.mark.parametrize(
-    "name", ["golden", "gold+", "gold+x", "gold+2:best", "rank:", "rank:-1", "in_context+2:mean"]
-)
+    "name",
+    ["golden", "gold+", "gold+x", "gold+2:best", "rank:", "rank:-1", "in_context+2:mean",
+     "closed_book:unanswerable", "sft:abstain", "gold:abstain", "parametric:", "parametric:best",
+     "parametric:abstain:unanswerable"],
+)  # fmt: skip
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=r"got condition '.*', expected one of closed_book"):
         parse_condition(name)

@@ -11,6 +11,7 @@ from prag_core.corpus.answer_scores import Scores, score_answer
 from prag_core.evaluation.estimates import Bootstrap
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.tables import report_table
 from prag_core.pipeline.parts import content_hash
 from tests.fixtures.evaluations import StubRag, options, town_set
 
@@ -134,7 +135,29 @@ def test_intervals_and_differences_are_over_paired_questions(tmp_path):
     difference = report.differences["parametric - closed_book"]["f1"]
     documents = Bootstrap([q.gold_ids[0] for q in towns.questions])
     assert difference == documents.difference([1.0, 0.0] * 10, [0.0] * 20)
-    assert set(report.conditions["parametric"].metrics) == set(Scores.__dataclass_fields__)
+    assert set(report.conditions["parametric"].metrics) == {
+        *Scores.__dataclass_fields__, "abstained", "invented"
+    }  # fmt: skip
+
+
+def test_shares_of_answers_that_abstain_and_that_are_invented(tmp_path):
+    towns = town_set(8)
+    known = {"Mayor3": "I do not know.", "Mayor5": ""}  # what two of the documents make it say
+    rag = StubRag(towns, says=known)
+    names = ("parametric", "parametric:unanswerable", "parametric:unanswerable:abstain")
+    report = evaluate(rag, towns, options(*names), tmp_path)
+    shares = {n: c.metrics for n, c in report.conditions.items()}
+    assert shares["parametric"]["abstained"].mean == 2 / 8
+    assert shares["parametric"]["invented"].mean == 0
+    assert shares["parametric:unanswerable"]["containment"].mean == 0
+    for metrics in shares.values():
+        assert sum(metrics[m].mean for m in ("abstained", "invented", "containment")) == 1
+    asked = {options.abstain for _, _, options in rag.used}
+    assert asked == {False, True}
+    headings = report_table(report).headings
+    assert headings[-2:] == ("abstained", "invented")
+    plain = evaluate(StubRag(towns), towns, options("parametric"), tmp_path / "plain")
+    assert report_table(plain).headings == headings[:-2]
 
 
 def test_questions_of_a_document_are_resampled_together(tmp_path):

@@ -124,6 +124,35 @@ def test_documents_that_are_not_meant_weigh_nothing(answerer):
     assert prepared.documents == tuple(Source(h.document_id, h.score, 0.0) for h in HITS[0])
 
 
+@pytest.mark.parametrize(
+    "mode", ["in_context", "da_rag", "parametric", "combine", "in_context_rows"]
+)
+def test_a_question_without_documents_is_answered_by_saying_so(answerer, mode):
+    options = AnswerOptions(abstain=True)
+    hits = [[], HITS[1]]
+    unknown, known = answerer.answer(QUESTIONS[:2], hits, mode, options)
+    assert (unknown.text, unknown.documents) == ("I do not know.", ())
+    assert unknown.notes == ("abstained: no document matches the question",)
+    assert [known] == answerer.answer(QUESTIONS[1:2], HITS[1:2], mode)
+    assert answerer.answer(QUESTIONS[:1], [[]], mode)[0].text != unknown.text
+
+
+@pytest.mark.parametrize("mode", ["parametric", "combine"])
+def test_a_question_that_no_adapter_is_meant_for_is_answered_by_saying_so(answerer, mode):
+    options = AnswerOptions(abstain=True, least_relevance=1e9)
+    (answer,) = answerer.answer(QUESTIONS[:1], HITS[:1], mode, options)
+    assert answer.text == "I do not know." and [s.weight for s in answer.documents] == [0.0, 0.0]
+    assert "no adapter responds" in answer.notes[0] and "(least_relevance)" in answer.notes[0]
+
+
+@pytest.mark.parametrize("mode", ["closed_book", "sft"])
+def test_modes_that_need_no_documents_do_not_abstain(answerer, mode):
+    options = AnswerOptions(abstain=True)
+    assert answerer.answer(QUESTIONS[:1], [[]], mode, options) == answerer.answer(
+        QUESTIONS[:1], [[]], mode
+    )
+
+
 def test_one_question_that_is_too_long_does_not_stop_the_others(answerer):
     questions = [QUESTIONS[0], "Why? " * 200, QUESTIONS[1]]
     answers = answerer.answer(questions, HITS, "in_context")

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.question_sets import load_question_set
 from prag_core.retrieval import bm25 as retrieval
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit
@@ -218,6 +219,20 @@ def test_engines_agree_on_real_text():
     questions = [document.text[:60] for document in documents[:100]]
     okapi = make_retriever("bm25", documents).retrieve(questions, 5)
     assert ids(okapi) == ids(make_retriever("bm25s", documents).retrieve(questions, 5))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data sets in {DATA}")
+def test_the_default_gate_loses_no_gold_document_of_search_queries():
+    whole = load_question_set(DATA / "nq_800")
+    questions = [question.question for question in whole.questions]
+    gated = ids(make_retriever("bm25s", whole.documents).retrieve(questions, 3))
+    every = ids(make_retriever("bm25s", whole.documents, 0).retrieve(questions, 3))
+    lost = [
+        q.id
+        for q, row, there in zip(whole.questions, gated, every, strict=True)
+        if row != there and {*there} & {*q.gold_ids}
+    ]
+    assert not lost and any(row != there for row, there in zip(gated, every, strict=True))
 
 
 @pytest.mark.parametrize("engine", ["bm25", "bm25s"])

@@ -132,6 +132,17 @@ def test_chat_names_its_documents(http, client):
         assert reply.documents == [] and reply.choices[0].message == plain.choices[0].message
 
 
+def test_a_server_without_documents_abstains_in_a_stream_too(client):
+    extra = {"extra_body": {"abstain": True}}
+    messages = [{"role": "user", "content": "What is P1?"}]
+    events = client.chat.completions.create(model="tiny", messages=messages, stream=True, **extra)
+    choices = [event.choices[0] for event in events]
+    assert "".join(choice.delta.content or "" for choice in choices) == "I do not know."
+    assert choices[-1].finish_reason == "stop"
+    plain = {**extra["extra_body"], "mode": "closed_book"}
+    assert ask(client, "What is P1?", **plain).choices[0].message.content != "I do not know."
+
+
 def test_replies_say_what_they_were_made_from(http, client):
     none = ask(client, "What is P1?")
     assert (none.documents, none.path, none.mode) == ([], None, "closed_book")
@@ -145,6 +156,12 @@ def test_replies_say_what_they_were_made_from(http, client):
     left = ask(client, "What is P1?", least_relevance=1e9)
     used = [d for d in left.documents if d["weight"] == 0]
     assert used == []
+    for question, extra in (("What is P1?", {"least_relevance": 1e9}), ("Zebra crossing?", {})):
+        unknown = ask(client, question, abstain=True, **extra)
+        assert unknown.choices[0].message.content == "I do not know."
+        assert unknown.choices[0].finish_reason == "stop" and unknown.usage.completion_tokens == 0
+        assert unknown.mode == "parametric" and not unknown.documents
+        assert unknown.notes[0].startswith("abstained: ")
     called = [
         {"role": "user", "content": [{"type": "text", "text": "What is P1?"}]},
         {"role": "assistant", "content": None, "tool_calls": [
