@@ -36,8 +36,8 @@ def parametrize(
         store: folder of the adapter store.
         skip_bad: leave out and count malformed records instead of stopping at the first.
         chunk_tokens: cut longer documents into chunks of at most so many tokens, an adapter each:
-            one adapter of a long text answers fewer questions about it. 0 does not cut; what the
-            store holds whole stays whole.
+            three of them may answer more about a long text than one of the whole. 0 does not cut;
+            what the store holds whole stays whole.
         chunk_overlap: tokens that neighbouring chunks share.
         replace: remove the store's other documents that have the id of a new one.
         encoding: of files that are not UTF-8 and do not say what they are, e.g. cp1252.

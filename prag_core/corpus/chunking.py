@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # What the generated path encodes at once. On 8 SQuAD articles of 3,300 to 4,000 tokens and 40
-# questions the reply holds the golden answer in 17.5 % from one adapter of the whole, in 17.5 % from
-# one chunk, in 30.0 % from three chunks (95 % interval 16 to 45); three wholes were not measured.
+# questions the reply holds the golden answer in 17.5 % from one adapter of the whole, 17.5 % from
+# one chunk, 30.0 % from three chunks (95 % interval 16 to 45); three wholes were not measured.
 CHUNK_TOKENS = 384
 SENTENCE_END = re.compile(
     r"""

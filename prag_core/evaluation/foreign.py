@@ -86,13 +86,10 @@ def _texts(path: Path) -> dict[str, str]:
         rows = [row for _, row in iter_records(path, refuse)]
         if not rows:
             raise ValueError("no records")
+        first = rows[0]
         # One line of {"id", "prediction"} is JSON by itself, too.
-        if (
-            len(rows) == 1
-            and isinstance(rows[0], Mapping)
-            and not {"id", "prediction"} <= {*rows[0]}
-        ):
-            return {str(key): str(value) for key, value in rows[0].items()}
+        if len(rows) == 1 and isinstance(first, Mapping) and not {"id", "prediction"} <= {*first}:
+            return {str(key): str(value) for key, value in first.items()}
         return {str(row["id"]): str(row["prediction"]) for row in rows}  # type: ignore[index]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

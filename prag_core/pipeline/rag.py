@@ -191,8 +191,8 @@ class ParametricRAG:
         missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
         if long := long_documents(missing, self.base.tokenizer):
             logger.warning(
-                "%d of %d documents have more than %d tokens, and one adapter of a long text answers "
-                "fewer questions about it: cut them (`chunk_documents`, `prag parametrize "
+                "%d of %d documents have more than %d tokens and become one adapter each, where "
+                "three of chunks may answer more: cut them (`chunk_documents`, `prag parametrize "
                 "--chunk_tokens %d`)",
                 len(long), len(missing), CHUNK_TOKENS, CHUNK_TOKENS,
             )  # fmt: skip
