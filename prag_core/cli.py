@@ -59,6 +59,7 @@ SUMMARIES = {
 }
 DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see `Command`
     "demo": {"unread": ["path"]},
+    "parametrize": {"words": ["corpus"]},
     # Each request brings its own decoding options.
     "serve": {"unread": ["generation", "answering"]},
     "benchmark": {

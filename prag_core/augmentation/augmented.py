@@ -7,7 +7,6 @@ that can write JSON, `SpanAugmenter` (span_augmenter.py) goes by rules alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Protocol
 from prag_core.adapters.adapter import fingerprint
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
+from prag_core.corpus.records import iter_records, refuse
 
 AUGMENTATION = "augmentation"  # kind of the records in a store
 
@@ -132,14 +132,12 @@ def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, 
         for name in filter(None, (document.id, document.source_id, document.title)):
             names.setdefault(name, set()).add(document.id)
     pairs: dict[str, tuple[QAPair, ...]] = {}
-    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        name, pair = _parse_line(line, f"{path}, line {number}")
+    for where, record in iter_records(Path(path), refuse, "jsonl"):
+        name, pair = _parse_record(record, where)
         ids = names.get(name, set())
         if len(ids) != 1:
             raise ValueError(
-                f"got document {name!r} in {path}, line {number}, which names {len(ids)} "
+                f"got document {name!r} in {where}, which names {len(ids)} "
                 f"documents of {len(documents)}, expected one: use a document id, a source id, or "
                 "a title that is not shared"
             )
@@ -148,14 +146,10 @@ def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, 
     return pairs
 
 
-def _parse_line(line: str, place: str) -> tuple[str, QAPair]:
+def _parse_record(row: object, place: str) -> tuple[str, QAPair]:
     keys = ("document", "question", "answer")
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"got no JSON at {place} ({error}), expected an object a line") from error
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
-        raise ValueError(f"got {line[:80]!r} at {place}, expected strings for the keys {keys}")
+        raise ValueError(f"got {row!r:.80} at {place}, expected strings for the keys {keys}")
     return row["document"], QAPair(row["question"].strip(), row["answer"].strip())
 
 

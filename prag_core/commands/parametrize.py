@@ -1,4 +1,4 @@
-"""Parametrize: documents go in; a store holds their adapters."""
+"""Parametrize: documents go in, or stand in the store; a store holds their adapters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from prag_core.terminal import progress_bar
 
 
 def parametrize(
-    corpus: str,
     setup: Setup,
+    corpus: str = "",
     store: str = STORE,
     skip_bad: bool = False,
     chunk_tokens: int = CHUNK_TOKENS,
@@ -30,18 +30,20 @@ def parametrize(
     The resolved settings are written to config.json beside the store.
 
     Args:
-        corpus: file (jsonl, json, tsv, csv, txt, md, html, pdf, docx; also .gz), folder, or "-" for
-            standard input.
         setup: shared settings.
+        corpus: file (jsonl, json, tsv, csv, txt, md, html, pdf, docx; also .gz), folder, or "-" for
+            standard input; none: documents that the store keeps without an adapter.
         store: folder of the adapter store.
         skip_bad: leave out and count malformed records instead of stopping at the first.
         chunk_tokens: cut longer documents into chunks of at most so many tokens, an adapter each:
-            one adapter of a long text answers fewer questions about it. 0 does not cut; what the
-            store holds whole stays whole.
+            three of them may answer more about a long text than one of the whole. 0 does not cut;
+            what the store holds whole stays whole.
         chunk_overlap: tokens that neighbouring chunks share.
         replace: remove the store's other documents that have the id of a new one.
         encoding: of files that are not UTF-8 and do not say what they are, e.g. cp1252.
     """
+    if not corpus:
+        return _complete(setup, store)
     counts: Counter[str] = Counter()
     cut = 0  # documents that became chunks
     documents = read_documents(corpus, skip_bad, counts, encoding)
@@ -66,3 +68,12 @@ def parametrize(
         f"records and {counts['left_out']} files left out; "
         f"{store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
     )
+
+
+def _complete(setup: Setup, store: str) -> None:
+    """Make the adapters that documents of the store lack."""
+    with build_pipeline(setup, store, create=False) as rag:
+        missing = rag.without_adapter()
+        with progress_bar("documents", len(missing)) as advance:
+            rag.ensure_adapters(missing, advance)
+        print(f"{len(missing)} of {len(rag.documents)} documents in {store} had no adapter")

@@ -258,7 +258,7 @@ def _hub_records(hub: re.Match[str], split: str) -> Iterator[tuple[str, object]]
         )
         raise FileNotFoundError(
             f"got {hub[0]} with split {split!r}, neither a path here nor loaded from the hub "
-            f"({error or type(error).__name__}): {remedy}"
+            f"({str(error) or type(error).__name__}): {remedy}"
         ) from error
     yield from ((f"{name}, {split} record {i}", row) for i, row in enumerate(rows, 1))
 

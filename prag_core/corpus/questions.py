@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prag_core.corpus.documents import Document
-from prag_core.corpus.records import Records, Reject
+from prag_core.corpus.records import Records, Reject, parse_json
 
 # By source: ours and SQuAD, HotpotQA, ComplexWebQuestions (ID), others. The first one present.
 ID_FIELDS = ("id", "_id", "ID", "qid", "question_id", "test_id")
@@ -51,11 +50,12 @@ def read_questions(
         try:
             context, gold_ids = _context(record)
             question = _question(record, gold_ids, len(questions))
-        except (KeyError, TypeError, ValueError) as error:
+            # SQuAD repeats a paragraph for each of its questions; the corpus takes it once.
+            new = [document for document in context if document.id not in document_ids]
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             reject(where, str(error) if isinstance(error, ValueError) else f"got {error!r}")
             continue
-        # SQuAD repeats a paragraph for each of its questions; the corpus takes it once.
-        documents += [document for document in context if document.id not in document_ids]
+        documents += new
         document_ids |= {document.id for document in context}
         if not question.golden_answers:
             counts["unanswerable"] += 1
@@ -91,21 +91,24 @@ def _question(record: Mapping, gold_ids: Iterable[str], number: int) -> Question
     if not isinstance(text, str) or not text.strip() or answers is None:
         problem = f"got the fields {', '.join(record)}"
         raise ValueError(f"{problem}, expected question and one of {', '.join(ANSWER_FIELDS)}")
-    # PopQA keeps a JSON list in a string, as tables have to.
-    if isinstance(answers, str) and answers.startswith("[") and answers.endswith("]"):
-        answers = _list_or_text(answers)
     source_id = next((record[name] for name in ID_FIELDS if record.get(name) is not None), number)
     metadata = {ours: record[name] for name, ours in KIND_FIELDS.items() if record.get(name)}
-    metadata |= record.get("metadata") or {}
-    golden = tuple(dict.fromkeys(_strings(answers)))  # distinct, in the source's order
+    extra = _unpacked(record.get("metadata")) or {}
+    if not isinstance(extra, Mapping):
+        raise ValueError(f"got metadata {extra!r:.80}, expected an object")
+    metadata |= extra
+    golden = tuple(dict.fromkeys(_strings(_unpacked(answers))))  # distinct, in the source's order
     return Question(str(source_id), text.strip(), golden, tuple(gold_ids), metadata)
 
 
-def _list_or_text(text: str) -> object:
+def _unpacked(value: object) -> object:
+    """Return the list or object that a string holds, as in PopQA and in tables; else the value."""
+    if not isinstance(value, str) or (value[:1] + value[-1:]) not in ("[]", "{}"):
+        return value
     try:
-        return json.loads(text)
+        return parse_json(value)
     except ValueError:  # "[sic]"
-        return text
+        return value
 
 
 def _strings(answers: object) -> Iterator[str]:
@@ -126,10 +129,15 @@ def _context(record: object) -> tuple[list[Document], list[str]]:
         raise ValueError(f"got a JSON {type(record).__name__}, expected an object")
     context, facts = (_parsed(record, name) for name in ("context", "supporting_facts"))
     if context is None:
-        return [], [str(gold_id) for gold_id in record.get("gold_ids") or ()]
+        gold = _unpacked(record.get("gold_ids") or ())
+        if not isinstance(gold, (str, list, tuple)):
+            raise ValueError(f"got gold_ids {gold!r:.80}, expected a list of ids")
+        return [], [str(gold_id) for gold_id in ([gold] if isinstance(gold, str) else gold)]
     if isinstance(context, str):
-        title = (record.get("title") or "").replace("_", " ")  # SQuAD: Wikipedia's page names
-        document = Document(context.strip(), title)
+        title = record.get("title") or ""
+        if not isinstance(title, str):
+            raise ValueError(f"got the title {title!r:.80}, expected a string")
+        document = Document(context.strip(), title.replace("_", " "))  # as Wikipedia names pages
         return [document], [document.id]
     # The original files have [[title, sentences], ...], the hub {"title": [...], ...: [...]}.
     if isinstance(context, Mapping):
@@ -151,5 +159,5 @@ def _parsed(record: Mapping, name: str) -> object:
     """Return a field; where a multi-hop set keeps JSON in a string, its value."""
     value = record.get(name)
     if isinstance(value, str) and "supporting_facts" in record:
-        return json.loads(value)
+        return parse_json(value)
     return value

@@ -15,6 +15,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,13 +65,8 @@ def iter_records(
         form: "jsonl", "tsv" or "csv"; else recognised by the first line.
         encoding: of a file that is not UTF-8 and has no byte order mark.
     """
-    try:
-        with open_file(path) as file:
-            yield from stream_records(path, file, reject, form, encoding)
-    except DAMAGED_GZIP as error:
-        raise ValueError(
-            f"got {path}, a damaged gzip file ({error}), expected a whole one: fetch it again"
-        ) from error
+    with whole_file(path) as file:
+        yield from stream_records(path, file, reject, form, encoding)
 
 
 def stream_records(
@@ -87,6 +83,29 @@ def stream_records(
             lines = itertools.chain([first], lines)  # the first line is a record too
             yield from readers[known or _form(first[1])](name, lines, reject)
             return
+
+
+def file_lines(path: Path) -> Lines:
+    """Yield (line number from 1, text) of a file, plain or gzip; ValueError for a bad line."""
+    with whole_file(path) as file:
+        yield from text_lines(path, file, refuse)
+
+
+def refuse(where: object, problem: str) -> None:
+    """Raise ValueError: a `Reject` where nothing may be left out."""
+    raise ValueError(f"{where}: {problem}")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file as `open_file` does; ValueError where a gzip file turns out to be damaged."""
+    try:
+        with open_file(path) as file:
+            yield file
+    except DAMAGED_GZIP as error:
+        raise ValueError(
+            f"got {path}, a damaged gzip file ({error}), expected a whole one: fetch it again"
+        ) from error
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prag_core.corpus.question_sets import Question, QuestionSet
+from prag_core.corpus.records import file_lines, iter_records, refuse
 from prag_core.evaluation.assignment import Rows, name_some
 from prag_core.evaluation.conditions import condition_of
 from prag_core.evaluation.evaluate import scored
@@ -27,7 +27,7 @@ def read_hits(path: Path | str, question_set: QuestionSet) -> Rows:
     known = {d.source_id: d.id for d in question_set.documents if d.source_id}
     known |= {identifier: identifier for identifier in question_set.documents_by_id}
     ranked: dict[str, list[tuple[int, Hit]]] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in file_lines(Path(path)):
         fields = line.split()
         if not fields:
             continue
@@ -82,18 +82,16 @@ def read_predictions(path: Path | str, questions: Sequence[Question]) -> dict[st
 
 def _texts(path: Path) -> dict[str, str]:
     """Return {question id: prediction}."""
-    text = path.read_text(encoding="utf-8")
     try:
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError:  # several values: one a line
-            record = None
+        rows = [row for _, row in iter_records(path, refuse)]
+        if not rows:
+            raise ValueError("no records")
+        first = rows[0]
         # One line of {"id", "prediction"} is JSON by itself, too.
-        if isinstance(record, Mapping) and not {"id", "prediction"} <= record.keys():
-            return {str(key): str(value) for key, value in record.items()}
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        return {str(row["id"]): str(row["prediction"]) for row in rows}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        if len(rows) == 1 and isinstance(first, Mapping) and not {"id", "prediction"} <= {*first}:
+            return {str(key): str(value) for key, value in first.items()}
+        return {str(row["id"]): str(row["prediction"]) for row in rows}  # type: ignore[index]
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"got {path}, which cannot be read ({error!r}), expected JSON {{id: prediction}} or "
             'lines of {"id": ..., "prediction": ...}: convert it'

@@ -20,6 +20,7 @@ from typing import Any
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapters.store import AdapterStore, open_store
 from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
+from prag_core.corpus.chunking import CHUNK_TOKENS, long_documents
 from prag_core.corpus.documents import Document, as_documents, stored_document
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.decoding_rows import GenerationOptions
@@ -123,7 +124,8 @@ class ParametricRAG:
 
         What is no document is refused before anything is recorded. A document is recorded once its
         adapter is stored, batch by batch: an interruption loses those in flight, and a second call
-        makes only what is missing. Where no adapter can be made of one, the others are kept.
+        makes only what is missing. Where no adapter can be made of one, the others are kept. Each
+        becomes one adapter, however long; a warning counts those that are better cut into chunks.
 
         Args:
             documents: one or many documents, plain texts or records; one that is there already is
@@ -187,6 +189,13 @@ class ParametricRAG:
         known = {document.id for document in present}
         missing = [document for document in documents if document.id not in known]
         missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
+        if long := long_documents(missing, self.base.tokenizer):
+            logger.warning(
+                "%d of %d documents have more than %d tokens and become one adapter each, where "
+                "three of chunks may answer more: cut them (`chunk_documents`, `prag parametrize "
+                "--chunk_tokens %d`)",
+                len(long), len(missing), CHUNK_TOKENS, CHUNK_TOKENS,
+            )  # fmt: skip
         done, failures = len(present), list[str]()
         progress(done)
         yield present

@@ -110,7 +110,8 @@ def _plain(text: str) -> str:
     text = GROUPED.sub("", INVISIBLE.sub("", text.translate(TYPED)))
     text = OPTIONAL_MARKS.sub("", unicodedata.normalize("NFKD", text).casefold())
     text = unicodedata.normalize("NFC", text).translate(PLAIN)
-    return str(DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text))
+    # A digit of a newer Unicode than Python's stays.
+    return str(DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0], digit[0])), text))
 
 
 def _names(matches: list[str]) -> list[str]:

@@ -94,15 +94,24 @@ def test_file_names_documents_by_id_source_id_or_title(tmp_path, name):
         ('{"document": "Same", "question": "q", "answer": "a"}', "names 2 documents of 3"),
         ('{"document": "light", "question": "q"}', "line 1, expected strings for the keys"),
         ('["light"]', "expected strings for the keys"),
-        ("{nothing", "no JSON at .*line 1"),
+        ("{nothing", "line 1: malformed JSON"),
+        ("\n" + '{"document": "Zürich"}', "line 2: got byte 15 that is 0xfc"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, line, message):
     path = tmp_path / "pairs.jsonl"
-    path.write_text(line)
+    path.write_bytes(line.encode("cp1252"))
     documents = [LIGHT, Document("a", "Same"), Document("b", "Same")]
     with pytest.raises(ValueError, match=message):
         read_qa_pairs(path, documents)
+
+
+def test_a_byte_order_mark_and_rare_line_breaks_are_read(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    row = {"document": "light", "question": "Who\u2028?", "answer": "Zürich"}
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes(json.dumps(row, ensure_ascii=False).encode(encoding))
+        assert read_qa_pairs(path, [LIGHT]) == {LIGHT.id: (QAPair("Who\u2028?", "Zürich"),)}
 
 
 def test_missing_file_is_named(tmp_path):

@@ -79,3 +79,25 @@ def test_chunks_are_searched_in_place_of_documents(run, tmp_path):
     record = json.loads((tmp_path / "out" / "in_context.jsonl").read_text().split("\n")[0])
     assert len(record["documents"]) == 1
     assert results(tmp_path)["documents"] > 5
+
+
+@pytest.mark.parametrize("hits", [False, True])
+def test_of_a_set_without_golden_answers_retrieval_is_scored(tmp_path, capsys, hits):
+    source, output = tmp_path / "beir", tmp_path / "out"
+    (source / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{i}", "text": f"{name} has cats."} for i, name in enumerate(NAMES[:4])]
+    queries = [{"_id": f"q{i}", "text": f"{name}?"} for i, name in enumerate(NAMES[:4])]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (source / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    # The last question's document is another one; the third has two, of which one is found.
+    judged = ["q0\td0\t1", "q1\td1\t2", "q1\td2\t0", "q2\td2\t1", "q2\td0\t1", "q3\td0\t1"]
+    (source / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(judged))
+    options = [f"--output={output}", "--evaluation.k=1", "--base_model=none/such"]
+    if hits:
+        (tmp_path / "run.trec").write_text("".join(f"q{n} Q0 d1 1 1 me\n" for n in range(4)))
+        options.append(f"--hits={tmp_path / 'run.trec'}")
+    assert cli.main(["evaluate", str(source), *options]) == 0  # no model is loaded
+    recall, hit = (0.25, 0.25) if hits else (0.625, 0.75)
+    assert f"recall@1 {recall:.3f}, hit@1 {hit:.3f} (4 questions)" in capsys.readouterr().out
+    written = results(tmp_path, "retrieval")
+    assert written == {"questions": 4, "k": 1, "recall": recall, "hit": hit}

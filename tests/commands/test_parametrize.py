@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import yaml
 
 from prag_core.adapters.store import AdapterStore
+from prag_core.corpus.documents import Document
 from tests.fixtures.command_line import run
 
 
@@ -22,6 +24,46 @@ def test_what_the_store_has_is_not_made_again(corpus, options, tmp_path, capsys)
     assert run("parametrize", corpus, "--store", store, *options) == 0
     assert "holds 6 adapters" in capsys.readouterr().out
     assert json.loads((store / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_long_documents_are_cut_into_chunks(options, tmp_path, capsys, caplog):
+    corpus, store, whole = tmp_path / "corpus.jsonl", tmp_path / "store", tmp_path / "whole"
+    long = {"id": "d1", "title": "Bo", "text": "Bo lives in Oss, far away. " * 40}  # a byte a token
+    corpus.write_text("\n".join(map(json.dumps, [long, {"id": "d2", "text": "Short."}])))
+    options = [*options, "--augmentation.strategy=span", "--training.epochs=1"]
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    assert "1 documents of more than 384 tokens were cut into chunks" in capsys.readouterr().out
+    with AdapterStore(store) as opened:
+        texts = [record["text"] for _, record in opened.records("document")]
+        count = len(opened)
+    # Chunks of one text are one document: 14 of these sentences fill a chunk.
+    assert sorted(map(len, texts)) == [6, 12 * 27 - 1, 14 * 27 - 1] and count == 3
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    assert "holds 3 adapters" in capsys.readouterr().out  # nothing is made again
+    assert "384 tokens" not in caplog.text
+    assert run("parametrize", corpus, "--store", whole, "--chunk_tokens=0", *options) == 0
+    assert "holds 2 adapters" in capsys.readouterr().out
+    assert "1 of 2 documents have more than 384 tokens" in caplog.text
+    assert run("parametrize", corpus, "--store", whole, *options) == 0  # whole stays whole
+    assert "holds 2 adapters" in capsys.readouterr().out
+
+
+def test_without_corpus_missing_adapters_are_made(corpus, options, tmp_path, capsys):
+    store = tmp_path / "store"
+    options = [*options, "--augmentation.strategy=span", "--training.epochs=1"]
+    assert run("parametrize", "--store", store, *options) == 2
+    assert "prag parametrize" in capsys.readouterr().err  # there is no store yet
+    (corpus / "corpus.jsonl").write_text('{"text": "Ada lives in Oss."}')
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    with AdapterStore(store) as opened:  # as an indexing server records them
+        opened.put_records("document", {d.id: asdict(d) for d in [Document("Bo lives in Tarn.")]})
+    capsys.readouterr()
+    assert run("parametrize", "--store", store, *options) == 0
+    assert "1 of 2 documents" in capsys.readouterr().out
+    assert run("parametrize", "--store", store, *options) == 0
+    assert "0 of 2 documents" in capsys.readouterr().out
+    with AdapterStore(store) as opened:
+        assert len(opened) == 2 and opened.documents_without_adapter() == []
 
 
 def test_yaml_holds_any_option_and_refuses_unknown_keys(corpus, options, tmp_path, capsys):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 import re
 import string
+from dataclasses import astuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torchmetrics.functional.text import squad
 
 from prag_core.corpus.answer_scores import Scores, abstains, normalise, score_answer
 from prag_core.corpus.question_sets import load_question_set
+from tests.fixtures.examples import examples
 from tests.fixtures.paths import DATA
 
 WORDS = ["the", "A", "an", "Paris", "paris,", "U.S.", "1976", "--", "Emile", "co-op", "theatre"]
@@ -161,3 +165,19 @@ def test_partly_equal_answers_of_other_scripts(prediction, gold, f1, containment
 def test_what_is_no_text_is_refused_by_name(prediction, golds):
     with pytest.raises(ValueError, match=r"got .*(None|text).*expected"):
         score_answer(prediction, golds)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(*[st.text(st.characters(), max_size=30) | st.text("a. the東1", max_size=12)] * 3)
+def test_scores_of_any_texts(one, other, third):
+    same, there, back = (
+        score_answer(one, [one]),
+        score_answer(one, [other]),
+        score_answer(other, [one]),
+    )
+    assert set(astuple(same)) == {1.0}
+    assert all(0 <= score <= 1 for score in astuple(there))
+    assert (there.exact_match, there.f1) == (back.exact_match, back.f1)
+    assert (there.precision, there.recall) == (back.recall, back.precision)
+    both = score_answer(one, [other, third])  # another golden answer takes nothing away
+    assert all(more >= less for more, less in zip(astuple(both), astuple(there), strict=True))

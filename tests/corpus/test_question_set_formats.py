@@ -7,6 +7,7 @@ from collections import Counter
 
 import datasets
 import pytest
+from datasets.exceptions import DatasetNotFoundError
 
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question, load_question_set
@@ -80,9 +81,13 @@ def test_beir_folder(tmp_path):
         tmp_path / "corpus.jsonl", [{"_id": str(i), "title": "", "text": f"t{i}"} for i in (1, 2)]
     )
     write(tmp_path / "queries.jsonl", [{"_id": "q", "text": "Q?"}, {"_id": "r", "text": "R?"}])
-    write(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\nq\t2\t1\nq\t1\t0\n")
-    question_set = load_question_set(tmp_path)
+    rows = "query-id\tcorpus-id\tscore\nq\t2\t2.0\nq\t1\t0\nr\t1\t-1\nr\t2\t0.0\n"
+    write(tmp_path / "qrels" / "test.tsv", rows)
+    question_set = load_question_set(tmp_path)  # judged as not relevant: no gold document
     assert question_set.questions == (Question("q", "Q?", (), (Document("t2").id,)),)
+    write(tmp_path / "qrels" / "test.tsv", rows + "q\t1\thigh\n")
+    with pytest.raises(ValueError, match=r"test\.tsv, line 6: got the score 'high'"):
+        load_question_set(tmp_path)
     with pytest.raises(ValueError, match=r"got split 'dev', expected one of \['test'\]"):
         load_question_set(tmp_path, split="dev")
     write(tmp_path / "qrels" / "test.tsv", "q\t0\t2\t1\nq\t0\t1\t0\n")
@@ -184,13 +189,75 @@ def test_hub_names(monkeypatch):
     ]
 
 
-def test_hub_name_that_does_not_load(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("Unknown split"), r"nor loaded from the hub \(Unknown split\): check name"),
+        (
+            RuntimeError("Dataset scripts are no longer supported, but found name.py"),
+            "found name.py.*a program, which is not run: fetch its files",
+        ),
+        (
+            DatasetNotFoundError("Dataset 'owner/name' is a gated dataset on the Hub."),
+            "gated dataset.*`hf auth login`",
+        ),
+        (ConnectionError("Couldn't reach 'owner/name' on the Hub (OfflineModeIsEnabled)"), "netw"),
+        (TimeoutError(), r"\(TimeoutError\)"),
+    ],
+)
+def test_hub_name_that_does_not_load(monkeypatch, error, message):
     def load_dataset(name, config, split):
-        raise ValueError("Unknown split")
+        raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(FileNotFoundError, match=r"nor loaded from the hub \(Unknown split\)"):
+    with pytest.raises(FileNotFoundError, match=rf"got owner/name with split.*{message}"):
         load_question_set("owner/name")
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_tables_of_questions(tmp_path, bom):
+    rows = """ID;Question;Golden_Answers;Context;Metadata
+a;"Who, when?";"[""Ann"", ""Lee""]";Ann came first.;"{""type"": ""who""}"
+b;Where?;Oslo;"In Oslo;
+of all places.";
+"""
+    question_set = load_question_set(write(tmp_path / "questions.csv", bom + rows))
+    texts = ["Ann came first.", "In Oslo;\nof all places."]
+    assert [document.text for document in question_set.documents] == texts
+    ids = [(document.id,) for document in question_set.documents]
+    assert question_set.questions == (
+        Question("a", "Who, when?", ("Ann", "Lee"), ids[0]),
+        Question("b", "Where?", ("Oslo",), ids[1]),
+    )
+    assert question_set.questions[0].metadata == {"type": "who"}
+    named = write(
+        tmp_path / "named.tsv", 'question\tanswer\tgold_ids\nA?\ta\t["d1", "d2"]\nB?\tb\td3\n'
+    )
+    with pytest.raises(ValueError, match=r"got 3 gold ids.*\['d1', 'd2', 'd3'\]"):
+        load_question_set(named)
+    with pytest.raises(ValueError, match="line 2: got the fields question, text, expected"):
+        load_question_set(write(tmp_path / "bad.csv", "question,text\nA?,a\n"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context": "C.", "title": 5}, "title"),
+        ({"context": [], "supporting_facts": [[]]}, "supporting_facts|index"),
+        ({"gold_ids": 5}, "gold_ids"),
+        ({"metadata": "x"}, "metadata"),
+        ({"question": 3}, "expected question"),
+        ({"context": "[" * 99_999, "supporting_facts": []}, "nested too deeply"),
+    ],
+)
+def test_fields_of_another_type_are_named(tmp_path, change, message):
+    record = {"question": "Q?", "answer": "a", **change}
+    path = write(tmp_path / "a.jsonl", [record, {"question": "R?", "answer": "b"}])
+    with pytest.raises(ValueError, match=rf"line 1: .*({message})"):
+        load_question_set(path)
+    counts = Counter()
+    (question,) = load_question_set(path, skip_bad=True, counts=counts).questions
+    assert question.question == "R?" and counts["bad"] == 1
 
 
 def test_supporting_fact_outside_the_context(tmp_path):

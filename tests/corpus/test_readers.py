@@ -6,67 +6,20 @@ import gzip
 import io
 import json
 import sys
-import zipfile
 from collections import Counter
 from pathlib import Path
 
-import pypdf
 import pytest
 
 from prag_core.corpus import readers
 from prag_core.corpus.documents import Document, as_documents, read_documents
 from prag_core.corpus.readers import read_docx, read_html, read_markdown
+from tests.fixtures.document_files import docx, paragraph, pdf
 
 PAGE = """<!DOCTYPE html><html><head><title>The
  Mill &amp; Co</title><style>p{}</style><body><nav>Home</nav><h1>Mill</h1><p>O<b>s</b>s is
 old.<p>Second<br>line<script>var a</script><table><tr><th>Name<th>Year<tr><td>A<td>1931</table>"""
 PAGE_TEXT = "Mill\nOss is old.\nSecond\nline\nName | Year\nA | 1931"
-WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
-
-
-def pdf(text: str, title: str = "", password: str | None = None) -> bytes:
-    """One page with a line of text."""
-    writer = pypdf.PdfWriter()
-    page = writer.add_blank_page(300, 300)
-    font = pypdf.generic.DictionaryObject()
-    for key, value in (("Type", "Font"), ("Subtype", "Type1"), ("BaseFont", "Helvetica")):
-        font[pypdf.generic.NameObject(f"/{key}")] = pypdf.generic.NameObject(f"/{value}")
-    name = pypdf.generic.NameObject
-    fonts = pypdf.generic.DictionaryObject({name("/F1"): writer._add_object(font)})
-    page[name("/Resources")] = pypdf.generic.DictionaryObject({name("/Font"): fonts})
-    stream = pypdf.generic.DecodedStreamObject()
-    stream.set_data(f"BT /F1 12 Tf 10 100 Td ({text}) Tj ET".encode())
-    page[name("/Contents")] = writer._add_object(stream)
-    writer.add_metadata({"/Title": title})
-    if password is not None:
-        writer.encrypt(password, "owner", algorithm="RC4-128")
-    file = io.BytesIO()
-    writer.write(file)
-    return file.getvalue()
-
-
-def docx(body: str) -> bytes:
-    """A Word file of these paragraphs and tables."""
-    rels = "http://schemas.openxmlformats.org/package/2006/relationships"
-    kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"
-    types = "http://schemas.openxmlformats.org/package/2006/content-types"
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("[Content_Types].xml", f'<Types xmlns="{types}"/>')
-        archive.writestr(
-            "_rels/.rels",
-            f'<Relationships xmlns="{rels}"><Relationship Id="a" Type="{kind}" '
-            'Target="word/document.xml"/></Relationships>',
-        )
-        document = f'<w:document xmlns:w="{WORD}"><w:body>{body}</w:body></w:document>'
-        archive.writestr("word/document.xml", document)
-        core = '<c xmlns:d="http://purl.org/dc/elements/1.1/"><d:title>The Report</d:title></c>'
-        archive.writestr("docProps/core.xml", core)
-    return file.getvalue()
-
-
-def paragraph(text: str) -> str:
-    return f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>"
 
 
 ROW = f"<w:tr><w:tc>{paragraph('A')}</w:tc><w:tc>{paragraph('1931')}</w:tc></w:tr>"

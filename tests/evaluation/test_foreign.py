@@ -28,11 +28,12 @@ def test_hits_by_source_id_or_id_in_order_of_rank(tmp_path):
         ("q0 Q0", "line 1"),
         ("x1 Q0 d1 1 1.0 me", "with hits for x1, expected some for q0, q1, q2"),
         ("", "with hits for no questions"),
+        ("q0 Q0 d1 1 1.0 me\nq0 Q0 Zürich 2 1.0 me", r"run\.trec, line 2: got byte 7 that is 0xfc"),
     ],
 )
 def test_bad_runs_are_refused(tmp_path, text, message):
     run = tmp_path / "run.trec"
-    run.write_text(text)
+    run.write_bytes(text.encode("cp1252"))
     with pytest.raises(ValueError, match=message):
         read_hits(run, town_set(3))
 
@@ -73,9 +74,26 @@ def test_predictions_are_scored_beside_the_conditions(tmp_path, lines):
         ("a.json", '{"q0": "x"}', r"without 2 of 3 questions \(q1, q2\)"),
         ("a.json", "q0: x", "which cannot be read"),
         ("a.json", '{"id": "q0"}\n{"id": "q1"}', "which cannot be read"),
+        ("a.json", '{"q0": "x",\n"q1": "Zürich"}', "line 2: got byte 8 that is 0xfc"),
+        ("a.json", '{"q0": "x", "q0": "y"}', "the key 'q0' twice"),
     ],
 )
 def test_bad_predictions_are_refused(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text.encode("cp1252"))
     with pytest.raises(ValueError, match=message):
         read_predictions(tmp_path / name, town_set(3).questions)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_with_a_byte_order_mark(tmp_path, encoding):
+    towns, run, said = town_set(1), tmp_path / "run.trec", tmp_path / "other.json"
+    run.write_bytes("q0 Q0 d0 1 1.0 me\n".encode(encoding))
+    (row,) = read_hits(run, towns)
+    assert row == [Hit(towns.documents[0].id, 1.0)]
+    for text in (
+        '{"q0": "Zürich"}',
+        '{"id": "q0", "prediction": "Zürich"}',
+        "id,prediction\nq0,Zürich",
+    ):
+        said.write_bytes(text.encode(encoding))
+        assert read_predictions(said, towns.questions)["q0"]["prediction"] == "Zürich"

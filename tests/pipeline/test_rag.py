@@ -8,6 +8,7 @@ import pytest
 
 from prag_core.adapters.merge import merge
 from prag_core.adapters.store import AdapterStore
+from prag_core.corpus.chunking import chunk_documents
 from prag_core.corpus.documents import Document
 from prag_core.model.generate import generate
 from prag_core.model.prompts import EXAMPLES
@@ -169,6 +170,26 @@ def test_a_document_without_adapter_takes_no_part(fast, caplog):
     assert "1 of 4 documents have no adapter" in caplog.text
     with pytest.raises(ValueError, match="got no adapter for document"):
         fast.answer(QUESTIONS[:1], document_ids=[[CORPUS[3].id]])
+
+
+def test_long_texts_are_counted_once_and_their_chunks_removed_together(fast, tiny_base, caplog):
+    long = [Document("One two three four. " * 30, f"T{n}") for n in range(3)]  # a byte a token
+    fast.add_documents([*CORPUS, *long])
+    assert caplog.text.count("384 tokens") == 1
+    assert "3 of 7 documents have more than 384 tokens" in caplog.text
+    assert "`chunk_documents`, `prag parametrize --chunk_tokens 384`" in caplog.text
+    fast.add_documents(long)  # nothing is made, nothing said
+    chunks = chunk_documents(long[:2], tiny_base.tokenizer, 500)
+    fast.remove_documents([document.id for document in long])
+    fast.add_documents(chunks)
+    assert caplog.text.count("384 tokens") == 1
+    assert len(fast.store) == len(fast.documents) == len(CORPUS) + len(chunks) > len(CORPUS) + 2
+    fast.remove_documents([long[0].id])  # the whole, which is not there itself
+    rest = {document.id for document in [*CORPUS, *chunks] if document.title != "T0"}
+    assert set(fast.documents) == set(fast.store.record_keys("document")) == rest
+    assert len(fast.store) == len(fast.retriever) == len(rest)
+    with pytest.raises(ValueError, match="got unknown document ids"):
+        fast.remove_documents([long[0].id])
 
 
 def test_a_corpus_of_its_own_leaves_the_stores_documents_alone(fast, tiny_base):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prag_core.retrieval.analyzer import analyze
+from tests.fixtures.examples import examples
 
 
 def test_analyzer():
@@ -31,3 +36,13 @@ def test_letters_that_differ_stay_apart():
     for one, other in (("か", "が"), ("दिन", "दीन"), ("น้ำ", "นา"), ("C", "C++"), ("C#", "C++")):
         assert analyze(one) != analyze(other)
     assert {"f16", "at&t", "us", ".net"} <= set(analyze("F-16 AT&T U.S. .NET").words)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(st.text(st.characters(), max_size=30) | st.text("aB1.,-+#&' _東のé\u0301", max_size=15))
+def test_any_text_has_its_terms(text):
+    words, weak = analyze(text)
+    assert all(term and not any(map(str.isspace, term)) for term in words + weak)
+    for form in ("NFC", "NFD"):  # the one encoding or the other
+        assert analyze(unicodedata.normalize(form, text)) == (words, weak)
+    assert analyze(text + "\u200b") == (words, weak)  # the way of ASCII is that of all scripts

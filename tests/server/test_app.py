@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import sys
 import time
 import zipfile
 
@@ -13,6 +14,7 @@ import pytest
 
 from prag_core.formats.peft_folder import from_peft
 from prag_core.server.limits import Limits
+from tests.fixtures.document_files import docx, paragraph, pdf
 from tests.fixtures.services import add, ask, message, running_server
 
 LIMITS = Limits(
@@ -100,6 +102,30 @@ def test_files_are_taken(http):
         text = message(reply, 400)
         assert name.split("/")[-1].strip(".") in text and "/tmp" not in text
     assert len(http.get("/v1/documents").json()["data"]) == 3
+
+
+def test_pages_pdf_and_word_files_are_taken(http, monkeypatch):
+    sent = {
+        "a.html": (b"<title>On Mills</title><p>The mill of Oss<script>x()</script>", "On Mills"),
+        "b.PDF": (pdf("The mill of Tarn"), "b"),
+        "c.docx": (docx(paragraph("The mill of Elm")), "The Report"),
+        "e.csv": (b"title,text\nRow,The mill of Yew\n", "Row"),
+    }
+    files = [("files", (name, content)) for name, (content, _) in sent.items()]
+    reply = http.post("/v1/documents/upload", files=files)
+    assert reply.status_code == 201, reply.text
+    entries = reply.json()["data"]
+    assert [entry["title"] for entry in entries] == [title for _, title in sent.values()]
+    texts = [http.get(f"/v1/documents/{entry['id']}").json()["text"] for entry in entries]
+    assert texts == [f"The mill of {town}" for town in ("Oss", "Tarn", "Elm", "Yew")]
+    for name, content in (("scan.pdf", pdf("")), ("x.pdf", b"%PDF-"), ("x.docx", b"PK\3\4")):
+        text = message(http.post("/v1/documents/upload", files=[("files", (name, content))]), 400)
+        assert name in text and "/tmp" not in text
+    for name, library in (("a.html", "bs4.dammit"), ("b.PDF", "pypdf"), ("c.docx", "mammoth")):
+        monkeypatch.setitem(sys.modules, library, None)  # as without the extra
+        reply = http.post("/v1/documents/upload", files=[("files", (name, sent[name][0]))])
+        assert "pip install 'prag[documents]'" in message(reply, 400)
+    assert len(http.get("/v1/documents").json()["data"]) == len(sent)
 
 
 def test_adapters_download_as_peft(http, server, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import get_type_hints
 
 import pytest
@@ -14,9 +13,10 @@ from pydantic import ValidationError
 
 from prag_core.server.fields import FIELDS, HONOURED, REFUSED, request_error
 from prag_core.server.schemas import ChatRequest, CompletionRequest, Request
+from tests.fixtures.examples import examples
 from tests.fixtures.paths import ROOT
 
-REQUESTS = int(os.environ.get("PRAG_REQUESTS", "100"))  # a larger number tries more
+REQUESTS = examples(100)
 README = (ROOT / "prag_core/server/README.md").read_text()
 ENDPOINTS = [
     (ChatRequest, {"messages": [{"role": "user", "content": "a"}]}),

@@ -1,21 +1,21 @@
 """Mutated requests: whatever comes, the server answers, never with its own failure.
 
-PRAG_REQUESTS sets their number (the default is small; 10,000 take some minutes).
+PRAG_EXAMPLES sets their number (the default is small; 10,000 take some minutes).
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 
 import httpx
 
 from prag_core.server.limits import Limits
+from tests.fixtures.examples import examples
 from tests.fixtures.services import documents, running_server
 
-REQUESTS = int(os.environ.get("PRAG_REQUESTS", "300"))
+REQUESTS = examples(300)
 LIMITS = Limits(max_body_bytes=20_000, max_tokens=4, default_tokens=2, timeout=20)
 VALUES = [
     None, True, False, 0, -1, 1, 1e308, -1e-308, 2**70, "", " ", "a", "\x00", "\ud800", "é東😀",
