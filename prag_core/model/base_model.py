@@ -131,6 +131,10 @@ def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             "end with it: set eos_token in its tokenizer_config.json"
         )
     model.eval().requires_grad_(False)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would pack a layer's weights anew when it first runs, for all threads.
+            module.support_avx512bf16_for_cpu = False
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     tokenizer.padding_side = "left"
     if backend := getattr(tokenizer, "backend_tokenizer", None):  # each call would restore these

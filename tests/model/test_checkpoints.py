@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, BitsAndBytesConfig, Gemma3Config
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, Gemma3Config
 from transformers import Gemma3ForConditionalGeneration as Gemma3
 
-from prag_core.model.base_model import load_base_model, model_fingerprint
-from tests.fixtures.tiny import family_model, tiny_model
+from prag_core.adapters.adapter import AdapterSpec
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair
+from prag_core.corpus.documents import Document
+from prag_core.model.attach import attached
+from prag_core.model.base_model import load_base_model, model_fingerprint, share_weights
+from prag_core.training.loop import LoraTrainingOptions
+from prag_core.training.lora_trainer import LoraTrainer
+from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
+from tests.fixtures.tiny import family_model, random_adapter, tiny_model
+from tests.fixtures.tiny_gguf import gguf_base, write_gguf
 
 UP = "model.layers.0.mlp.up_proj.weight"
 
@@ -99,8 +110,8 @@ def test_quantised_weights_are_refused_by_the_name_of_their_method(folder, setti
     refused(folder, ValueError, match)
 
 
-def test_four_bits_without_their_package(folder, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is there")
+def test_four_bits_without_their_package(folder):
     set_config(folder, quantization_config={"load_in_4bit": True})
     refused(folder, ValueError, "need a package that is not installed.*bitsandbytes")
 
@@ -158,3 +169,77 @@ def test_fingerprint_of_quantised_weights_covers_their_scales():
     before = model_fingerprint(base.model)
     linear.scales[3] = 2
     assert model_fingerprint(base.model) != before != base.fingerprint
+
+
+@pytest.fixture
+def four_bits(folder, tmp_path):
+    """The tiny model quantised by bitsandbytes, in float32 otherwise."""
+    pytest.importorskip("bitsandbytes")
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    options = {"quantization_config": settings, "dtype": torch.float32}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    model.save_pretrained(tmp_path / "four")
+    tiny_model().tokenizer.save_pretrained(tmp_path / "four")
+    return load_base_model(str(tmp_path / "four"), dtype="float32", device="cpu")
+
+
+def test_adapters_go_onto_four_bit_weights_and_come_off(four_bits, tmp_path):
+    ids = torch.arange(10, 20)[None]
+    made = parametrizer(four_bits, tmp_path / "network").parametrize(DOCUMENTS[:1])[0]
+    spec = AdapterSpec(four_bits.fingerprint, 2, 32, layers=(0, 1))
+    with torch.no_grad():
+        before = four_bits.model(ids).logits
+        for adapter in (random_adapter(spec, four_bits), made):
+            with attached(four_bits, adapter):
+                assert not torch.allclose(four_bits.model(ids).logits, before, atol=1e-2)
+        assert torch.equal(four_bits.model(ids).logits, before)
+        assert torch.equal(share_weights(four_bits).model(ids).logits, before)
+    assert model_fingerprint(four_bits.model) == four_bits.fingerprint  # the weights never change
+    other = load_base_model(four_bits.name, dtype="bfloat16", device="cpu")
+    assert other.fingerprint == four_bits.fingerprint != tiny_model().fingerprint
+
+
+def test_adapters_train_on_four_bit_weights(four_bits):
+    document = Document("Mira Voss was born in Tarn.", "Mira Voss")
+    augmented = AugmentedDocument(document, (), (QAPair("Where was she born?", "Tarn"),))
+    losses = [
+        LoraTrainer(
+            four_bits,
+            SimpleNamespace(fingerprint="none"),
+            LoraTrainingOptions(learning_rate=1e-2, epochs=n, scheme="recall", dtype="float32"),
+        ).train([augmented])[0][1]
+        for n in (1, 8)
+    ]
+    assert losses[1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("size", [0, 10, 200, 60_000, -1])
+def test_damaged_gguf_files(tmp_path, monkeypatch, size):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    path = write_gguf(gguf_base(), tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes()[:size])
+    count = path.stat().st_size
+    refused(path, ValueError, rf"got a damaged .*tiny\.gguf of {count} bytes .*download it again")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "add", "match"),
+    [
+        ("phi3", lambda w: None, "got architecture 'phi3' .*llama, qwen2.*gemma3"),
+        ("clip", lambda w: None, "got architecture 'clip'"),
+        ("llama", lambda w: w.add_type("adapter"), "got an adapter .*store import"),
+        ("llama", lambda w: w.add_uint16("split.count", 3), "got a part of a model .*--merge"),
+        ("llama", lambda w: w.add_expert_count(8), "got a mixture of experts"),
+    ],
+)
+def test_gguf_files_that_are_no_dense_supported_model(
+    tmp_path, monkeypatch, architecture, add, match
+):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    writer = gguf.GGUFWriter(tmp_path / "other.gguf", architecture)
+    add(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    refused(tmp_path / "other.gguf", ValueError, match)
