@@ -59,6 +59,11 @@ class BaseModel:
         return self.model.config.num_hidden_layers
 
     @property
+    def post_norm(self) -> bool:
+        """Whether a norm stands between down_proj and the residual stream (Gemma 2 and 3)."""
+        return hasattr(self.model.get_submodule("model.layers.0"), "post_feedforward_layernorm")
+
+    @property
     def context_length(self) -> int:
         """Longest input in tokens."""
         return self.model.config.max_position_embeddings
@@ -75,7 +80,8 @@ def load_base_model(
     """Load a frozen base model in evaluation mode.
 
     Args:
-        name: of the catalogue, hub name, local folder, or GGUF file.
+        name: of the catalogue, hub name (`name@revision`: a branch, tag or commit of it), local
+            folder, or GGUF file.
         dtype: `bfloat16`, `float32`, `float16` (overflows in some models), or `auto` (bfloat16;
             float32 on a CPU that computes bfloat16 slowly, where it takes twice the memory).
         device: `cpu`, `cuda`, or `auto` (cuda where there is one).
@@ -94,9 +100,12 @@ def load_base_model(
         raise ValueError(f"got dtype {dtype!r}, expected one of {', '.join(dtypes)}")
     if device == "cpu":
         reuse_freed_memory()
-    source = model_source(name)
+    source, revision = model_source(name), {}
+    if "@" in name and not Path(name).exists():
+        source, _, commit = name.rpartition("@")
+        revision = {"revision": commit}
     with named_errors(name):
-        config = transformers.PreTrainedConfig.get_config_dict(source)[0]
+        config = transformers.PreTrainedConfig.get_config_dict(source, **revision)[0]
         require_supported(name, config)
         # Quantised weights cannot be moved later.
         placed = {"device_map": {"": device}} if config.get("quantization_config") else {}
@@ -105,10 +114,11 @@ def load_base_model(
             dtype=dtypes[dtype],
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are named below
+            **revision,
             **placed,
         )
         require_weights(name, info)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **revision)
     return freeze(name, model if placed else model.to(device), tokenizer)
 
 

@@ -243,3 +243,22 @@ def test_gguf_files_that_are_no_dense_supported_model(
     writer.write_tensors_to_file()
     writer.close()
     refused(tmp_path / "other.gguf", ValueError, match)
+
+
+def test_a_revision_of_a_hub_name(tmp_path, monkeypatch):
+    # The hub's cache as it lies on disk, with two commits and a tag of the older one.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--org--tiny"
+    (model / "refs").mkdir(parents=True)
+    bases = [tiny_model(seed) for seed in (0, 1)]
+    for number, (base, ref) in enumerate(zip(bases, ("v1", "main"), strict=True)):
+        commit = str(number) * 40
+        base.model.save_pretrained(model / "snapshots" / commit)
+        base.tokenizer.save_pretrained(model / "snapshots" / commit)
+        (model / "refs" / ref).write_text(commit)
+    for name, base in (("", bases[1]), ("@v1", bases[0]), ("@" + "0" * 40, bases[0])):
+        loaded = load_base_model("org/tiny" + name, device="cpu")
+        assert loaded.fingerprint == base.fingerprint
+        assert loaded.name == "org/tiny" + name
+    refused("org/tiny@v9", FileNotFoundError, "got no base model at 'org/tiny@v9'")
