@@ -25,7 +25,7 @@ from prag_core.model.checkpoints import (
     require_weights,
 )
 from prag_core.model.gguf_weights import embedded_model_folder, gguf_model_folder
-from prag_core.model.hardware import computes_bfloat16, reuse_freed_memory
+from prag_core.model.hardware import computes_bfloat16, require_device, reuse_freed_memory
 
 CONFIG_KEYS = (
     "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
@@ -84,22 +84,31 @@ def load_base_model(
             folder, or GGUF file.
         dtype: `bfloat16`, `float32`, `float16` (overflows in some models), or `auto` (bfloat16;
             float32 on a CPU that computes bfloat16 slowly, where it takes twice the memory).
-        device: `cpu`, `cuda`, or `auto` (cuda where there is one).
+        device: `cpu`, `cuda`, `cuda:1`, ..., or `auto` (cuda where there is one): one device for
+            the whole model.
 
     Raises:
         ValueError: an architecture or quantisation that is not supported (see README.md in this
-            folder), a weight that is missing or damaged, an unknown dtype, or a folder without
-            tokenizer.
+            folder), a weight that is missing or damaged, an unknown dtype or device, or a folder
+            without tokenizer.
         FileNotFoundError: no such model, folder or file, or a folder without weights.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    require_device(device)
     fast = torch.bfloat16 if computes_bfloat16(device) else torch.float32
     dtypes = {"auto": fast, **DTYPES}
     if dtype not in dtypes:
         raise ValueError(f"got dtype {dtype!r}, expected one of {', '.join(dtypes)}")
     if device == "cpu":
         reuse_freed_memory()
+    return freeze(name, *_read(name, dtypes[dtype], device))
+
+
+def _read(
+    name: str, dtype: torch.dtype, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read model and tokenizer; raises as `load_base_model`."""
     source, revision = model_source(name), {}
     if "@" in name and not Path(name).exists():
         source, _, commit = name.rpartition("@")
@@ -111,7 +120,7 @@ def load_base_model(
         placed = {"device_map": {"": device}} if config.get("quantization_config") else {}
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             source,
-            dtype=dtypes[dtype],
+            dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are named below
             **revision,
@@ -119,7 +128,7 @@ def load_base_model(
         )
         require_weights(name, info)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **revision)
-    return freeze(name, model if placed else model.to(device), tokenizer)
+    return model if placed else model.to(device), tokenizer
 
 
 def model_source(name: str) -> str | Path:

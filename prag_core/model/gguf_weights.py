@@ -108,9 +108,12 @@ def convert_gguf(path: Path, scratch: Path, target: Path) -> None:
     settings = loaded.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "dtype"):
         settings.pop(name, None)
-    # A copy: a model loaded from GGUF refuses save_pretrained.
-    model = type(loaded)(type(loaded.config)(**settings))
-    model.load_state_dict(loaded.state_dict())
+    # Another model of the same tensors: one loaded from GGUF refuses save_pretrained.
+    with torch.device("meta"):
+        model = type(loaded)(type(loaded.config)(**settings))
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
+    del loaded  # or its float32 tensors would stay beside those in bfloat16
     folder = scratch / "folder"
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     model.to(torch.bfloat16).save_pretrained(folder)
