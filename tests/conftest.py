@@ -11,7 +11,8 @@ import torch
 
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
-from prag_core.model.base_model import SUPPORTED, BaseModel
+from prag_core.model.base_model import BaseModel
+from prag_core.model.checkpoints import SUPPORTED
 from tests.fixtures.tiny import family_model, random_adapter, tiny_model
 
 torch.set_num_threads(1)  # waiting for a second thread takes longer than these small products

@@ -12,7 +12,7 @@ from torch import Tensor
 from hypernet.network.checkpoint import Checkpoint, load_checkpoint
 from hypernet.network.encoder import Encoder
 from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
-from prag_core.adapters.low_rank import rank_of_own, reduce_rank
+from prag_core.adapters.low_rank import POST_NORM, rank_of_own, reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.augmentation.augmented import Augmenter
@@ -74,7 +74,8 @@ class HypernetParametrizer:
             base.fingerprint, most, most, ("down_proj",), self.config.layers, dtype
         )
         # In words, since what a budget means is part of what an adapter is.
-        budget = rank and f"{rank} a module, by response of all, the rest passed on"
+        rest = "left out" if base.post_norm else "passed on"
+        budget = rank and f"{rank} a module, by response of all, the rest {rest}"
         self.fingerprint = fingerprint(["hypernet", checkpoint.hash, budget, max_tokens, overlap])
 
     @classmethod
@@ -151,6 +152,8 @@ class HypernetParametrizer:
         }
         metadata = {"document_id": document.id, "title": document.title, "path": "generated",
                     "prompt": self.prompt}  # fmt: skip
+        if self.base.post_norm:
+            metadata[POST_NORM] = "true"
         memory = memory and memory.to("cpu")
         return Adapter(self.spec, tensors, metadata, memory, self.network.shared_count)
 

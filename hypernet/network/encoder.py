@@ -27,6 +27,7 @@ class Encoding:
         embeddings: input embeddings of the tokens, (N, T, H).
         following: input embeddings of the next tokens, (N, T, H).
         mask: tokens that may become rows, (N, T) bool: not padding, not the first, not the last.
+        post_norm: of the base model (see `BaseModel.post_norm`).
     """
 
     keys: Tensor
@@ -34,6 +35,7 @@ class Encoding:
     embeddings: Tensor
     following: Tensor
     mask: Tensor
+    post_norm: bool = False
 
 
 class Encoder:
@@ -86,6 +88,7 @@ class Encoder:
             # What wraps around stands in the last column, which is no row in any document.
             following=embeddings.roll(-1, 1),  # (N, T, H)
             mask=(position > 0) & (position < lengths[:, None] - 1),  # (N, T)
+            post_norm=self.base.post_norm,
         )
 
     @torch.no_grad()

@@ -154,7 +154,8 @@ class RidgeHead(nn.Module):
         values = stack(values, group)  # (G, L, M T, H)
         a = self.addresses(keys)
         if rank:
-            values = project(values, a, keys, rank_of_own(rank, self.shared_count))
+            own = rank_of_own(rank, self.shared_count)
+            values = project(values, a, keys, own, feedback=not encoding.post_norm)
         shared_a, shared_b = self.shared()
         count = (len(a), -1, -1, -1)
         return Rows(

@@ -12,6 +12,7 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.ridge_memory import RidgeMemory
 
 PASSED_ON = 0.6  # of what a module of a smaller rank leaves out
+POST_NORM = "post_norm"  # metadata of an adapter whose base model norms what an FFN writes
 
 
 def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
@@ -22,10 +23,10 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
     nearest of rank r (reduced-rank regression, Izenman, 1975). Tokens with like values so share a
     row, and none is dropped. The modules share one budget, `rank` times their number (as in
     AdaLoRA, Zhang et al., 2023; see `keep_largest`), and what one leaves out is passed on to the
-    next (see `cut`). Of the rows that all documents share, `rank_of_shared` a module are kept,
-    those that answer most to whitened inputs. The keys are gone afterwards: in a merge such an
-    adapter is summed, not solved again. Of any other adapter dW is truncated module by module
-    (Eckart and Young, 1936).
+    next, unless its metadata says `POST_NORM` (see `cut`). Of the rows that all documents share,
+    `rank_of_shared` a module are kept, those that answer most to whitened inputs. The keys are gone
+    afterwards: in a merge such an adapter is summed, not solved again. Of any other adapter dW is
+    truncated module by module (Eckart and Young, 1936).
 
     Raises:
         ValueError: no row is left for the document.
@@ -37,7 +38,7 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
     split = [adapter.split(path) for path in adapter.tensors]
     own = [(a.float(), b.float()) for (a, b), _ in split]  # L of (R, I), (O, R)
     if memory is not None:
-        own = _by_response(own, memory, own_rank)
+        own = _by_response(own, memory, own_rank, POST_NORM not in adapter.metadata)
     else:
         own = [_truncated(a, b, own_rank) for a, b in own]
     tensors = {}
@@ -72,19 +73,21 @@ def rank_of_own(rank: int, shared: int) -> int:
 
 
 def _by_response(
-    pairs: list[tuple[Tensor, Tensor]], memory: RidgeMemory, rank: int
+    pairs: list[tuple[Tensor, Tensor]], memory: RidgeMemory, rank: int, feedback: bool
 ) -> list[tuple[Tensor, Tensor]]:
     """Return every module's rows (r, I) and directions (O, r), `rank` the mean of all r."""
     values = torch.stack([b.mT for _, b in pairs])  # (L, R, O)
     answers = torch.stack([memory.answers(module) for module in range(len(pairs))])  # (L, R, R)
     kept = []
-    for (a, _), (v, left, growth) in zip(pairs, cut(values, answers, rank), strict=True):
+    for (a, _), (v, left, growth) in zip(pairs, cut(values, answers, rank, feedback), strict=True):
         left = left[:, left.any(0)]  # (O, r)
         kept.append(((v @ left).mT @ a, growth * left))  # (r, I), (O, r)
     return kept
 
 
-def cut(values: Tensor, answers: Tensor, rank: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def cut(
+    values: Tensor, answers: Tensor, rank: int, feedback: bool = True
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield every module's values V (..., R, O), directions U (..., O, M) and growth (...).
 
     What is left of V is growth V U U'. All modules write to one residual stream, so that a share
@@ -96,6 +99,9 @@ def cut(values: Tensor, answers: Tensor, rank: int) -> Iterator[tuple[Tensor, Te
         values: of all modules, (..., L, R, O); row t of each is the same token's.
         answers: A K', what each row says to each key, (..., L, R, R); responses Y are V' A K'.
         rank: directions kept a module, on average; U is 0 where none is.
+        feedback: pass on what is left out. False where a norm stands behind down_proj (Gemma 2 and
+            3): each layer then scales its directions by itself before the stream gets them, so that
+            a later one would not say what an earlier one leaves out.
     """
     with torch.no_grad():
         energies = response_directions(values.mT @ answers)[1]
@@ -104,7 +110,7 @@ def cut(values: Tensor, answers: Tensor, rank: int) -> Iterator[tuple[Tensor, Te
         growth = (energies.sum(-1) / held).clamp(min=1).sqrt()
     left_out = torch.zeros_like(values[..., 0, :, :])
     for index in range(values.shape[-3]):
-        v = values[..., index, :, :] + PASSED_ON * left_out
+        v = values[..., index, :, :] + (PASSED_ON * left_out if feedback else 0)
         with torch.no_grad():
             left = response_directions(v.mT @ answers[..., index, :, :])[0]
             left = left * marked[..., index, None, :]
@@ -139,7 +145,7 @@ def keep_largest(energies: Tensor, rank: int) -> Tensor:
     return kept.scatter(-1, flat.topk(most).indices, True).view_as(energies)
 
 
-def project(values: Tensor, a: Tensor, keys: Tensor, rank: int) -> Tensor:
+def project(values: Tensor, a: Tensor, keys: Tensor, rank: int, feedback: bool = True) -> Tensor:
     """Return what `reduce_rank` leaves of values (G, L, R, H), as values.
 
     Args:
@@ -147,12 +153,13 @@ def project(values: Tensor, a: Tensor, keys: Tensor, rank: int) -> Tensor:
         a: addresses A, (G, L, R, I).
         keys: K, (G, L, R, I); the responses are V' A K'.
         rank: directions kept a layer, on average over the L layers.
+        feedback: as in `cut`.
     """
     with torch.autocast(values.device.type, enabled=False):
         answers = a @ keys.float().mT  # (G, L, R, R)
         kept = [
             growth[..., None, None] * (v @ left) @ left.mT
-            for v, left, growth in cut(values.float(), answers, rank)
+            for v, left, growth in cut(values.float(), answers, rank, feedback)
         ]
     return torch.stack(kept, 1).to(values.dtype)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prag_core.model.base_model import SUPPORTED
 from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME, SOURCES, cache_folder
+from prag_core.model.checkpoints import SUPPORTED
 from prag_core.model.gguf_weights import embedded_model_folder, is_complete
 
 

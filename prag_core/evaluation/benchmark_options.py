@@ -93,14 +93,14 @@ class BenchmarkModel:
 
     Attributes:
         name: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
-        dtype: `auto` (see `load_base_model`), `bfloat16` or `float32`.
+        dtype: `auto` (see `load_base_model`), `bfloat16`, `float16` or `float32`.
         hypernet: checkpoint of the generated path; no such cells when empty.
         rank: of the trained path; that of `training` when 0.
         epochs: of the trained path, by name of the question set, before the set's own.
     """
 
     name: str = EMBEDDED_NAME
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     hypernet: str = ""
     rank: int = 0
     epochs: dict[str, int] = field(default_factory=dict)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +17,16 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prag_core.adapters.adapter import FFN_MODULES, fingerprint
+from prag_core.adapters.adapter import DTYPES, FFN_MODULES, fingerprint
 from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME
+from prag_core.model.checkpoints import (
+    named_errors,
+    require_supported,
+    require_weights,
+)
 from prag_core.model.gguf_weights import embedded_model_folder, gguf_model_folder
-from prag_core.model.hardware import computes_bfloat16, reuse_freed_memory
+from prag_core.model.hardware import computes_bfloat16, require_device, reuse_freed_memory
 
-SUPPORTED = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
 CONFIG_KEYS = (
     "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
     "num_attention_heads", "num_key_value_heads", "hidden_act", "rms_norm_eps",
@@ -56,6 +59,11 @@ class BaseModel:
         return self.model.config.num_hidden_layers
 
     @property
+    def post_norm(self) -> bool:
+        """Whether a norm stands between down_proj and the residual stream (Gemma 2 and 3)."""
+        return hasattr(self.model.get_submodule("model.layers.0"), "post_feedforward_layernorm")
+
+    @property
     def context_length(self) -> int:
         """Longest input in tokens."""
         return self.model.config.max_position_embeddings
@@ -72,35 +80,55 @@ def load_base_model(
     """Load a frozen base model in evaluation mode.
 
     Args:
-        name: of the catalogue, hub name, local folder, or GGUF file.
-        dtype: `bfloat16`, `float32`, or `auto` (bfloat16; float32 on a CPU that computes bfloat16
-            slowly, where it takes twice the memory).
-        device: `cpu`, `cuda`, or `auto` (cuda where there is one).
+        name: of the catalogue, hub name (`name@revision`: a branch, tag or commit of it), local
+            folder, or GGUF file.
+        dtype: `bfloat16`, `float32`, `float16` (overflows in some models), or `auto` (bfloat16;
+            float32 on a CPU that computes bfloat16 slowly, where it takes twice the memory).
+        device: `cpu`, `cuda`, `cuda:1`, ..., or `auto` (cuda where there is one): one device for
+            the whole model.
 
     Raises:
-        ValueError: an architecture without gate, up and down projections, an unknown dtype, or a
-            folder without tokenizer.
+        ValueError: an architecture or quantisation that is not supported (see README.md in this
+            folder), a weight that is missing or damaged, an unknown dtype or device, or a folder
+            without tokenizer.
         FileNotFoundError: no such model, folder or file, or a folder without weights.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    require_device(device)
     fast = torch.bfloat16 if computes_bfloat16(device) else torch.float32
-    dtypes = {"auto": fast, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    dtypes = {"auto": fast, **DTYPES}
     if dtype not in dtypes:
         raise ValueError(f"got dtype {dtype!r}, expected one of {', '.join(dtypes)}")
     if device == "cpu":
         reuse_freed_memory()
-    source = model_source(name)
-    with _named_errors(name):
-        architecture = transformers.PreTrainedConfig.get_config_dict(source)[0].get("model_type")
-        if architecture not in SUPPORTED:
-            raise ValueError(
-                f"got architecture {architecture!r} ({name}), expected one with gate, up and down "
-                f"projections: one of {', '.join(SUPPORTED)}"
-            )
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtypes[dtype])
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    return freeze(name, model.to(device), tokenizer)
+    return freeze(name, *_read(name, dtypes[dtype], device))
+
+
+def _read(
+    name: str, dtype: torch.dtype, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read model and tokenizer; raises as `load_base_model`."""
+    source, revision = model_source(name), {}
+    if "@" in name and not Path(name).exists():
+        source, _, commit = name.rpartition("@")
+        revision = {"revision": commit}
+    with named_errors(name):
+        config = transformers.PreTrainedConfig.get_config_dict(source, **revision)[0]
+        require_supported(name, config)
+        # Quantised weights cannot be moved later.
+        placed = {"device_map": {"": device}} if config.get("quantization_config") else {}
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
+            **revision,
+            **placed,
+        )
+        require_weights(name, info)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **revision)
+    return model if placed else model.to(device), tokenizer
 
 
 def model_source(name: str) -> str | Path:
@@ -122,6 +150,10 @@ def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             "end with it: set eos_token in its tokenizer_config.json"
         )
     model.eval().requires_grad_(False)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would pack a layer's weights anew when it first runs, for all threads.
+            module.support_avx512bf16_for_cpu = False
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     tokenizer.padding_side = "left"
     if backend := getattr(tokenizer, "backend_tokenizer", None):  # each call would restore these
@@ -149,12 +181,17 @@ def _contiguous(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
 def model_fingerprint(model: PreTrainedModel) -> str:
     """Hash the architecture and evenly spaced values of every weight tensor (16 hex digits).
 
-    The values are rounded to bfloat16 first: one checkpoint has one fingerprint in any dtype.
+    The values are rounded to bfloat16 first: one checkpoint has one fingerprint in any dtype. Of
+    quantised weights the scales count as well, which are no parameters: two quantisations of one
+    model may differ in them alone.
     """
     digest = hashlib.blake2b(digest_size=8)
     config = {key: getattr(model.config, key, None) for key in CONFIG_KEYS}
     digest.update(fingerprint(config).encode())
-    for key, weight in sorted(model.named_parameters(), key=lambda item: item[0]):
+    weights = dict(model.named_parameters())
+    if getattr(model.config, "quantization_config", None):
+        weights = model.state_dict() | weights  # references, no copies
+    for key, weight in sorted(weights.items()):
         flat = weight.detach().flatten()
         index = torch.arange(SAMPLES, device=flat.device) * (flat.numel() - 1) // (SAMPLES - 1)
         sample = flat[index].to(torch.bfloat16).view(torch.int16).cpu()
@@ -183,16 +220,3 @@ def ffn_linears(
 def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token before documents and plain text: bos, or eos where there is none."""
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-
-
-@contextmanager
-def _named_errors(name: str) -> Iterator[None]:
-    """Turn transformers' OSError for a missing config, weight or tokenizer file into ours."""
-    try:
-        yield
-    except OSError as error:
-        raise FileNotFoundError(
-            f"got no base model at {name!r}, expected a hub name, a local folder with config, "
-            f"weights and tokenizer, a .gguf file or one of {', '.join(CATALOGUE)}: check the "
-            f"name ({str(error).splitlines()[0]})"
-        ) from error

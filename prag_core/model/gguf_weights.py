@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prag_core.model import catalogue
+from prag_core.model.checkpoints import SUPPORTED, require_weights
 
 
 def embedded_model_folder(name: str, sources: Sequence[str] = catalogue.SOURCES) -> Path:
@@ -28,10 +29,54 @@ def embedded_model_folder(name: str, sources: Sequence[str] = catalogue.SOURCES)
 
 
 def gguf_model_folder(path: Path) -> Path:
-    """Return the cached folder of a GGUF file; convert it on first use."""
+    """Return the cached folder of a GGUF file; convert it on first use.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or a model that is not supported.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"got no file at {path}, expected a GGUF model: check the path")
-    return _converted(f"{path.stem}-{catalogue.file_sha256(path)[:16]}", lambda scratch: path)
+
+    def checked(scratch: Path) -> Path:
+        require_model(path)
+        return path
+
+    return _converted(f"{path.stem}-{catalogue.file_sha256(path)[:16]}", checked)
+
+
+def require_model(path: Path) -> None:
+    """Raise ValueError unless a GGUF file is whole, and one language model that is supported."""
+    from gguf import GGUFReader  # deferred: slow to import
+
+    try:
+        fields = GGUFReader(path).fields
+    except Exception as error:  # a damaged file ends in whatever its next bytes happen to mean
+        raise ValueError(
+            f"got a damaged {path} of {path.stat().st_size} bytes ({error}), expected a GGUF "
+            "model: download it again"
+        ) from error
+    facts = {}  # as bytes
+    for key in ("general.architecture", "general.type", "split.count"):
+        if (field := fields.get(key)) is not None:
+            facts[key] = field.parts[field.data[0]].tobytes()
+    architecture = facts.get("general.architecture", b"").decode()
+    supported = [name.removesuffix("_text") for name in SUPPORTED]
+    experts = fields.get(f"{architecture}.expert_count")
+    for wrong, got, remedy in (
+        (facts.get("general.type") == b"adapter", "an adapter",
+         "import it with `store import --format gguf`"),
+        (int.from_bytes(facts.get("split.count", b""), "little") > 1, "a part of a model",
+         "join the parts with `llama-gguf-split --merge`"),
+        (architecture not in supported, f"architecture {architecture!r}", "take one of those"),
+        (experts is not None and experts.parts[experts.data[0]][0] > 0, "a mixture of experts",
+         "take a dense model"),
+    ):  # fmt: skip
+        if wrong:
+            raise ValueError(
+                f"got {got} ({path}), expected a whole GGUF model of architecture "
+                f"{', '.join(supported)}: {remedy}"
+            )
 
 
 def _converted(name: str, gguf: Callable[[Path], Path]) -> Path:
@@ -53,16 +98,22 @@ def is_complete(folder: Path) -> bool:
 def convert_gguf(path: Path, scratch: Path, target: Path) -> None:
     """Dequantise a GGUF file into a transformers folder, written in `scratch`, then renamed."""
     source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    loaded, info = AutoModelForCausalLM.from_pretrained(
+        **source, dtype=torch.float32, output_loading_info=True
+    )
+    require_weights(path.name, info)
     tokenizer = AutoTokenizer.from_pretrained(**source)
     if isinstance(end := loaded.config.eos_token_id, int):  # some releases name another token
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     settings = loaded.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "dtype"):
         settings.pop(name, None)
-    # A copy: a model loaded from GGUF refuses save_pretrained.
-    model = type(loaded)(type(loaded.config)(**settings))
-    model.load_state_dict(loaded.state_dict())
+    # Another model of the same tensors: one loaded from GGUF refuses save_pretrained.
+    with torch.device("meta"):
+        model = type(loaded)(type(loaded.config)(**settings))
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
+    del loaded  # or its float32 tensors would stay beside those in bfloat16
     folder = scratch / "folder"
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     model.to(torch.bfloat16).save_pretrained(folder)

@@ -29,6 +29,18 @@ def computes_bfloat16(device: str | torch.device) -> bool:
     return any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
 
 
+def require_device(device: str) -> None:
+    """Raise ValueError unless a name is that of one device that is there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"got device {device!r}, expected auto, cpu, or cuda or cuda:0, ... where there is "
+            "such a GPU (one device: a model is not spread over several): correct `device` "
+            f"({str(error).splitlines()[0][:80]})"
+        ) from error
+
+
 def reuse_freed_memory() -> None:
     """Tell glibc to keep freed memory instead of giving it back to the system (Linux only).
 

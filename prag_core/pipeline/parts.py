@@ -77,7 +77,7 @@ class Setup:
 
     Attributes:
         base_model: embedded (see `prag models`), hub name, local folder or GGUF file.
-        dtype: `auto` (see `load_base_model`), `bfloat16` or `float32`.
+        dtype: `auto` (see `load_base_model`), `bfloat16`, `float16` or `float32`.
         device: `auto`, `cpu` or `cuda`.
         path: who makes the adapters: `trained` (one small training a document), `generated`
             (one forward pass of a hypernetwork, which must be of this base model), or a name that
@@ -98,7 +98,7 @@ class Setup:
     """
 
     base_model: str = EMBEDDED_NAME
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = "auto"
     path: str = "auto"
     hypernet: str = "smollm2-135m-ridge"

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from prag_core.adapters.adapter import AdapterSpec
-from prag_core.adapters.low_rank import PASSED_ON, rank_of_shared, reduce_rank
+from prag_core.adapters.low_rank import PASSED_ON, POST_NORM, rank_of_shared, reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
-from tests.fixtures.tiny import random_adapter
+from tests.fixtures.tiny import family_model, random_adapter
 
 SHARED = 3
 BUDGET = 6 + 1  # of the shared rows one is kept
@@ -58,6 +58,29 @@ def test_responses_are_the_nearest_of_that_budget(memory):
         left_out = b - left[:, :rank] @ left[:, :rank].mT @ b
     kept = min(float(s[rank - 1]) for s, rank in zip(shares, ranks, strict=True) if rank > 1)
     assert kept >= 0.99 * max(float(s[rank]) for s, rank in zip(shares, ranks, strict=True))
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text"])
+def test_nothing_is_passed_on_through_a_norm_behind_the_ffn(family, tmp_path):
+    base = family_model(family)
+    made = parametrizer(base, tmp_path)
+    adapter = made.parametrize(DOCUMENTS[:1])[0]
+    assert (POST_NORM in adapter.metadata) == base.post_norm == (family != "gemma")
+    reduced = reduce_rank(adapter, BUDGET)
+    inside = True  # what a later layer keeps lies in its own values, with nothing of others
+    for path in adapter.spec.paths():
+        values, kept = (own(x, path).double() for x in (adapter, reduced))
+        left = torch.linalg.svd(kept)[0][:, : torch.linalg.matrix_rank(kept, rtol=1e-4)]
+        shown = left @ (left.mT @ values)
+        growth = kept.norm() / shown.norm()
+        inside &= bool((kept - growth * shown).norm() < 1e-3 * kept.norm())
+    assert inside == base.post_norm
+    with torch.no_grad():  # the training sees the same
+        encoding = made.encoder(*pad(made._chunks(DOCUMENTS[0]), 0, 32))
+        rows = made.network(encoding, rank=BUDGET)
+    for index, path in enumerate(adapter.spec.paths()):
+        seen = (rows.b[0, index, :-SHARED].mT @ rows.a[0, index, :-SHARED]).double()
+        assert (seen - own(reduced, path)).norm() < 0.02 * seen.norm()
 
 
 def test_layers_share_the_budget(memory):

@@ -112,7 +112,7 @@ def test_missing_folder_and_missing_weights(tmp_path):
 
 
 def test_unknown_dtype_is_refused():
-    with pytest.raises(ValueError, match="got dtype 'int8', expected one of auto, bfloat16"):
+    with pytest.raises(ValueError, match="got dtype 'int8', expected one of auto, float32"):
         load_base_model("any", dtype="int8")
 
 

@@ -7,7 +7,7 @@ import torch
 
 import hypernet.cli
 import prag_core.cli
-from prag_core.model.hardware import is_out_of_memory
+from prag_core.model.hardware import is_out_of_memory, require_device
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
 
@@ -19,6 +19,14 @@ def test_signs_of_memory_that_ran_out():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize("device", ["gpu", "balanced", "", "cuda:99", "meta0"])
+def test_a_device_that_is_not_there(device):
+    for name in ("cpu", "cpu:0"):
+        require_device(name)
+    with pytest.raises(ValueError, match=f"got device '{device}', expected auto, cpu, or cuda"):
+        require_device(device)
 
 
 @pytest.mark.parametrize(
