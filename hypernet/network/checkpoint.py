@@ -98,8 +98,8 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
         raise ValueError(
             f"got a checkpoint for base model {record['base_model']!r} "
             f"({record['base_fingerprint']}), expected one for {base.name!r} "
-            f"({base.fingerprint}): load its base model, or train a checkpoint with "
-            "`python -m hypernet fit --model.base_model ...`"
+            f"({base.fingerprint}): train adapters on this one with `--path trained`, load its "
+            "base model, or train a checkpoint with `python -m hypernet fit --model.base_model ...`"
         )
     config = network_config(folder / CONFIG, record["network"])
     inputs, hidden = base.module_shape("down_proj")  # I, H
