@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, get_type_hints
 
-from prag_core.files import FAILURES
+from prag_core.files import FAILURES, sentence
 from prag_core.terminal import standard_streams
 
 if TYPE_CHECKING:
@@ -120,8 +120,14 @@ def run_function(program: str, command: Command, words: Sequence[str]) -> None:
     """Parse the options of a command and call its function."""
     _require_current_folder()
     function, parser = build_parser(program, command)
-    # Wrong options end here, with argparse's own message and status 2.
-    call(function, parser.instantiate(parser.parse_args(list(words))))
+    try:  # wrong options end here, with argparse's own message and status 2
+        options = parser.parse_args(list(words))
+    except (UnicodeDecodeError, RecursionError) as error:  # the parser passes these
+        raise ValueError(
+            f"got a --config file that cannot be read ({error}), expected YAML in UTF-8 that does "
+            "not refer to itself: save it so"
+        ) from error
+    call(function, parser.instantiate(options))
 
 
 def pick_command(
@@ -242,7 +248,7 @@ def run_command(program: str, command: Callable[[], object], memory_hint: str) -
     except (ValueError, OSError, KeyError) as error:
         if type(error) is KeyError:  # a defect; the store's own kind has a message
             raise
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {sentence(error)}", file=sys.stderr)
         return 1 if getattr(error, "errno", None) in FAILURES else 2
     except (RuntimeError, MemoryError) as error:
         from prag_core.model.hardware import is_out_of_memory  # torch is loaded by now
