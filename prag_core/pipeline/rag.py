@@ -363,8 +363,8 @@ class ParametricRAG:
         if document_ids is None:
             if not self.documents:
                 raise ValueError(
-                    f"got no documents in {self.store.path}, expected some: add them first "
-                    "(`add_documents`, `prag parametrize`); adapters that are there are kept"
+                    "got no documents, expected some: add them first (`add_documents`, `prag "
+                    "parametrize`); what the store has of their adapters is kept"
                 )
             hits = self.retrieve(questions, k, where, among)
             return self._with_adapters(hits, questions, k, where, among, mode)
