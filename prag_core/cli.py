@@ -5,15 +5,16 @@ Arguments go in, an exit status comes out. Every option is a parameter of the co
 a YAML file given with --config. Only the command that was asked for is imported: `prag --help`
 loads no other package.
 
-Environments. Variables that are read: PRAG_CACHE, else XDG_CACHE_HOME/prag, else ~/.cache/prag (base
-models and corpora; it may be read-only once a model is in it); PRAG_API_KEY (`prag serve`);
+Environments. Variables that are read: PRAG_CACHE, else XDG_CACHE_HOME/prag, else ~/.cache/prag
+(base models and corpora; it may be read-only once a model is in it); PRAG_API_KEY (`prag serve`);
 PIP_INDEX_URL, UV_DEFAULT_INDEX and UV_INDEX_URL (where wheels come from without pip); and those of
-the libraries, such as HF_HOME, HF_HUB_OFFLINE, HTTPS_PROXY, OMP_NUM_THREADS. A store that cannot be
-written is answered from, listed, verified and exported; changes of it are refused. Exit statuses: 0;
-1 where the machine failed (memory, disk, open files, a lock that others keep); 2 for input or
-options that are wrong, with "got ..., expected ...: remedy"; 130 after Ctrl-C and 143 after SIGTERM,
-what is finished being kept (`prag serve` ends either with what runs, and 0); 141 where the reader of
-a pipe has gone.
+the libraries, such as HF_HOME, HF_HUB_OFFLINE, HTTPS_PROXY and OMP_NUM_THREADS. A store that cannot
+be written is answered from, listed, verified and exported; changes of it are refused.
+
+Exit statuses: 0; 1 where the machine failed (memory, disk, open files, a lock that others keep); 2
+for wrong input or options, with "got ..., expected ...: remedy"; 130 after Ctrl-C and 143 after
+SIGTERM, what is finished being kept (`prag serve` first ends what runs); 141 where the reader of a
+pipe has gone.
 """
 
 from __future__ import annotations
