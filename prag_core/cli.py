@@ -4,6 +4,17 @@ Arguments go in, an exit status comes out. Every option is a parameter of the co
 (one file each in prag_core/commands/) or a field of `Setup` (pipeline/parts.py), and may stand in
 a YAML file given with --config. Only the command that was asked for is imported: `prag --help`
 loads no other package.
+
+Environments. Variables that are read: PRAG_CACHE, else XDG_CACHE_HOME/prag, else ~/.cache/prag
+(base models and corpora; it may be read-only once a model is in it); PRAG_API_KEY (`prag serve`);
+PIP_INDEX_URL, UV_DEFAULT_INDEX and UV_INDEX_URL (where wheels come from without pip); and those of
+the libraries, such as HF_HOME, HF_HUB_OFFLINE, HTTPS_PROXY and OMP_NUM_THREADS. A store that cannot
+be written is answered from, listed, verified and exported; changes of it are refused.
+
+Exit statuses: 0; 1 where the machine failed (memory, disk, open files, a lock that others keep); 2
+for wrong input or options, with "got ..., expected ...: remedy"; 130 after Ctrl-C and 143 after
+SIGTERM, what is finished being kept (`prag serve` first ends what runs); 141 where the reader of a
+pipe has gone.
 """
 
 from __future__ import annotations
@@ -16,7 +27,7 @@ from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, get_type_hints
 
-from prag_core.files import FAILURES
+from prag_core.files import FAILURES, sentence
 from prag_core.terminal import standard_streams
 
 if TYPE_CHECKING:
@@ -121,8 +132,14 @@ def run_function(program: str, command: Command, words: Sequence[str]) -> None:
     """Parse the options of a command and call its function."""
     _require_current_folder()
     function, parser = build_parser(program, command)
-    # Wrong options end here, with argparse's own message and status 2.
-    call(function, parser.instantiate(parser.parse_args(list(words))))
+    try:  # wrong options end here, with argparse's own message and status 2
+        options = parser.parse_args(list(words))
+    except (UnicodeDecodeError, RecursionError) as error:  # the parser passes these
+        raise ValueError(
+            f"got a --config file that cannot be read ({error}), expected YAML in UTF-8 that does "
+            "not refer to itself: save it so"
+        ) from error
+    call(function, parser.instantiate(options))
 
 
 def pick_command(
@@ -243,7 +260,7 @@ def run_command(program: str, command: Callable[[], object], memory_hint: str) -
     except (ValueError, OSError, KeyError) as error:
         if type(error) is KeyError:  # a defect; the store's own kind has a message
             raise
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {sentence(error)}", file=sys.stderr)
         return 1 if getattr(error, "errno", None) in FAILURES else 2
     except (RuntimeError, MemoryError) as error:
         from prag_core.model.hardware import is_out_of_memory  # torch is loaded by now

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, and what errors of the disk mean."""
+"""Files: whole or not at all, and what errors of the disk mean, in words for users."""
 
 from __future__ import annotations
 
@@ -25,6 +25,23 @@ def write_json(path: Path, value: object) -> None:
 def json_bytes(text: str) -> bytes:
     """Encode JSON as UTF-8; half a character (of a file's name, say) becomes JSON's escape."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def sentence(error: Exception) -> str:
+    """Say what an error means: got, expected and remedy, also where the system raised it."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.strerror.startswith("got "):  # ours: the number in front is for programs
+        return error.strerror
+    if is_full(error):
+        return FULL.format(error.filename or "a file")
+    if error.filename is None:  # of a network, say
+        return str(error)
+    name = os.fsdecode(error.filename)
+    return (
+        f"got {name!r} ({error.strerror}), expected a path that can be read and written: choose "
+        "another, or change its permissions"
+    )
 
 
 def is_full(error: BaseException) -> bool:

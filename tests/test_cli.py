@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from prag_core import cli
+from prag_core.corpus.documents import read_documents
 from tests.fixtures.command_line import run
 
 HEAVY = {"torch", "transformers", "lightning", "datasets", "matplotlib", "peft", "jsonargparse"}
@@ -72,6 +73,34 @@ def test_words_may_be_left_out_and_switches_take_no_value():
     assert (options.action, options.fast) == ("fetch", True)
     with pytest.raises(SystemExit):
         parser.parse_args(["burn"])
+
+
+@pytest.mark.parametrize("content", [b"k: caf\xe9", "k: 2".encode("utf-16"), b"a: &x [*x]"])
+def test_a_configuration_that_cannot_be_read_is_refused_in_words(content, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    assert run("answer", "Who?", f"--config={path}") == 2
+    assert "prag answer: got a --config file that cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "- k", "kk: 3", "k: many", "training:\n  epochz: 3", None])
+def test_a_wrong_configuration_is_refused(content, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as exit:
+        run("answer", "Who?", f"--config={path}")
+    assert exit.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.txt").write_text("A text.")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="got '', which does not exist"):
+        read_documents("")
+    assert run("store", "list", "--path=") == 2
+    assert "got an empty path" in capsys.readouterr().err
 
 
 def test_a_defect_keeps_its_stack_trace():

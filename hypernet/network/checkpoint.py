@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from hypernet.network.config import NetworkConfig
@@ -75,7 +75,7 @@ def save_checkpoint(
     }
     # Under a temporary name first: a reader meets the old file or the new one, never half of it.
     scratch = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(tensors, scratch, metadata={"format": "pt"})
+    scratch.write_bytes(save(tensors, metadata={"format": "pt"}))  # save_file: for one user alone
     scratch.replace(folder / WEIGHTS)
     write_json(folder / CONFIG, record)
     return folder
@@ -98,8 +98,8 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
         raise ValueError(
             f"got a checkpoint for base model {record['base_model']!r} "
             f"({record['base_fingerprint']}), expected one for {base.name!r} "
-            f"({base.fingerprint}): load its base model, or train a checkpoint with "
-            "`python -m hypernet fit --model.base_model ...`"
+            f"({base.fingerprint}): train adapters on this one with `--path trained`, load its "
+            "base model, or train a checkpoint with `python -m hypernet fit --model.base_model ...`"
         )
     config = network_config(folder / CONFIG, record["network"])
     inputs, hidden = base.module_shape("down_proj")  # I, H

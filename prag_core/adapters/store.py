@@ -68,6 +68,8 @@ class AdapterStore:
             OSError: the folder cannot be made or written.
             ValueError: a foreign or damaged folder, or one of another format.
         """
+        if not str(path):  # Path("") is the current folder
+            raise ValueError("got an empty path, expected the folder of a store: name one")
         self.path = Path(path)
         # The header is written last: without it the store was never whole, and is made again.
         if not (self.path / HEADER).exists():
@@ -349,7 +351,7 @@ def _create(path: Path) -> None:
 
 
 def _require_format(path: Path) -> None:
-    header: object = (path / HEADER).read_text("utf-8")
+    header: object = (path / HEADER).read_text("utf-8", "backslashreplace")
     with suppress(ValueError):  # a text that is no JSON is named as it is
         header = json.loads(str(header))
     if header != FORMAT:

@@ -49,7 +49,10 @@ DENIED = (
     "got {}, which cannot be opened or cannot be written, expected a folder that can: change its "
     "permissions, choose another path, or open the store with readonly=True"
 )
-BUSY = "got {}, expected its turn: another process changes it for too long: end it and try again"
+BUSY = (
+    f"got {{}} for {PATIENCE:g} seconds, expected its turn: another process changes it, let it end "
+    "or end it, and try again"
+)
 MEANINGS = dict.fromkeys(ROOMLESS, FULL) | {ETIMEDOUT: BUSY}
 MEANINGS |= dict.fromkeys((EROFS, EACCES, EPERM, EEXIST, ENOTDIR), DENIED)
 # SQLite says the same in words; its own codes are there from Python 3.11 on.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -42,7 +44,7 @@ def answer(
     """
     # Standard input may hold thousands of questions: the model is loaded once for all of them.
     problems: list[str] = []
-    questions = list(_lines(problems)) if question == "-" else [question]
+    questions = list(_lines(problems)) if question == "-" else [_as_utf8(question)]
     for text in questions:
         require_text("question", text)
     if problems and not questions:
@@ -76,6 +78,13 @@ def _lines(problems: list[str]) -> Iterator[str]:
     for _, line in text_lines("standard input", io.BytesIO(content), reject):
         if line.strip():
             yield line.strip()
+
+
+def _as_utf8(word: str) -> str:
+    """Read a word of the command line as UTF-8, if it is, whatever encoding the locale names."""
+    with suppress(UnicodeError):
+        return os.fsencode(word).decode("utf-8")
+    return word
 
 
 def _write_with_config(path: Path, rows: list[dict], setup: Setup) -> None:

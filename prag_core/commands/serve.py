@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from dataclasses import replace
@@ -85,6 +86,7 @@ def serve(
         raise ValueError(
             "got path trained, expected generated: documents are trained as jobs, see POST /v1/jobs"
         )
+    _require_port(host, port)  # before the model is loaded
     name = model_name or setup.base_model.rstrip("/").rsplit("/", 1)[-1]
     write_json_logs()  # before anything is loaded, which logs too
     metrics = Metrics()
@@ -107,6 +109,18 @@ def serve(
             uvicorn.Server(config).run()
         finally:  # also where the service could not start: the thread would go on
             engine.close(grace)
+
+
+def _require_port(host: str, port: int) -> None:
+    """Raise ValueError where nothing can listen: the port is taken, or the address not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"got {host}:{port}, where no server can listen ({error}), expected a free port of "
+            "this machine: name another --port or --host, or end the program that has it"
+        ) from error
 
 
 class JsonFormatter(logging.Formatter):

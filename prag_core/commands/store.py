@@ -55,6 +55,12 @@ def store(
     """
     if action == "reindex":  # works where the index cannot be opened
         print(f"{reindex(path)} adapters in the index of {path}")
+        with AdapterStore(path) as opened:
+            if len(opened) and not opened.stats()["records"]:
+                print(
+                    "the texts of the documents were in the old index alone: run `prag parametrize`"
+                    " with the same documents; their adapters are kept"
+                )
         return
     readonly = None if action in READING else False
     if action != "import":

@@ -194,9 +194,9 @@ def iter_documents(
     if str(source) == "-":
         return _stdin_documents(sys.stdin.buffer.read(), reject, encoding)
     path = Path(source)
-    if not path.exists():
+    if not str(source) or not path.exists():  # Path("") is the current folder
         raise FileNotFoundError(
-            f"got {path}, which does not exist, expected a file or folder of documents, "
+            f"got {str(source)!r}, which does not exist, expected a file or folder of documents, "
             'or "-" for standard input: check the path'
         )
     if path.is_dir():

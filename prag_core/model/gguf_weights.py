@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from errno import EACCES
 from pathlib import Path
 
 import torch
@@ -87,6 +88,9 @@ def _converted(name: str, gguf: Callable[[Path], Path]) -> Path:
             if not is_complete(target):  # else another process has made it meanwhile
                 convert_gguf(gguf(scratch), scratch, target)
             shutil.rmtree(scratch)
+    for file in target.iterdir():
+        if not os.access(file, os.R_OK):  # transformers would say that it is not there
+            raise PermissionError(EACCES, os.strerror(EACCES), str(file))
     return target
 
 
@@ -118,4 +122,7 @@ def convert_gguf(path: Path, scratch: Path, target: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # safetensors writes for its user alone, but a cache may be shared.
+    for file in folder.iterdir():
+        file.chmod((folder / "config.json").stat().st_mode)
     os.rename(folder, target)

@@ -371,7 +371,10 @@ class ParametricRAG:
             return [[] for _ in questions]
         if document_ids is None:
             if not self.documents:
-                raise ValueError("got no documents, expected some: call add_documents first")
+                raise ValueError(
+                    "got no documents, expected some: add them first (`add_documents`, `prag "
+                    "parametrize`); what the store has of their adapters is kept"
+                )
             hits = self.retrieve(questions, k, where, among)
             return self._with_adapters(hits, questions, k, where, among, mode)
         if len(document_ids) != len(questions) or not all(document_ids):

@@ -34,6 +34,8 @@ from prag_core.server.service import Service
 log = logging.getLogger(__name__)
 # Which of the many OSErrors mean a full or failing disk; the others are the server's own fault.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+READONLY = (errno.EROFS, errno.EACCES, errno.EPERM)  # of the store: the server may be meant so
+REFUSED = "got a change, expected reads: this server may not write to its store"
 PAGE_TYPES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
 # What `Service` and `Engine` raise while a request runs; what is wrong with the request itself is
 # an HTTPException where it is read.
@@ -145,7 +147,10 @@ async def _field_error(http: HttpRequest, error: FieldError) -> JSONResponse:
 async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
     cause = next(cause for cause in FAILURES if isinstance(error, cause))  # TimeoutError first
     status, kind, message = FAILURES[cause]
-    if cause is OSError:
+    if cause is OSError and error.errno in READONLY:
+        log.warning("a change was refused: %s", error)
+        status, kind, message = 403, "permission_error", REFUSED
+    elif cause is OSError:
         log.error("a request failed", exc_info=error)
         if error.errno not in NO_ROOM:
             status, message = 500, "the server failed; its log says why"

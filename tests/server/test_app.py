@@ -43,6 +43,21 @@ def client(server, http):
     return openai.OpenAI(base_url=f"{server[0]}/v1", api_key="none", max_retries=0)
 
 
+def test_a_server_that_may_only_read_answers_and_refuses_changes(http, client, server, monkeypatch):
+    (document_id,) = add(http, 1)
+    body = {"documents": [{"text": "A new text."}]}
+    with monkeypatch.context() as patch:
+        patch.setattr(server[1].rag.store._index, "readonly", True)
+        assert ask(client, "What is P0?").choices
+        for reply in (
+            http.post("/v1/documents", json=body),
+            http.delete(f"/v1/documents/{document_id}"),
+            http.post("/v1/jobs", json={"document_ids": [document_id]}),
+        ):
+            assert "may not write to its store" in message(reply, 403)
+    assert len(server[1].list(9)) == 1
+
+
 def test_documents_of_the_users_own_id_and_metadata(http, client):
     new = [
         {"id": f"u{year}", "text": f"P is {year}.", "metadata": {"year": year, "by": "Ada"}}

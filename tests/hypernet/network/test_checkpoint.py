@@ -46,7 +46,7 @@ def test_a_checkpoint_names_its_prompt_and_one_without_counts_as_the_present(fol
 
 
 def test_another_base_model_is_refused(folder):
-    with pytest.raises(ValueError, match="got a checkpoint for base model 'tiny'"):
+    with pytest.raises(ValueError, match=r"got a checkpoint .*--path trained"):
         load_checkpoint(folder, tiny_model(seed=1))
 
 
