@@ -34,6 +34,7 @@ from prag_core.server.service import Service
 log = logging.getLogger(__name__)
 # Which of the many OSErrors mean a full or failing disk; the others are the server's own fault.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+RETRY_AFTER = "1"  # seconds: about what a waiting answer takes to make room
 PAGE_TYPES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
 # What `Service` and `Engine` raise while a request runs; what is wrong with the request itself is
 # an HTTPException where it is read.
@@ -149,4 +150,5 @@ async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
         log.error("a request failed", exc_info=error)
         if error.errno not in NO_ROOM:
             status, message = 500, "the server failed; its log says why"
-    return JSONResponse(error_object(message or str(error), kind), status)
+    headers = {"retry-after": RETRY_AFTER} if status in (429, 503) else None
+    return JSONResponse(error_object(message or str(error), kind), status, headers)
