@@ -75,7 +75,8 @@ class Jobs:
         self._jobs: dict[str, Job] = {}  # those that this server runs, or ran
         self.owner = secrets.token_hex(8)
         self._lock = self._lock_of(self.owner)
-        with suppress(OSError):  # a store that cannot be written has no jobs that could run
+        # A store that cannot be written, or locked, has no jobs that could be taken over.
+        with suppress(OSError, NotImplementedError):
             self._lock.acquire()
             for job in self.all():
                 if job.status in OPEN and job.id not in self._jobs:
@@ -131,7 +132,8 @@ class Jobs:
             self._changed.notify()
         self._thread.join(timeout)
         self._lock.release()
-        self._lock_file(self.owner).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._lock_file(self.owner).unlink(missing_ok=True)
 
     def _lock_file(self, owner: str) -> Path:
         return Path(self.store.path) / LOCKS / f"{owner or 'none'}.lock"

@@ -174,22 +174,22 @@ class Service:
             served = self.adapter_of(document_id)
             return self.rag.adapter(document_id) if served is None else self._load(served.key)
 
-    def adapter_of(self, document_id: str) -> Served | None:
+    def adapter_of(self, document_id: str, path: str | None = None) -> Served | None:
         """Return what the store has of the adapter that a document is answered from.
 
         That is the newest one trained for this base model, or else the one that the service's own
-        parametrizer makes. None where there is neither, or no such document.
+        parametrizer makes, the only one of the path `generated`. None where there is neither that
+        can be read, or no such document.
         """
         if document_id not in self.rag.documents:
             return None
-        rows = [Served.from_row(row) for row in self.rag.store.rows(document_id)]
+        stored = self.rag.store.rows(document_id)
+        rows = [Served.from_row(row) for row in stored if row.key not in self._unreadable]
         base, own = self.rag.base.fingerprint, self._key(document_id)
         trained = [row for row in rows if (row.path, row.base_model) == ("trained", base)]
         generated = [row for row in rows if row.key == own]
-        trained, generated = (
-            [row for row in kind if row.key not in self._unreadable]
-            for kind in (trained, generated)
-        )
+        if path == "generated":
+            trained = []
         return max(trained or generated, key=lambda row: row.created, default=None)
 
     def prepare(
@@ -229,7 +229,7 @@ class Service:
                 mode = "closed_book"
             adapters: dict[str, Adapter] | None = None
             while adapters is None:  # again where one cannot be read: it is left out then
-                hits = self._hits(question, mode, k, named, where, among)
+                hits = self._hits(question, mode, k, named, where, among, path)
                 ids = [hit.document_id for hit in hits]
                 adapters = self._adapters(ids, path) if find_mode(mode).adapters else {}
             documents = {i: self.rag.document(i) for i in ids}
@@ -254,23 +254,26 @@ class Service:
         named: list[list[str]] | None,
         where: Mapping[str, object] | None,
         among: Sequence[str] | None,
+        path: str | None,
     ) -> list[Hit]:
-        """Return a request's documents; where the mode needs adapters, those that have one."""
-        if named is not None or not find_mode(mode).needs_adapters:
+        """Return a request's documents; where the mode needs adapters, those that have one.
+
+        Raises:
+            ValueError: a document that was named has none.
+        """
+        needed = find_mode(mode).needs_adapters
+        if named is not None or not needed:
             (hits,) = self.rag.hits([question], mode, k, named, where=where, among=among)
-            if find_mode(mode).needs_adapters:
-                for hit in hits:
-                    if self.adapter_of(hit.document_id) is None:
-                        problem = self._entry(hit.document_id)[1].problem
-                        raise ValueError(
-                            f"got document {hit.document_id}, which has no adapter ({problem}), "
-                            "expected one: leave it out, or use mode in_context"
-                        )
+            for hit in hits if needed else ():
+                document, served = self._entry(hit.document_id)
+                if served.problem:
+                    problem = f"got document {document.id}, which has no adapter ({served.problem})"
+                    raise ValueError(f"{problem}, expected one: leave it out, or ask in_context")
             return hits
         wide = k
         while True:
             (hits,) = self.rag.retrieve([question], wide, where, among)
-            served = [hit for hit in hits if self.adapter_of(hit.document_id)]
+            served = [hit for hit in hits if self.adapter_of(hit.document_id, path)]
             if len(served) >= k or len(hits) < wide:
                 return served[:k]
             wide *= 2  # those without adapter take no place
@@ -393,12 +396,12 @@ class Service:
             self.observe(adapter.metadata.get("path", ""), seconds)
         with self.lock:
             self.refresh()  # another process may have deleted one that was there
-            absent = [d.id for d in documents if d.id not in self.rag.documents]
-            if absent and not new:
-                documents = [d for d in documents if d.id in self.rag.documents]
+            absent = {d.id for d in documents if d.id not in self.rag.documents}
+            if not new:
+                documents = [document for document in documents if document.id not in absent]
                 items = {k: x for k, x in items.items() if k.partition("-")[0] not in absent}
-                absent = []
-            if not items:
+                absent = set()
+            if not documents:
                 return
             try:
                 # The document first: where the process ends in between, the next start makes what

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -248,23 +251,23 @@ import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from tests.fixtures.services import running_server
-from tests.fixtures.tiny import make_tiny_base
-with running_server(make_tiny_base(), Path(sys.argv[1])) as (address, _):
+from tests.fixtures.tiny import tiny_model
+with running_server(tiny_model(), Path(sys.argv[1])) as (address, _):
     print(address, flush=True)
     sys.stdin.read()
 """
 
 
-def test_two_processes_answer_from_one_store(tmp_path):
+def test_two_processes_answer_from_one_store(tiny_base, tmp_path):
     command = [sys.executable, "-c", SERVER, str(tmp_path / "s")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with ExitStack() as stack:
-        processes = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(2)]
-        for process in processes:
-            stack.callback(process.stdin.close)
+        other = stack.enter_context(subprocess.Popen(command, **pipes))
+        stack.callback(other.stdin.close)
+        here, _ = stack.enter_context(running_server(tiny_base, tmp_path / "s"))
         first, second = (
-            stack.enter_context(httpx.Client(base_url=p.stdout.readline().strip(), timeout=60))
-            for p in processes
+            stack.enter_context(httpx.Client(base_url=address, timeout=60))
+            for address in (here, other.stdout.readline().strip())
         )
 
         def named(http) -> list[str]:
