@@ -282,6 +282,11 @@ class AdapterStore:
         query = "SELECT key FROM records WHERE kind = ? AND"
         return (key for (key,) in self._index.scan(query, "", kind))
 
+    def record_checksums(self, kind: str) -> dict[str, int]:
+        """Return a number of every record of one kind that changes with what it says."""
+        query = "SELECT key, checksum FROM records WHERE kind = ? AND"
+        return dict(self._index.scan(query, "", kind))
+
     def close(self) -> None:
         """Close the store; a second call does nothing."""
         self._index.close()

@@ -75,8 +75,10 @@ class ParametricRAG:
         self.documents: dict[str, Document] = {}
         self.setup: Setup | None = None  # what `assemble` built it from
         self._version: int | None = None  # of the store, when its documents were last read
+        self._checksums: dict[str, int] = {}  # of their records
         if documents is None and self.store is not None:
             self._version = self.store.version()
+            self._checksums = self.store.record_checksums("document")
             documents = (stored_document(*pair) for pair in self.store.records("document"))
         self._index(as_documents(documents or ()))  # no adapter is read or made here
 
@@ -93,7 +95,9 @@ class ParametricRAG:
         return assemble(setup, open_store(store or tempfile.mkdtemp(prefix="prag-")))
 
     def refresh(self) -> bool:
-        """Take notice of documents that other processes added or removed; say whether any may be.
+        """Take notice of documents that other processes added, changed or removed.
+
+        Returns whether there may be any.
 
         Where nobody else has changed the store it is asked one number only.
         """
@@ -101,16 +105,17 @@ class ParametricRAG:
             return False
         if (version := self.store.version()) == self._version:
             return False
-        # Ids alone: most documents are known, and a corpus may be large.
-        stored = set(self.store.record_keys("document"))
-        removed = self.documents.keys() - stored
+        # Checksums alone: most documents are known, and a corpus may be large.
+        stored = self.store.record_checksums("document")
+        removed = self.documents.keys() - stored.keys()
         self.retriever.delete(removed)
         for document_id in removed:
             del self.documents[document_id]
-        new = stored - self.documents.keys()
+        new = [i for i, checksum in stored.items() if self._checksums.get(i) != checksum]
+        new += stored.keys() - self.documents.keys() - set(new)  # removed here, and added again
         records = ((i, self.store.get_record("document", i)) for i in new)
         self._index(stored_document(i, record) for i, record in records if record is not None)
-        self._version = version
+        self._version, self._checksums = version, stored
         return True
 
     def add_documents(
@@ -201,7 +206,7 @@ class ParametricRAG:
         yield present
         for start in range(0, len(missing), parametrizer.batch_size):
             batch = missing[start : start + parametrizer.batch_size]
-            pairs = list(_parametrized(parametrizer, batch, failures))
+            pairs = list(parametrized(parametrizer, batch, failures))
             store.put_many([(self._key(d.id), adapter) for d, adapter in pairs])
             yield [document for document, _ in pairs]
             done += len(batch)
@@ -514,7 +519,7 @@ def require_text(name: str, value: object) -> None:
         ) from error
 
 
-def _parametrized(
+def parametrized(
     parametrizer: Parametrizer, documents: Sequence[Document], failures: list[str]
 ) -> Iterator[tuple[Document, Adapter]]:
     """Yield documents with their adapters; those that none can be made of go to `failures`."""
@@ -525,7 +530,7 @@ def _parametrized(
             failures.append(f"{documents[0].title or documents[0].id}: {error}")
             return
         for document in documents:  # one by one: the others are no worse for it
-            yield from _parametrized(parametrizer, [document], failures)
+            yield from parametrized(parametrizer, [document], failures)
     else:
         yield from zip(documents, adapters, strict=True)
 

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 READONLY = (errno.EROFS, errno.EACCES, errno.EPERM)  # of the store: the server may be meant so
 REFUSED = "got a change, expected reads: this server may not write to its store"
+RETRY_AFTER = "1"  # seconds: about what a waiting answer takes to make room
 PAGE_TYPES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
 # What `Service` and `Engine` raise while a request runs; what is wrong with the request itself is
 # an HTTPException where it is read.
@@ -154,4 +155,5 @@ async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
         log.error("a request failed", exc_info=error)
         if error.errno not in NO_ROOM:
             status, message = 500, "the server failed; its log says why"
-    return JSONResponse(error_object(message or str(error), kind), status)
+    headers = {"retry-after": RETRY_AFTER} if status in (429, 503) else None
+    return JSONResponse(error_object(message or str(error), kind), status, headers)

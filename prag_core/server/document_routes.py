@@ -90,9 +90,9 @@ class DocumentEndpoints:
         return document_object(*await self._entry(document_id), text=True)
 
     async def remove_document(self, document_id: str) -> dict:
-        """Forget a document, its adapters and all that was derived from it."""
-        await self._entry(document_id)
-        await asyncio.to_thread(self.service.remove, document_id)
+        """Forget a document (or its chunks), its adapters and all that was derived from it."""
+        if not await asyncio.to_thread(self.service.remove, document_id):
+            raise _unknown("document")
         return {"id": document_id, "object": "document", "deleted": True}
 
     async def get_adapter(self, document_id: str) -> FileResponse:
@@ -153,6 +153,8 @@ class DocumentEndpoints:
         entries = await asyncio.to_thread(lambda: [self.service.get(i) for i in ids])
         # None: somebody removed it meanwhile.
         reply = {"object": "list", "data": [document_object(*row) for row in entries if row]}
+        if notes := await asyncio.to_thread(self._notes, documents):
+            reply["notes"] = notes
         if path == "trained":
             reply["job"] = _job_object(await asyncio.to_thread(self.service.train, ids))
         return reply
@@ -167,6 +169,10 @@ class DocumentEndpoints:
             most = f"at most {limits.max_document_characters}: cut it into parts"
             raise HTTPException(413, f"got a document of {longest} characters, expected {most}")
 
+    def _notes(self, documents: Sequence[Document]) -> list[dict]:
+        pairs = [(d.id, note) for d in documents for note in self.service.notes(d)]
+        return [{"id": document_id, "note": note} for document_id, note in dict(pairs).items()]
+
     async def _entry(self, document_id: str) -> tuple[Document, Served]:
         entry = await asyncio.to_thread(self.service.get, document_id)
         if entry is None:
@@ -175,8 +181,12 @@ class DocumentEndpoints:
 
     async def _adapter(self, document_id: str) -> tuple[Served, Adapter]:
         _, served = await self._entry(document_id)
+        if served.problem:
+            raise HTTPException(409, f"got a document without adapter: {served.problem}")
         try:
             return served, await asyncio.to_thread(self.service.adapter, document_id)
+        except RuntimeError as error:  # it cannot be read, which is noted
+            raise HTTPException(409, f"got a document without adapter: {error}") from error
         except ValueError as error:  # removed meanwhile
             raise _unknown("document") from error
 
@@ -215,4 +225,5 @@ def _read(name: str, content: bytes) -> list[Document]:
 def _job_object(job: Job | None) -> dict:
     if job is None:
         raise _unknown("job")
-    return {"object": "job", **asdict(job)}
+    fields = {name: value for name, value in asdict(job).items() if name != "owner"}
+    return {"object": "job", **fields}

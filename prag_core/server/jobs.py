@@ -1,4 +1,9 @@
-"""Jobs: trainings that run while the service answers; they survive a restart in the store."""
+"""Jobs: trainings that run while the service answers; they survive a restart in the store.
+
+Several servers may share a store. Each runs the jobs that it took and shows those of all. While it
+lives it holds a lock in the store's folder; what a server without that lock left unfinished is
+taken over by the next one that starts.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,15 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from prag_core.adapters.store import AdapterStore
 from prag_core.server.engine import ClosedError, yield_to_decoding
 
 KIND = "job"  # of their records
+LOCKS = "servers"  # folder of the running servers' locks in the store's
 OPEN = ("queued", "running")
 ATTEMPTS = 3  # starts of a job that the server did not survive
 HISTORY = 1000  # ended jobs that are remembered
@@ -29,9 +38,10 @@ class Job:
         document_ids: what is trained.
         status: queued, running, succeeded, failed or cancelled.
         progress: share of the work that is done, 0 to 1.
-        error: why it failed.
+        error: why it failed, or which documents could not be trained while the others were.
         attempts: how often it was begun.
         created: seconds since 1970.
+        owner: name of the server's lock that runs it.
     """
 
     document_ids: tuple[str, ...]
@@ -41,6 +51,7 @@ class Job:
     error: str = ""
     attempts: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
+    owner: str = ""
 
 
 class Jobs:
@@ -49,26 +60,28 @@ class Jobs:
     def __init__(
         self,
         store: AdapterStore,
-        train: Callable[[tuple[str, ...]], Generator[float, None, None]],
+        train: Callable[[tuple[str, ...]], Generator[float, None, dict[str, str]]],
     ) -> None:
         """Queue again what a stopped server left unfinished.
 
         Args:
             store: keeps the jobs' records.
-            train: trains documents, yields the share done, and stores the adapters.
+            train: trains documents, yields the share done, stores the adapters, and returns why
+                documents could not be trained, by their ids.
         """
         self.store, self.train = store, train
         self._changed = threading.Condition()  # guards the jobs and `_closing`
         self._closing = False
-        self._jobs = {key: Job(**record) for key, record in store.records(KIND)}
-        # A training that brings the process down would do so at every start.
-        for job in self.all():
-            if job.status in OPEN and job.attempts < ATTEMPTS:
-                self._change(job.id, status="queued", progress=0.0)
-            elif job.status in OPEN:
-                error = f"the server ended {job.attempts} times while it ran"
-                self._change(job.id, status="failed", error=error)
-        self._forget()
+        self._jobs: dict[str, Job] = {}  # those that this server runs, or ran
+        self.owner = secrets.token_hex(8)
+        self._lock = self._lock_of(self.owner)
+        # A store that cannot be written, or locked, has no jobs that could be taken over.
+        with suppress(OSError, NotImplementedError):
+            self._lock.acquire()
+            for job in self.all():
+                if job.status in OPEN and job.id not in self._jobs:
+                    self._take_over(job.owner)
+            self._forget()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
 
@@ -79,7 +92,7 @@ class Jobs:
             ClosedError: the server ends.
             OSError: the store has no room for the job's record.
         """
-        job = Job(document_ids)
+        job = Job(document_ids, owner=self.owner)
         with self._changed:
             if self._closing:
                 raise ClosedError("got a job after the end, expected none: start the server again")
@@ -92,19 +105,25 @@ class Jobs:
     def get(self, job_id: str) -> Job | None:
         """Return a job as it stands, None where there is none."""
         with self._changed:
-            return self._jobs.get(job_id)
+            record = self.store.get_record(KIND, job_id)
+            return self._jobs.get(job_id, record and Job(**record))
 
     def all(self) -> list[Job]:
         """Return all jobs, the oldest first."""
         with self._changed:
-            return sorted(self._jobs.values(), key=lambda job: job.created)
+            jobs = {key: Job(**record) for key, record in self.store.records(KIND)}
+            return sorted((jobs | self._jobs).values(), key=lambda job: job.created)
 
     def cancel(self, job_id: str) -> Job | None:
         """Stop a job before its next step; one that has ended stays as it is."""
         with self._changed:
-            if (job := self._jobs.get(job_id)) and job.status in OPEN:
-                self._change(job_id, status="cancelled")
-            return self._jobs.get(job_id)
+            job = self.get(job_id)
+            if job is not None and job.status in OPEN:
+                job = replace(job, status="cancelled")
+                if job_id in self._jobs:
+                    self._jobs[job_id] = job
+                self.store.put_record(KIND, job_id, asdict(job))  # its own server looks there
+            return job
 
     def close(self, timeout: float | None = None) -> None:
         """Stop before the next step; what is not done stays open for the next start."""
@@ -112,19 +131,46 @@ class Jobs:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout)
+        self._lock.release()
+        with suppress(OSError):
+            self._lock_file(self.owner).unlink(missing_ok=True)
+
+    def _lock_file(self, owner: str) -> Path:
+        return Path(self.store.path) / LOCKS / f"{owner or 'none'}.lock"
+
+    def _lock_of(self, owner: str) -> FileLock:
+        with suppress(OSError):
+            self._lock_file(owner).parent.mkdir(exist_ok=True)
+        # Not of a thread: it is released in another one than it was taken in.
+        return FileLock(self._lock_file(owner), timeout=0, thread_local=False)
+
+    def _take_over(self, owner: str) -> None:
+        """Queue again what a server left unfinished, unless it lives or another takes it over."""
+        try:
+            with self._lock_of(owner):
+                # Read again: another start may have been quicker.
+                for job in [job for job in self.all() if job.owner == owner]:
+                    if job.status not in OPEN:
+                        continue
+                    # A training that brings the process down would do so at every start.
+                    changes = {"status": "queued", "progress": 0.0}
+                    if job.attempts >= ATTEMPTS:
+                        error = f"the server ended {job.attempts} times while it ran"
+                        changes = {"status": "failed", "error": error}
+                    self._jobs[job.id] = job
+                    self._change(job.id, **changes, owner=self.owner)
+            self._lock_file(owner).unlink(missing_ok=True)
+        except Timeout:
+            log.info("jobs of another server that runs on this store are left to it")
 
     def _run(self) -> None:
         yield_to_decoding()
         while (job := self._next()) is not None:
             try:
-                done = self._finish(job)
-                changes = {"status": "succeeded", "progress": 1.0} if done else {}
+                changes = self._finish(job)
             except Exception as error:
                 log.error("job %s failed", job.id, exc_info=error)
-                # ValueErrors are written for users; others may name paths and internals.
-                clear = isinstance(error, ValueError)
-                message = str(error) if clear else "the training failed; the server's log says why"
-                changes = {"status": "failed", "error": message}
+                changes = {"status": "failed", "error": clear_message(error)}
             with self._changed:
                 if changes and self._goes_on(job.id):
                     try:
@@ -136,34 +182,62 @@ class Jobs:
         """Wait for a queued job and mark it as running; None at the end."""
         with self._changed:
             while not self._closing:
-                if queued := [job for job in self.all() if job.status == "queued"]:
-                    job = queued[0]
+                queued = [job for job in self._jobs.values() if job.status == "queued"]
+                if queued:
+                    job = min(queued, key=lambda job: job.created)
                     with suppress(OSError):  # a full disk: it runs, and its end is noted later
                         self._change(job.id, status="running", attempts=job.attempts + 1)
                     return job
                 self._changed.wait()
         return None
 
-    def _finish(self, job: Job) -> bool:
-        """Run a job; say whether it came to its end."""
-        with closing(self.train(job.document_ids)) as shares:
+    def _finish(self, job: Job) -> dict:
+        """Run a job; returns how it ended, or nothing where it was stopped."""
+        failures: dict[str, str] = {}
+
+        def steps() -> Generator[float, None, None]:
+            failures.update((yield from self.train(job.document_ids)))
+
+        with closing(steps()) as shares:
             for share in shares:
                 with self._changed:  # the progress is not written: a restart begins again
                     if not self._goes_on(job.id):
-                        return False
+                        return {}
                     self._jobs[job.id] = replace(self._jobs[job.id], progress=round(share, 3))
-        return True
+        if not failures:
+            return {"status": "succeeded", "progress": 1.0}
+        reasons = list(dict.fromkeys(failures.values()))
+        if len(failures) == len(job.document_ids):
+            return {"status": "failed", "error": "; ".join(reasons[:3])}
+        error = (
+            f"{len(failures)} of {len(job.document_ids)} documents could not be trained "
+            f"({', '.join(list(failures)[:10])}): {'; '.join(reasons[:3])}; the others were"
+        )
+        return {"status": "succeeded", "progress": 1.0, "error": error}
 
     def _goes_on(self, job_id: str) -> bool:
-        return not self._closing and self._jobs[job_id].status == "running"
+        if self._closing or self._jobs[job_id].status != "running":
+            return False
+        record = self.store.get_record(KIND, job_id) or {}
+        if record.get("status") == "cancelled":  # by another server
+            self._jobs[job_id] = Job(**record)
+            return False
+        return True
 
     def _forget(self) -> None:
         """Keep the newest jobs."""
         ended = [job for job in self.all() if job.status not in OPEN]
         for job in ended[: max(len(ended) - HISTORY, 0)]:
-            del self._jobs[job.id]
+            self._jobs.pop(job.id, None)
             self.store.delete_record(KIND, job.id)
 
     def _change(self, job_id: str, **changes) -> None:
         self._jobs[job_id] = replace(self._jobs[job_id], **changes)
         self.store.put_record(KIND, job_id, asdict(self._jobs[job_id]))
+
+
+def clear_message(error: Exception) -> str:
+    """Return what a client may read of an error; others than ValueErrors may name internals."""
+    if isinstance(error, ValueError):
+        return str(error)
+    return "the training failed; the server's log says why"

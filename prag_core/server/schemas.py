@@ -204,7 +204,7 @@ def document_object(document: Document, served: Served, text: bool = False) -> d
     entry = {"id": document.id, "object": "document", "source_id": document.source_id}
     entry |= {"title": document.title, "characters": len(document.text)}
     entry |= {name: getattr(served, name) for name in ("path", "bytes", "seconds", "created")}
-    return entry | shown
+    return entry | shown | ({"problem": served.problem} if served.problem else {})
 
 
 def envelope(kind: str, name: str, model: str, **fields) -> dict:

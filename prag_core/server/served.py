@@ -22,14 +22,16 @@ class Served:
         bytes: size of its files.
         seconds: that making it took, the share of its batch; 0 where another command made it.
         created: seconds since 1970; 0 where another command made it.
+        problem: why a document has no adapter that can be read; the other fields are empty then.
     """
 
-    key: str
-    path: str
-    base_model: str
-    bytes: int
-    seconds: float
-    created: int
+    key: str = ""
+    path: str = ""
+    base_model: str = ""
+    bytes: int = 0
+    seconds: float = 0.0
+    created: int = 0
+    problem: str = ""
 
     @classmethod
     def from_row(cls, row: Row) -> Served:

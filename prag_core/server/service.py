@@ -1,17 +1,19 @@
 """Service: what a server does with documents and requests, for many threads at once.
 
-A document is there once its adapter and its text are stored; from then on it is found, until it is
-removed. Answers are decoded by one `Engine`; adapters are made and documents trained beside it, on
-models that share its weights, so that no token waits for them. All state goes through one lock.
+A document is there once its text is stored, until it is removed; one without adapter (none could be
+made, or it cannot be read) takes no part in the modes that need it, and never blocks the others.
+Several services may share a store: each sees what the others do at its next call. Answers are
+decoded by one `Engine`; adapters are made and documents trained beside it, on models that share its
+weights, so that no token waits for them. All state goes through one lock.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from cachetools import LRUCache
@@ -23,12 +25,14 @@ from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer, Prepared
 from prag_core.pipeline.modes import find_mode
-from prag_core.pipeline.rag import ParametricRAG
+from prag_core.pipeline.rag import ParametricRAG, parametrized
+from prag_core.retrieval.retriever import Hit
 from prag_core.server.engine import ClosedError, Engine
-from prag_core.server.jobs import Job, Jobs
+from prag_core.server.jobs import Job, Jobs, clear_message
 from prag_core.server.served import Served, batches, shares
 from prag_core.training.lora_trainer import LoraTrainer
 
+log = logging.getLogger(__name__)
 AUGMENTED = 4  # documents that a model writes about before a job looks whether to stop
 
 
@@ -43,7 +47,7 @@ class Service:
         cache_bytes: int = 1 << 30,
         observe: Callable[[str, float], None] = lambda path, seconds: None,
     ) -> None:
-        """Take over a pipeline with its documents; those without adapter get one.
+        """Take over a pipeline with its documents; those without adapter get one, or are logged.
 
         Args:
             rag: pipeline with parametrizer and store; only the service may use it from now on.
@@ -61,8 +65,10 @@ class Service:
         # One at a time each: the parametrizer, and what reads a question before it is answered.
         self._parametrizing, self._reading = threading.Lock(), threading.Lock()
         self._reader, self._closing = share_weights(rag.base), False
-        # Of calls that were cut short, of `prag parametrize`, of another checkpoint's server.
-        self._make([d for d in rag.documents.values() if not rag.store.has(self._key(d.id))])
+        # Why documents have no adapter, or one cannot be read: by document, by adapter.
+        self._problems: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
+        self._make_missing()
         self.jobs = Jobs(rag.store, self._train)
 
     def close(self, timeout: float | None = None) -> None:
@@ -79,7 +85,8 @@ class Service:
             replace: then remove others with the same `source_id`.
 
         Raises:
-            ValueError: an empty document.
+            ValueError: an empty document; documents that no adapter can be made of: the others are
+                there.
         """
         for document in documents:
             if not document.text.strip():
@@ -88,32 +95,40 @@ class Service:
         with self.lock:
             self.refresh()  # what another process deleted is new
             new = {d.id: d for d in documents if self.adapter_of(d.id) is None}
-        self._make(list(new.values()))
+        failures = self._make(list(new.values()))
         with self.lock:
             # Not those that somebody removed meanwhile; only now, as documents of one request may
             # share a source id (chunks) and must not replace each other.
             if replace and (present := [d for d in documents if d.id in self.rag.documents]):
                 self.rag.add_documents(present, parametrize=False, replace=True)
                 self._evict()
+        if failures:
+            raise ValueError(
+                f"got {len(failures)} of {len(documents)} documents that no adapter can be made "
+                f"of ({'; '.join(failures[:3])}), expected none: leave them out; the others are "
+                "there"
+            )
         return [document.id for document in documents]
 
     def remove(self, document_id: str) -> bool:
-        """Forget a document; say whether it was there. No later request is answered from it."""
+        """Forget a document; say whether it was there. No later request is answered from it.
+
+        The id of one that was cut into chunks stands for its chunks.
+        """
         with self.lock:
             self.refresh()
-            if document_id not in self.rag.documents:
+            try:
+                self.rag.remove_documents([document_id])
+            except ValueError:  # nothing of this id
                 return False
-            self.rag.remove_documents([document_id])
             self._evict()  # memory forgets it too
             return True
 
     def get(self, document_id: str) -> tuple[Document, Served] | None:
-        """Return a document and what the store has of its adapter, None where there is none."""
+        """Return a document and its adapter, or that one's problem; None for an unknown id."""
         with self.lock:
             self.refresh()
-            # Another process may have added the document, and make its adapter only now.
-            served = self.adapter_of(document_id)
-            return None if served is None else (self.rag.documents[document_id], served)
+            return self._entry(document_id) if document_id in self.rag.documents else None
 
     def list(self, limit: int, after: str = "") -> list[tuple[Document, Served]]:
         """Return documents in order of their ids, those behind `after`."""
@@ -121,8 +136,28 @@ class Service:
             self.refresh()
             # By id, which additions and removals meanwhile leave in order.
             ids = sorted(i for i in self.rag.documents if i > after)
-            entries = ((self.rag.documents[i], self.adapter_of(i)) for i in ids)
-            return list(islice((entry for entry in entries if entry[1] is not None), limit))
+            return [self._entry(i) for i in ids[:limit]]
+
+    def _entry(self, document_id: str) -> tuple[Document, Served]:
+        served = self.adapter_of(document_id)
+        if served is None:  # another process may be making it
+            keys = [key for key in self._unreadable if key.startswith(document_id)]
+            problem = self._unreadable[keys[0]] if keys else self._problems.get(document_id, "")
+            served = Served(problem=problem or "no adapter was made: add the document again")
+        return self.rag.documents[document_id], served
+
+    def notes(self, document: Document) -> list[str]:
+        """Say what a client should know of a document that it adds."""
+        most = getattr(self.rag.parametrizer, "max_tokens", 0)
+        text = document.text[: 32 * (most or 0)]  # enough to see that it is longer
+        if not most or (count := len(self.rag.base.tokenizer(text)["input_ids"])) <= most:
+            return []
+        more = " or more" if len(text) < len(document.text) else ""
+        return [
+            f"got a text of {count}{more} tokens in one adapter, expected at most {most}: details "
+            "may be answered wrongly; send it as several documents (`prag parametrize` cuts texts "
+            "by itself, see --chunk_tokens)"
+        ]
 
     def train(self, document_ids: Sequence[str]) -> Job:
         """Queue the training of documents; until it is done their present adapters serve."""
@@ -139,18 +174,22 @@ class Service:
             served = self.adapter_of(document_id)
             return self.rag.adapter(document_id) if served is None else self._load(served.key)
 
-    def adapter_of(self, document_id: str) -> Served | None:
+    def adapter_of(self, document_id: str, path: str | None = None) -> Served | None:
         """Return what the store has of the adapter that a document is answered from.
 
         That is the newest one trained for this base model, or else the one that the service's own
-        parametrizer makes. None where there is neither, or no such document.
+        parametrizer makes, the only one of the path `generated`. None where there is neither that
+        can be read, or no such document.
         """
         if document_id not in self.rag.documents:
             return None
-        rows = [Served.from_row(row) for row in self.rag.store.rows(document_id)]
+        stored = self.rag.store.rows(document_id)
+        rows = [Served.from_row(row) for row in stored if row.key not in self._unreadable]
         base, own = self.rag.base.fingerprint, self._key(document_id)
         trained = [row for row in rows if (row.path, row.base_model) == ("trained", base)]
         generated = [row for row in rows if row.key == own]
+        if path == "generated":
+            trained = []
         return max(trained or generated, key=lambda row: row.created, default=None)
 
     def prepare(
@@ -188,17 +227,14 @@ class Service:
         named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
         with self.lock:  # so that no document is removed in between
             self.refresh()
-            empty = not self.rag.documents and not document_ids
-            searched = "closed_book" if empty else mode
-            (hits,) = self.rag.hits([question], searched, k, named, where=where, among=among)
-            # Another process may have added a document whose adapter it still makes.
-            served = {hit.document_id: self.adapter_of(hit.document_id) for hit in hits}
-            hits = [hit for hit in hits if served[hit.document_id]]
-            documents = {hit.document_id: self.rag.document(hit.document_id) for hit in hits}
-            adapters: dict[str, Adapter] = {}
-            if find_mode(mode).adapters:
-                keys = self._mergeable({i: served[i] for i in documents}, path)
-                adapters = {i: self._load(key) for i, key in keys.items()}
+            if not self.rag.documents and not document_ids:
+                mode = "closed_book"
+            adapters: dict[str, Adapter] | None = None
+            while adapters is None:  # again where one cannot be read: it is left out then
+                hits = self._hits(question, mode, k, named, where, among, path)
+                ids = [hit.document_id for hit in hits]
+                adapters = self._adapters(ids, path) if find_mode(mode).adapters else {}
+            documents = {i: self.rag.document(i) for i in ids}
         given = {
             "merge_weights": weighting, "least_relevance": least_relevance, "abstain": abstain
         }  # fmt: skip
@@ -214,6 +250,48 @@ class Service:
         )
         return answerer.prepare([question], [hits], mode)[0]
 
+    def _hits(
+        self,
+        question: Question,
+        mode: str,
+        k: int,
+        named: list[list[str]] | None,
+        where: Mapping[str, object] | None,
+        among: Sequence[str] | None,
+        path: str | None,
+    ) -> list[Hit]:
+        """Return a request's documents; where the mode needs adapters, those that have one.
+
+        Raises:
+            ValueError: a document that was named has none.
+        """
+        needed = find_mode(mode).needs_adapters
+        if named is not None or not needed:
+            (hits,) = self.rag.hits([question], mode, k, named, where=where, among=among)
+            for hit in hits if needed else ():
+                document, served = self._entry(hit.document_id)
+                if served.problem:
+                    problem = f"got document {document.id}, which has no adapter ({served.problem})"
+                    raise ValueError(f"{problem}, expected one: leave it out, or ask in_context")
+            return hits
+        wide = k
+        while True:
+            (hits,) = self.rag.retrieve([question], wide, where, among)
+            served = [hit for hit in hits if self.adapter_of(hit.document_id, path)]
+            if len(served) >= k or len(hits) < wide:
+                return served[:k]
+            wide *= 2  # those without adapter take no place
+
+    def _adapters(self, document_ids: Sequence[str], path: str | None) -> dict[str, Adapter] | None:
+        """Return documents' adapters; None where one cannot be read, which is noted."""
+        served = {i: self.adapter_of(i) for i in document_ids}
+        keys = self._mergeable({i: one for i, one in served.items() if one}, path)
+        try:
+            return {i: self._load(key) for i, key in keys.items()}
+        except RuntimeError:
+            self.refresh()  # another process may just have removed it
+            return None
+
     def _read(self, work: Callable[[], Any]) -> Any:
         with self._reading:
             return work()
@@ -224,6 +302,7 @@ class Service:
         A document that one of them added is served from when it has an adapter.
         """
         if self.rag.refresh():
+            self._unreadable.clear()  # they may have been made again
             self._evict()
 
     def _evict(self) -> None:
@@ -246,6 +325,10 @@ class Service:
             problem = f"got documents without trained adapters, {untrained[:3]}"
             raise ValueError(f"{problem}, expected trained ones: train them with POST /v1/jobs")
         if path == "generated" or (untrained and len(untrained) < len(served)):
+            for document_id in served:
+                if self._key(document_id) in self._unreadable:
+                    problem = f"got document {document_id}, whose generated adapter cannot be read"
+                    raise ValueError(f"{problem}, expected one: add the document again")
             return {i: self._key(i) for i in served}
         return {i: adapter.key for i, adapter in served.items()}
 
@@ -253,32 +336,61 @@ class Service:
         """Return an adapter from the cache or from the store.
 
         Raises:
-            RuntimeError: the store does not have it, or cannot read it.
+            RuntimeError: the store does not have it, or cannot read it, which is noted.
         """
-        if key not in self.cache:
+        # Another process may have made it again under its key: then it lies elsewhere.
+        rows = [row for row in self.rag.store.rows(key) if row.key == key]
+        name = f"{key} {rows[0].place} {rows[0].start}" if rows else ""
+        if name not in self.cache:
             try:
                 adapter = self.rag.store.get(key)
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, OSError) as error:
+                self._unreadable[key] = f"the adapter {key} cannot be read: add the document again"
+                log.error("adapter %s of document %s cannot be read: %s", key, key[:64], error)
                 raise RuntimeError(f"got no adapter {key}, expected it in the store") from error
             if adapter.nbytes > self.cache.maxsize:  # the cache would raise
                 return adapter
-            self.cache[key] = adapter
-        return self.cache[key]
+            self.cache[name] = adapter
+        return self.cache[name]
 
-    def _make(self, documents: Sequence[Document]) -> None:
-        """Make adapters batch by batch; a batch is kept before the next."""
-        parametrizer = self.rag.parametrizer
+    def _make_missing(self) -> None:
+        """Make what calls that were cut short or another checkpoint's server left out."""
+        store = self.rag.store
+        missing = [d for d in self.rag.documents.values() if not store.has(self._key(d.id))]
+        try:
+            self._make(missing, new=False)
+        except (OSError, RuntimeError) as error:  # a store that cannot be written, say
+            log.error("%d documents may have no adapter: %s", len(missing), error)
+
+    def _make(self, documents: Sequence[Document], new: bool = True) -> list[str]:
+        """Make adapters batch by batch; a batch is kept before the next.
+
+        Returns what is wrong with those that none can be made of.
+        """
+        parametrizer, failures = self.rag.parametrizer, []
         for batch in batches(documents, parametrizer.batch_size):
             if self._closing:
                 raise ClosedError("got documents after the end, expected none: start it again")
+            before = len(failures)
             with self._parametrizing:
                 began = time.perf_counter()
-                adapters = parametrizer.parametrize(batch)
+                pairs = list(parametrized(parametrizer, batch, failures))
                 seconds = time.perf_counter() - began
-            self._keep(batch, adapters, parametrizer, seconds)
+            for failure in failures[before:]:
+                log.error("no adapter can be made of a document: %s", failure)
+            if len(failures) > before:
+                made = {document.id for document, _ in pairs}
+                lacking = [document.id for document in batch if document.id not in made]
+                self._problems |= zip(lacking, failures[before:], strict=True)
+            if pairs:
+                self._keep(*zip(*pairs, strict=True), parametrizer, seconds, new)
+        return failures
 
-    def _keep(self, documents, adapters, parametrizer, seconds: float) -> None:
-        """Store documents and adapters, which took so long; a failing store keeps neither."""
+    def _keep(self, documents, adapters, parametrizer, seconds: float, new: bool = True) -> None:
+        """Store documents and adapters, which took so long; a failing store keeps neither.
+
+        Without `new` those that somebody removed meanwhile stay removed.
+        """
         seconds /= len(documents)
         note = {"seconds": f"{seconds:.4f}", "created": str(int(time.time()))}
         items = {}
@@ -288,44 +400,69 @@ class Service:
             self.observe(adapter.metadata.get("path", ""), seconds)
         with self.lock:
             self.refresh()  # another process may have deleted one that was there
-            new = [d.id for d in documents if d.id not in self.rag.documents]
+            absent = {d.id for d in documents if d.id not in self.rag.documents}
+            if not new:
+                documents = [document for document in documents if document.id not in absent]
+                items = {k: x for k, x in items.items() if k.partition("-")[0] not in absent}
+                absent = set()
+            if not documents:
+                return
             try:
                 # The document first: where the process ends in between, the next start makes what
                 # is missing, while an adapter without document would never be found again.
                 self.rag.add_documents(documents, parametrize=False)
                 self.rag.store.put_many(items)
             except Exception as error:
-                self.rag.remove_documents(i for i in new if i in self.rag.documents)
+                self.rag.remove_documents(i for i in absent if i in self.rag.documents)
                 if isinstance(error, ValueError):  # not what the client sent
                     raise RuntimeError("got a store that takes no adapters") from error
                 raise
-            for key in items:  # trained again, it has the same key
-                self.cache.pop(key, None)
+            for key in items:
+                self._unreadable.pop(key, None)
 
-    def _train(self, document_ids: tuple[str, ...]) -> Generator[float, None, None]:
-        """Train documents batch by batch; those removed meanwhile are left out."""
+    def _train(self, document_ids: tuple[str, ...]) -> Generator[float, None, dict[str, str]]:
+        """Train documents batch by batch; those removed meanwhile are left out.
+
+        Returns why documents could not be trained, by their ids.
+        """
         if self._trainer is None:
             self._trainer = self._make_trainer()
-        trainer, count = self._trainer, len(document_ids)
-        for start in range(0, count, trainer.batch_size):
-            with self.lock:
-                ids = document_ids[start : start + trainer.batch_size]
-                batch = [self.rag.documents[i] for i in ids if i in self.rag.documents]
-            if not batch:
-                continue
-            began = time.perf_counter()
-            augmented = []
-            for first in range(0, len(batch), AUGMENTED):
-                augmented += trainer.augmenter.augment(batch[first : first + AUGMENTED])
-                yield start / count
-            with self.lock:  # of a document removed meanwhile nothing may stay
-                if gone := [i for i in ids if i not in self.rag.documents]:
-                    self.rag.forget(gone)
-            steps = trainer.train_steps(augmented)
-            results = yield from shares(steps, start / count, len(batch) / count)
-            seconds = time.perf_counter() - began
-            with self.lock:
-                pairs = zip(batch, results, strict=True)
-                present = [(d, adapter) for d, (adapter, _) in pairs if d.id in self.rag.documents]
-                if present:
-                    self._keep(*zip(*present, strict=True), trainer, seconds)
+        count, failures = len(document_ids), dict[str, str]()
+        for start in range(0, count, self._trainer.batch_size):
+            ids = document_ids[start : start + self._trainer.batch_size]
+            try:
+                yield from self._train_batch(ids, start / count, len(ids) / count)
+            except OSError:  # a full disk, which is no document's fault
+                raise
+            except Exception as error:
+                log.error("documents could not be trained: %s", ids, exc_info=error)
+                for document_id in ids:  # one by one: the others are no worse for it
+                    try:
+                        if len(ids) == 1:
+                            raise
+                        yield from self._train_batch([document_id], start / count, 0)
+                    except Exception as alone:
+                        failures[document_id] = clear_message(alone)
+        return failures
+
+    def _train_batch(
+        self, ids: Sequence[str], before: float, share: float
+    ) -> Generator[float, None, None]:
+        trainer = self._trainer
+        with self.lock:
+            self.refresh()
+            batch = [self.rag.documents[i] for i in ids if i in self.rag.documents]
+        if not batch:
+            return
+        began = time.perf_counter()
+        augmented = []
+        for first in range(0, len(batch), AUGMENTED):
+            augmented += trainer.augmenter.augment(batch[first : first + AUGMENTED])
+            yield before
+        with self.lock:  # of a document removed meanwhile nothing may stay
+            self.refresh()
+            if gone := [i for i in ids if i not in self.rag.documents]:
+                self.rag.forget(gone)
+        results = yield from shares(trainer.train_steps(augmented), before, share)
+        adapters = [adapter for adapter, _ in results]
+        self._keep(batch, adapters, trainer, time.perf_counter() - began, new=False)

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from prag_core.speed.measurement import Measurement, bounded, compared, seconds
+from prag_core.speed.streaming import measure_stalls
 from prag_core.speed.workload import workload_documents, workload_questions
 
 CLIENTS = (1, 8, 32)
@@ -48,6 +49,8 @@ def measure_serving(base_model: str, hypernet: str, folder: Path, quick: bool) -
             post(port, "/v1/documents", {"documents": documents})
             if max_rows > 1:
                 rows.append(_first_answer(port))
+                if not quick:
+                    rows += measure_stalls(port)
             for clients in CLIENTS:
                 # One row at a time is slow: half as many requests tell its rate.
                 count = clients if quick else REQUESTS[clients] // (1 if max_rows > 1 else 2)

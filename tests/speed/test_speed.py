@@ -8,10 +8,12 @@ import pytest
 
 from hypernet.network.checkpoint import save_checkpoint
 from prag_core.commands.speed import speed
+from prag_core.speed import streaming
 from prag_core.speed.measurement import bounded, compared, peft_process
 from prag_core.speed.run import PARTS, speed_table
 from prag_core.speed.workload import workload_questions
 from tests.fixtures.hypernetworks import CONFIG, network
+from tests.fixtures.services import running_server
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +72,12 @@ def test_a_failing_baseline_is_an_error(tiny_base):
     """What is raised in its process is raised here."""
     with peft_process(tiny_base) as peft, pytest.raises(AttributeError, match="float3"):
         peft("train", dtype="float3", adapter="", sequences=[], length=0, rate=1.0)
+
+
+def test_a_stream_is_followed_while_documents_are_added(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "DOCUMENTS", 4)
+    monkeypatch.setattr(streaming, "BATCH", 2)
+    with running_server(tiny_base, tmp_path) as (address, service):
+        (row,) = streaming.measure_stalls(int(address.rpartition(":")[2]))
+        assert len(service.list(99)) == 4
+    assert row.ours > 0 < row.baseline and row.note.startswith("4 documents in ")

@@ -67,7 +67,7 @@ function show(item) {
   const name = item.title || `Document ${item.id.slice(0, 8)}`;
   node.querySelector("strong").textContent = name;
   const seconds = item.seconds >= 1 ? item.seconds.toFixed(1) : item.seconds.toFixed(2);
-  node.querySelector(".facts").textContent =
+  node.querySelector(".facts").textContent = item.problem ||
     `${item.path} in ${seconds} s, ${size(item.bytes)}, from ${item.characters} characters`;
   node.querySelector(".train").hidden = item.path === "trained";
   if (fresh) {
