@@ -17,6 +17,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from prag_core.adapters.adapter import Adapter, adapter_key
+from prag_core.corpus.characters import is_blank
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import share_weights
 from prag_core.model.decoding_rows import GenerationOptions
@@ -82,7 +83,7 @@ class Service:
             ValueError: an empty document.
         """
         for document in documents:
-            if not document.text.strip():
+            if is_blank(document.text):
                 problem = f"got an empty document ({document.title or document.id})"
                 raise ValueError(f"{problem}, expected text: leave it out")
         with self.lock:
