@@ -99,12 +99,12 @@ def document_from_record(record: object) -> Document:
     if not isinstance(text, str) or not isinstance(title, str):
         names = ", ".join(map(str, record)) or "none"
         raise ValueError(f"got the fields {names}, expected a string in text or contents")
+    (title + text).encode()  # a lone surrogate: UnicodeEncodeError, which is a ValueError
     if is_blank(text):
         raise ValueError("got an empty document, expected text")
     extra = fields.pop("metadata", None)
     metadata = {**fields, **(extra if isinstance(extra, Mapping) else {})}
     source_id = next((str(value) for value in ids if value is not None), "")
-    (title + text).encode()  # a lone surrogate: UnicodeEncodeError, which is a ValueError
     return Document(text.strip(), title.strip(), source_id, metadata)
 
 

@@ -84,7 +84,26 @@ def as_questions(questions: object) -> list[Question]:
             raise ValueError(
                 f"got a {type(item).__name__} as number {number} of the questions, expected a text"
             )
-    return [item.question if isinstance(item, Record) else item for item in items]
+    return [_as_question(number, item) for number, item in enumerate(items)]
+
+
+def _as_question(number: int, item: Any) -> Question:
+    """Take one question; of a conversation, turns without content (calls of tools) are empty."""
+    if isinstance(item, Record):
+        return item.question
+    if not _is_conversation(item):
+        return cast(Question, item)
+    turns = [
+        {**turn, "content": turn.get("content") or ""} if isinstance(turn, Mapping) else {}
+        for turn in item
+    ]
+    texts = [(turn.get("role"), turn.get("content")) for turn in turns]
+    if not all(isinstance(text, str) for pair in texts for text in pair) or not texts[-1][1]:
+        raise ValueError(
+            f"got other than text in the conversation that is number {number} of the questions, "
+            "expected turns of role and content, the last one with the question: correct it"
+        )
+    return [{name: v for name, v in turn.items() if isinstance(v, str)} for turn in turns]
 
 
 def _is_conversation(item: object) -> bool:

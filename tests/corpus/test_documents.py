@@ -131,7 +131,7 @@ BAD = {
         r"line 2: got the fields question, answer, expected a string in text or contents",
     ),
     "empty.jsonl": (
-        '{"text": "good"}\n{"text": " \\n\\u200b"}\n',
+        '{"text": "good"}\n{"text": " \\u200b"}\n',
         r"line 2: got an empty document",
     ),
     "surrogate.jsonl": ('{"text": "good"}\n{"text": "\\ud800"}\n', r"line 2: .*surrogates"),

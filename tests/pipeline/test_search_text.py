@@ -92,3 +92,12 @@ def test_questions_in_any_shape():
     for wrong in (None, {"question": "Who?"}, ["Who?", None], b"a"):
         with pytest.raises(ValueError, match=r"got a \w+.*, expected"):
             as_questions(wrong)
+
+
+def test_a_turn_without_content_is_empty():
+    asked = {"role": "user", "content": "Who?"}
+    turns = [asked, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, asked]
+    assert as_questions(turns) == [[asked, {"role": "assistant", "content": ""}, asked]]
+    for wrong in ({"role": "user"}, {"content": "Who?"}, {"role": "user", "content": [1]}, "Who?"):
+        with pytest.raises(ValueError, match="expected turns of role and content"):
+            as_questions([[asked, wrong]])
