@@ -16,6 +16,7 @@ from prag_core.adapters.low_rank import POST_NORM, rank_of_own, reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.augmentation.augmented import Augmenter
+from prag_core.corpus.characters import is_blank
 from prag_core.corpus.documents import Document, as_documents
 from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
@@ -92,7 +93,7 @@ class HypernetParametrizer:
         """
         documents = as_documents(documents)
         for document in documents:
-            if not document.text.strip():
+            if is_blank(document.text):
                 raise ValueError(
                     f"got an empty document ({document.title or document.id}), expected text: "
                     "leave it out of the corpus"

@@ -13,3 +13,8 @@ INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
 def seen(text: str) -> str:
     """Return a text without its invisible characters, in one encoding (NFC)."""
     return text if text.isascii() else unicodedata.normalize("NFC", INVISIBLE.sub("", text))
+
+
+def is_blank(text: str) -> bool:
+    """Say whether nothing of a text is seen."""
+    return not any(c.isprintable() and not c.isspace() for c in seen(text))

@@ -24,7 +24,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from prag_core.corpus import records
-from prag_core.corpus.characters import seen
+from prag_core.corpus.characters import is_blank, seen
 from prag_core.corpus.encodings import check_encoding, marked_encoding
 from prag_core.corpus.readers import READERS
 from prag_core.corpus.records import Reject, suffix
@@ -99,12 +99,12 @@ def document_from_record(record: object) -> Document:
     if not isinstance(text, str) or not isinstance(title, str):
         names = ", ".join(map(str, record)) or "none"
         raise ValueError(f"got the fields {names}, expected a string in text or contents")
-    if not text.strip():
+    (title + text).encode()  # a lone surrogate: UnicodeEncodeError, which is a ValueError
+    if is_blank(text):
         raise ValueError("got an empty document, expected text")
     extra = fields.pop("metadata", None)
     metadata = {**fields, **(extra if isinstance(extra, Mapping) else {})}
     source_id = next((str(value) for value in ids if value is not None), "")
-    (title + text).encode()  # a lone surrogate: UnicodeEncodeError, which is a ValueError
     return Document(text.strip(), title.strip(), source_id, metadata)
 
 
@@ -310,8 +310,7 @@ def _content_document(
         return reject(where, f"got a damaged gzip file ({error})")
     except ValueError as error:
         return reject(where, str(error))
-    # Invisible characters (a byte order mark, spaces of no width) are no text.
-    if not any(c.isprintable() and not c.isspace() for c in content.text):
+    if is_blank(content.text):
         return reject(where, "got an empty document, expected text")
     stem = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE).rpartition(".")[0]
     yield Document(content.text, content.title or stem, name, content.metadata)

@@ -20,6 +20,7 @@ from typing import Any
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapters.store import AdapterStore, open_store
 from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
+from prag_core.corpus.characters import is_blank
 from prag_core.corpus.chunking import CHUNK_TOKENS, long_documents
 from prag_core.corpus.documents import Document, as_documents, stored_document
 from prag_core.model.base_model import BaseModel, load_base_model
@@ -492,7 +493,7 @@ def _whole(documents: Sequence[Document]) -> Sequence[Document]:
         try:
             for name in ("text", "title", "source_id"):
                 require_text(name, getattr(document, name))
-            if not document.text.strip():
+            if is_blank(document.text):
                 raise ValueError(f"got an empty text (title {document.title!r}), expected some")
             try:
                 json.dumps(document.metadata)

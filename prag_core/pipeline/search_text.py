@@ -26,11 +26,30 @@ PROPERTIES = """
     price reason really same second size small sort sure tall tell thank thanks thing time town true
     type use year yes
 """
-NO_NAMES = frozenset(analyze(PROPERTIES).words)
+# The same, and the small words around them, of other languages.
+FOREIGN = """
+    aber am auch auf bei bist da danke dann das dem den der des die ein eine einem einer einen es
+    genau gibt hast hat hatte im ist jahr ja land mehr mit monat noch ort passiert sind stadt tag
+    und von wann war waren warum was weiter welche welchem welchen welcher welches wer wessen wie
+    wie viel viele wieso wo woher wohin wurde wurden zu
+    an année ans aussi avec c'est c'était ce ces cette combien comment date de des dans du en est et
+    était fut il ils jour la le les lieu mais merci mois où par pays pourquoi quand que quel quelle
+    quelles quels qui quoi siècle un une ville ça
+    al año años ciudad como cómo con cuál cuándo cuánto cuántos del dónde el en era es eso esto fue
+    fueron gracias la las lo los lugar mes país pero por qué quién quiénes siglo un una y
+    anno che chi città come cosa dove era è giorno grazie ha il lo ma mese paese perché quale quali
+    quando quanto stato
+    ano cidade e em foi isso onde o obrigado qual quem
+    dank dat de een en het hoe in is jaar wanneer waar waarom welk welke wie
+    哪一年 哪年 哪里 哪儿 在哪 什么时候 何时 为什么 怎么 多少 是谁 是什么 谢谢
+    いつ いつですか どこ どこですか だれ 誰ですか なぜ なぜですか 何年 何年ですか
+    언제 언제입니까 언제인가요 어디 어디입니까 어디인가요 누구입니까 누구인가요 몇 년
+"""
+NO_NAMES = frozenset(analyze(PROPERTIES + FOREIGN).words)
 PRONOUNS = """
     he she it they him her them his hers its their theirs 它 他 她 它们 他们 这 那 其
     それ その これ この 彼 彼女 그 그는 그녀 이것 그것
-    sie ihn ihm ihr dessen deren ihre seine elle lui cela celui ella eso
+    er sie ihn ihm ihr dessen deren ihre seine elle lui cela celui ella eso
 """
 POINTERS = "this that these those there then"  # they may stand before a noun, or join sentences
 REFERRING = regex.compile(rf"\b(?:{'|'.join(PRONOUNS.split())})\b|[它他她]|[这那][个是]", regex.I)
@@ -41,6 +60,7 @@ LABEL = regex.compile(r"^[ \t]*([^\W\d_]\w*(?: \w+)?)[ \t]*[:：][ \t]*(.*)$", r
 ANSWERS = frozenset(
     "answer a response output assistant antwort réponse respuesta 答 答案 回答".split()  # noqa: SIM905
 )
+SHOT = regex.compile(r"[?？]|=>|->|→")  # stands in every shot without labels
 INLINE = regex.compile(  # Q: ... A: ... Q: ... A:
     r".*\b(?:question|q)[:：]\s*(.+?)(?:\s(?:answer|a)[:：].*)?$", regex.I | regex.S
 )
@@ -64,7 +84,26 @@ def as_questions(questions: object) -> list[Question]:
             raise ValueError(
                 f"got a {type(item).__name__} as number {number} of the questions, expected a text"
             )
-    return [item.question if isinstance(item, Record) else item for item in items]
+    return [_as_question(number, item) for number, item in enumerate(items)]
+
+
+def _as_question(number: int, item: Any) -> Question:
+    """Take one question; of a conversation, turns without content (calls of tools) are empty."""
+    if isinstance(item, Record):
+        return item.question
+    if not _is_conversation(item):
+        return cast(Question, item)
+    turns = [
+        {**turn, "content": turn.get("content") or ""} if isinstance(turn, Mapping) else {}
+        for turn in item
+    ]
+    texts = [(turn.get("role"), turn.get("content")) for turn in turns]
+    if not all(isinstance(text, str) for pair in texts for text in pair) or not texts[-1][1]:
+        raise ValueError(
+            f"got other than text in the conversation that is number {number} of the questions, "
+            "expected turns of role and content, the last one with the question: correct it"
+        )
+    return [{name: v for name, v in turn.items() if isinstance(v, str)} for turn in turns]
 
 
 def _is_conversation(item: object) -> bool:
@@ -74,7 +113,7 @@ def _is_conversation(item: object) -> bool:
 def search_text(question: Question) -> str:
     """Return the text that documents are searched for."""
     if isinstance(question, Continuation):
-        return _last_question(question.text) or _last_paragraph(question.text)
+        return _last_question(question.text) or _last_shot(_last_paragraph(question.text))
     if isinstance(question, str):
         return question
     return _conversation_text(question)
@@ -137,3 +176,10 @@ def _last_paragraph(text: str) -> str:
         if analyze(last).words:
             return last
     return text.strip()
+
+
+def _last_shot(paragraph: str) -> str:
+    """Return the last of several questions (`... ?`, `... =>`), one a line; else the whole."""
+    lines = paragraph.splitlines()
+    marked = [number for number, line in enumerate(lines) if SHOT.search(line)]
+    return "\n".join(lines[marked[-1] :]) if len(marked) > 1 else paragraph

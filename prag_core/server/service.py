@@ -19,6 +19,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from prag_core.adapters.adapter import Adapter, adapter_key
+from prag_core.corpus.characters import is_blank
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import share_weights
 from prag_core.model.decoding_rows import GenerationOptions
@@ -89,7 +90,7 @@ class Service:
                 there.
         """
         for document in documents:
-            if not document.text.strip():
+            if is_blank(document.text):
                 problem = f"got an empty document ({document.title or document.id})"
                 raise ValueError(f"{problem}, expected text: leave it out")
         with self.lock:
@@ -227,13 +228,13 @@ class Service:
         named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
         with self.lock:  # so that no document is removed in between
             self.refresh()
-            if not self.rag.documents and not document_ids:
-                mode = "closed_book"
+            empty = not self.rag.documents and not document_ids
+            searched = "closed_book" if empty else mode
             adapters: dict[str, Adapter] | None = None
             while adapters is None:  # again where one cannot be read: it is left out then
-                hits = self._hits(question, mode, k, named, where, among, path)
+                hits = self._hits(question, searched, k, named, where, among, path)
                 ids = [hit.document_id for hit in hits]
-                adapters = self._adapters(ids, path) if find_mode(mode).adapters else {}
+                adapters = self._adapters(ids, path) if find_mode(searched).adapters else {}
             documents = {i: self.rag.document(i) for i in ids}
         given = {
             "merge_weights": weighting, "least_relevance": least_relevance, "abstain": abstain

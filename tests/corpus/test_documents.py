@@ -130,7 +130,10 @@ BAD = {
         '{"text": "good"}\n{"question": "q", "answer": "a"}\n',
         r"line 2: got the fields question, answer, expected a string in text or contents",
     ),
-    "empty.jsonl": ('{"text": "good"}\n{"text": " \\n"}\n', r"line 2: got an empty document"),
+    "empty.jsonl": (
+        '{"text": "good"}\n{"text": " \\u200b"}\n',
+        r"line 2: got an empty document",
+    ),
     "surrogate.jsonl": ('{"text": "good"}\n{"text": "\\ud800"}\n', r"line 2: .*surrogates"),
     "bytes.jsonl": (
         b'{"text": "good"}\n{"text": "\xff"}\n',

@@ -127,7 +127,7 @@ def test_a_failing_store_leaves_the_index_as_it_was(fast, monkeypatch):
 
 @pytest.mark.parametrize(
     "bad",
-    ["", " ", None, 5, b"x", {"title": "no text"}, "caf\udce9", Document("x", None),
+    ["", " ", "\u200b\ufeff", None, 5, b"x", {"title": "no text"}, "caf\udce9", Document("x", None),
      Document("x", metadata={"a": {1}})],
 )  # fmt: skip
 def test_a_batch_with_something_bad_is_refused_before_anything_is_recorded(fast, bad):

@@ -40,8 +40,32 @@ def test_other_scripts_refer_back_too():
 
 
 @pytest.mark.parametrize(
+    "last",
+    [
+        "Und in welchem Jahr war das?", "In welchem Jahr?", "Wo wurde er geboren?",
+        "Et en quelle année ?", "C'était quand ?", "¿Y en qué año fue eso?", "E in che anno?",
+        "En in welk jaar was dat?", "哪一年？", "为什么？", "いつですか？", "언제입니까?",
+    ],
+)  # fmt: skip
+def test_a_turn_refers_back_in_other_languages_too(last):
+    assert set(search_text(conversation(*TARN, last)).splitlines()) == {*TARN, last}
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["Wer hat die Brücke von Oss gebaut?", "Qui a fondé Ostrel ?", "¿Quién fundó Ostrel?"],
+)
+def test_a_new_subject_in_other_languages_is_searched_for_alone(last):
+    assert search_text(conversation(*TARN, last)) == last
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("Who baked? Mira\nWho painted Tarn?", "Who painted Tarn?"),
+        ("1. Who baked?\nMira\n2. Who painted Tarn?\n", "2. Who painted Tarn?"),
+        ("France => Paris\nTarn =>", "Tarn =>"),
+        ("Tarn is far.\nWho painted it?", "Tarn is far.\nWho painted it?"),
         ("Q: a one?\nA: b\n\nQ: who painted Tarn?\nA:", "who painted Tarn?"),
         ("Q: a\nA: b\nQ: who painted it?\nA:", "who painted it?"),
         ("Question: a\nAnswer: b\n\nQuestion: who?\nOf Tarn?\nAnswer:", "who?\nOf Tarn?"),
@@ -68,3 +92,12 @@ def test_questions_in_any_shape():
     for wrong in (None, {"question": "Who?"}, ["Who?", None], b"a"):
         with pytest.raises(ValueError, match=r"got a \w+.*, expected"):
             as_questions(wrong)
+
+
+def test_a_turn_without_content_is_empty():
+    asked = {"role": "user", "content": "Who?"}
+    turns = [asked, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, asked]
+    assert as_questions(turns) == [[asked, {"role": "assistant", "content": ""}, asked]]
+    for wrong in ({"role": "user"}, {"content": "Who?"}, {"role": "user", "content": [1]}, "Who?"):
+        with pytest.raises(ValueError, match="expected turns of role and content"):
+            as_questions([[asked, wrong]])

@@ -309,6 +309,7 @@ def test_trainings_are_jobs(http, client):
     [
         ("documents", {"text": ""}, 400, "text: got \"\", expected at least 1"),
         ("documents", {"text": "  "}, 400, "got an empty document"),
+        ("documents", {"text": "\u200b\u2060"}, 400, "got an empty document"),
         ("documents", {"documents": []}, 400, "documents: got an empty list"),
         ("documents", {"text": "a", "name": "b"}, 400, "name: got a field that there is none of"),
         ("documents", {"documents": [{"text": f"{i}"} for i in range(5)]}, 413, "got 5 documents"),
