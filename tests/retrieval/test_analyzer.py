@@ -32,6 +32,10 @@ def test_what_looks_alike_is_one_term(one, other):
     assert analyze(one) == analyze(other)
 
 
+def test_a_digit_that_python_does_not_know_stays():
+    assert analyze("\U00010d40 7") == (["\U00010d40", "7"], [])  # of Unicode 16
+
+
 def test_letters_that_differ_stay_apart():
     for one, other in (("か", "が"), ("दिन", "दीन"), ("น้ำ", "นา"), ("C", "C++"), ("C#", "C++")):
         assert analyze(one) != analyze(other)
