@@ -78,6 +78,7 @@ class BM25Retriever:
         self._vocabulary: dict[str, int] = {}
         self._ids: list[str] = []
         self._indexes: dict[bool, _Index] = {}  # of all words, and (True) of weak terms
+        self._titles: list[str] | None = None  # those of weak terms alone, else ""; when asked for
         self.add(documents)
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class BM25Retriever:
     def add(self, documents: Iterable[Document]) -> None:
         """Add documents; those already there are kept once."""
         if self._documents.add(documents):
-            self._indexes.clear()
+            self._forget_indexes()
 
     def delete(self, document_ids: Iterable[str]) -> None:
         """Remove documents.
@@ -104,7 +105,11 @@ class BM25Retriever:
         """
         for document_id in self._documents.delete(document_ids):
             self._tokens.pop(document_id, None)
-            self._indexes.clear()
+            self._forget_indexes()
+
+    def _forget_indexes(self) -> None:
+        self._indexes.clear()
+        self._titles = None
 
     def get(self, document_id: str) -> Document:
         """Return a document by its id.
@@ -153,6 +158,28 @@ class BM25Retriever:
             self._indexes[weak] = _Index.build(rows, self._vocabulary, self.engine)
         return self._indexes[weak]
 
+    def _named(
+        self, terms: list[str], allowed: np.ndarray, known: set[int], missing: int
+    ) -> np.ndarray:
+        """Return the places of documents that a question of weak terms may mean.
+
+        Those whose title it says ("Who are The Who?"), the longest; else those with all its terms.
+        Fewer are no sign: "How are you?" asks for no document with an "are".
+        """
+        if self._titles is None:
+            titles = (analyze(document.title) for document in self._documents.all.values())
+            self._titles = ["" if title.words else " ".join(title.weak) for title in titles]
+        said = f" {' '.join(terms)} "
+        lengths = np.array([
+            len(title) if (title := self._titles[place]) and f" {title} " in said else 0
+            for place in allowed
+        ])  # fmt: skip
+        if lengths.any():
+            return allowed[np.flatnonzero(lengths == lengths.max())]
+        rows = self._index(weak=True).rows
+        whole = [place for place in allowed if not missing and known <= set(rows[place])]
+        return np.array(whole, dtype=np.int64)
+
     def _numbers(self, terms: Iterable[str]) -> Tokens:
         numbers = self._vocabulary
         return array("i", (numbers.setdefault(term, len(numbers)) for term in terms))
@@ -165,6 +192,9 @@ class BM25Retriever:
         known = [number for number in numbers if number >= 0 and index.frequencies[number]]
         if len(known) > MOST_TERMS:
             known = sorted(set(known), key=index.frequencies.__getitem__)[:MOST_TERMS]
+        missing = len({t for t, n in zip(terms, numbers, strict=True) if n not in known})
+        if weak and len(allowed):
+            allowed = self._named(terms, allowed, set(known), missing)
         if not known or not len(allowed):
             return []
         # float64 whatever the engine computes in
@@ -173,7 +203,6 @@ class BM25Retriever:
         least = max(np.partition(scores, cut)[cut], 10**-DECIMALS / 2)  # of the k best that match
         candidates = np.flatnonzero(scores >= least)  # in order of adding
         best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-        missing = len({t for t, n in zip(terms, numbers, strict=True) if n not in known})
         if not index.covers(set(known), missing, allowed[best], self._least_coverage):
             return []
         return [Hit(self._ids[allowed[i]], float(scores[i])) for i in best]

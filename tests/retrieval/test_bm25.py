@@ -244,3 +244,24 @@ def test_among_leaves_the_other_documents_out(engine):
     expected = [[hit for hit in row if hit.document_id in allowed][:4] for row in every]
     assert retriever.retrieve(questions, 4, allowed) == expected
     assert retriever.retrieve(questions[:1], 4, ()) == [[]]
+
+
+@pytest.mark.parametrize("engine", ["bm25", "bm25s"])
+def test_a_question_of_stop_words_finds_what_it_names(engine):
+    bands = [
+        Document("The Who are an English rock band who are loud.", "The Who"),
+        Document("The The are an English band, and who are they?", "The The"),
+        Document("It is a novel by Stephen King.", "It"),
+        Document("To be, or not to be: so it begins.", "Speech"),
+    ]
+    retriever = make_retriever(engine, bands)
+
+    def titles(question: str) -> list[str]:
+        return [retriever.get(hit.document_id).title for hit in retriever.retrieve([question])[0]]
+
+    assert titles("Who are The Who?") == ["The Who"]
+    assert titles("Who are The The?") == ["The The"]
+    assert titles("What is It?") == ["It"]
+    assert titles("To be or not to be?") == ["Speech"]
+    for greeting in ("How are you?", "Who are you?", "What is this?"):
+        assert titles(greeting) == []
