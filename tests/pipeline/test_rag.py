@@ -367,7 +367,7 @@ def test_errors_name_the_remedy(tiny_base, fast):
     with pytest.raises(ValueError, match="got no documents, expected at least one"):
         fast.add_documents([])
     for mode in ("in_context", "parametric"):
-        with pytest.raises(ValueError, match="got no documents, expected some: call add_documen"):
+        with pytest.raises(ValueError, match="got no documents, expected some: add them first"):
             fast.answer(QUESTIONS, mode)
     fast.add_documents(CORPUS)
     with pytest.raises(ValueError, match="got mode 'rag', expected one of closed_book, in_context"):
