@@ -8,6 +8,7 @@ import regex
 
 # Soft hyphens, zero-width spaces and joiners, byte order and bidi marks, variation selectors.
 INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")  # categories: controls, half characters, spaces
 
 
 def seen(text: str) -> str:
@@ -17,4 +18,5 @@ def seen(text: str) -> str:
 
 def is_blank(text: str) -> bool:
     """Say whether nothing of a text is seen."""
-    return not any(c.isprintable() and not c.isspace() for c in seen(text))
+    # By what is not seen: a character that is newer than Python's Unicode (Cn) is.
+    return all(unicodedata.category(c) in UNSEEN for c in seen(text))

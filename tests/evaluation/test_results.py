@@ -20,7 +20,7 @@ def report(**conditions: list[float]):
     questions = [Question(f"q{i}", "?", ("x",), (f"d{i}",)) for i in range(count)]
     answers = {
         name: {
-            f"q{i}": {"scores": dict.fromkeys(METRICS, value), "seconds": 0.5}
+            f"q{i}": {"scores": dict.fromkeys(METRICS, value), "prediction": "x", "seconds": 0.5}
             for i, value in enumerate(values)
         }
         for name, values in conditions.items()
