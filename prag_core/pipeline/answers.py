@@ -34,8 +34,8 @@ class Answer:
         documents: whose adapters, passages or both were used.
         path: who made the adapters (`trained`, `generated`, ...); "" without any.
         prompt: id of the prompt (see `prompts.prompt_id`).
-        notes: what a reader of the answer must know, in sentences: what was cut of the prompt, or
-            why there is no answer (then the text is empty).
+        notes: what a reader of the answer must know, in sentences: what was cut of the prompt, why
+            it abstains, or why there is no answer (then the text is empty).
     """
 
     question: str
