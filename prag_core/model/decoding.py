@@ -17,6 +17,7 @@ from prag_core.model.attach import AdapterStack, hooked, shared_updates
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import Row
 from prag_core.model.padding import pad
+from prag_core.model.prefix import prefix_cache
 
 GREEDY_BELOW = 1e-4  # temperature; logits divided by less overflow
 
@@ -50,11 +51,15 @@ class DecodingBatch:
         """
         rows = list(rows)
         # On the left: every row's last token then stands in the last column.
-        ids, lengths = pad([row.ids for row in rows], self.base.tokenizer.pad_token_id, left=True)
+        unread = [row.ids[row.start :] for row in rows]
+        ids, lengths = pad(unread, self.base.tokenizer.pad_token_id, left=True)  # (N, T)
         mask = (torch.arange(ids.shape[1], 0, -1) <= lengths[:, None]).long()  # (N, T)
         ids, mask = ids.to(self.base.device), mask.to(self.base.device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)  # (N, T), from 0 where the prompt begins
-        first, cache = len(self.rows), DynamicCache()
+        prefixes, starts = [row.prefix for row in rows], [row.start for row in rows]
+        cache, past = prefix_cache(self.base, prefixes, starts)  # past (N, P)
+        mask = torch.cat([past, mask], 1)  # (N, P + T), with padding before both parts
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, past.shape[1] :]  # (N, T)
+        first = len(self.rows)
         try:
             if self.shared is None:
                 self.stack.append([row.adapter for row in rows])

@@ -8,6 +8,7 @@ import torch
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.base_model import BaseModel
+from prag_core.model.prefix import Prefix
 from prag_core.model.prompts import prompt_ids
 
 
@@ -44,6 +45,7 @@ class Row:
 
     Attributes:
         prompt_tokens: length of the prompt.
+        start: first token of the prompt that is to be read; those before it are the prefix's.
         tokens: tokens decoded, an end token included.
         finish: "" while it is decoded, then `stop` or `length`, as OpenAI's API names them.
         answer: its text, where nothing is to be decoded.
@@ -55,8 +57,11 @@ class Row:
         prompt: str,
         adapter: Adapter | None = None,
         options: GenerationOptions | None = None,
+        prefix: Prefix | None = None,
     ) -> None:
         """Tokenise the prompt (special tokens included).
+
+        As far as the prompt begins as the prefix does, its keys and values are taken from there.
 
         Raises:
             ValueError: an empty prompt, or one that leaves no room for an answer in the context.
@@ -65,6 +70,7 @@ class Row:
             raise ValueError("got an empty prompt, expected text: leave it out")
         self.adapter, self.options, self.answer = adapter, options or GenerationOptions(), ""
         self.ids = prompt_ids(base.tokenizer, prompt)
+        self.prefix, self.start = prefix, prefix.common(self.ids) if prefix else 0
         self.prompt_tokens, self.tokens, self.finish = len(self.ids), 0, ""
         room = base.context_length - self.options.max_new_tokens
         if self.prompt_tokens > room:

@@ -8,6 +8,7 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding import DecodingBatch
 from prag_core.model.decoding_rows import GenerationOptions, Row
+from prag_core.model.prefix import Prefix
 
 
 def generate(
@@ -15,6 +16,7 @@ def generate(
     prompts: Sequence[str],
     adapters: Sequence[Adapter | None] | Adapter | None = None,
     options: GenerationOptions | None = None,
+    prefixes: Sequence[Prefix | None] | None = None,
 ) -> list[str]:
     """Answer each prompt; rows of similar length are decoded together.
 
@@ -23,6 +25,7 @@ def generate(
         prompts: full prompts (see `prompts`), special tokens included.
         adapters: one for all prompts, one a prompt (None: none), or None.
         options: decoding options.
+        prefixes: what is known already of every prompt's beginning (see `prefix`), or None.
 
     Returns:
         One text a prompt, in order, without stop strings and surrounding space.
@@ -40,7 +43,8 @@ def generate(
     for start in range(0, len(order), options.batch_size):
         rows = order[start : start + options.batch_size]
         batch = adapters if shared else [adapters[i] for i in rows]
-        for row, piece in stream(base, [prompts[i] for i in rows], batch, options):
+        known = prefixes and [prefixes[i] for i in rows]
+        for row, piece in stream(base, [prompts[i] for i in rows], batch, options, known):
             answers[rows[row]] += piece
     return [answer.strip() for answer in answers]
 
@@ -50,6 +54,7 @@ def stream(
     prompts: Sequence[str],
     adapters: Sequence[Adapter | None] | Adapter | None = None,
     options: GenerationOptions | None = None,
+    prefixes: Sequence[Prefix | None] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Decode one batch and yield (row, new text) as soon as the text is final.
 
@@ -64,7 +69,8 @@ def stream(
     if not shared and adapters and all(adapter is adapters[0] for adapter in adapters):
         shared = adapters[0]
     singles = [None] * len(prompts) if shared or adapters is None else adapters
-    rows = [Row(base, p, adapter, options) for p, adapter in zip(prompts, singles, strict=True)]
+    known = prefixes or [None] * len(prompts)
+    rows = [Row(base, p, a, options, k) for p, a, k in zip(prompts, singles, known, strict=True)]
     # By identity: equal prompts are different rows.
     index = {id(row): place for place, row in enumerate(rows)}
     batch = DecodingBatch(base, shared)

@@ -1,0 +1,121 @@
+"""Prefix: the tokens that prompts begin with go in; their keys and values come out.
+
+What a decoder computes at a token depends on that token and those before it. The keys and values of
+a passage at the front of a prompt can therefore be kept, on disk if need be, and a question that
+comes behind it goes on from there: the passage is not read again, and the answer is the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import DynamicCache
+
+from prag_core.model.base_model import BaseModel
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The beginning of prompts, as the model has read it.
+
+    Attributes:
+        ids: its T tokens.
+        states: keys and values of every layer, (heads, T, d) each.
+    """
+
+    ids: tuple[int, ...]
+    states: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values, in the dtype that they are kept in."""
+        return sum(tensor.nbytes for pair in self.states for tensor in pair)
+
+    def common(self, ids: Sequence[int]) -> int:
+        """Return how many first tokens a prompt shares with it, at least one less than it has."""
+        # The last token is always read: the next one comes of it.
+        return min(common_start(self.ids, ids), len(ids) - 1)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file under a temporary name, then rename it."""
+        tensors = {"ids": torch.tensor(self.ids)}
+        for layer, pair in enumerate(self.states):
+            for name, tensor in zip(("keys", "values"), pair, strict=True):
+                tensors[f"layers.{layer}.{name}"] = tensor.cpu().contiguous()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Prefix:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: a damaged file.
+        """
+        try:
+            tensors = load_file(path)
+            ids = tuple(tensors.pop("ids").tolist())
+            names = [(f"layers.{n}.keys", f"layers.{n}.values") for n in range(len(tensors) // 2)]
+            return cls(ids, tuple((tensors[k], tensors[v]) for k, v in names))
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"got {path} that is damaged ({error}), expected the keys and values of a passage: "
+                "delete it, and they are computed again"
+            ) from error
+
+
+def common_start(ids: Sequence[int], others: Sequence[int]) -> int:
+    """Return how many first tokens two rows share."""
+    pairs = enumerate(zip(ids, others, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(ids), len(others)))
+
+
+@torch.no_grad()
+def read_prefix(base: BaseModel, ids: Sequence[int]) -> Prefix:
+    """Read the tokens that prompts begin with; no adapter takes part."""
+    cache = DynamicCache()
+    rows = torch.tensor([list(ids)], device=base.device)  # (1, T)
+    # Without the head: of these tokens none is predicted.
+    base.model.get_submodule("model")(input_ids=rows, past_key_values=cache, use_cache=True)
+    return Prefix(tuple(ids), tuple((layer.keys[0], layer.values[0]) for layer in cache.layers))
+
+
+def prefix_cache(
+    base: BaseModel, prefixes: Sequence[Prefix | None], lengths: Sequence[int]
+) -> tuple[DynamicCache, Tensor]:
+    """Put the rows' prefixes into one cache, padded on the left.
+
+    Args:
+        base: base model.
+        prefixes: one a row, or None.
+        lengths: so many first tokens of each are used; 0: none.
+
+    Returns:
+        The cache, of P tokens a row, and which of them are the row's own, (N, P).
+    """
+    cache, longest = DynamicCache(), max(lengths)
+    counts = torch.tensor(lengths, device=base.device)
+    mask = torch.arange(longest, 0, -1, device=base.device) <= counts[:, None]  # (N, P)
+    if not longest:
+        return cache, mask.long()
+    present = next(prefix for prefix in prefixes if prefix)
+    for layer, pair in enumerate(present.states):
+        joint = []
+        for part, like in enumerate(pair):
+            states = like.new_zeros(len(lengths), like.shape[0], longest, like.shape[2])
+            states = states.to(base.device)  # (N, heads, P, d)
+            for row, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True)):
+                if prefix and length:
+                    states[row, :, longest - length :] = prefix.states[layer][part][:, :length]
+            joint.append(states)
+        cache.update(*joint, layer)
+    return cache, mask.long()
