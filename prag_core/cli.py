@@ -65,6 +65,7 @@ SUMMARIES = {
     "compare": "Compare trained with generated adapters: quality, side effects, merging, cost.",
     "speed": "Measure speed beside stock PEFT; parts measured earlier stay in the file.",
     "warmup": "Train an adapter on question-answer pairs, for the trained path to start from.",
+    "reader": "Train the baseline `reader`: one LoRA that answers with the passage in the prompt.",
     "store": "Look into a store, check it, keep it in order, and move adapters in and out.",
     "models": "Show which base models load by name, or fetch one now.",
 }
@@ -77,6 +78,19 @@ DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see
         "unread": ["path", "base_model", "dtype", "hypernet"]
     },  # a list of models has them
     "compare": {"unread": ["path"]},
+    "reader": {
+        "unread": [
+            "path",
+            "hypernet",
+            "hypernet_rank",
+            "retriever",
+            "least_coverage",
+            "least_similarity",
+            "augmentation",
+            "generation",
+            "answering",
+        ]
+    },
     "models": {"words": ["action", "name"]},
 }
 COMMANDS = {

@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import load_checkpoint
 from hypernet.training.datamodule import HypernetDataModule
-from hypernet.training.leave_out import LeaveOut
 from hypernet.training.scores import score_network
+from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.evaluation.estimates import format_estimate
 from prag_core.evaluation.report.style import MARKERS, TOPIC_COLOURS, styled

@@ -12,7 +12,6 @@ import lightning
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from hypernet.training.batches import LENGTH_CLASSES, Batch, BatchBuilder, BatchConfig
-from hypernet.training.leave_out import LeaveOut
 from hypernet.training.sources import (
     NOTHING,
     Item,
@@ -26,6 +25,7 @@ from hypernet.training.sources import (
     split,
 )
 from prag_core.corpus.documents import iter_documents
+from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.model.base_model import BaseModel

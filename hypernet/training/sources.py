@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from hypernet.training.leave_out import LeaveOut
 from hypernet.training.relations import find_facts
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.span_augmenter import choose_pairs
 from prag_core.corpus.documents import Document
+from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel

@@ -8,7 +8,7 @@ adapter equals the one that it would get alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -106,11 +106,26 @@ def group_documents(
         yield group
 
 
+def similar_steps(
+    sequences: Sequence[TrainingSequence], per_step: int, seed: int
+) -> list[TrainingSequence]:
+    """Order one document's sequences so that those of a step are of similar length: less padding.
+
+    Steps come in random order; an incomplete one is the last, as `fit_steps` cuts the list.
+    """
+    ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
+    steps = [ordered[i : i + per_step] for i in range(0, len(ordered), per_step)]
+    shuffle = torch.Generator().manual_seed(seed)
+    order = [*torch.randperm(len(steps) - 1, generator=shuffle).tolist(), len(steps) - 1]
+    return [sequence for i in order for sequence in steps[i]]
+
+
 def fit_steps(
     base: BaseModel,
     stack: StackedLora,
     documents: Sequence[Sequence[TrainingSequence]],
     options: LoraTrainingOptions,
+    decay: Callable[[], float] = lambda: 1.0,
 ) -> Generator[tuple[int, int], None, list[float]]:
     """Run all optimiser steps, and yield (steps done, steps in all) after each.
 
@@ -121,6 +136,7 @@ def fit_steps(
         stack: the adapters, one a document.
         documents: every document's sequences, equally many.
         options: training settings.
+        decay: returns what the learning rate is multiplied by in the next step.
 
     Returns:
         Each document's loss in its last step, in nats a token.
@@ -145,6 +161,8 @@ def fit_steps(
                 loss = _loss(base, rows, options.loss)  # (N,)
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * decay()
             optimizer.step()
             losses = loss.detach()
             yield epoch * len(starts) + number, options.epochs * len(starts)

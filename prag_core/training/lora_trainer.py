@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
-import torch
-
 from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
 from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPair
 from prag_core.corpus.documents import Document, as_documents
@@ -18,6 +16,7 @@ from prag_core.training.loop import (
     finish,
     fit_steps,
     group_documents,
+    similar_steps,
 )
 from prag_core.training.sequences import TrainingSequence, build_sequences
 from prag_core.training.stacked_lora import StackedLora, initial_tensors
@@ -131,15 +130,10 @@ class LoraTrainer:
             raise ValueError("got no documents to train on, expected some: check the corpus")
         sequences = [s for document in augmented for s in self._sequences(document)]
         per_step = max(self.options.sequences_per_step, GLOBAL_STEP)
-        # Steps of similar length have less padding.
-        sequences.sort(key=lambda sequence: -len(sequence.ids))
-        steps = [sequences[i : i + per_step] for i in range(0, len(sequences), per_step)]
-        shuffle = torch.Generator().manual_seed(self.options.seed)
-        # `fit_steps` cuts the one list every per_step sequences: an incomplete step must be last.
-        order = [*torch.randperm(len(steps) - 1, generator=shuffle).tolist(), len(steps) - 1]
         stack = StackedLora(self.base, self.spec, [self.init])
         options = replace(self.options, sequences_per_step=per_step)
-        finish(fit_steps(self.base, stack, [[s for i in order for s in steps[i]]], options))
+        steps = similar_steps(sequences, per_step, options.seed)
+        finish(fit_steps(self.base, stack, [steps], options))
         return self._adapter(stack, 0, [document.document for document in augmented])
 
     def train_warmup(self, pairs: Sequence[QAPair]) -> Adapter:

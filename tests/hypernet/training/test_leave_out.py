@@ -11,7 +11,7 @@ import yaml
 
 from hypernet.training.batches import BatchConfig
 from hypernet.training.datamodule import HypernetDataModule
-from hypernet.training.leave_out import LeaveOut
+from prag_core.corpus.leave_out import LeaveOut
 from tests.fixtures.hypernetworks import FACTS, write_question_set
 from tests.fixtures.paths import CONFIGS, DATA
 

@@ -1,7 +1,7 @@
 """Left out: what is kept for measuring goes in, what training may draw comes out.
 
 Articles, relations and documents that are never trained on, so that results on them say something
-about documents and questions of a kind that the hypernetwork has not seen.
+about documents and questions of a kind that no training has seen.
 """
 
 from __future__ import annotations

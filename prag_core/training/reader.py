@@ -1,0 +1,287 @@
+"""Reader: questions with their gold passage go in; one LoRA that answers from passages comes out.
+
+    question set -> held out by article -> sequences -> a race of learning rates -> the best goes on
+
+The baseline of what supervision alone gives: the base model, fine-tuned on the questions that a
+parametrizer may learn from, but with the passage in its prompt.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from prag_core.adapters.adapter import DTYPES, Adapter
+from prag_core.corpus.leave_out import LeaveOut
+from prag_core.corpus.question_sets import QuestionSet
+from prag_core.corpus.questions import Question
+from prag_core.model.padding import labels, pad
+from prag_core.model.prompts import prompt_id, question_prompt
+from prag_core.model.token_loss import IGNORE, sequence_nll
+from prag_core.training.loop import fit_steps, similar_steps
+from prag_core.training.lora_trainer import LoraTrainer
+from prag_core.training.sequences import TrainingSequence, encode
+from prag_core.training.stacked_lora import StackedLora
+
+READER = "reader"
+EPOCHS = 1000  # more than any time is enough for: time or a flat loss ends the training
+GAIN = 0.005  # share of the held-out loss; what gains less is flat
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """How the reader is trained.
+
+    Attributes:
+        learning_rates: tried side by side, the same steps each; the best one goes on.
+        batch: sequences of one step.
+        race: share of the time that the learning rates are tried in. From then on the learning rate
+            falls to 0 over the rest.
+        max_hours: time of the whole training, at most.
+        every: steps between two measurements of the held-out loss.
+        patience: measurements without a gain of 0.5 % after which the loss is flat: training ends.
+        questions: drawn to train on; 0: all.
+        held_out_articles: articles, by title, that are not trained on.
+        held_out_questions: drawn from these, for the held-out loss.
+        max_tokens: longer questions with passage and answer are left out.
+        seed: of all draws.
+    """
+
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    batch: int = 16
+    race: float = 0.3
+    max_hours: float = 2.0
+    every: int = 40
+    patience: int = 5
+    questions: int = 40_000
+    held_out_articles: int = 20
+    held_out_questions: int = 256
+    max_tokens: int = 384
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values out of range."""
+        counts = ("batch", "every", "patience", "held_out_articles", "held_out_questions")
+        sizes = [getattr(self, name) for name in (*counts, "max_tokens")]
+        rates = self.learning_rates and min(self.learning_rates) > 0
+        different = len({*self.learning_rates}) == len(self.learning_rates)
+        shares = 0 < self.race <= 1 and self.max_hours > 0 and self.questions >= 0
+        if not (rates and different and shares and min(sizes) >= 1):
+            raise ValueError(
+                f"got {self}, expected different positive learning rates, a race from above 0 to "
+                "1, more than 0 hours, and 1 or more of all else (questions: 0 or more)"
+            )
+
+
+@dataclass(frozen=True)
+class ReaderSequences:
+    """What the reader is trained and measured on.
+
+    Attributes:
+        training: prompts with passage and answer.
+        held_out: the same of other articles.
+        articles: titles of the latter.
+        too_long: questions that were left out for their length.
+    """
+
+    training: list[TrainingSequence]
+    held_out: list[TrainingSequence]
+    articles: list[str]
+    too_long: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The held-out loss of one learning rate at one time.
+
+    Attributes:
+        learning_rate: at the start.
+        step: optimiser steps done.
+        seconds: since the training began.
+        held_out_loss: of answers' tokens, in nats a token, mean over questions.
+        adapter: of this step, where no loss before was as low.
+        stopped: "" while training goes on, then `flat` or `time`.
+    """
+
+    learning_rate: float
+    step: int
+    seconds: float
+    held_out_loss: float
+    adapter: Adapter | None = None
+    stopped: str = ""
+
+
+def reader_sequences(
+    trainer: LoraTrainer, question_set: QuestionSet, options: ReaderOptions, left_out: LeaveOut
+) -> ReaderSequences:
+    """Split a question set by article and write the prompts with gold passages.
+
+    Args:
+        trainer: its wording is what questions are asked in.
+        question_set: questions with gold documents and answers.
+        options: of the training.
+        left_out: articles and relations that are neither trained on nor held out.
+
+    Raises:
+        ValueError: too few articles or questions.
+    """
+    known, draw = question_set.documents_by_id, random.Random(options.seed)
+    by_article: dict[str, list[Question]] = {}
+    for question in question_set.questions:
+        present = question.gold_ids and question.golden_answers and question.gold_ids[0] in known
+        if not present or left_out.asks(question.question):
+            continue
+        document = known[question.gold_ids[0]]
+        by_article.setdefault(document.title or document.id, []).append(question)
+    names = sorted(by_article.keys() - left_out.articles)
+    if len(names) <= options.held_out_articles:
+        raise ValueError(
+            f"got {len(names)} articles with questions in {question_set.name}, expected more than "
+            f"the {options.held_out_articles} that are held out: bring more, or lower "
+            "--reading.held_out_articles"
+        )
+    held_out = sorted(draw.sample(names, options.held_out_articles))
+    rest = [q for name in names if name not in {*held_out} for q in by_article[name]]
+    others = [q for name in held_out for q in by_article[name]]
+    rest = draw.sample(rest, min(options.questions or len(rest), len(rest)))
+    others = draw.sample(others, min(options.held_out_questions, len(others)))
+    rows = [[_sequence(trainer, question_set, q) for q in part] for part in (rest, others)]
+    limit = min(options.max_tokens, trainer.base.context_length)
+    # Left out, not cut: the answer may stand in the part that would be cut off.
+    training, measured = ([s for s in part if len(s.ids) <= limit] for part in rows)
+    too_long = len(rest) + len(others) - len(training) - len(measured)
+    if not training or not measured:
+        raise ValueError(
+            f"got {too_long} questions of more than {limit} tokens, with their passage, and "
+            "hardly any other, expected some to train on: raise --reading.max_tokens"
+        )
+    return ReaderSequences(training, measured, held_out, too_long)
+
+
+def _sequence(trainer: LoraTrainer, whole: QuestionSet, question: Question) -> TrainingSequence:
+    tokenizer, passages = trainer.base.tokenizer, [whole.documents_by_id[question.gold_ids[0]]]
+    prompt = question_prompt(tokenizer, question.question, passages)
+    return encode(tokenizer, prompt, question.golden_answers[0])
+
+
+def train_reader(
+    trainer: LoraTrainer, sequences: ReaderSequences, options: ReaderOptions
+) -> Iterator[Measured]:
+    """Train until the held-out loss is flat or the time is over; yields every measurement.
+
+    All learning rates train on the same steps in turn; when their time is over, the one of the
+    lowest held-out loss goes on alone.
+    """
+    clock = _Clock(options)
+    ordered = similar_steps(sequences.training, options.batch, options.seed)
+    runs = [_Run(trainer, rate, ordered, options, clock) for rate in options.learning_rates]
+    lowest, stopped = float("inf"), ""
+    while not stopped:
+        for run in runs:
+            run.advance()
+            loss = run.measure(sequences.held_out)
+            best = run.adapter() if loss < lowest else None
+            lowest = min(lowest, loss)
+            stopped = _stops(runs, run, options, clock)
+            seconds = round(clock.seconds, 1)
+            yield Measured(run.learning_rate, run.step, seconds, loss, best, stopped)
+        if clock.racing <= 0:
+            runs = [min(runs, key=lambda run: run.losses[-1])]
+
+
+def _stops(runs: Sequence[_Run], run: _Run, options: ReaderOptions, clock: _Clock) -> str:
+    """Say why training ends after this run's measurement; empty while it goes on."""
+    if run is not runs[-1]:
+        return ""  # the others of the round are measured too
+    if clock.left <= 0:
+        return "time"
+    before, after = run.losses[: -options.patience], run.losses[-options.patience :]
+    flat = bool(before) and min(after) > (1 - GAIN) * min(before)
+    return "flat" if flat and len(runs) == 1 else ""
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """The time that a training has."""
+
+    options: ReaderOptions
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float:
+        """Share of all time that is left."""
+        return 1 - self.seconds / (3600 * self.options.max_hours)
+
+    @property
+    def racing(self) -> float:
+        """Share of all time that is left of the race."""
+        return self.left - (1 - self.options.race)
+
+    def decay(self) -> float:
+        """Return what the learning rate is multiplied by: 1 in the race, then down to 0."""
+        rest = 1 - self.options.race
+        return max(0.0, min(1.0, self.left / rest)) if rest else 1.0
+
+
+class _Run:
+    """One learning rate: its LoRA, and the held-out losses so far."""
+
+    def __init__(
+        self,
+        trainer: LoraTrainer,
+        learning_rate: float,
+        ordered: list[TrainingSequence],
+        options: ReaderOptions,
+        clock: _Clock,
+    ) -> None:
+        self.trainer, self.learning_rate, self.every = trainer, learning_rate, options.every
+        self.stack = StackedLora(trainer.base, trainer.spec, [trainer.init])
+        settings = replace(
+            trainer.options, learning_rate=learning_rate, epochs=EPOCHS, loss="answer",
+            sequences_per_step=options.batch, seed=options.seed,
+        )  # fmt: skip
+        self.steps = fit_steps(trainer.base, self.stack, [ordered], settings, clock.decay)
+        self.step, self.losses = 0, list[float]()
+
+    def advance(self) -> None:
+        """Do the steps up to the next measurement."""
+        for _ in range(self.every):
+            next(self.steps)
+        self.step += self.every
+
+    def measure(self, sequences: Sequence[TrainingSequence]) -> float:
+        """Measure the held-out loss and keep it."""
+        # The trained tensors stand in the stack: it is attached as in a training step.
+        with self.stack:
+            loss = mean_loss(self.trainer, sequences)
+        self.losses.append(loss)
+        return loss
+
+    def adapter(self) -> Adapter:
+        """Return the LoRA as it is now."""
+        base, spec = self.trainer.base, self.trainer.spec
+        asked = prompt_id("", True, tokenizer=base.tokenizer)
+        metadata = {"document_id": READER, "title": READER, "path": READER, "prompt": asked}
+        return Adapter(spec, self.stack.tensors(0, DTYPES[spec.dtype]), metadata)
+
+
+def mean_loss(trainer: LoraTrainer, sequences: Sequence[TrainingSequence]) -> float:
+    """Return the mean over sequences of their answers' loss, in nats a token."""
+    total, size = 0.0, trainer.options.documents_per_batch
+    ordered = sorted(sequences, key=lambda sequence: len(sequence.ids))  # less padding
+    for begin in range(0, len(ordered), size):
+        part = ordered[begin : begin + size]
+        ids, lengths = pad([sequence.ids for sequence in part])  # (rows, T), (rows,)
+        target = labels(ids, [s.answer_start for s in part], lengths, IGNORE)  # (rows, T)
+        with torch.no_grad():
+            total += sequence_nll(trainer.base, ids, target).sum().item()
+    return total / len(ordered)

@@ -1,0 +1,40 @@
+"""`prag reader`: a LoRA that answers from passages, its curves, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from prag_core.formats.peft_folder import from_peft
+from tests.fixtures.command_line import run
+
+READING = [
+    "--reading.learning_rates=[1e-2,1e-4]", "--reading.max_hours=1e-4", "--reading.every=1",
+    "--reading.batch=2", "--reading.held_out_articles=2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def trained(corpus, tiny_folder, tmp_path):
+    """The output of a whole run."""
+    output = tmp_path / "reader"
+    shared = [f"--base_model={tiny_folder}", "--dtype=float32", "--training.rank=2"]
+    assert run("reader", corpus, f"--output={output}", *shared, *READING) == 0
+    return output
+
+
+def test_adapter_and_curves_are_written(trained, tiny_base):
+    assert sorted(p.name for p in trained.iterdir()) == ["adapter", "curves.json"]
+    kept = json.loads((trained / "curves.json").read_text())
+    adapter = from_peft(trained / "adapter", tiny_base)
+    assert adapter.rank == 2 and adapter.metadata["prompt"] == kept["prompt"] != ""
+    assert [point["learning_rate"] for point in kept["curves"][:2]] == [1e-2, 1e-4]
+    assert kept["best"] == min(kept["curves"], key=lambda point: point["held_out_loss"])
+    assert kept["stopped"] == "time" and len(kept["held_out_articles"]) == 2
+    assert (kept["questions"], kept["held_out_questions"]) == (4, 2)
+
+
+def test_an_adapter_that_is_there_is_not_overwritten(trained, corpus, capsys):
+    assert run("reader", corpus, f"--output={trained}", *READING) == 2
+    assert "which has content, expected a new or empty folder" in capsys.readouterr().err
