@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ABSTENTION = "I do not know."  # in place of an answer, where no document matches
 
@@ -16,11 +16,13 @@ class Source:
         score: of the retriever, or given with the document.
         weight: of its adapter in the merge; 0 where the adapter was left out as not relevant,
             None where the mode attaches no document's adapter.
+        bytes: what is kept of it for answers, such as its adapter; None where nothing is.
     """
 
     document_id: str
     score: float  # higher is better
     weight: float | None = None
+    bytes: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
