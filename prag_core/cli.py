@@ -82,6 +82,7 @@ DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see
         "unread": [
             "path",
             "hypernet",
+            "reader",
             "hypernet_rank",
             "retriever",
             "least_coverage",

@@ -27,7 +27,7 @@ from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.results import answers_path, claim_folder, conditions_in, read_answers
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
-from prag_core.pipeline.parts import build_parametrizer
+from prag_core.pipeline.parts import build_parametrizer, build_reader
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
@@ -134,6 +134,7 @@ def _pipeline(
         generation=setup.generation,
         options=setup.answering,
         documents=documents,  # the store serves all question sets
+        reader=build_reader(base, setup),
     )
 
 

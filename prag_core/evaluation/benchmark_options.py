@@ -95,6 +95,7 @@ class BenchmarkModel:
         name: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
         dtype: `auto` (see `load_base_model`), `bfloat16`, `float16` or `float32`.
         hypernet: checkpoint of the generated path; no such cells when empty.
+        reader: PEFT folder of the adapter that mode `reader` answers with; no such cells when empty.
         rank: of the trained path; that of `training` when 0.
         epochs: of the trained path, by name of the question set, before the set's own.
     """
@@ -102,6 +103,7 @@ class BenchmarkModel:
     name: str = EMBEDDED_NAME
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     hypernet: str = ""
+    reader: str = ""
     rank: int = 0
     epochs: dict[str, int] = field(default_factory=dict)
 
@@ -185,7 +187,7 @@ def expand(
     groups = []
     # The model changes last: one is in memory at a time.
     for model, spec, seed, path in product(base_models, question_sets, seeds, (SHARED, *paths)):
-        names = [name for name in spec.conditions or conditions if _stands_in(path, name)]
+        names = [n for n in spec.conditions or conditions if _stands_in(model, path, n)]
         if names and (path in (SHARED, "trained") or model.hypernet):
             folder = output / model.label / spec.label / f"seed{seed}" / path
             settings = _settings(setup, model, spec, path)
@@ -198,13 +200,17 @@ def expand(
     return groups
 
 
-def _stands_in(path: str, name: str) -> bool:
-    """Return whether a condition is a cell of this path."""
+def _stands_in(model: BenchmarkModel, path: str, name: str) -> bool:
+    """Return whether a condition is a cell of this base model and path."""
     condition = parse_condition(name)
+    if condition.how.adapters == "reader" and not model.reader:
+        return False
     if not condition.needs_adapters:
         return path == ("trained" if condition.mode in TRAINED_MODES else SHARED)
     # Trained adapters have no rows that all share.
-    return path != SHARED and (path, condition.how.adapters) != ("trained", "shared")
+    # Nor do they respond to a question, so that all their documents would be shown.
+    alone = condition.how.adapters == "shared" or condition.gated
+    return path != SHARED and not (path == "trained" and alone)
 
 
 def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:
@@ -217,6 +223,8 @@ def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str
         dtype=model.dtype,
         path="generated" if path == SHARED else path,
         hypernet=model.hypernet,
+        # Nothing else rests on it: with another reader the adapters' answers stay valid.
+        reader=model.reader if path == SHARED else "",
         training=replace(setup.training, epochs=epochs, rank=model.rank or setup.training.rank),
         generation=replace(setup.generation, max_new_tokens=tokens),
         answering=replace(setup.answering, style=spec.style or setup.answering.style),
@@ -243,6 +251,11 @@ def _check(
             )
     for given in (conditions, *(spec.conditions for spec in question_sets if spec.conditions)):
         EvaluationOptions(tuple(given))  # refuses unknown and repeated ones
+        if "reader" in given and not any(model.reader for model in base_models):
+            raise ValueError(
+                f"got conditions {list(given)} and no base model with a reader, expected its "
+                "adapter (`prag reader`): set `reader`, or leave it out of `conditions`"
+            )
         if "trained" not in paths and {*given} & {*TRAINED_MODES}:
             raise ValueError(
                 f"got conditions {list(given)} without the path trained, which "

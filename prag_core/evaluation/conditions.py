@@ -1,7 +1,8 @@
 """Conditions: a name goes in, what is asked how comes out: mode, documents and options.
 
-closed_book, in_context, in_context_rows, da_rag, parametric, combine, sft    the modes, from
-            each question's documents: its gold ones, or those that a retriever found
+closed_book, in_context, in_context_rows, kv_cache, reader, da_rag, parametric, combine, sft    the
+            modes, from each question's documents: its gold ones, or those that a retriever found;
+            kv_cache of one document
 gold        parametric, from the gold documents, whatever a retriever finds
 shuffled    parametric, from other documents in their place: what it scores is the answer's
             format and general tuning, no knowledge of the document
@@ -14,6 +15,8 @@ in_context+K, combine+K    the same documents in the prompt, and both; in random
 MODE@K      from the first K of the question's documents
 MODE:unanswerable    the retriever finds documents among those that cannot answer the question:
             none of its gold ones' titles, none that holds a golden answer
+MODE:gated    without the passages of documents whose adapters do not respond to the question (the
+            option `least_relevance`), as they are left out of a merge
 MODE:abstain, MODE:unanswerable:abstain    with the option `abstain`
 """
 
@@ -32,14 +35,14 @@ SHUFFLED, MEAN = "shuffled", "mean"
 CONTROLS = ("sft", SHUFFLED, MEAN)  # what they score is no knowledge of the document
 # In tables; what is not here stands behind, groups in order of their numbers.
 ORDER = (
-    "closed_book", "in_context", "in_context_rows", "da_rag", "parametric", "gold", "combine",
+    "closed_book", "in_context", "in_context_rows", "kv_cache", "reader", "da_rag", "parametric", "gold", "combine",
     SHUFFLED, MEAN, "sft", "rank",
 )  # fmt: skip
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
 FEWER = re.compile(r"(\w+)@([1-9]\d*)")
 READING = ("in_context", "in_context_rows", "reader")
-UNANSWERABLE, ABSTAIN = "unanswerable", "abstain"
+UNANSWERABLE, ABSTAIN, GATED = "unanswerable", "abstain", "gated"
 DOUBTFUL = re.compile(
     rf"(?P<mode>\w+)(?=:)(?P<{UNANSWERABLE}>:{UNANSWERABLE})?(?P<{ABSTAIN}>:{ABSTAIN})?"
 )
@@ -75,7 +78,12 @@ class Condition:
     @property
     def needs_adapters(self) -> bool:
         """Whether documents' adapters are made for it."""
-        return self.how.needs_adapters or self.documents == "all"
+        return self.how.needs_adapters or self.documents == "all" or self.gated
+
+    @property
+    def gated(self) -> bool:
+        """Whether adapters choose the documents whose passages are shown."""
+        return bool(self.overrides.get(GATED))
 
     def options(self, usual: AnswerOptions) -> AnswerOptions:
         """Return the options that it is asked with."""
@@ -97,6 +105,9 @@ def parse_condition(name: str) -> Condition:
     match = FEWER.fullmatch(name)
     if match and match[1] in MODES and find_mode(match[1]).needs_documents:
         return Condition(name, match[1], k=int(match[2]))
+    mode, _, suffix = name.partition(":")
+    if suffix == GATED and mode in MODES and find_mode(mode).passages:
+        return Condition(name, mode, overrides={GATED: True})
     match = DOUBTFUL.fullmatch(name)
     if match and match["mode"] in MODES and find_mode(match["mode"]).needs_documents:
         options = {ABSTAIN: True} if match[ABSTAIN] else {}
@@ -113,7 +124,8 @@ def parse_condition(name: str) -> Condition:
     raise ValueError(
         f"got condition {name!r}, expected one of {', '.join((*MODES, 'gold', SHUFFLED, MEAN))}, "
         "rank:R, gold+K, in_context+K or combine+K, of documents also MODE@K, "
-        f"MODE:{UNANSWERABLE}, MODE:{ABSTAIN} or MODE:{UNANSWERABLE}:{ABSTAIN}, with adapters also "
+        f"MODE:{UNANSWERABLE}, MODE:{ABSTAIN} or MODE:{UNANSWERABLE}:{ABSTAIN}, with passages also "
+        f"MODE:{GATED}, with adapters also "
         f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}: correct it"
     )
 

@@ -35,6 +35,7 @@ from prag_core.evaluation.results import (
 from prag_core.evaluation.unrelated import UnrelatedTexts
 from prag_core.files import write_json
 from prag_core.pipeline.answers import Answer
+from prag_core.pipeline.modes import require_one_passage
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.terminal import progress_bar
 
@@ -77,6 +78,7 @@ def evaluate(
     assignment = Assignment(question_set, rag.retrieve, options.k, gold, seed, hits)
     conditions = [parse_condition(name) for name in options.conditions]
     cells = _Cells(rag, assignment, {c.name: assignment.rows(c) for c in conditions})
+    _require_parts(rag, conditions, cells.rows)
     folder = Path(folder)
     # Conditions can be added to a folder, and where a chunk ends changes no answer.
     settings = {n: v for n, v in asdict(options).items() if n not in ("conditions", "chunk")}
@@ -94,6 +96,21 @@ def evaluate(
     report = summarise(question_set.name, question_set.questions, answers, seed, changed)
     write_json(folder / RESULTS_NAME, asdict(report))
     return report
+
+
+def _require_parts(
+    rag: ParametricRAG, conditions: Sequence[Condition], rows: Mapping[str, Rows]
+) -> None:
+    """Raise ValueError for a condition whose parts are missing, or of too many documents."""
+    for condition in conditions:
+        require_one_passage(condition.how, map(len, rows[condition.name]))
+        if condition.how.adapters == "reader":
+            rag.require_reader()
+        if condition.gated and rag.options.least_relevance <= 0:
+            raise ValueError(
+                f"got condition {condition.name} with least_relevance 0, which leaves no document "
+                "out, expected more: set --answering.least_relevance, or leave the condition out"
+            )
 
 
 def check_questions(questions: Sequence[Question]) -> None:
@@ -163,6 +180,10 @@ class _Cells:
             answerer = replace(answerer, corpus_adapter=lambda: self._mean)
         # A condition may set what the user did not: rank, weights of a merge.
         options = condition.options(answerer.options)
+        if condition.how.kept:  # before any question is timed, as adapters are
+            answerer.keep_passages(
+                [hit.document_id for row in self.rows[condition.name] for hit in row], options
+            )
         finished = read_answers(path)
         missing = [n for n, question in enumerate(questions) if question.id not in finished]
         with progress_bar(condition.name, len(questions)) as advance:

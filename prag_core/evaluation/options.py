@@ -14,9 +14,11 @@ class EvaluationOptions:
 
     Attributes:
         conditions: ways to answer, each with its own results: the modes `closed_book`,
-            `in_context`, `in_context_rows`, `da_rag`, `parametric`, `combine`, `sft`; the controls
+            `in_context`, `in_context_rows`, `kv_cache`, `reader`, `da_rag`, `parametric`,
+            `combine`, `sft`; the controls
             `shuffled` (another document's adapter) and `mean` (of all adapters); and of gold
-            documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K documents; and
+            documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K documents;
+            MODE:gated, without passages whose adapters do not respond; and
             MODE:unanswerable, from the nearest documents that do not hold the answer, MODE:abstain
             and MODE:unanswerable:abstain (see `prag_core.evaluation.conditions`).
         k: documents a question, at most.

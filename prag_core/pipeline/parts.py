@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from prag_core.adapters.adapter import Parametrizer
+from prag_core.adapters.adapter import Adapter, Parametrizer
 from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import Augmenter, CachedAugmenter, FileAugmenter
 from prag_core.augmentation.self_augmenter import SelfAugmenter
@@ -83,6 +83,7 @@ class Setup:
             (one forward pass of a hypernetwork, which must be of this base model), or a name that
             another package registers; `auto`: as those in the store, `generated` in a new one.
         hypernet: checkpoint of the generated path: shipped name, folder or hub name.
+        reader: PEFT folder of the adapter that mode `reader` answers with (see `prag reader`).
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by
             words; `dense` or `dense:MODEL` (of sentence-transformers: hub name or folder) by
@@ -102,6 +103,7 @@ class Setup:
     device: str = "auto"
     path: str = "auto"
     hypernet: str = "smollm2-135m-ridge"
+    reader: str = ""
     hypernet_rank: int = 0
     retriever: str = "auto"
     least_coverage: float = LEAST_COVERAGE
@@ -125,7 +127,7 @@ class Setup:
         for name in ("device", *unread.get(self.path, ())):
             config.pop(name)
         # A path may hold other files tomorrow: their hashes are kept beside the names.
-        paths = [config.get("hypernet"), config.get("training", {}).get("init")]
+        paths = [config.get("hypernet"), config.get("training", {}).get("init"), self.reader]
         paths.append(config["augmentation"]["file"])
         config["contents"] = {path: content_hash(path) for path in paths if path}
         return config
@@ -160,6 +162,11 @@ def build_retriever(setup: Setup, documents: Iterable[Document] = ()) -> Retriev
     """Build the retriever of the settings over some documents; errors as in `make_retriever`."""
     least = setup.least_coverage, setup.least_similarity
     return make_retriever(setup.retriever, documents, *least)
+
+
+def build_reader(base: BaseModel, setup: Setup) -> Adapter | None:
+    """Load the adapter of mode `reader`, where the settings name one; errors as in `from_peft`."""
+    return from_peft(setup.reader, base) if setup.reader else None
 
 
 def build_parametrizer(

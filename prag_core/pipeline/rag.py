@@ -28,8 +28,15 @@ from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
+from prag_core.pipeline.kept_passages import KV, forget_passages
 from prag_core.pipeline.modes import find_mode
-from prag_core.pipeline.parts import DEFAULT_PATH, Setup, build_parametrizer, build_retriever
+from prag_core.pipeline.parts import (
+    DEFAULT_PATH,
+    Setup,
+    build_parametrizer,
+    build_reader,
+    build_retriever,
+)
 from prag_core.pipeline.search_text import as_questions, search_text
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit, Retriever
@@ -53,6 +60,7 @@ class ParametricRAG:
         generation: GenerationOptions | None = None,
         options: AnswerOptions | None = None,
         documents: Iterable[Document] | None = None,
+        reader: Adapter | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -66,8 +74,9 @@ class ParametricRAG:
             options: prompt style and merge weighting.
             documents: the corpus, instead of the documents that the store keeps; these, and what is
                 added later, are only indexed, and the store gets adapters alone.
+            reader: the adapter that mode `reader` answers with.
         """
-        self.base, self.parametrizer = base, parametrizer
+        self.base, self.parametrizer, self.reader = base, parametrizer, reader
         self.retriever = retriever if retriever is not None else make_retriever("auto")
         self.store = open_store(store) if isinstance(store, (str, Path)) else store
         self.augmenter = augmenter or getattr(parametrizer, "augmenter", None)
@@ -352,7 +361,10 @@ class ParametricRAG:
     def answerer(self) -> Answerer:
         """What answers questions from the pipeline's documents."""
         sources = (self.document, self.adapter, self.train_global, self.augmenter)
-        return Answerer(self.base, *sources, self.generation, self.options)
+        kept = self.store.path / KV if self.store and not self.store.readonly else None
+        return Answerer(
+            self.base, *sources, self.generation, self.options, reader=self.require_reader, kept=kept
+        )
 
     def hits(
         self,
@@ -433,6 +445,15 @@ class ParametricRAG:
             f"{self._key(document_id)}{others}: call add_documents (`prag parametrize`) with this "
             "parametrizer first, or answer with the settings they were made with"
         )
+
+    def require_reader(self) -> Adapter:
+        """Return the adapter of mode `reader`; ValueError where there is none."""
+        if self.reader is None:
+            raise ValueError(
+                "got no adapter for mode reader, expected one: train it (`prag reader`) and name "
+                "its folder in --reader"
+            )
+        return self.reader
 
     def train_global(self) -> Adapter:
         """Train (or load) the one adapter over all documents, for mode `sft`.
@@ -539,6 +560,7 @@ def parametrized(
 def forget_made(store: AdapterStore, document_ids: Iterable[str]) -> None:
     """Delete what was made from documents, and adapters of the whole corpus; not their records."""
     document_ids = list(document_ids)
+    forget_passages(store.path / KV, document_ids)
     prefixes = (*document_ids, GLOBAL)  # keys begin with the document, whoever made them
     store.delete_many(key for prefix in prefixes for key in store.keys(prefix))
     for document_id in document_ids:
@@ -581,7 +603,8 @@ def assemble(
     corpus = documents or [stored_document(*pair) for pair in store.records("document")]
     parts = (build_retriever(setup), build_parametrizer(base, setup, store, corpus), store)
     options = (None, setup.generation, setup.answering)
-    rag = ParametricRAG(base, *parts, *options, documents=() if alone else None)
+    reader = build_reader(base, setup)
+    rag = ParametricRAG(base, *parts, *options, documents=() if alone else None, reader=reader)
     rag.setup = setup
     return rag
 

@@ -92,7 +92,7 @@ def trains(rag: ParametricRAG) -> bool:
 
 
 def possible(
-    rags: Rags, conditions: Sequence[str], documents: int
+    rags: Rags, conditions: Sequence[str], documents: int, k: int
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the conditions that can be asked, and a note on each that is left out."""
     lacking = {}  # condition -> what is missing; better left out than refused: it is a default
@@ -100,6 +100,10 @@ def possible(
         lacking["sft"] = "one adapter of the whole corpus needs the trained path"
     if not any(rag.augmenter for rag in rags.values()):
         lacking["da_rag"] = "augmented passages need the trained path"
+    if not any(rag.reader for rag in rags.values()):
+        lacking["reader"] = "no adapter that answers from passages is named (--reader)"
+    if k > 1:
+        lacking["kv_cache"] = f"it reads one passage, and k is {k}: ask kv_cache@1"
     if documents < 2:
         lacking[SHUFFLED] = "it needs another document"
     notes = [f"{name} is left out: {lacking[name]}." for name in conditions if name in lacking]

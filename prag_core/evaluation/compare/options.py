@@ -34,7 +34,8 @@ class CompareOptions:
     paths: tuple[str, ...] = ("trained", "generated")
     parts: tuple[str, ...] = PARTS
     conditions: tuple[str, ...] = (
-        "closed_book", "in_context", "da_rag", "sft", "parametric", "combine", "shuffled", "mean",
+        "closed_book", "in_context", "kv_cache", "reader", "da_rag", "sft", "parametric", "combine",
+        "shuffled", "mean",
     )  # fmt: skip
     k: int = 1
     retrieval: Literal["gold", "retriever"] = "gold"

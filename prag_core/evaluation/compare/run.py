@@ -26,7 +26,7 @@ from prag_core.corpus.questions import Question
 from prag_core.evaluation.assignment import require_gold
 from prag_core.evaluation.compare import cells as compare_cells
 from prag_core.evaluation.compare.cells import Cells, Rags, ask, possible
-from prag_core.evaluation.compare.cost import cost, making
+from prag_core.evaluation.compare.cost import cost, first_token, keeping, making
 from prag_core.evaluation.compare.options import NEED_QUESTIONS, PARTS, CompareOptions
 from prag_core.evaluation.compare.parts import knowledge, side_effects, similarity
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, document_groups
@@ -36,7 +36,7 @@ from prag_core.evaluation.results import claim_folder
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.hardware import machine
-from prag_core.pipeline.parts import Setup, build_parametrizer, build_retriever
+from prag_core.pipeline.parts import Setup, build_parametrizer, build_reader, build_retriever
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.terminal import progress_bar
 
@@ -92,7 +92,7 @@ def _pipelines(
     the store has beside it.
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    documents = question_set.documents
+    documents, reader = question_set.documents, build_reader(base, setup)
     with AdapterStore(store) as adapters:
         yield {
             path: ParametricRAG(
@@ -103,6 +103,7 @@ def _pipelines(
                 generation=setup.generation,
                 options=setup.answering,
                 documents=documents,
+                reader=reader,
             )
             for path in options.paths
         }
@@ -210,7 +211,8 @@ class _Comparison:
         return ask(self.rags, self.configs, self.question_set, evaluation, self.folder)
 
     def _possible(self) -> tuple[tuple[str, ...], list[str]]:
-        return possible(self.rags, self.options.conditions, len(self.question_set.documents))
+        options, count = self.options, len(self.question_set.documents)
+        return possible(self.rags, options.conditions, count, options.k)
 
     @cached_property
     def losses(self) -> dict:
@@ -249,10 +251,29 @@ class _Comparison:
                 )
                 for path in self.rags
             }
-            return {path: making(each, documents, on_gpu) for path, each in parametrizers.items()}
+            adapters = {p: making(each, documents, on_gpu) for p, each in parametrizers.items()}
+            answerer = next(iter(self.rags.values())).answerer
+            return {
+                "adapters": adapters,
+                "kv_cache": keeping(answerer, documents, on_gpu),
+                "first_token": self._first_tokens(documents),
+            }
 
         # Times depend on more than the folder's config, such as the batch size.
         return self._stored("cost", compute, [asdict(self.setup), self.machine])
+
+    def _first_tokens(self, documents: Sequence[Document]) -> dict[str, float]:
+        """Time the first token of one question a document, where there are questions."""
+        about = {question.gold_ids[0]: question for question in self._about(documents)}
+        shared = next(iter(self.rags.values()))
+        asked = {mode: (shared, mode) for mode in ("closed_book", "in_context", "kv_cache")}
+        asked |= {f"{path}/parametric": (rag, "parametric") for path, rag in self.rags.items()}
+        questions = [*about.values()]
+        return {
+            name: first_token(rag.answerer, mode, questions)
+            for name, (rag, mode) in asked.items()
+            if questions
+        }
 
     def _stored(self, name: str, compute: Callable[[], dict], inputs: Sequence = ()) -> dict:
         """Return a part from the disk, or compute and keep it; `inputs` is what it rests on."""

@@ -155,24 +155,35 @@ def _merging(report: Mapping, part: Mapping) -> Table:
 
 
 def _cost(report: Mapping, part: Mapping) -> Table:
-    making, seconds, even = (part.get(key) or {} for key in ("adapters", "questions", "break_even"))
+    even = [part.get(key) or {} for key in ("break_even", "break_even_kv_cache")]
+    # What is made once of a document: an adapter of every path, or keys and values.
+    made = {**(part.get("adapters") or {}), "kv_cache": part.get("kv_cache")}
     makings = tuple(
         (
-            path,
+            name,
             in_unit(cost["seconds"], SECONDS),
             in_unit(cost["bytes"], BYTES),
             in_unit(cost["peak_bytes"], BYTES),
-            _questions(even, path),
+            *("" if name == "kv_cache" else _questions(rows, name) for rows in even),
         )
-        for path, cost in making.items()
+        for name, cost in made.items()
+        if cost
     )
-    answers = tuple((label(name), in_unit(s, SECONDS), *[""] * 3) for name, s in seconds.items())
-    headings = ("adapter or answer", "time", "size", "peak memory", "pays after")
+    first, whole = (part.get(key) or {} for key in ("first_token", "questions"))
+    answers, tokens = (
+        tuple((label(name) + after, in_unit(s, SECONDS), *[""] * 4) for name, s in seconds.items())
+        for seconds, after in ((whole, ""), (first, ": first token"))
+    )
+    headings = ("made or answered", "time", "size", "peak memory", "pays after", "beside kv_cache")
     note = (
-        "Time to make a document's adapter, or to answer a question in a batch. Pays after: "
-        "questions a document until faster answers than in_context's have paid for the adapter."
+        "Time to make a document's adapter, or to keep its passage's keys and values (kv_cache); to "
+        "answer a question in a batch; and to the first token of one question alone. Pays after: "
+        "questions a document until faster answers than in_context's have paid for the adapter; "
+        "beside kv_cache: than those from kept keys and values."
     )
-    return Table("Cost", headings, tuple(filter(None, (makings, answers))), note)
+    if published := part.get("published"):
+        note += f" Published, not measured here: {published['text']} ({published['source']})."
+    return Table("Cost", headings, tuple(filter(None, (makings, answers, tokens))), note)
 
 
 def _questions(break_even: Mapping, path: str) -> str:
