@@ -18,6 +18,7 @@ MODE:unanswerable    the retriever finds documents among those that cannot answe
 MODE:gated    without the passages of documents whose adapters do not respond to the question (the
             option `least_relevance`), as they are left out of a merge
 MODE:abstain, MODE:unanswerable:abstain    with the option `abstain`
+MODE:prompt:NAME    asked in another wording (see `prag_core.model.wordings`)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from prag_core.adapters.merge import WEIGHTINGS
+from prag_core.model.wordings import WORDINGS
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES, Mode, find_mode
 
@@ -41,6 +43,7 @@ ORDER = (
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
 FEWER = re.compile(r"(\w+)@([1-9]\d*)")
+PROMPT = re.compile(r"(?P<mode>\w+):prompt:(?P<name>\w+)")
 READING = ("in_context", "in_context_rows", "reader")
 UNANSWERABLE, ABSTAIN, GATED = "unanswerable", "abstain", "gated"
 DOUBTFUL = re.compile(
@@ -108,6 +111,9 @@ def parse_condition(name: str) -> Condition:
     mode, _, suffix = name.partition(":")
     if suffix == GATED and mode in MODES and find_mode(mode).passages:
         return Condition(name, mode, overrides={GATED: True})
+    match = PROMPT.fullmatch(name)
+    if match and match["mode"] in MODES and match["name"] in WORDINGS:
+        return Condition(name, match["mode"], overrides={"prompt": match["name"]})
     match = DOUBTFUL.fullmatch(name)
     if match and match["mode"] in MODES and find_mode(match["mode"]).needs_documents:
         options = {ABSTAIN: True} if match[ABSTAIN] else {}
@@ -126,7 +132,8 @@ def parse_condition(name: str) -> Condition:
         "rank:R, gold+K, in_context+K or combine+K, of documents also MODE@K, "
         f"MODE:{UNANSWERABLE}, MODE:{ABSTAIN} or MODE:{UNANSWERABLE}:{ABSTAIN}, with passages also "
         f"MODE:{GATED}, with adapters also "
-        f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}: correct it"
+        f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}, or MODE:prompt:{'|'.join(WORDINGS)}: "
+        "correct it"
     )
 
 

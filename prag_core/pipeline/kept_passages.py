@@ -18,6 +18,7 @@ from prag_core.model.base_model import BaseModel
 from prag_core.model.fitting import fit_prompt
 from prag_core.model.prefix import Prefix, common_start, read_prefix
 from prag_core.model.prompts import prompt_ids
+from prag_core.model.wordings import Wording
 
 KV = "kv"
 # Two that begin differently in every vocabulary: what their prompts share is the passage's.
@@ -38,12 +39,12 @@ class KeptPassages:
     folder: Path | None
     run: Callable[[Callable[[], Any]], Any] = lambda work: work()
 
-    def prefix(self, document: Document, wording: object, max_new_tokens: int = 0) -> Prefix:
+    def prefix(self, document: Document, wording: Wording, max_new_tokens: int = 0) -> Prefix:
         """Load what the prompts of a document begin with, or read and keep it.
 
         Args:
             document: the one passage.
-            wording: of the prompt, as `fit_prompt` takes it.
+            wording: of the prompt.
             max_new_tokens: that the context must have room for.
         """
         prompts = [

@@ -363,7 +363,12 @@ class ParametricRAG:
         sources = (self.document, self.adapter, self.train_global, self.augmenter)
         kept = self.store.path / KV if self.store and not self.store.readonly else None
         return Answerer(
-            self.base, *sources, self.generation, self.options, reader=self.require_reader, kept=kept
+            self.base,
+            *sources,
+            self.generation,
+            self.options,
+            reader=self.require_reader,
+            kept=kept,
         )
 
     def hits(

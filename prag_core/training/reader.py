@@ -164,7 +164,7 @@ def reader_sequences(
 
 def _sequence(trainer: LoraTrainer, whole: QuestionSet, question: Question) -> TrainingSequence:
     tokenizer, passages = trainer.base.tokenizer, [whole.documents_by_id[question.gold_ids[0]]]
-    prompt = question_prompt(tokenizer, question.question, passages)
+    prompt = question_prompt(tokenizer, question.question, passages, trainer.wording)
     return encode(tokenizer, prompt, question.golden_answers[0])
 
 
@@ -269,7 +269,7 @@ class _Run:
     def adapter(self) -> Adapter:
         """Return the LoRA as it is now."""
         base, spec = self.trainer.base, self.trainer.spec
-        asked = prompt_id("", True, tokenizer=base.tokenizer)
+        asked = prompt_id(self.trainer.wording, tokenizer=base.tokenizer)
         metadata = {"document_id": READER, "title": READER, "path": READER, "prompt": asked}
         return Adapter(spec, self.stack.tensors(0, DTYPES[spec.dtype]), metadata)
 

@@ -112,7 +112,7 @@ def test_the_better_learning_rate_goes_on_and_its_best_adapter_is_kept(trainer, 
         assert mean_loss(trainer, sequences.held_out) == pytest.approx(best.held_out_loss, abs=1e-4)
     before = mean_loss(trainer, sequences.held_out)  # the base model alone, unchanged
     assert best.held_out_loss < before - 1
-    asked = prompt_id("", True, tokenizer=trainer.base.tokenizer)
+    asked = prompt_id(trainer.wording, tokenizer=trainer.base.tokenizer)
     assert best.adapter.metadata["prompt"] == asked and best.adapter.metadata["path"] == "reader"
 
 
