@@ -95,7 +95,7 @@ class BenchmarkModel:
         name: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
         dtype: `auto` (see `load_base_model`), `bfloat16`, `float16` or `float32`.
         hypernet: checkpoint of the generated path; no such cells when empty.
-        reader: PEFT folder of the adapter that mode `reader` answers with; no such cells when empty.
+        reader: PEFT folder of mode `reader`'s adapter; no such cells when empty.
         rank: of the trained path; that of `training` when 0.
         epochs: of the trained path, by name of the question set, before the set's own.
     """

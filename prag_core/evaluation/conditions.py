@@ -37,8 +37,8 @@ SHUFFLED, MEAN = "shuffled", "mean"
 CONTROLS = ("sft", SHUFFLED, MEAN)  # what they score is no knowledge of the document
 # In tables; what is not here stands behind, groups in order of their numbers.
 ORDER = (
-    "closed_book", "in_context", "in_context_rows", "kv_cache", "reader", "da_rag", "parametric", "gold", "combine",
-    SHUFFLED, MEAN, "sft", "rank",
+    "closed_book", "in_context", "in_context_rows", "kv_cache", "reader", "da_rag", "parametric",
+    "gold", "combine", SHUFFLED, MEAN, "sft", "rank",
 )  # fmt: skip
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")

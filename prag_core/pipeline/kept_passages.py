@@ -1,6 +1,6 @@
 """Kept passages: a document goes in, the keys and values of its passage come from the disk.
 
-    KV/<document>-<hash>.safetensors    keys and values of one prompt's beginning, up to the question
+    KV/<document>-<hash>.safetensors    of one prompt's beginning, up to the question
 
 The hash is of base model, dtype and tokens: another wording or model has another file.
 """

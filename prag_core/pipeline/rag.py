@@ -361,15 +361,9 @@ class ParametricRAG:
     def answerer(self) -> Answerer:
         """What answers questions from the pipeline's documents."""
         sources = (self.document, self.adapter, self.train_global, self.augmenter)
-        kept = self.store.path / KV if self.store and not self.store.readonly else None
-        return Answerer(
-            self.base,
-            *sources,
-            self.generation,
-            self.options,
-            reader=self.require_reader,
-            kept=kept,
-        )
+        store, settings = self.store, (self.generation, self.options)
+        kept = store.path / KV if store is not None and not store.readonly else None
+        return Answerer(self.base, *sources, *settings, reader=self.require_reader, kept=kept)
 
     def hits(
         self,

@@ -34,6 +34,7 @@ def test_every_mode_is_a_condition(mode):
         ("in_context+4", "in_context", "gold", 4, {"merge_weights": "ones"}),
         ("in_context:unanswerable", "in_context", "nearest", 0, {}),
         ("in_context:prompt:turns", "in_context", "own", 0, {"prompt": "turns"}),
+        ("in_context:gated", "in_context", "own", 0, {"gated": True}),
         ("parametric:abstain", "parametric", "own", 0, {"abstain": True}),
         ("combine:unanswerable:abstain", "combine", "nearest", 0, {"abstain": True}),
         (
@@ -56,7 +57,8 @@ def test_names(name, mode, documents, neighbours, overrides):
     "name",
     ["golden", "gold+", "gold+x", "gold+2:best", "rank:", "rank:-1", "in_context+2:mean",
      "closed_book:unanswerable", "sft:abstain", "gold:abstain", "parametric:", "parametric:best",
-     "parametric:abstain:unanswerable", "in_context@0", "in_context@", "closed_book@1", "gold@1"],
+     "parametric:abstain:unanswerable", "parametric:gated", "gold:gated", "in_context@0",
+     "in_context@", "closed_book@1", "gold@1"],
 )  # fmt: skip
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=r"got condition '.*', expected one of closed_book"):

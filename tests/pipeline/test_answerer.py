@@ -9,15 +9,18 @@ import pytest
 from prag_core.adapters.low_rank import reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.model.generate import generate
-from prag_core.model.prompts import Continuation, question_prompt
+from prag_core.model.prompts import Continuation, prompt_ids, question_prompt
 from prag_core.model.wordings import DEFAULT, WORDINGS, Wording
+from prag_core.pipeline import kept_passages
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import AnswerOptions, Source
 from prag_core.pipeline.modes import MODES, find_mode
+from prag_core.pipeline.relevance import question_keys, relevance
 from prag_core.retrieval.retriever import Hit
 from tests.fixtures.parametrizers import CORPUS, OnePairAugmenter, make_parametrizer
 from tests.fixtures.pipelines import QUESTIONS, SHORT
 
+SENTENCE = WORDINGS["sentence"]
 HITS = [
     [Hit(CORPUS[0].id, 4.0), Hit(CORPUS[1].id, 1.0)],
     [Hit(CORPUS[3].id, 2.0)],
@@ -32,7 +35,7 @@ def adapters(tiny_base):
 
 
 @pytest.fixture
-def answerer(tiny_base, adapters):
+def answerer(tiny_base, adapters, tmp_path):
     documents = {document.id: document for document in CORPUS}
     return Answerer(
         tiny_base,
@@ -41,14 +44,18 @@ def answerer(tiny_base, adapters):
         corpus_adapter=lambda: adapters[CORPUS[2].id],
         augmenter=OnePairAugmenter(),
         generation=SHORT,
+        reader=lambda: adapters[CORPUS[2].id],
+        kept=tmp_path / "kv",
     )
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_takes_what_it_says(answerer, adapters, mode):
-    prepared = answerer.prepare(QUESTIONS, HITS, mode)
     how = find_mode(mode)
-    for question, row, hits in zip(QUESTIONS, prepared, HITS, strict=True):
+    given = [hits[:1] for hits in HITS] if how.kept else HITS
+    prepared = answerer.prepare(QUESTIONS, given, mode)
+    for question, row, hits in zip(QUESTIONS, prepared, given, strict=True):
+        assert (row.prefix is not None) == how.kept
         assert row.question == question and question in row.prompt
         texts = [answerer.document(hit.document_id).text for hit in hits]
         assert all((text in row.prompt) == bool(how.passages) for text in texts)
@@ -154,6 +161,80 @@ def test_documents_that_are_not_meant_weigh_nothing(answerer):
     (prepared,) = answerer.prepare(QUESTIONS[:1], HITS[:1], "parametric", options)
     assert prepared.adapter is None and prepared.path == ""
     assert prepared.documents == tuple(Source(h.document_id, h.score, 0.0) for h in HITS[0])
+
+
+@pytest.mark.parametrize("wording", [name for name in WORDINGS if name != "cot"])  # it is long
+def test_kept_passages_are_read_once_and_answer_as_in_context(answerer, wording, monkeypatch):
+    hits, options = [row[:1] for row in HITS], AnswerOptions(prompt=wording)
+    read = answerer.answer(QUESTIONS, hits, "in_context", options)
+    (first, *_), made = answerer.prepare(QUESTIONS, hits, "kv_cache", options), []
+    names = sorted(path.name.partition("-")[0] for path in answerer.kept.iterdir())
+    assert names == sorted({row[0].document_id for row in hits})
+    # All of the prompt but the question and what stands behind it.
+    assert QUESTIONS[0] in answerer.base.tokenizer.decode(
+        prompt_ids(answerer.base.tokenizer, first.prompt)[len(first.prefix.ids) :]
+    )
+    assert CORPUS[0].text in answerer.base.tokenizer.decode(first.prefix.ids)
+    assert first.documents[0].bytes == first.prefix.nbytes > 0
+    monkeypatch.setattr(kept_passages, "read_prefix", lambda *_: made.append(1))
+    answers = answerer.answer(QUESTIONS, hits, "kv_cache", options)
+    assert [replace(a, mode="in_context") for a in answers] == read and not made
+    with pytest.raises(AttributeError, match="NoneType"):  # it is read
+        replace(answerer, kept=None).answer(QUESTIONS, hits, "kv_cache", options)
+
+
+def test_a_passage_behind_the_question_is_read_again(answerer):
+    options = AnswerOptions(prompt=Wording("back", "{question}\n{passages}"))
+    hits = [row[:1] for row in HITS]
+    read, kept = (answerer.answer(QUESTIONS, hits, m, options) for m in ("in_context", "kv_cache"))
+    assert [answer.text for answer in kept] == [answer.text for answer in read]
+    (row, *_) = answerer.prepare(QUESTIONS, hits, "kv_cache", options)
+    assert CORPUS[0].text not in answerer.base.tokenizer.decode(row.prefix.ids)
+
+
+def test_kept_passages_that_the_context_cuts_answer_as_in_context(answerer):
+    long = replace(CORPUS[0], text=CORPUS[0].text + " More of it." * 200)
+    answerer = replace(answerer, document=lambda i: long)
+    questions = [QUESTIONS[0], "Why? " * 40]  # the longer question leaves less room
+    hits = [HITS[0][:1]] * 2
+    read, kept = (answerer.answer(questions, hits, mode) for mode in ("in_context", "kv_cache"))
+    assert [answer.text for answer in kept] == [answer.text for answer in read]
+    assert all("in part" in answer.notes[0] for answer in kept)
+
+
+def test_several_documents_are_not_kept_together(answerer):
+    with pytest.raises(ValueError, match=r"got 2 documents .* in mode kv_cache, .* kv_cache@1"):
+        answerer.answer(QUESTIONS, HITS, "kv_cache")
+
+
+@pytest.mark.parametrize("mode", ["in_context", "combine"])
+def test_a_gate_shows_the_documents_that_adapters_respond_to(answerer, adapters, tiny_base, mode):
+    keys = question_keys(tiny_base, QUESTIONS, adapters[CORPUS[0].id].spec.layers[0])
+    pairs = zip(HITS, keys, strict=True)
+    scores = [[relevance(adapters[h.document_id], k) for h in r] for r, k in pairs]
+    least = sorted(score for row in scores for score in row)[2]  # two of five are below
+    options = AnswerOptions(least_relevance=least, gated=True)
+    gated = answerer.prepare(QUESTIONS, HITS, mode, options)
+    merged = answerer.prepare(QUESTIONS, HITS, "parametric", options)
+    left_out = 0
+    for row, other, hits in zip(gated, merged, HITS, strict=True):
+        for hit, source in zip(hits, other.documents, strict=True):
+            assert (answerer.document(hit.document_id).text in row.prompt) == bool(source.weight)
+            left_out += not source.weight
+    assert left_out == 2
+    usual = answerer.prepare(QUESTIONS, HITS, mode, replace(options, gated=False))
+    assert [row.prompt for row in usual] != [row.prompt for row in gated]
+
+
+def test_the_reader_is_asked_as_it_was_trained(answerer, adapters):
+    trained = replace(adapters[CORPUS[2].id], metadata={"path": "reader", "prompt": SENTENCE.id})
+    answers = replace(answerer, reader=lambda: trained).prepare(QUESTIONS, HITS, "reader")
+    assert {row.prompt_id for row in answers} == {SENTENCE.id}
+    assert all(row.prompt.endswith(SENTENCE.lead) and row.path == "reader" for row in answers)
+    assert all(CORPUS[0].text in row.prompt for row in (answers[0], answers[2]))
+    bare = Answerer(answerer.base, answerer.document, answerer.adapter)
+    with pytest.raises(ValueError, match="got no adapter for mode reader"):
+        bare.answer(QUESTIONS, HITS, "reader")
 
 
 @pytest.mark.parametrize(

@@ -234,13 +234,15 @@ def test_unknown_id_removes_nothing(fast):
 def test_every_mode_answers_every_question(tiny_base, store, mode):
     path = "generated" if mode == "in_context_rows" else "trained"
     made = make_parametrizer(path, tiny_base)
-    rag = ParametricRAG(tiny_base, parametrizer=made, store=store, generation=SHORT)
-    answers = rag.add_documents(CORPUS).answer(QUESTIONS, mode, k=2)
+    (reader,) = make_parametrizer("random", tiny_base).parametrize(CORPUS[:1])
+    rag = ParametricRAG(tiny_base, parametrizer=made, store=store, generation=SHORT, reader=reader)
+    k = 1 if mode == "kv_cache" else 2
+    answers = rag.add_documents(CORPUS).answer(QUESTIONS, mode, k=k)
     assert [answer.question for answer in answers] == QUESTIONS
     assert {answer.mode for answer in answers} == {mode}
-    counts = [0, 0, 0] if mode in ("closed_book", "sft") else [1, 2, 1]
+    counts = [0, 0, 0] if mode in ("closed_book", "sft") else [1, k, 1]
     assert [len(answer.documents) for answer in answers] == counts
-    one_by_one = [rag.answer(question, mode, k=2)[0] for question in QUESTIONS]
+    one_by_one = [rag.answer(question, mode, k=k)[0] for question in QUESTIONS]
     assert one_by_one == answers  # a single question may be given as a string
 
 
@@ -280,7 +282,13 @@ def test_small_corpora_and_large_k(fast, size):
 @pytest.mark.parametrize("mode", [name for name in MODES if name != "sft"])
 def test_without_a_match_the_answer_is_that_of_closed_book(tiny_base, store, mode):
     made = make_parametrizer("generated" if mode == "in_context_rows" else "trained", tiny_base)
-    rag = ParametricRAG(tiny_base, parametrizer=made, store=store, generation=SHORT)
+    rag = ParametricRAG(
+        tiny_base,
+        parametrizer=made,
+        store=store,
+        generation=SHORT,
+        reader=made.parametrize(CORPUS)[0],
+    )
     questions = ["Hello!", "It?", ""]
     answers = rag.add_documents(CORPUS[:1]).answer([*questions, QUESTIONS[0]], mode)[:3]
     assert texts(answers) == texts(rag.answer(questions, "closed_book"))
@@ -409,3 +417,20 @@ def test_named_documents_are_weighed_by_the_scores_given(fast, tiny_base):
     merged = merge([fast.adapter(i) for i in ids], [1, 0.25])
     assert texts(found) == generate(tiny_base, prompts(tiny_base)[:1], merged, SHORT)
     assert [hit.score for hit in found[0].documents] == [4.0, 1.0]
+
+
+def test_what_is_kept_of_a_passage_goes_with_its_document(fast):
+    fast.add_documents(CORPUS)
+    fast.answer(QUESTIONS, "kv_cache", k=1)
+    kept = fast.store.path / "kv"
+    named = {path.name.partition("-")[0] for path in kept.iterdir()}
+    assert CORPUS[0].id in named and len(named) == 3
+    fast.remove_documents([CORPUS[0].id])
+    assert {path.name.partition("-")[0] for path in kept.iterdir()} == named - {CORPUS[0].id}
+    assert fast.store.verify() == []
+
+
+def test_mode_reader_needs_its_adapter(fast):
+    fast.add_documents(CORPUS)
+    with pytest.raises(ValueError, match=r"got no adapter for mode reader, .* --reader"):
+        fast.answer(QUESTIONS, "reader")

@@ -38,6 +38,7 @@ class Pipeline:
 
     parametrizer: object
     augmenter: object = None
+    reader: object = None
 
 
 class Trainer:
@@ -120,8 +121,13 @@ def test_points_of_merging_are_the_cells(cells):
 def test_what_a_path_cannot_do_is_left_out_with_a_note():
     names = ("closed_book", "da_rag", "sft", "shuffled")
     generated = {"generated": Pipeline(object())}
-    left, notes = possible(generated, names, documents=1)
+    left, notes = possible(generated, names, documents=1, k=1)
     assert left == ("closed_book",)
     assert [note.split(" is left out")[0] for note in notes] == ["da_rag", "sft", "shuffled"]
     both = generated | {"trained": Pipeline(Trainer(), augmenter=object())}
-    assert possible(both, names, documents=2) == (names, [])
+    assert possible(both, names, documents=2, k=1) == (names, [])
+    names = ("kv_cache", "kv_cache@1", "reader")
+    left, notes = possible(generated, names, documents=2, k=3)
+    assert left == ("kv_cache@1",) and "k is 3" in notes[0] and "--reader" in notes[1]
+    reading = {"generated": Pipeline(object(), reader=object())}
+    assert possible(reading, names, documents=2, k=1) == (names, [])

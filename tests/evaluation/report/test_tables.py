@@ -87,9 +87,10 @@ def test_foreign_text_is_no_markup():
 
 def test_break_even_is_never_only_where_it_was_measured():
     rows = comparison_tables(make_report(("trained", "foreign")))["cost"].sections[0]
-    assert [row[-1] for row in rows] == ["10.8", "never"]
+    assert [row[-2:] for row in rows] == [("10.8", "never"), ("never", "never"), ("", "")]
+    assert rows[-1][:3] == ("kv_cache", "50.0 ms", "3.50 MB")
     rows = comparison_tables(make_report(questions=0))["cost"].sections[0]
-    assert [row[-1] for row in rows] == ["-", "-"]
+    assert [row[-1] for row in rows] == ["-", "-", ""]
 
 
 def test_a_golden_answer_is_named_once_and_right_answers_are_marked():
