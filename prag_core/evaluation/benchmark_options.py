@@ -251,7 +251,8 @@ def _check(
             )
     for given in (conditions, *(spec.conditions for spec in question_sets if spec.conditions)):
         EvaluationOptions(tuple(given))  # refuses unknown and repeated ones
-        if "reader" in given and not any(model.reader for model in base_models):
+        reads = any(parse_condition(name).how.adapters == "reader" for name in given)
+        if reads and not any(model.reader for model in base_models):
             raise ValueError(
                 f"got conditions {list(given)} and no base model with a reader, expected its "
                 "adapter (`prag reader`): set `reader`, or leave it out of `conditions`"

@@ -60,7 +60,7 @@ def test_a_comparison_has_every_part_for_both_paths(finished):
     output, report = finished
     assert all(report[part] for part in PARTS)
     quality = report["quality"]
-    shared = {"closed_book", "in_context", "da_rag", "sft"}
+    shared = {"closed_book", "in_context", "kv_cache", "da_rag", "sft"}
     own = ("parametric", "combine", "shuffled", "mean")
     paths = ("trained", "generated")
     assert {*quality["conditions"]} == {*shared, *(f"{p}/{c}" for p in paths for c in own)}
@@ -79,6 +79,12 @@ def test_a_comparison_has_every_part_for_both_paths(finished):
     assert report["side_effects"]["generated"]["changed_answers"] is not None
     assert report["cost"]["adapters"]["generated"]["seconds"] > 0
     assert set(report["cost"]["break_even"]) == {*paths}
+    assert set(report["cost"]["break_even_kv_cache"]) == {*paths}
+    assert report["cost"]["kv_cache"]["bytes"] > 0
+    assert set(report["cost"]["first_token"]) == {
+        "closed_book", "in_context", "kv_cache", "trained/parametric", "generated/parametric",
+    }  # fmt: skip
+    assert any("reader is left out" in note for note in report["notes"])
     assert all(len(losses) == 5 for losses in report["knowledge"]["per_document"].values())
     assert [d["title"] for d in report["documents"]] == [d.title for d in DOCUMENTS]
     page = (output / "report.html").read_text()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prag_core import cli
-from prag_core.model.wordings import WORDINGS, Wording, reading_wording
+from prag_core.adapters.adapter import AdapterSpec
+from prag_core.formats.peft_folder import to_peft
+from prag_core.model.base_model import load_base_model
+from prag_core.model.wordings import DEFAULT, WORDINGS, Wording, reading_wording
 from tests.fixtures.benchmarks import NAMES, write_set
+from tests.fixtures.tiny import random_adapter
 
 
 @pytest.fixture
@@ -48,6 +53,61 @@ def test_results_and_resolved_config_are_written(run, tmp_path, capsys):
     assert results(tmp_path, "config")["run"]["generation"]["max_new_tokens"] == 3
     assert run(*options, *sample, "--generation.max_new_tokens=5") == 2
     assert "generation.max_new_tokens" in capsys.readouterr().err
+
+
+def two_hits(folder: Path) -> str:
+    """Every question's own document, then the next one's."""
+    rows = [(n, f"d{m % 12}", 3 - rank) for n in range(12) for rank, m in ((1, n), (2, n + 1))]
+    lines = [f"q{n} Q0 {identifier} 1 {score} me" for n, identifier, score in rows]
+    (folder / "two.trec").write_text("\n".join(lines) + "\n")
+    return f"--hits={folder / 'two.trec'}"
+
+
+def test_reading_baselines(run, tmp_path, model, capsys):
+    base = load_base_model(str(model / "tiny"), "float32")
+    spec = AdapterSpec(base.fingerprint, 4, 8, layers=(0, 1))
+    adapter = replace(random_adapter(spec, base), metadata={"prompt": DEFAULT.id, "path": "reader"})
+    reader = to_peft(adapter, tmp_path / "reader", "tiny")
+    names = ["closed_book", "in_context", "in_context@1", "in_context:gated", "kv_cache@1"]
+    names += ["reader"]
+    options = [f"--evaluation.conditions=[{','.join(names)}]", "--evaluation.k=2"]
+    options += ["--answering.prompt=short", "--answering.least_relevance=1e9"]  # none responds
+    options.append(two_hits(tmp_path))
+    assert run(*options) == 2  # before anything is asked
+    assert "got no adapter for mode reader" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "in_context.jsonl").exists()
+    assert run(*options, f"--reader={reader}") == 0
+    assert {*results(tmp_path)["conditions"]} == {*names}
+
+    def answers(name: str) -> list[dict]:
+        lines = (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    read, kept = answers("in_context@1"), answers("kv_cache@1")
+    assert [a["prediction"] for a in kept] == [a["prediction"] for a in read]
+    assert all(len(a["documents"]) == 1 and a["documents"][0]["bytes"] > 0 for a in kept)
+    assert len([*(tmp_path / "out" / "store" / "kv").iterdir()]) == len(
+        {a["documents"][0]["id"] for a in kept}
+    )
+    shown, whole = answers("in_context=gated"), answers("in_context")
+    assert {len(a["documents"]) for a in whole} == {2} and not any(a["documents"] for a in shown)
+    without = [a["prediction"] for a in answers("closed_book")]
+    assert [a["prediction"] for a in shown] == without != [a["prediction"] for a in whole]
+    assert [a["prediction"] for a in answers("reader")] != [a["prediction"] for a in whole]
+    assert {a["path"] for a in answers("reader")} == {"reader"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("kv_cache", "in mode kv_cache, expected one, as several would have to be read together"),
+        ("in_context:gated", "with least_relevance 0, which leaves no document out"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_at_once(run, tmp_path, capsys, condition, message):
+    options = [f"--evaluation.conditions=[in_context,{condition}]", "--evaluation.k=2"]
+    assert run(*options, two_hits(tmp_path)) == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "in_context.jsonl").exists()
 
 
 def test_hits_and_predictions_of_other_tools(run, tmp_path):

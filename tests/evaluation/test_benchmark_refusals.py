@@ -105,6 +105,21 @@ def test_limits_of_an_unknown_path_are_refused():
         )  # fmt: skip
 
 
+def test_the_reader_is_asked_of_base_models_that_have_one(tmp_path):
+    sets, conditions = [BenchmarkSet("s")], ("in_context", "reader@1", "in_context:gated")
+    models = [BenchmarkModel("a", hypernet="h", reader="r"), BenchmarkModel("b", hypernet="h")]
+    paths = ("generated", "trained")
+    groups = expand(Setup(), tmp_path, sets, models, paths, conditions, [0])
+    assert [(g.model.name, g.path, g.conditions, g.setup.reader) for g in groups] == [
+        ("a", "shared", ("in_context", "reader@1"), "r"),
+        ("a", "generated", ("in_context:gated",), ""),
+        ("b", "shared", ("in_context",), ""),
+        ("b", "generated", ("in_context:gated",), ""),
+    ]
+    with pytest.raises(ValueError, match="no base model with a reader, expected its adapter"):
+        expand(Setup(), tmp_path, sets, models[1:], paths, conditions, [0])
+
+
 def test_a_failing_cell_does_not_stop_the_others(settings, capsys, monkeypatch, model):
     settings["question_sets"].insert(0, {"source": "no/such/set"})
     settings["base_models"].insert(0, {"name": "no/such/model", "dtype": "float32"})
