@@ -20,7 +20,14 @@ from prag_core.pipeline.parts import Setup
 
 SHARED = "shared"  # folder of the conditions that no adapter changes
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
-ASKING = ("style", "max_new_tokens", "epochs", "conditions", "limits")  # kept as settings
+ASKING = (
+    "style",
+    "max_new_tokens",
+    "epochs",
+    "conditions",
+    "limits",
+    "note",
+)  # not, or as settings
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class BenchmarkSet:
         max_new_tokens: longest answer; that of `generation` when 0.
         epochs: of the trained path; those of `training` when 0.
         conditions: of this set; the benchmark's when empty.
+        note: what a reader of its rows must know; stands below them.
     """
 
     source: str
@@ -65,6 +73,7 @@ class BenchmarkSet:
     max_new_tokens: int = 0
     epochs: int = 0
     conditions: tuple[str, ...] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         """Raise ValueError for numbers out of range and choices that exclude each other."""
@@ -97,6 +106,7 @@ class BenchmarkModel:
         hypernet: checkpoint of the generated path; no such cells when empty.
         rank: of the trained path; that of `training` when 0.
         epochs: of the trained path, by name of the question set, before the set's own.
+        results: file of its results, beside the weights, say; OUTPUT/NAME/results.json when empty.
     """
 
     name: str = EMBEDDED_NAME
@@ -104,6 +114,7 @@ class BenchmarkModel:
     hypernet: str = ""
     rank: int = 0
     epochs: dict[str, int] = field(default_factory=dict)
+    results: str = ""
 
     @property
     def label(self) -> str:
@@ -185,10 +196,11 @@ def expand(
     groups = []
     # The model changes last: one is in memory at a time.
     for model, spec, seed, path in product(base_models, question_sets, seeds, (SHARED, *paths)):
-        names = [name for name in spec.conditions or conditions if _stands_in(path, name)]
+        settings = _settings(setup, model, spec, path)
+        wanted = spec.conditions or conditions
+        names = [name for name in wanted if _stands_in(path, name, settings.training.rank)]
         if names and (path in (SHARED, "trained") or model.hypernet):
             folder = output / model.label / spec.label / f"seed{seed}" / path
-            settings = _settings(setup, model, spec, path)
             groups.append(Group(model, spec, seed, path, tuple(names), settings, folder))
     if not groups:
         raise ValueError(
@@ -198,13 +210,16 @@ def expand(
     return groups
 
 
-def _stands_in(path: str, name: str) -> bool:
-    """Return whether a condition is a cell of this path."""
+def _stands_in(path: str, name: str, rank: int) -> bool:
+    """Return whether a condition is a cell of this path; trained adapters have `rank` rows."""
     condition = parse_condition(name)
     if not condition.needs_adapters:
         return path == ("trained" if condition.mode in TRAINED_MODES else SHARED)
-    # Trained adapters have no rows that all share.
-    return path != SHARED and (path, condition.how.adapters) != ("trained", "shared")
+    if path != "trained":
+        return path != SHARED
+    # Trained adapters have no rows that all share, and no more than their rank to cut.
+    cut = condition.overrides.get("rank", 0)
+    return condition.how.adapters != "shared" and (not cut or int(str(cut)) < rank)
 
 
 def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:
