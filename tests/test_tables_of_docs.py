@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prag_core.evaluation.report.documents import render_documents
+from prag_core.evaluation.rendering import render_documents
 from tests.fixtures.paths import ROOT
 
 CHECKPOINTS = sorted(path.parent for path in ROOT.glob("checkpoints/*/model.safetensors"))

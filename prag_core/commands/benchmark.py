@@ -71,7 +71,7 @@ def benchmark(
 
 def _render() -> None:
     """Render tables and figures, and say where."""
-    from prag_core.evaluation.report.documents import render_documents  # matplotlib takes a second
+    from prag_core.evaluation.rendering import render_documents  # matplotlib takes a second
 
     changed = render_documents(Path())
     print("rendered", ", ".join(map(str, changed)) or "nothing: all is as the results have it")

@@ -17,9 +17,7 @@ from prag_core.evaluation.tables import Table, result_table
 PAPER = "F1 in the paper"
 
 
-def results_tables(
-    results: Mapping, sets: Sequence[str] = (), narrow: bool = False
-) -> list[Table]:
+def results_tables(results: Mapping, sets: Sequence[str] = (), narrow: bool = False) -> list[Table]:
     """Return one table a question set: conditions by sub-task, differences, ratios.
 
     Args:

@@ -15,6 +15,7 @@ MODE@K      from the first K of the question's documents
 MODE:unanswerable    the retriever finds documents among those that cannot answer the question:
             none of its gold ones' titles, none that holds a golden answer
 MODE:abstain, MODE:unanswerable:abstain    with the option `abstain`
+MODE:prompt:NAME    asked in another wording (see `prag_core.model.wordings`)
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from prag_core.adapters.merge import WEIGHTINGS
+from prag_core.model.wordings import WORDINGS
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES, Mode, find_mode
 
@@ -39,6 +41,7 @@ GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<ho
 RANK = re.compile(r"rank:(\d+)")
 FEWER = re.compile(r"(\w+)@([1-9]\d*)")
 READING = ("in_context", "in_context_rows", "reader")
+PROMPT = re.compile(r"(?P<mode>\w+):prompt:(?P<name>\w+)")
 UNANSWERABLE, ABSTAIN = "unanswerable", "abstain"
 DOUBTFUL = re.compile(
     rf"(?P<mode>\w+)(?=:)(?P<{UNANSWERABLE}>:{UNANSWERABLE})?(?P<{ABSTAIN}>:{ABSTAIN})?"
@@ -97,6 +100,9 @@ def parse_condition(name: str) -> Condition:
     match = FEWER.fullmatch(name)
     if match and match[1] in MODES and find_mode(match[1]).needs_documents:
         return Condition(name, match[1], k=int(match[2]))
+    match = PROMPT.fullmatch(name)
+    if match and match["mode"] in MODES and match["name"] in WORDINGS:
+        return Condition(name, match["mode"], overrides={"prompt": match["name"]})
     match = DOUBTFUL.fullmatch(name)
     if match and match["mode"] in MODES and find_mode(match["mode"]).needs_documents:
         options = {ABSTAIN: True} if match[ABSTAIN] else {}
@@ -114,7 +120,8 @@ def parse_condition(name: str) -> Condition:
         f"got condition {name!r}, expected one of {', '.join((*MODES, 'gold', SHUFFLED, MEAN))}, "
         "rank:R, gold+K, in_context+K or combine+K, of documents also MODE@K, "
         f"MODE:{UNANSWERABLE}, MODE:{ABSTAIN} or MODE:{UNANSWERABLE}:{ABSTAIN}, with adapters also "
-        f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}: correct it"
+        f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}, or MODE:prompt:{'|'.join(WORDINGS)}: "
+        "correct it"
     )
 
 

@@ -1,4 +1,4 @@
-"""Documents: Markdown files go in, their tables come out as the results files have them.
+"""Rendering: Markdown files go in, their tables come out as the results files have them.
 
 A table stands between `<!-- table: KIND FILE [SETS] -->` and `<!-- end -->`; FILE is relative to
 the Markdown file. KIND is one of
