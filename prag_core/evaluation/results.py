@@ -225,9 +225,10 @@ def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
     """Name the differences that say something: the adapter against what has none, or another."""
     adapter = _adapter_condition(names)
     # The adapter against each of these, as far as they were asked.
-    others = ("closed_book", SHUFFLED, MEAN, "sft", *filter(is_reading, names))
-    pairs = [(adapter, b) for b in others]
-    return [(a, b) for a, b in (*pairs, ("combine", "in_context")) if a in names and b in names]
+    reading = [*filter(is_reading, names)]
+    pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", *reading)]
+    pairs += [("combine", b) for b in reading]
+    return [(a, b) for a, b in pairs if a in names and b in names]
 
 
 def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
