@@ -37,8 +37,8 @@ class BenchmarkSet:
         keep_corpus: keep the documents that no drawn question is about, as distractors.
         questions: draw so many questions (by seed); 0 takes all.
         first: take so many questions from the front instead.
-        per_type: take so many from the front of every sub-task; the total is then over so many
-            from the front of the set, as in the paper.
+        per_type: take so many from the front of every sub-task, which then has rows of its own; the
+            total is over so many from the front of the set, as in the paper.
         limits: fewer questions for a path (path: number), chosen alike from those above.
         retrieval: `gold` gives each question its own documents, `retriever` searches for them.
         k: documents a question, at most.

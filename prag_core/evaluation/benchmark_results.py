@@ -161,8 +161,9 @@ class _Answers:
         return summarise(self.path, whole, beside.answers | self.answers, 0)
 
     def cells(self, published: Mapping) -> Iterator[dict]:
-        """Yield every sub-task's finished cells, then those of the whole set."""
-        kinds = sorted({q.metadata["type"] for q in self.questions} - {""})
+        """Yield finished cells: every sub-task's, where the set is drawn by them, and the whole's."""
+        drawn = self.groups[0].spec.per_type
+        kinds = sorted({q.metadata["type"] for q in self.questions} - {""}) if drawn else []
         for kind in (*kinds, TOTAL):
             wanted = [q for q in self.questions if _counts_for(kind, q)]
             report = summarise(self.path, wanted, self.answers, 0)
