@@ -32,7 +32,9 @@ def parametrize(
     Args:
         setup: shared settings.
         corpus: file (jsonl, json, tsv, csv, txt, md, html, pdf, docx; also .gz), folder, or "-" for
-            standard input; none: documents that the store keeps without an adapter.
+            standard input; none: documents that the store keeps without an adapter. Files of a
+            folder that cannot be read are named and left out; the exit status is 2 then, once the
+            others are done, unless skip_bad.
         store: folder of the adapter store.
         skip_bad: leave out and count malformed records instead of stopping at the first.
         chunk_tokens: cut longer documents into chunks of at most so many tokens, an adapter each:
@@ -68,6 +70,11 @@ def parametrize(
         f"records and {counts['left_out']} files left out; "
         f"{store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
     )
+    if counts["unreadable"] and not skip_bad:
+        raise ValueError(
+            f"got {counts['unreadable']} files in {corpus} that cannot be read (named above), "
+            "expected none: correct or remove them; the others are there"
+        )
 
 
 def _complete(setup: Setup, store: str) -> None:

@@ -139,7 +139,7 @@ def test_a_folder_names_what_it_leaves_out(tmp_path, caplog):
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
     counts = Counter()
     assert [d.text for d in read_documents(tmp_path, counts=counts)] == ["good"]
-    assert counts == {"left_out": 4}
+    assert counts == {"left_out": 4, "unreadable": 2}
     for words in ("b.pdf", "c.xyz (unknown kind)", "round (a link", "gone.txt (a broken link)"):
         assert words in caplog.text
     assert "hidden" not in caplog.text
