@@ -69,8 +69,18 @@ class Document:
 
 
 def stored_document(document_id: str, record: Mapping[str, Any]) -> Document:
-    """Return a document that a store keeps, under the id that its adapters have."""
-    document = Document(**record)
+    """Return a document that a store keeps, under the id that its adapters have.
+
+    Raises:
+        ValueError: a record of other fields.
+    """
+    try:
+        document = Document(**record)
+    except TypeError as error:
+        raise ValueError(
+            f"got a document {document_id} of the fields {', '.join(record)}, expected those of "
+            "this version: parametrize it again"
+        ) from error
     document.__dict__["id"] = document_id  # where another version hashed the text otherwise
     return document
 
