@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prag_core.commands.store import STORE
 from prag_core.corpus.chunking import CHUNK_TOKENS, chunk_document
-from prag_core.corpus.documents import read_documents
+from prag_core.corpus.documents import read_documents, require_all_read
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
@@ -70,11 +70,7 @@ def parametrize(
         f"records and {counts['left_out']} files left out; "
         f"{store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
     )
-    if counts["unreadable"] and not skip_bad:
-        raise ValueError(
-            f"got {counts['unreadable']} files in {corpus} that cannot be read (named above), "
-            "expected none: correct or remove them; the others are there"
-        )
+    require_all_read(corpus, skip_bad, counts)  # last: the others are there
 
 
 def _complete(setup: Setup, store: str) -> None:

@@ -191,6 +191,19 @@ def read_documents(
     return list(documents.values())
 
 
+def require_all_read(source: str | Path, skip_bad: bool, counts: Counter[str]) -> None:
+    """Raise ValueError where files of a folder could not be read, unless bad ones may be left out.
+
+    For those who must not go on, or end, as if the folder had been read whole; arguments are those
+    of `read_documents`, after it.
+    """
+    if counts["unreadable"] and not skip_bad:
+        raise ValueError(
+            f"got {counts['unreadable']} files in {source} that cannot be read (named above), "
+            "expected none: correct or remove them, or leave them out with skip_bad"
+        )
+
+
 def iter_documents(
     source: str | Path,
     skip_bad: bool = False,

@@ -98,7 +98,7 @@ def test_a_folder_with_an_unreadable_file_gives_the_others_and_says_so(options, 
     assert run("parametrize", folder, "--store", store, *options) == 2
     output = capsys.readouterr()
     assert "1 documents" in output.out and "2 files left out" in output.out
-    assert "got 1 files" in output.err and "the others are there" in output.err
+    assert "got 1 files" in output.err and "leave them out with skip_bad" in output.err
     assert run("parametrize", folder, "--store", store, "--encoding=cp1252", *options) == 0
     (folder / "a.csv").unlink()
     (folder / "c.pdf").write_bytes(b"x")
