@@ -161,7 +161,7 @@ class _Answers:
         return summarise(self.path, whole, beside.answers | self.answers, 0)
 
     def cells(self, published: Mapping) -> Iterator[dict]:
-        """Yield finished cells: every sub-task's, where the set is drawn by them, and the whole's."""
+        """Yield finished cells: of sub-tasks that the set is drawn by, then of the whole."""
         drawn = self.groups[0].spec.per_type
         kinds = sorted({q.metadata["type"] for q in self.questions} - {""}) if drawn else []
         for kind in (*kinds, TOTAL):
