@@ -83,7 +83,7 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG_NAME
-    given = _flat(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
+    given = flatten(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
     results = [*conditions_in(folder), *finished]
     # Nothing here depends on a config yet: the folder is anybody's.
     if not results:
@@ -95,7 +95,7 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
             "a folder made by this command: choose another folder"
         )
     try:
-        stored = _flat(json.loads(path.read_text(encoding="utf-8")))
+        stored = flatten(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"got {path} that is no JSON ({error}), expected the config of the results beside it: "
@@ -111,13 +111,13 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
         )
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Flatten nested objects to dotted keys, so that a difference can be named."""
+def flatten(value: object, joint: str = ".", prefix: str = "") -> dict[str, object]:
+    """Return every value of nested objects by its path, such as `generation.batch_size`."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat = {}
     for key, member in value.items():
-        flat |= _flat(member, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(member, joint, f"{prefix}{joint}{key}" if prefix else str(key))
     return flat
 
 
@@ -225,9 +225,10 @@ def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
     """Name the differences that say something: the adapter against what has none, or another."""
     adapter = _adapter_condition(names)
     # The adapter against each of these, as far as they were asked.
-    others = ("closed_book", SHUFFLED, MEAN, "sft", *filter(is_reading, names))
-    pairs = [(adapter, b) for b in others]
-    return [(a, b) for a, b in (*pairs, ("combine", "in_context")) if a in names and b in names]
+    reading = [*filter(is_reading, names)]
+    pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", *reading)]
+    pairs += [("combine", b) for b in reading]
+    return [(a, b) for a, b in pairs if a in names and b in names]
 
 
 def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:

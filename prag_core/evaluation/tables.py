@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -56,10 +57,11 @@ class Table:
     def markdown(self) -> str:
         """Return it as Markdown."""
         # Markdown knows no sections: their rows follow one another.
-        rows = [self.headings, ("---",) * len(self.headings)]
+        rows: list[tuple[str, ...]] = [self.headings, ("---",) * len(self.headings)]
         rows += [row for section in self.sections for row in section]
         lines = [f"| {' | '.join(row)} |" for row in rows]
-        return "\n".join([f"**{self.title}**", "", *lines, *(["", self.note] if self.note else [])])
+        note = ["", textwrap.fill(self.note, 100)] if self.note else []
+        return "\n".join([f"**{self.title}**", "", *lines, *note])
 
 
 def metric_rows(
@@ -129,6 +131,7 @@ def result_table(
     ratios: Mapping[str, Mapping[str, Estimate | None]],
     shown: Mapping[str, str] = SHOWN,
     further: Mapping[str, Sequence[str]] | None = None,
+    note: str = "",
 ) -> Table:
     """Return one table of all that a question set has shown.
 
@@ -139,6 +142,7 @@ def result_table(
         ratios: of means.
         shown: metric -> heading.
         further: heading -> one text a condition, in columns behind the metrics.
+        note: what must be known beside the rows.
     """
     metrics, further = tuple(shown), further or {}
     tested = ("p",) if differences else ()
@@ -151,7 +155,7 @@ def result_table(
         tuple((*row, *empty) for row in difference_rows(differences, metrics)),
         tuple((*row, *gap, *empty) for row in metric_rows(ratios, metrics)),
     )
-    notes = (EXPLAINED, TESTED if differences else "", detectable_note(differences))
+    notes = (note, EXPLAINED, TESTED if differences else "", detectable_note(differences))
     # Without controls there is nothing to compare or divide by.
     sections = tuple(rows for rows in sections if rows)
     headings = ("condition", *shown.values(), *tested, *further)

@@ -2,7 +2,9 @@
 
 What a decoder computes at a token depends on that token and those before it. The keys and values of
 a passage at the front of a prompt can therefore be kept, on disk if need be, and a question that
-comes behind it goes on from there: the passage is not read again, and the answer is the same.
+comes behind it goes on from there: the passage is not read again, and the answer is the same. (In
+bfloat16 sums are rounded otherwise in tensors of another shape, here as between two batches of
+whole prompts: of two tokens that are nearly as likely the other one may come.)
 """
 
 from __future__ import annotations

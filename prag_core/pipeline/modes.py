@@ -3,7 +3,8 @@
 closed_book      nothing but the question
 in_context       retrieved passages in the prompt (standard RAG)
 in_context_rows  the same, and what all generated adapters share attached: the answer's format
-kv_cache         in_context of one passage, whose keys and values were kept: the same answers
+kv_cache         in_context of one passage, whose keys and values were kept: the same answers (see
+                 `prag_core.model.prefix`)
 reader           in_context with one adapter that was fine-tuned to answer from passages
 da_rag           augmented passages in the prompt: text, rewrites and question-answer pairs
 parametric       retrieved documents' adapters, merged and attached; no passage in the prompt

@@ -52,14 +52,14 @@ class ReaderOptions:
     """
 
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    batch: int = 16
+    batch: int = 8
     race: float = 0.3
     max_hours: float = 2.0
-    every: int = 40
+    every: int = 80
     patience: int = 5
-    questions: int = 40_000
+    questions: int = 20_000
     held_out_articles: int = 20
-    held_out_questions: int = 256
+    held_out_questions: int = 128
     max_tokens: int = 384
     seed: int = 0
 

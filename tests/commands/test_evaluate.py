@@ -174,7 +174,7 @@ def test_the_best_prompt_for_reading_is_kept(run, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr("prag_core.evaluation.prompts.READING", (*short,))
     monkeypatch.setattr("prag_core.evaluation.prompts.READING_CONDITIONS", conditions)
     monkeypatch.setattr("prag_core.commands.evaluate.READING_CONDITIONS", conditions)
-    assert run("--choose_prompts=true", "--questions=6") == 0
+    assert run("--choose_prompts", "--questions=6") == 0
     (kept,) = (tmp_path / "cache" / "prompts").glob("*.json")
     assert str(kept) in capsys.readouterr().out
     ((fingerprint, choice),) = json.loads(kept.read_text()).items()
