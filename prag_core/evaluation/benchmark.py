@@ -30,12 +30,8 @@ from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.results import answers_path, claim_folder, conditions_in, read_answers
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
-<<<<<<< HEAD
-from prag_core.pipeline.parts import build_parametrizer, build_reader
-=======
 from prag_core.model.hardware import machine
-from prag_core.pipeline.parts import build_parametrizer
->>>>>>> main
+from prag_core.pipeline.parts import build_parametrizer, build_reader
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever

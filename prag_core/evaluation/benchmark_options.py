@@ -191,13 +191,9 @@ def expand(
     groups = []
     # The model changes last: one is in memory at a time.
     for model, spec, seed, path in product(base_models, question_sets, seeds, (SHARED, *paths)):
-<<<<<<< HEAD
-        names = [n for n in spec.conditions or conditions if _stands_in(model, path, n)]
-=======
         settings = _settings(setup, model, spec, path)
         wanted = spec.conditions or conditions
-        names = [name for name in wanted if _stands_in(path, name, settings.training.rank)]
->>>>>>> main
+        names = [name for name in wanted if _stands_in(settings, path, name)]
         if names and (path in (SHARED, "trained") or model.hypernet):
             folder = output / model.label / spec.label / f"seed{seed}" / path
             groups.append(Group(model, spec, seed, path, tuple(names), settings, folder))
@@ -209,30 +205,20 @@ def expand(
     return groups
 
 
-<<<<<<< HEAD
-def _stands_in(model: BenchmarkModel, path: str, name: str) -> bool:
-    """Return whether a condition is a cell of this base model and path."""
-=======
-def _stands_in(path: str, name: str, rank: int) -> bool:
-    """Return whether a condition is a cell of this path; trained adapters have `rank` rows."""
->>>>>>> main
+def _stands_in(settings: Setup, path: str, name: str) -> bool:
+    """Return whether a condition is a cell of this path, with its settings."""
     condition = parse_condition(name)
-    if condition.how.adapters == "reader" and not model.reader:
+    if condition.how.adapters == "reader" and not settings.reader:
         return False
     if not condition.needs_adapters:
         return path == ("trained" if condition.mode in TRAINED_MODES else SHARED)
-<<<<<<< HEAD
-    # Trained adapters have no rows that all share.
-    # Nor do they respond to a question, so that all their documents would be shown.
-    alone = condition.how.adapters == "shared" or condition.gated
-    return path != SHARED and not (path == "trained" and alone)
-=======
     if path != "trained":
         return path != SHARED
-    # Trained adapters have no rows that all share, and no more than their rank to cut.
+    # Trained adapters have no rows that all share, respond to no question (all their documents
+    # would be shown), and have no more than their rank to cut.
     cut = condition.overrides.get("rank", 0)
-    return condition.how.adapters != "shared" and (not cut or int(str(cut)) < rank)
->>>>>>> main
+    others = condition.how.adapters == "shared" or condition.gated
+    return not others and (not cut or int(str(cut)) < settings.training.rank)
 
 
 def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:

@@ -43,15 +43,9 @@ ORDER = (
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
 FEWER = re.compile(r"(\w+)@([1-9]\d*)")
-<<<<<<< HEAD
 PROMPT = re.compile(r"(?P<mode>\w+):prompt:(?P<name>\w+)")
 READING = ("in_context", "in_context_rows", "reader")
 UNANSWERABLE, ABSTAIN, GATED = "unanswerable", "abstain", "gated"
-=======
-READING = ("in_context", "in_context_rows", "reader")
-PROMPT = re.compile(r"(?P<mode>\w+):prompt:(?P<name>\w+)")
-UNANSWERABLE, ABSTAIN = "unanswerable", "abstain"
->>>>>>> main
 DOUBTFUL = re.compile(
     rf"(?P<mode>\w+)(?=:)(?P<{UNANSWERABLE}>:{UNANSWERABLE})?(?P<{ABSTAIN}>:{ABSTAIN})?"
 )
@@ -114,12 +108,9 @@ def parse_condition(name: str) -> Condition:
     match = FEWER.fullmatch(name)
     if match and match[1] in MODES and find_mode(match[1]).needs_documents:
         return Condition(name, match[1], k=int(match[2]))
-<<<<<<< HEAD
     mode, _, suffix = name.partition(":")
     if suffix == GATED and mode in MODES and find_mode(mode).passages:
         return Condition(name, mode, overrides={GATED: True})
-=======
->>>>>>> main
     match = PROMPT.fullmatch(name)
     if match and match["mode"] in MODES and match["name"] in WORDINGS:
         return Condition(name, match["mode"], overrides={"prompt": match["name"]})
