@@ -166,12 +166,11 @@ class Answerer:
         Arguments and errors are those of `answer`.
         """
         options, how = options or self.options, find_mode(mode)
-        shown = self._shown(questions, hits, how, options)
+        hits = self._gated(questions, hits, how, options)
         # One of each a question, whatever the mode: no passages, or None for an adapter.
-        among = hits if how.adapters == "documents" else shown
-        adapters, adapted = self._adapters(questions, among, how, options)
+        adapters, adapted = self._adapters(questions, hits, how, options)
         prepared = []
-        rows = zip(questions, self._passages(shown, how), adapters, shown, strict=True)
+        rows = zip(questions, self._passages(hits, how), adapters, hits, strict=True)
         for question, passages, merged, row in rows:
             attached = merged[0] is not None
             wording = adapted if attached else self._wording(question, passages, options)
@@ -225,10 +224,10 @@ class Answerer:
         document, room = self.document(document_id), self.generation.max_new_tokens
         return KeptPassages(self.base, self.kept, self.run).prefix(document, wording, room)
 
-    def _shown(
+    def _gated(
         self, questions: Sequence[prompts.Question], hits: Hits, mode: Mode, options: AnswerOptions
     ) -> Hits:
-        """Return the documents whose passages every question's prompt holds."""
+        """Return every question's documents, without those whose passages are not to be shown."""
         require_one_passage(mode, map(len, hits))
         if not (options.gated and mode.passages):
             return hits

@@ -222,12 +222,13 @@ def test_a_gate_shows_the_documents_that_adapters_respond_to(answerer, adapters,
     options = AnswerOptions(least_relevance=least, gated=True)
     gated = answerer.prepare(QUESTIONS, HITS, mode, options)
     merged = answerer.prepare(QUESTIONS, HITS, "parametric", options)
-    left_out = 0
     for row, other, hits in zip(gated, merged, HITS, strict=True):
-        for hit, source in zip(hits, other.documents, strict=True):
-            assert (answerer.document(hit.document_id).text in row.prompt) == bool(source.weight)
-            left_out += not source.weight
-    assert left_out == 2
+        responding = [source.document_id for source in other.documents]
+        assert [source.document_id for source in row.documents] == responding
+        for hit in hits:
+            shown = answerer.document(hit.document_id).text in row.prompt
+            assert shown == (hit.document_id in responding)
+    assert sum(len(row.documents) for row in gated) == 3
     usual = answerer.prepare(QUESTIONS, HITS, mode, replace(options, gated=False))
     assert [row.prompt for row in usual] != [row.prompt for row in gated]
 
