@@ -16,8 +16,10 @@ import numpy as np
 
 from prag_core.corpus.answer_scores import METRICS, abstains
 from prag_core.corpus.questions import Question
+from prag_core.evaluation.belief import stances
 from prag_core.evaluation.conditions import MEAN, SHUFFLED, condition_of, file_name, in_order
 from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
+from prag_core.evaluation.recitation import recitations
 from prag_core.files import write_json
 
 KEPT = "closed_book's kept by shuffled"  # a ratio: right answers that shuffled does not spoil
@@ -31,7 +33,8 @@ class Cell:
     """How one condition did: number of questions, seconds spent answering, metric -> Estimate.
 
     Beyond the scores, `abstained` is the share of answers that say they do not know, `invented`
-    that of answers which neither do nor hold a golden answer.
+    that of answers which neither do nor hold a golden answer. Altered texts have `fact`, `belief`
+    and `other` (see `belief`), requests for texts `recited` and others (see `recitation`).
     """
 
     n: int
@@ -50,7 +53,7 @@ class Report:
         conditions: every condition that was asked of all questions.
         differences: `A - B`, paired by question; metric -> Estimate.
         ratios: `A / B` of the means; metric -> Estimate, None where the divisor is 0.
-        unrelated: see `prag_core.evaluation.unrelated`.
+        unrelated: by source, see `prag_core.evaluation.unrelated` and `choices`.
     """
 
     question_set: str
@@ -194,6 +197,9 @@ def summarise(
         silent = np.array([float(abstains(record["prediction"])) for record in records])
         invented = (1 - silent) * (1 - scores[condition]["containment"])
         values = scores[condition] | {"abstained": silent, "invented": invented}
+        # Of sets of these kinds only.
+        for measure in (stances, recitations):
+            values |= measure(questions, [record["prediction"] for record in records])
         metrics = {m: bootstrap.mean(column) for m, column in values.items()}
         cells[condition] = Cell(len(records), seconds, metrics)
     differences = {

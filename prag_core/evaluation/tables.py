@@ -15,6 +15,11 @@ from prag_core.evaluation.results import Report
 
 SHOWN = {"f1": "F1", "containment": "containment", "exact_match": "exact match"}
 DOUBT = {"abstained": "abstained", "invented": "invented"}  # shown where a condition asks for it
+BELIEF = {"fact": "fact", "belief": "belief", "other": "other"}  # of altered texts
+RECITED = {  # of requests for texts, in place of the answers' scores
+    "recited": "recited", "recited_by_title": "by title", "longest_run": "longest run (words)",
+}  # fmt: skip
+FACTORS = {"longest_run": 1}  # what is no share
 EXPLAINED = "In %, with 95 % intervals (bootstrap over documents)."
 
 
@@ -65,7 +70,7 @@ def metric_rows(
 ) -> tuple[tuple[str, ...], ...]:
     """Return one row a record: its name, then every metric in %."""
     return tuple(
-        (name, *(format_estimate(record.get(m), sign=sign) for m in metrics))
+        (name, *(format_estimate(record.get(m), FACTORS.get(m, 100), sign=sign) for m in metrics))
         for name, record in records.items()
     )
 
@@ -73,20 +78,34 @@ def metric_rows(
 def report_table(report: Report) -> Table:
     """Return the table of an evaluation: conditions, then differences, then ratios."""
     shown = SHOWN | (DOUBT if any(map(is_doubtful, report.conditions)) else {})
+    measured = {metric for cell in report.conditions.values() for metric in cell.metrics}
+    shown = RECITED if measured >= {*RECITED} else shown | (BELIEF if "fact" in measured else {})
     sections = (
         metric_rows({name: cell.metrics for name, cell in report.conditions.items()}, tuple(shown)),
         metric_rows(report.differences, tuple(shown), sign="+"),
         metric_rows(report.ratios, tuple(shown)),
     )
     size = f"{report.questions} questions about {report.documents} documents"
-    note = EXPLAINED
-    if report.unrelated:
-        loss, change = report.unrelated["plain"], report.unrelated["ratio"]
-        note += (
-            f" Unrelated text: {loss:.3f} nats a token, with an adapter times "
-            f"{format_estimate(change, 1, 4)}."
-        )
+    note = EXPLAINED + "".join(
+        _unrelated(source, measured) for source, measured in (report.unrelated or {}).items()
+    )
     headings = ("condition", *shown.values())
-    # Without controls there is nothing to compare or divide by.
-    sections = tuple(rows for rows in sections if rows)
+    # Without controls there is nothing to compare or divide by; of texts nothing is.
+    sections = tuple(rows for rows in sections[: 1 if shown is RECITED else None] if rows)
     return Table(f"{report.question_set}: {size}", headings, sections, note)
+
+
+def _unrelated(source: str, measured: Mapping) -> str:
+    """Say what unrelated adapters change of a source."""
+    if "ratio" in measured:
+        licence = f" ({measured['licence']})" if "licence" in measured else ""
+        return (
+            f" Unrelated text of {source}{licence}: {measured['plain']:.3f} nats a token, with an "
+            f"adapter times {format_estimate(measured['ratio'], 1, 4)}."
+        )
+    plain, adapted, difference = (measured[n] for n in ("plain", "adapted", "difference"))
+    return (
+        f" {source}, right of {measured['questions']} (chance {100 * measured['chance']:.0f}): "
+        f"{format_estimate(plain)}, with an unrelated adapter {format_estimate(adapted)}, "
+        f"difference {format_estimate(difference, sign='+')}."
+    )
