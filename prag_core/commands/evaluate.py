@@ -14,6 +14,11 @@ from prag_core.evaluation.evaluate import Ask
 from prag_core.evaluation.evaluate import evaluate as evaluate_set
 from prag_core.evaluation.foreign import read_hits, read_predictions
 from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.prompts import (
+    CHOOSING_QUESTIONS,
+    READING_CONDITIONS,
+    choose_wording,
+)
 from prag_core.evaluation.recitation import (
     long_answers,
     recitation_set,
@@ -45,6 +50,7 @@ def evaluate(
     unrelated: tuple[str, ...] | str = (),
     texts: int = 48,
     recite: bool = False,
+    choose_prompts: bool = False,
 ) -> None:
     """Score a question set in any conditions, with intervals and controls.
 
@@ -75,12 +81,18 @@ def evaluate(
         texts: texts, or questions, drawn from each.
         recite: ask for the documents' texts in place of the questions: what share of its 8-grams
             an adapter gives away (see `prag_core.evaluation.recitation`).
+        choose_prompts: ask 200 questions (or `questions`) with their gold document in the prompt in
+            every wording for reading, and keep the one of the best F1 for all later runs with this
+            base model. Take questions that nothing is measured on later.
     """
-    if recite:
-        require_no_passages(evaluation.conditions)
     whole, seed = load_question_set(question_set, split, skip_bad=skip_bad), evaluation.seed
     if documents or most_words:
         whole = whole.sample(documents, seed, most_words=most_words)
+    if choose_prompts:
+        questions = questions or CHOOSING_QUESTIONS
+        evaluation = replace(evaluation, conditions=READING_CONDITIONS, k=1, retrieval="gold")
+    if recite:
+        require_no_passages(evaluation.conditions)
     whole = whole.sample_questions(questions, seed)
     if not any(question.golden_answers for question in whole.questions):
         return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
@@ -102,6 +114,8 @@ def evaluate(
         config = used.answer_config() | rag.identity
         rest = (output, config, ranked, foreign, strangers, ask)
         report = evaluate_set(rag, whole, evaluation, *rest)
+        if choose_prompts:
+            print(f"kept {choose_wording(report, rag.base)}")
     Console().print(report_table(report).rich())
 
 

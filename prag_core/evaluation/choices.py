@@ -24,6 +24,7 @@ from prag_core.evaluation.estimates import SMALLEST_SAMPLE, Bootstrap, document_
 from prag_core.evaluation.likelihood import answer_sequences, mean_nll
 from prag_core.evaluation.unrelated import meant
 from prag_core.model.base_model import BaseModel
+from prag_core.model.wordings import DEFAULT, Wording
 from prag_core.pipeline.rag import ParametricRAG
 
 ANSWERS = 4
@@ -63,8 +64,9 @@ class Choices:
         """Return the accuracy without and with adapters, their paired difference, and chance."""
         least = rag.answerer.options.least_relevance
         adapters = [rag.adapter(document.id) for document in self.owners(documents)]
-        plain = self.chosen(rag.base)
-        adapted = self.chosen(rag.base, adapters, least)
+        wording = rag.answerer.adapted_wording(adapters)  # one, so that adapters alone differ
+        plain = self.chosen(rag.base, wording)
+        adapted = self.chosen(rag.base, wording, adapters, least)
         right, still = (self._right(places) for places in (plain, adapted))
         bootstrap = Bootstrap(document_groups(self.questions), seed)
         return {
@@ -77,7 +79,11 @@ class Choices:
         }
 
     def chosen(
-        self, base: BaseModel, adapters: Sequence[Adapter] | None = None, least: float = 0.0
+        self,
+        base: BaseModel,
+        wording: Wording = DEFAULT,
+        adapters: Sequence[Adapter] | None = None,
+        least: float = 0.0,
     ) -> np.ndarray:
         """Return the place of the most likely answer of every question, (N,)."""
         asked = [
@@ -85,7 +91,7 @@ class Choices:
             for question, answers in zip(self.questions, self.answers, strict=True)
             for answer in answers
         ]
-        sequences = answer_sequences(base, asked, [()] * len(asked))
+        sequences = answer_sequences(base, asked, [()] * len(asked), wording)
 
         def load(row: int) -> Adapter | None:
             number = row // ANSWERS

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from prag_core.adapters.merge import merge
 from prag_core.corpus.documents import Document
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.choices import Choices, draw_choices
@@ -63,17 +64,20 @@ def test_adapters_are_of_documents_that_do_not_hold_the_answer():
         choices.owners(documents[1:2])
 
 
-def test_measured_with_and_without_adapters(choices, tiny_base, tmp_path):
+def test_measured_with_and_without_adapters(choices, tiny_base, tmp_path, monkeypatch):
     made = parametrizer(tiny_base, tmp_path / "network")
     rag = ParametricRAG(tiny_base, parametrizer=made, store=tmp_path / "store")
     rag.add_documents(DOCUMENTS)
+    # Strong ones: random adapters of weight 1 hardly change a tiny model's choices.
+    strong = {d.id: merge([rag.adapter(d.id)], [50.0]) for d in DOCUMENTS}
+    monkeypatch.setattr(rag, "adapter", strong.__getitem__)
     found = json.loads(json.dumps(choices.measure(rag, DOCUMENTS[:2], 0)))
     owners = [rag.adapter(d.id) for d in choices.owners(DOCUMENTS[:2])]
     golden = [a.index(q.golden_answers[0]) for q, a in
               zip(choices.questions, choices.answers, strict=True)]  # fmt: skip
-    before, after = choices.chosen(tiny_base), choices.chosen(tiny_base, owners)
+    before, after = choices.chosen(tiny_base), choices.chosen(tiny_base, adapters=owners)
     assert found["questions"] == 6 and found["chance"] == 0.25
     assert found["plain"]["mean"] == pytest.approx(np.mean(before == golden))
     assert found["adapted"]["mean"] == pytest.approx(np.mean(after == golden))
     assert found["changed"]["mean"] == pytest.approx(np.mean(before != after)) != 0
-    assert (choices.chosen(tiny_base, owners, least=1e9) == before).all()  # none is meant
+    assert (choices.chosen(tiny_base, adapters=owners, least=1e9) == before).all()  # none is meant
