@@ -34,8 +34,8 @@ def belief(
     Args:
         question_sets: one, or several as [A,B]: folders, files, or hub names, whose gold documents
             hold the answers.
-        to: folder to write: corpus.jsonl, questions.jsonl, belief.json (how many questions were
-            left out, and why), and the closed-book answers.
+        to: folder to write: corpus.jsonl, questions.jsonl, belief.json (whose beliefs; how many
+            questions were left out, and why), and the closed-book answers.
         setup: shared settings.
         questions: draw so many of each set's questions; 0 takes all.
         seed: of the draws.
@@ -63,7 +63,8 @@ def belief(
         }  # fmt: skip
         part, counts[whole.name] = contradict(whole, right, seed)
         parts.append(part)
-    write_json(folder / "belief.json", counts)
+    about = {"base_model": setup.base_model, "seed": seed, "sets": counts}
+    write_json(folder / "belief.json", about | rag.identity)
     for name, sizes in counts.items():
         print(f"{name}: {', '.join(f'{count} {what}' for what, count in sizes.items())}")
     if not any(part.questions for part in parts):

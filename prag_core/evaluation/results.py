@@ -201,6 +201,8 @@ def summarise(
         for measure in (stances, recitations):
             values |= measure(questions, [record["prediction"] for record in records])
         metrics = {m: bootstrap.mean(column) for m, column in values.items()}
+        if "longest_run" in values:  # of all texts: no mean, so no interval
+            metrics["longest_run_of_all"] = Estimate(float(values["longest_run"].max()))
         cells[condition] = Cell(len(records), seconds, metrics)
     differences = {
         f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in METRICS}

@@ -18,8 +18,9 @@ DOUBT = {"abstained": "abstained", "invented": "invented"}  # shown where a cond
 BELIEF = {"fact": "fact", "belief": "belief", "other": "other"}  # of altered texts
 RECITED = {  # of requests for texts, in place of the answers' scores
     "recited": "recited", "recited_by_title": "by title", "longest_run": "longest run (words)",
+    "longest_run_of_all": "of all",
 }  # fmt: skip
-FACTORS = {"longest_run": 1}  # what is no share
+FACTORS = {"longest_run": 1, "longest_run_of_all": 1}  # what is no share
 EXPLAINED = "In %, with 95 % intervals (bootstrap over documents)."
 
 

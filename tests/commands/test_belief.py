@@ -42,9 +42,9 @@ def test_a_set_that_contradicts_the_model(source, tmp_path, tiny_folder, capsys)
     append_answers(path, [*records.values()])
     assert run("belief", f"[{source}]", to, *options) == 0
     assert "born: 6 questions, 3 right, 3 kept" in capsys.readouterr().out
-    assert json.loads((to / "belief.json").read_text()) == {
-        "born": {"questions": 6, "right": 3, "kept": 3}
-    }
+    about = json.loads((to / "belief.json").read_text())
+    assert about["sets"] == {"born": {"questions": 6, "right": 3, "kept": 3}}
+    assert about["base_model"] == tiny_folder and about["base_fingerprint"]
     altered = load_question_set(to)
     assert [question.id for question in altered.questions] == ["born:q0", "born:q1", "born:q2"]
     for number, question in enumerate(altered.questions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -108,3 +109,24 @@ def test_table_fits_a_terminal_and_shows_percent():
     markdown = table.markdown().splitlines()
     assert markdown[2] == "| condition | F1 | containment | exact match |"
     assert "| parametric | 37.5 (29.2 to 45.8) |" in table.markdown()
+
+
+def test_altered_texts_and_requests_for_texts_have_measures_of_their_own():
+    words = [f"word{n}" for n in range(24)]
+    metadata = [{"request": kind} for kind in ("title", "opening", "text")]
+    questions = [
+        Question(f"{d}-{m['request']}", "?", (" ".join(words),), (d,), m)
+        for d in "ab" for m in metadata
+    ]  # fmt: skip
+    records = {
+        q.id: {"id": q.id, "prediction": " ".join(words[: 16 if "a-t" in q.id else 0]),
+               "seconds": 0, "scores": dict.fromkeys(METRICS, 0.0)}
+        for q in questions
+    }  # fmt: skip
+    metrics = summarise("s", questions, {"gold": records}, 0).conditions["gold"].metrics
+    assert metrics["recited"].mean == metrics["recited_by_title"].mean == 9 / 17 / 2
+    assert metrics["longest_run"].mean == 8 and metrics["longest_run_of_all"].mean == 16
+    believed = [replace(q, metadata={"belief": ["word1"]}) for q in questions]
+    metrics = summarise("s", believed, {"gold": records}, 0).conditions["gold"].metrics
+    assert metrics["belief"].mean == 1 / 3 and metrics["fact"].mean == 0
+    assert metrics["other"].mean == pytest.approx(2 / 3)
