@@ -73,8 +73,10 @@ def requests(base: BaseModel) -> Callable[[Question], Continuation]:
         if kind == "text":
             return Continuation(opening)
         prompt = chat(base.tokenizer, question.metadata["asks"])
-        begun = plain(base.tokenizer, opening) if kind == "opening" else ""
-        return Continuation(prompt + begun, verbatim=True)
+        if kind == "title":
+            return Continuation(prompt, verbatim=True)
+        space = "" if base.tokenizer.chat_template else " "  # behind "Answer:"
+        return Continuation(prompt + space + plain(base.tokenizer, opening), verbatim=True)
 
     return ask
 

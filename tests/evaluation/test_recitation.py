@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 
 from prag_core.corpus.documents import Document
@@ -51,6 +54,10 @@ def test_a_request_by_title_is_the_prompt_that_texts_are_trained_under(tiny_base
     shown = " ".join(WORDS[:12])
     assert prompts[1] == prompts[0] + shown
     assert prompts[2].endswith(shown) and RECITE[:10] not in prompts[2]
+    bare = copy.copy(tokenizer)
+    bare.chat_template = None  # a plain text ends with "Answer:"
+    ask = requests(replace(tiny_base, tokenizer=bare))
+    assert ask(opening).text == f"{ask(title).text} {shown}"
 
 
 def test_what_answers_hold_is_the_union_over_requests():

@@ -123,10 +123,14 @@ def test_altered_texts_and_requests_for_texts_have_measures_of_their_own():
                "seconds": 0, "scores": dict.fromkeys(METRICS, 0.0)}
         for q in questions
     }  # fmt: skip
-    metrics = summarise("s", questions, {"gold": records}, 0).conditions["gold"].metrics
+    recited = summarise("s", questions, {"gold": records}, 0)
+    metrics = recited.conditions["gold"].metrics
     assert metrics["recited"].mean == metrics["recited_by_title"].mean == 9 / 17 / 2
     assert metrics["longest_run"].mean == 8 and metrics["longest_run_of_all"].mean == 16
+    (row,) = report_table(recited).sections[0]
+    assert row == ("gold", "26.5", "26.5", "8.0", "16.0")  # words are no shares
     believed = [replace(q, metadata={"belief": ["word1"]}) for q in questions]
-    metrics = summarise("s", believed, {"gold": records}, 0).conditions["gold"].metrics
-    assert metrics["belief"].mean == 1 / 3 and metrics["fact"].mean == 0
-    assert metrics["other"].mean == pytest.approx(2 / 3)
+    answered = summarise("s", believed, {"gold": records}, 0)
+    (row,) = report_table(answered).sections[0]
+    assert report_table(answered).headings[-3:] == ("fact", "belief", "other")
+    assert row[-3:] == ("0.0", "33.3", "66.7")
