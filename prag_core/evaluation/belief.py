@@ -4,7 +4,8 @@ Whether an answer comes from a document or from what the model knew shows where 
 the documents of a question that the base model answers right closed-book, every mention of the
 golden answer is swapped for another answer of its kind: the `fact` of the altered text, which
 becomes the golden answer. What the model believed stays in the question's metadata (`belief`).
-An answer is then `fact`, `belief`, or `other`: neither of both, or both.
+An answer is then `fact`, `belief`, or `other`: neither of both, or both. The check is closed_book:
+nearly all belief, as the set was chosen so (in bfloat16 a few answers depend on their batch).
 """
 
 from __future__ import annotations

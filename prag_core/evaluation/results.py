@@ -196,16 +196,16 @@ def summarise(
         seconds = round(sum(record["seconds"] for record in records), 3)
         silent = np.array([float(abstains(record["prediction"])) for record in records])
         invented = (1 - silent) * (1 - scores[condition]["containment"])
-        values = scores[condition] | {"abstained": silent, "invented": invented}
         # Of sets of these kinds only.
         for measure in (stances, recitations):
-            values |= measure(questions, [record["prediction"] for record in records])
+            scores[condition] |= measure(questions, [record["prediction"] for record in records])
+        values = scores[condition] | {"abstained": silent, "invented": invented}
         metrics = {m: bootstrap.mean(column) for m, column in values.items()}
         if "longest_run" in values:  # of all texts: no mean, so no interval
             metrics["longest_run_of_all"] = Estimate(float(values["longest_run"].max()))
         cells[condition] = Cell(len(records), seconds, metrics)
     differences = {
-        f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in METRICS}
+        f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in scores[a]}
         for a, b in _compared([*scores])
     }
     ratios = {

@@ -91,8 +91,8 @@ def report_table(report: Report) -> Table:
         _unrelated(source, measured) for source, measured in (report.unrelated or {}).items()
     )
     headings = ("condition", *shown.values())
-    # Without controls there is nothing to compare or divide by; of texts nothing is.
-    sections = tuple(rows for rows in sections[: 1 if shown is RECITED else None] if rows)
+    # Without controls there is nothing to compare or divide by; shares of texts are not divided.
+    sections = tuple(rows for rows in sections[: 2 if shown is RECITED else None] if rows)
     return Table(f"{report.question_set}: {size}", headings, sections, note)
 
 

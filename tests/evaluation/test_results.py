@@ -123,11 +123,17 @@ def test_altered_texts_and_requests_for_texts_have_measures_of_their_own():
                "seconds": 0, "scores": dict.fromkeys(METRICS, 0.0)}
         for q in questions
     }  # fmt: skip
-    recited = summarise("s", questions, {"gold": records}, 0)
+    nothing = {i: record | {"prediction": ""} for i, record in records.items()}
+    recited = summarise("s", questions, {"gold": records, "shuffled": nothing}, 0)
     metrics = recited.conditions["gold"].metrics
     assert metrics["recited"].mean == metrics["recited_by_title"].mean == 9 / 17 / 2
     assert metrics["longest_run"].mean == 8 and metrics["longest_run_of_all"].mean == 16
-    (row,) = report_table(recited).sections[0]
+    differences, (row, _) = (
+        recited.differences["gold - shuffled"],
+        report_table(recited).sections[0],
+    )
+    assert differences["recited"].mean == 9 / 17 / 2 and differences["longest_run"].mean == 8
+    assert len(report_table(recited).sections) == 2
     assert row == ("gold", "26.5", "26.5", "8.0", "16.0")  # words are no shares
     believed = [replace(q, metadata={"belief": ["word1"]}) for q in questions]
     answered = summarise("s", believed, {"gold": records}, 0)
