@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prag_core import cli
-from prag_core.model.wordings import Wording, reading_wording
+from prag_core.model.wordings import WORDINGS, Wording, reading_wording
 from tests.fixtures.benchmarks import NAMES, write_set
 
 
@@ -133,19 +133,19 @@ def test_the_best_prompt_for_reading_is_kept(run, tmp_path, capsys, monkeypatch)
     monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
     # The tiny model reads bytes: of all wordings, only short ones leave room in its context.
     short = {name: Wording(name, lead=name) for name in ("one", "two")}
-    monkeypatch.setattr("prag_core.model.wordings.WORDINGS", short)
-    monkeypatch.setattr("prag_core.evaluation.conditions.WORDINGS", short)
+    for name, wording in short.items():
+        monkeypatch.setitem(WORDINGS, name, wording)
     conditions = tuple(f"in_context:prompt:{name}" for name in short)
     monkeypatch.setattr("prag_core.evaluation.prompts.READING", (*short,))
     monkeypatch.setattr("prag_core.evaluation.prompts.READING_CONDITIONS", conditions)
     monkeypatch.setattr("prag_core.commands.evaluate.READING_CONDITIONS", conditions)
-    assert run("--choose_prompts=true", "--questions=6") == 0
+    assert run("--choose_prompts", "--questions=6") == 0
     (kept,) = (tmp_path / "cache" / "prompts").glob("*.json")
     assert str(kept) in capsys.readouterr().out
     ((fingerprint, choice),) = json.loads(kept.read_text()).items()
-    scores = {
-        c: cell["metrics"]["f1"]["mean"] for c, cell in results(tmp_path)["conditions"].items()
-    }
-    assert scores[f"in_context:prompt:{choice['prompt']}"] == max(scores.values())
     assert choice["questions"] == 6 and {*choice["scores"]} == {*short}
+    best = max(scores["f1"] for scores in choice["scores"].values())
+    assert choice["scores"][choice["prompt"]]["f1"] == best
+    cell = results(tmp_path)["conditions"][f"in_context:prompt:{choice['prompt']}"]
+    assert cell["metrics"]["f1"]["mean"] == best
     assert reading_wording(fingerprint) is short[choice["prompt"]]
