@@ -124,7 +124,7 @@ def test_documents_recited_in_place_of_answers(run, tmp_path, capsys):
         assert cell["metrics"]["recited"]["low"] is not None
     config = results(tmp_path, "config")["run"]["generation"]
     assert config["max_new_tokens"] > 100 and config["stop"] == []
-    assert "longest run (words)" in capsys.readouterr().out
+    assert "by title" in capsys.readouterr().out
     assert run("--recite") == 2
     assert "in_context, combine with recite" in capsys.readouterr().err
 
