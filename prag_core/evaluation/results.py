@@ -16,6 +16,7 @@ import numpy as np
 
 from prag_core.corpus.answer_scores import METRICS, abstains
 from prag_core.corpus.questions import Question
+from prag_core.evaluation.belief import stances
 from prag_core.evaluation.conditions import (
     MEAN,
     SHUFFLED,
@@ -25,6 +26,7 @@ from prag_core.evaluation.conditions import (
     is_reading,
 )
 from prag_core.evaluation.estimates import Bootstrap, Estimate, correct, document_groups
+from prag_core.evaluation.recitation import recitations
 from prag_core.files import write_json
 
 KEPT = "closed_book's kept by shuffled"  # a ratio: right answers that shuffled does not spoil
@@ -38,7 +40,8 @@ class Cell:
     """How one condition did: number of questions, seconds spent answering, metric -> Estimate.
 
     Beyond the scores, `abstained` is the share of answers that say they do not know, `invented`
-    that of answers which neither do nor hold a golden answer.
+    that of answers which neither do nor hold a golden answer. Altered texts have `fact`, `belief`
+    and `other` (see `belief`), requests for texts `recited` and others (see `recitation`).
     """
 
     n: int
@@ -58,7 +61,7 @@ class Report:
         conditions: every condition that was asked of all questions.
         differences: `A - B`, paired by question, p values corrected; metric -> Estimate.
         ratios: `A / B` of the means; metric -> Estimate, None where the divisor is 0.
-        unrelated: see `prag_core.evaluation.unrelated`.
+        unrelated: by source, see `prag_core.evaluation.unrelated` and `choices`.
     """
 
     question_set: str
@@ -201,11 +204,16 @@ def summarise(
         seconds = round(sum(record["seconds"] for record in records), 3)
         silent = np.array([float(abstains(record["prediction"])) for record in records])
         invented = (1 - silent) * (1 - scores[condition]["containment"])
+        # Of sets of these kinds only.
+        for measure in (stances, recitations):
+            scores[condition] |= measure(questions, [record["prediction"] for record in records])
         values = scores[condition] | {"abstained": silent, "invented": invented}
         metrics = {m: bootstrap.mean(column) for m, column in values.items()}
+        if "longest_run" in values:  # of all texts: no mean, so no interval
+            metrics["longest_run_of_all"] = Estimate(float(values["longest_run"].max()))
         cells[condition] = Cell(len(records), seconds, metrics)
     differences = {
-        f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in METRICS}
+        f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in scores[a]}
         for a, b in _compared([*scores])
     }
     ratios = {

@@ -172,8 +172,9 @@ class Answerer:
         prepared = []
         rows = zip(questions, self._passages(hits, how), adapters, hits, strict=True)
         for question, passages, merged, row in rows:
-            attached = merged[0] is not None
-            wording = adapted if attached else self._wording(question, passages, options)
+            # A text that goes on has no wording: nothing of it is cut off as no answer.
+            worded = merged[0] is not None and not isinstance(question, prompts.Continuation)
+            wording = adapted if worded else self._wording(question, passages, options)
             prompt = fit_prompt(
                 self.base, question, passages, wording, self.generation.max_new_tokens
             )

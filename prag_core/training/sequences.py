@@ -61,9 +61,14 @@ def build_sequences(
     for pair in pairs[len(with_passage) :]:
         rows.append((question_prompt(tokenizer, pair.question, (), wording), pair.answer))
     if scheme == "recall" or not pairs:
-        prompt = chat(tokenizer, RECITE.format(title=document.title or "the document"))
+        prompt = chat(tokenizer, recitation_request(document))
         rows += [(prompt, text) for text in texts]
     return [cut(encode(tokenizer, *row), max_tokens) for row in rows]
+
+
+def recitation_request(document: Document) -> str:
+    """Ask for a document's text."""
+    return RECITE.format(title=document.title or "the document")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> TrainingSequence:

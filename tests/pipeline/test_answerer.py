@@ -137,6 +137,9 @@ def test_a_wording_of_ones_own_reaches_prompt_and_answer(answerer, monkeypatch):
     monkeypatch.setattr("prag_core.pipeline.answerer.generate", lambda *_: [" Tarn. It was."])
     (answer,) = answerer.answer(QUESTIONS[:1], HITS[:1], "closed_book", AnswerOptions(mine))
     assert answer.text == "Tarn" and answer.prompt == mine.id
+    for mode in ("closed_book", "parametric"):  # nothing is cut of a text that goes on
+        (text,) = answerer.answer([Continuation("It is")], HITS[:1], mode, AnswerOptions(mine))
+        assert text.text == "Tarn. It was."
 
 
 def test_a_conversation_about_no_document_goes_on_as_it_is(answerer):
