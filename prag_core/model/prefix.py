@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -53,7 +53,7 @@ class Prefix:
                 tensors[f"layers.{layer}.{name}"] = tensor.cpu().contiguous()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))  # readable by whoever reads the folder
         os.replace(temporary, path)
 
     @classmethod

@@ -36,6 +36,8 @@ def test_answers_of_another_process_equal_those_of_whole_prompts(family_base, tm
     path = tmp_path / "prefix.safetensors"
     prefix_of(family_base, HEAD).save(path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    (tmp_path / "other").write_bytes(b"")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
     whole = generate(family_base, PROMPTS, None, GREEDY)
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
