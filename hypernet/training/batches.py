@@ -74,12 +74,15 @@ class BatchConfig:
         if not self.ranks or min(self.ranks) < 0:
             raise ValueError(f"got ranks {list(self.ranks)}, expected some, each 0 (full) or more")
 
-    def require_rows(self, unrelated: float, teacher: float, regression: float) -> None:
+    def require_rows(
+        self, unrelated: float, teacher: float, regression: float, imitation: float
+    ) -> None:
         """Raise ValueError for a weight of a loss (see `HypernetModule`) that no row would have."""
         for name, weight, rows, remedy in (
             ("unrelated_weight", unrelated, self.unrelated, "raise data.batch.unrelated"),
             ("teacher_weight", teacher, self.passages, "set data.batch.passages"),
             ("regression_weight", regression, 1 in self.groups, "put 1 into data.batch.groups"),
+            ("imitation_weight", imitation, 1 in self.groups, "put 1 into data.batch.groups"),
         ):
             if weight and not rows:
                 raise ValueError(
@@ -201,17 +204,22 @@ class BatchBuilder:
         group = draw.choice(self.config.groups)
         items = self._documents(group, draw)
         rows = StepRows()
+        # Each kind of rows by its own dice: what one kind has changes nothing of the others, so
+        # that variants of a training see the same documents and questions.
+        texts, strangers = (
+            random.Random(f"{self.seed}-{step}-{rank}-{kind}") for kind in ("text", "stranger")
+        )
         for index, item in enumerate(items):
             for _ in range(self.config.questions):
                 self._question(rows, item, draw)
             for _ in range(self.config.completions):
-                rows.add(*self._completion(item, draw), COMPLETION)
+                rows.add(*self._completion(item, texts), COMPLETION)
             for _ in range(self.config.recitations):
                 rows.add(*self._recitation(item), COMPLETION)
             first = index - index % group
             articles = {member.article for member in items[first : first + group]}
             for _ in range(self.config.unrelated):
-                self._unrelated(rows, self._stranger(articles, draw), draw)
+                self._unrelated(rows, self._stranger(articles, strangers), strangers)
         ids = [self._document_ids(item, draw) for item in items]
         documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)  # (N, T), (N,)
         batch = rows.tensors(self.tokenizer.pad_token_id)
