@@ -1,6 +1,6 @@
 """Ablation: variants of one configuration go in; each is trained for the same time, then compared.
 
-    YAML -> variants/NAME/{command.json, curve.json, config.yaml, checkpoints, export}
+    YAML -> variants/NAME/{command.json, version_N, curve.json, checkpoints, export}
          -> ablation.json -> table.md, figure.svg
 
 A variant is trained in a process of its own and kept when it is finished: a second run of the same

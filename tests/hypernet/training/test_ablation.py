@@ -64,7 +64,7 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
     assert len(set(tried.values())) == 2 and not ridge["rates"]
     assert perceiver["settings"]["model.learning_rate"] == float(best)
     assert perceiver["curve"][-1]["own"] == tried[best]  # four steps there as here
-    settings = yaml.safe_load(Path("out/variants/perceiver/config.yaml").read_text())
+    settings = yaml.safe_load(Path("out/variants/perceiver/version_0/config.yaml").read_text())
     assert settings["model"]["network"]["head"] == "perceiver"
     assert settings["model"]["warmup_steps"] == 2
     text = Path("out/table.md").read_text()
