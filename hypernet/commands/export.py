@@ -11,7 +11,6 @@ from hypernet.network.checkpoint import check_tensors, network_config, save_chec
 from hypernet.network.config import NetworkConfig
 from hypernet.network.heads import build_head
 from prag_core.model.base_model import BaseModel, load_base_model
-from prag_core.model.prompts import prompt_id
 
 
 def export(checkpoint: str, folder: str, base_model: str = "") -> None:
@@ -29,8 +28,7 @@ def export(checkpoint: str, folder: str, base_model: str = "") -> None:
     tensors = {key.removeprefix("network."): v for key, v in record["state_dict"].items()}
     check_tensors(checkpoint, tensors, head.state_dict())
     head.load_state_dict(tensors)
-    # The prompt of the training, which another version may word otherwise.
-    training = {"steps": record["global_step"], "prompt": record.get("prompt", prompt_id())}
+    training = {"steps": record["global_step"], "prompt": record.get("prompt", "")}
     save_checkpoint(folder, head, config, base, training)
     print(f"wrote {folder}")
 

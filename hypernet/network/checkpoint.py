@@ -18,7 +18,6 @@ from hypernet.network.config import NetworkConfig
 from hypernet.network.heads import build_head
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel
-from prag_core.model.prompts import prompt_id
 
 VERSION = 1  # of config.json's fields and the tensors' names
 SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"  # in the source tree: a link
@@ -43,8 +42,8 @@ class Checkpoint:
 
     @property
     def prompt(self) -> str:
-        """Id of the prompt that it was trained for (loaded without one: the present one's)."""
-        return str(self.training.get("prompt", prompt_id()))
+        """Id of the prompt that it was trained for; empty where its files name none."""
+        return str(self.training.get("prompt", ""))
 
 
 def save_checkpoint(
@@ -57,7 +56,7 @@ def save_checkpoint(
 ) -> Path:
     """Write config.json and model.safetensors; scalars per layer stay in float32.
 
-    `training` is kept as a note, with the id of the prompt that the network was trained for.
+    `training` is kept as a note; `prompt` in it is the id of the prompt that it was trained for.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +70,7 @@ def save_checkpoint(
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,
         "network": asdict(config),
-        "training": {"prompt": prompt_id(tokenizer=base.tokenizer)} | dict(training or {}),
+        "training": dict(training or {}),
     }
     # Under a temporary name first: a reader meets the old file or the new one, never half of it.
     scratch = folder / f".{WEIGHTS}.{os.getpid()}"
@@ -115,9 +114,7 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
     # Stored in bfloat16; the closed form of the ridge head wants float32.
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
     network.requires_grad_(False).eval().to(base.device)
-    # One that names no prompt counts as made for the present one.
-    training = {"prompt": prompt_id(tokenizer=base.tokenizer)} | record.get("training", {})
-    return Checkpoint(network, config, _hash(folder), training)
+    return Checkpoint(network, config, _hash(folder), record.get("training", {}))
 
 
 def base_model_name(name: str | Path) -> str:

@@ -22,6 +22,7 @@ from hypernet.training.sources import Item, Pool
 from prag_core.model.base_model import start_token
 from prag_core.model.padding import pad
 from prag_core.model.prompts import chat, prompt_ids, question_prompt
+from prag_core.model.wordings import Wording, find_wording
 from prag_core.training.sequences import RECITE, encode
 
 ANSWER, COMPLETION = 0, 1  # kinds of targets, which have losses (and weights) of their own
@@ -45,6 +46,8 @@ class BatchConfig:
         no_title_share: share of documents encoded without their title.
         completion_tokens: longest completion; of a recitation twice as much is asked.
         passages: add prompts with the passage (for the teacher that reads it).
+        prompt: name of the wording that questions are asked in, or one of your own (see
+            `prag_core.model.wordings`); adapters are asked in it later.
         ranks: ranks of the adapters, one drawn a step of groups of 1 (0: full); `ridge` head only.
     """
 
@@ -59,6 +62,7 @@ class BatchConfig:
     completion_tokens: int = 24
     passages: bool = False
     ranks: tuple[int, ...] = (0,)
+    prompt: str | Wording = "short"
 
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that do not fit each other."""
@@ -71,6 +75,7 @@ class BatchConfig:
             raise ValueError(
                 "got no questions, completions and recitations, expected at least one row"
             )
+        find_wording(self.prompt)
         if not self.ranks or min(self.ranks) < 0:
             raise ValueError(f"got ranks {list(self.ranks)}, expected some, each 0 (full) or more")
 
@@ -174,6 +179,7 @@ class BatchBuilder:
             ValueError: nothing to draw from.
         """
         self.tokenizer, self.config = tokenizer, config
+        self.wording = find_wording(config.prompt)
         self.start, self.end = start_token(tokenizer), tokenizer.eos_token_id
         self.seed, self.pools, self.weights = seed, pools, weights
         self.classes: dict[int, list[np.ndarray]] = {}  # places in every pool
@@ -283,17 +289,19 @@ class BatchBuilder:
         if pair is None:  # so that every document has as many rows
             rows.add(*self._completion(item, draw), COMPLETION)
             return
-        ids, start = self._encode(question_prompt(self.tokenizer, pair[0]), pair[1])
+        prompt = question_prompt(self.tokenizer, pair[0], (), self.wording)
+        ids, start = self._encode(prompt, pair[1])
         row = rows.add(ids, start, ANSWER)
         if self.config.passages:
-            prompt = question_prompt(self.tokenizer, pair[0], [item.document])
+            prompt = question_prompt(self.tokenizer, pair[0], [item.document], self.wording)
             rows.add_teacher(*self._encode(prompt, pair[1]), row)
 
     def _unrelated(self, rows: StepRows, stranger: Item, draw: random.Random) -> None:
         # Half questions, half running text: an adapter must leave both alone.
         pair = self._pair(stranger, draw)
         if pair is not None and draw.random() < 0.5:
-            rows.add_unrelated(*self._encode(question_prompt(self.tokenizer, pair[0]), pair[1]))
+            prompt = question_prompt(self.tokenizer, pair[0], (), self.wording)
+            rows.add_unrelated(*self._encode(prompt, pair[1]))
             return
         begin = draw.randrange(max(1, len(stranger.text_ids) - 32))
         rows.add_unrelated([self.start, *stranger.text_ids[begin : begin + 48]], 2)

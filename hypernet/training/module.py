@@ -31,6 +31,7 @@ from prag_core.corpus.documents import Document
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.model.padding import pad
 from prag_core.model.prompts import prompt_id
+from prag_core.model.wordings import find_wording
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.stacked_lora import short_attention
 
@@ -168,6 +169,12 @@ class HypernetModule(lightning.LightningModule):
         ids, lengths = pad(framed, self.base.tokenizer.pad_token_id)
         self.network.calibrate(*self.encoder.statistics(ids.to(device), lengths.to(device)))
 
+    @property
+    def prompt(self) -> str:
+        """Id of the prompt that the data ask questions in."""
+        wording = find_wording(self.trainer.datamodule.batch.prompt)
+        return prompt_id(wording, tokenizer=self.base.tokenizer)
+
     def generate_rows(self, batch: Batch) -> Rows:
         """Encode the batch's documents and return the rows of its groups."""
         encoding = self.encoder(batch["documents"], batch["lengths"])
@@ -284,8 +291,9 @@ class HypernetModule(lightning.LightningModule):
 
     def parametrizer(self) -> HypernetParametrizer:
         """Return a parametrizer of the network as it is."""
-        # Without a note of its training: it goes on.
-        checkpoint = Checkpoint(self.network, self.network_config, self.source, {})
+        # Without another note of its training: it goes on.
+        note = {"prompt": self.prompt}
+        checkpoint = Checkpoint(self.network, self.network_config, self.source, note)
         return HypernetParametrizer(self.base, checkpoint)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
@@ -339,7 +347,7 @@ class HypernetModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the weights belong to."""
         checkpoint["network_config"] = asdict(self.network_config)
-        checkpoint["base_model"], checkpoint["prompt"] = self.base.name, prompt_id()
+        checkpoint["base_model"], checkpoint["prompt"] = self.base.name, self.prompt
         checkpoint["base_fingerprint"] = self.base.fingerprint
         checkpoint["seconds"] = self.clock.seconds
 

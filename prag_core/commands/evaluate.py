@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,11 @@ from prag_core.corpus.question_sets import QuestionSet, chunk_question_set, load
 from prag_core.evaluation.evaluate import evaluate as evaluate_set
 from prag_core.evaluation.foreign import read_hits, read_predictions
 from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.prompts import (
+    CHOOSING_QUESTIONS,
+    READING_CONDITIONS,
+    choose_wording,
+)
 from prag_core.evaluation.retrieval import retrieval_scores
 from prag_core.evaluation.tables import report_table
 from prag_core.evaluation.unrelated import draw_texts
@@ -34,6 +40,7 @@ def evaluate(
     predictions: tuple[str, ...] = (),
     unrelated: str = "",
     texts: int = 48,
+    choose_prompts: bool = False,
 ) -> None:
     """Score a question set in any conditions, with intervals and controls.
 
@@ -60,10 +67,16 @@ def evaluate(
             {"id", "prediction"}; each is scored under its name.
         unrelated: corpus whose texts' loss is measured with the documents' adapters.
         texts: drawn from it.
+        choose_prompts: ask 200 questions (or `questions`) with their gold document in the prompt in
+            every wording for reading, and keep the one of the best F1 for all later runs with this
+            base model. Take questions that nothing is measured on later.
     """
     whole, seed = load_question_set(question_set, split, skip_bad=skip_bad), evaluation.seed
     if documents or most_words:
         whole = whole.sample(documents, seed, most_words=most_words)
+    if choose_prompts:
+        questions = questions or CHOOSING_QUESTIONS
+        evaluation = replace(evaluation, conditions=READING_CONDITIONS, k=1, retrieval="gold")
     whole = whole.sample_questions(questions, seed)
     if not any(question.golden_answers for question in whole.questions):
         return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
@@ -78,6 +91,8 @@ def evaluate(
         # Another model or parametrizer is another evaluation, and needs another folder.
         config = (rag.setup or setup).answer_config() | rag.identity
         report = evaluate_set(rag, whole, evaluation, output, config, ranked, foreign, strangers)
+        if choose_prompts:
+            print(f"kept {choose_wording(report, rag.base)}")
     Console().print(report_table(report).rich())
 
 

@@ -58,6 +58,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[
     return rows
 
 
+def ids_behind(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:
+    """Tokenise a `plain` text as it stands behind another character, without that one.
+
+    SentencePiece would put a space of its own before a text that begins alone.
+    """
+    if not text.startswith(" "):
+        return encode(tokenizer, [text])[0]
+    head, whole = encode(tokenizer, [before, before + text])
+    return whole[len(head) :] if whole[: len(head)] == head else encode(tokenizer, [text])[0]
+
+
 @lru_cache(maxsize=8)
 def _control_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> re.Pattern[str]:
     """Match the first character of every control token, also of those that overlap.

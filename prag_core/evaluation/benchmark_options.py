@@ -20,7 +20,7 @@ from prag_core.pipeline.parts import Setup
 
 SHARED = "shared"  # folder of the conditions that no adapter changes
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
-ASKING = ("style", "max_new_tokens", "epochs", "conditions", "limits")  # kept as settings
+ASKING = ("prompt", "max_new_tokens", "epochs", "conditions", "limits")  # kept as settings
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class BenchmarkSet:
         limits: fewer questions for a path (path: number), chosen alike from those above.
         retrieval: `gold` gives each question its own documents, `retriever` searches for them.
         k: documents a question, at most.
-        style: `direct` or `cot`; that of `answering` when empty.
+        prompt: name of a wording; that of `answering` when empty.
         max_new_tokens: longest answer; that of `generation` when 0.
         epochs: of the trained path; those of `training` when 0.
         conditions: of this set; the benchmark's when empty.
@@ -61,7 +61,7 @@ class BenchmarkSet:
     limits: dict[str, int] = field(default_factory=dict)
     retrieval: Literal["gold", "retriever"] = "retriever"
     k: int = 3
-    style: Literal["", "direct", "cot"] = ""
+    prompt: str = ""
     max_new_tokens: int = 0
     epochs: int = 0
     conditions: tuple[str, ...] = ()
@@ -219,7 +219,7 @@ def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str
         hypernet=model.hypernet,
         training=replace(setup.training, epochs=epochs, rank=model.rank or setup.training.rank),
         generation=replace(setup.generation, max_new_tokens=tokens),
-        answering=replace(setup.answering, style=spec.style or setup.answering.style),
+        answering=replace(setup.answering, prompt=spec.prompt or setup.answering.prompt),
     )
 
 

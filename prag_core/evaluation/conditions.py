@@ -14,6 +14,7 @@ in_context+K, combine+K    the same documents in the prompt, and both; in random
 MODE:unanswerable    the retriever finds documents among those that cannot answer the question:
             none of its gold ones' titles, none that holds a golden answer
 MODE:abstain, MODE:unanswerable:abstain    with the option `abstain`
+MODE:prompt:NAME    asked in another wording (see `prag_core.model.wordings`)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from prag_core.adapters.merge import WEIGHTINGS
+from prag_core.model.wordings import WORDINGS
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES, Mode, find_mode
 
@@ -36,6 +38,7 @@ ORDER = (
 )  # fmt: skip
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
+PROMPT = re.compile(r"(?P<mode>\w+):prompt:(?P<name>\w+)")
 UNANSWERABLE, ABSTAIN = "unanswerable", "abstain"
 DOUBTFUL = re.compile(
     rf"(?P<mode>\w+)(?=:)(?P<{UNANSWERABLE}>:{UNANSWERABLE})?(?P<{ABSTAIN}>:{ABSTAIN})?"
@@ -89,6 +92,9 @@ def parse_condition(name: str) -> Condition:
         return Condition(name, "sft", "all")
     if match := RANK.fullmatch(name):
         return Condition(name, "parametric", "gold", overrides={"rank": int(match[1])})
+    match = PROMPT.fullmatch(name)
+    if match and match["mode"] in MODES and match["name"] in WORDINGS:
+        return Condition(name, match["mode"], overrides={"prompt": match["name"]})
     match = DOUBTFUL.fullmatch(name)
     if match and match["mode"] in MODES and find_mode(match["mode"]).needs_documents:
         options = {ABSTAIN: True} if match[ABSTAIN] else {}
@@ -106,7 +112,8 @@ def parse_condition(name: str) -> Condition:
         f"got condition {name!r}, expected one of {', '.join((*MODES, 'gold', SHUFFLED, MEAN))}, "
         "rank:R, gold+K, in_context+K or combine+K, of documents also "
         f"MODE:{UNANSWERABLE}, MODE:{ABSTAIN} or MODE:{UNANSWERABLE}:{ABSTAIN}, with adapters also "
-        f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}: correct it"
+        f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}, or MODE:prompt:{'|'.join(WORDINGS)}: "
+        "correct it"
     )
 
 

@@ -13,6 +13,7 @@ from prag_core.model.base_model import BaseModel, start_token
 from prag_core.model.padding import labels, pad
 from prag_core.model.prompts import question_prompt
 from prag_core.model.token_loss import IGNORE, sequence_nll
+from prag_core.model.wordings import DEFAULT, Wording
 from prag_core.training.sequences import TrainingSequence, encode
 
 TEXT_TOKENS = 512  # of a document that are scored
@@ -30,12 +31,15 @@ def text_sequences(base: BaseModel, documents: Sequence[Document]) -> list[Train
 
 
 def answer_sequences(
-    base: BaseModel, questions: Sequence[Question], passages: Sequence[Sequence[Document]]
+    base: BaseModel,
+    questions: Sequence[Question],
+    passages: Sequence[Sequence[Document]],
+    wording: Wording = DEFAULT,
 ) -> list[TrainingSequence]:
     """Return prompt and first golden answer of every question, without the end token."""
     sequences = []
     for question, documents in zip(questions, passages, strict=True):
-        prompt = question_prompt(base.tokenizer, question.question, documents)
+        prompt = question_prompt(base.tokenizer, question.question, documents, wording)
         whole = encode(base.tokenizer, prompt, question.golden_answers[0])
         # The end token is format: it would dominate the loss of a short answer.
         sequences.append(TrainingSequence(whole.ids[:-1], whole.answer_start))

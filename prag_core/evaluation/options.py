@@ -17,8 +17,8 @@ class EvaluationOptions:
             `in_context`, `in_context_rows`, `da_rag`, `parametric`, `combine`, `sft`; the controls
             `shuffled` (another document's adapter) and `mean` (of all adapters); and of gold
             documents `gold`, `rank:R` and `gold+K`; and MODE:unanswerable, from the nearest
-            documents that do not hold the answer, MODE:abstain and MODE:unanswerable:abstain (see
-            `prag_core.evaluation.conditions`).
+            documents that do not hold the answer, MODE:abstain and MODE:unanswerable:abstain, and
+            MODE:prompt:NAME in another wording (see `prag_core.evaluation.conditions`).
         k: documents a question, at most.
         retrieval: `gold` gives each question its own documents (the first k of its gold ids);
             `retriever` searches for them.

@@ -20,6 +20,7 @@ from prag_core.model.prompts import (
     prompt_ids,
     write_prompt,
 )
+from prag_core.model.wordings import DEFAULT, Wording
 
 LEAST_TOKENS = 8  # of a passage: less says nothing
 
@@ -43,18 +44,18 @@ def fit_prompt(
     base: BaseModel,
     question: Question,
     passages: Sequence[Document] = (),
-    style: str = "direct",
+    wording: Wording = DEFAULT,
     max_new_tokens: int = 0,
 ) -> FittedPrompt:
     """Write a prompt (see `write_prompt`) that leaves room for an answer in the context.
 
     Raises:
-        ValueError: an unknown style, or turns that the chat template refuses.
+        ValueError: turns that the chat template refuses.
     """
     tokenizer, room = base.tokenizer, base.context_length - max_new_tokens
 
     def excess(question: Question, passages: Sequence[Document]) -> int:
-        prompt = write_prompt(tokenizer, question, passages, style)
+        prompt = write_prompt(tokenizer, question, passages, wording)
         return len(prompt_ids(tokenizer, prompt)) - room
 
     notes, shown = [], list(passages)
@@ -81,7 +82,7 @@ def fit_prompt(
         f"{base.context_length} less max_new_tokens {max_new_tokens}): ask a shorter question, or "
         "for a shorter answer"
     )
-    prompt = write_prompt(tokenizer, question, shown, style)
+    prompt = write_prompt(tokenizer, question, shown, wording)
     return FittedPrompt(prompt, tuple(notes), error if over > 0 else "")
 
 

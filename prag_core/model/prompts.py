@@ -1,4 +1,4 @@
-"""Prompts: questions, conversations and passages go in, whole prompts come out.
+"""Prompts: questions, conversations, passages and a wording go in, whole prompts come out.
 
 A prompt is one text with the special tokens of its chat format in it. What users wrote is `plain`
 in it (see `prag_core.corpus.text_tokens`): `encode` reads no control token there.
@@ -15,39 +15,14 @@ from typing import Union
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from prag_core.adapters.adapter import fingerprint
 from prag_core.corpus.documents import Document
 from prag_core.corpus.text_tokens import encode, plain
+from prag_core.model.wordings import CONVERSATION, DEFAULT, Wording
 
 # What chat templates that ask for the date are told, so that a prompt is the same on every day.
 CLOCK = datetime(2024, 7, 26)
 DIRECTIVES = "aAbBdHIjmMpSUwWyY"  # of strftime, those that an hour, a day or a name are written by
-STYLES = ("direct", "cot")
-CLOSED_BOOK = "Answer the question with a short phrase.\n\n{examples}Question: {question}"
-# The wording of Su et al. (2025); the best of four for the embedded model on SQuAD train.
-IN_CONTEXT = (
-    "You should answer the question by referring to the knowledge provided below and integrating "
-    "your own knowledge.\n{passages}\n\n{examples}Question: {question}"
-)
-CONCLUSION = "So the answer is"
-# Few-shot chain of thought (Wei et al., 2022) for multi-hop questions.
-EXAMPLES = (
-    (
-        "When did the director of the film The Glass Harbour die?",
-        "The film The Glass Harbour was directed by Ida Brandt. Ida Brandt died on 4 May 1971.",
-        "4 May 1971",
-    ),
-    (
-        "Who is older, Paul Renner or Jan Tschichold?",
-        "Paul Renner was born in 1878. Jan Tschichold was born in 1902. The earlier is 1878.",
-        "Paul Renner",
-    ),
-    (
-        "Are the Elbe and the Oder both rivers in Europe?",
-        "The Elbe is a river in Central Europe. The Oder is a river in Central Europe.",
-        "yes",
-    ),
-)
+PLAIN_LEAD = "Answer:"  # where no chat template ends the user's turn
 
 
 @dataclass(frozen=True)
@@ -75,35 +50,26 @@ def plain_question(question: Question) -> str:
     return question if isinstance(question, str) else question[-1]["content"]
 
 
-def prompt_id(
-    question: Question = "",
-    passages: bool = False,
-    style: str = "direct",
-    tokenizer: Tokenizer | None = None,
-) -> str:
+def prompt_id(wording: Wording, question: Question = "", tokenizer: Tokenizer | None = None) -> str:
     """Name the wording that a question is asked in; it changes when the wording does.
 
-    Adapters and checkpoints record the id of the prompt that they were made for: that of a plain
-    question without passages. Where the tokenizer's chat template shows the date, that is part of
-    the wording.
+    Adapters and checkpoints record the id of the prompt that they were made for, that of a plain
+    question. Where the tokenizer's chat template shows the date, that is part of the wording.
     """
     if isinstance(question, Continuation):
         return "continuation"
     if not isinstance(question, str) and len(question) > 1:
-        return "conversation"
-    wording = [IN_CONTEXT if passages else CLOSED_BOOK, EXAMPLES if style == "cot" else ""]
+        return CONVERSATION.name
     template = str(tokenizer.chat_template or "") if tokenizer else ""
     dated = "strftime_now" in template or "date_string" in template
-    date = f"-{CLOCK:%Y%m%d}" if dated else ""
-    return f"{style}-{'in_context' if passages else 'closed_book'}-{fingerprint(wording)[:6]}{date}"
+    return f"{wording.id}-{CLOCK:%Y%m%d}" if dated else wording.id
 
 
 def write_prompt(
     tokenizer: Tokenizer,
     question: Question,
     passages: Passages = (),
-    style: str = "direct",
-    prefill: str = "",
+    wording: Wording = DEFAULT,
 ) -> str:
     """Write the whole prompt of a question, a conversation or a text to go on from.
 
@@ -114,11 +80,10 @@ def write_prompt(
         tokenizer: whose chat format it is in.
         question: what is asked.
         passages: shown before it.
-        style: of a question's prompt.
-        prefill: how the answer begins (not where a text goes on): written, not generated.
+        wording: of a question; its lead begins the answer to a conversation, too.
 
     Raises:
-        ValueError: an unknown style, or turns that the chat template refuses.
+        ValueError: turns that the chat template refuses.
     """
     if isinstance(question, Continuation):
         shown = plain(tokenizer, "".join(f"{passage.text}\n\n" for passage in passages))
@@ -129,27 +94,29 @@ def write_prompt(
         return (tokenizer.bos_token if begins else "") + shown + text
     text = plain_question(question)
     if isinstance(question, str) or len(question) == 1:
-        return question_prompt(tokenizer, text, passages, style) + prefill
+        return question_prompt(tokenizer, text, passages, wording)
     if passages:
-        text = IN_CONTEXT.format(question=text, passages=format_passages(passages), examples="")
-    return _chat(tokenizer, [*question[:-1], {**question[-1], "content": text}]) + prefill
+        text = wording.fill(text, format_passages(passages))
+    return _chat(tokenizer, [*question[:-1], {**question[-1], "content": text}]) + wording.lead
 
 
 def question_prompt(
-    tokenizer: Tokenizer, question: str, passages: Passages = (), style: str = "direct"
+    tokenizer: Tokenizer, question: str, passages: Passages = (), wording: Wording = DEFAULT
 ) -> str:
-    """Build the prompt for one question, with passages (in_context) or without (closed book).
+    """Build the prompt for one question, with passages or without, up to where its answer begins.
 
-    Raises:
-        ValueError: an unknown style.
+    A tokenizer without chat template gets plain text, which always has a lead: "Answer:".
     """
-    if style not in STYLES:
-        raise ValueError(f"got prompt style {style!r}, expected one of {list(STYLES)}")
-    shots = [f"Question: {q}\nAnswer: {why} {CONCLUSION} {a}.\n\n" for q, why, a in EXAMPLES]
-    examples = "".join(shots) if style == "cot" else ""
-    template = IN_CONTEXT if passages else CLOSED_BOOK
-    user = template.format(question=question, passages=format_passages(passages), examples=examples)
-    return chat(tokenizer, user)
+    turns = [
+        {"role": role, "content": text}
+        for pair in wording.turns
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    asked = wording.fill(question, format_passages(passages))
+    if tokenizer.chat_template:
+        return _chat(tokenizer, [*turns, {"role": "user", "content": asked}]) + wording.lead
+    texts = [plain(tokenizer, text) for text in (*(turn["content"] for turn in turns), asked)]
+    return f"{tokenizer.bos_token or ''}{chr(10).join(texts)}\n{wording.lead or PLAIN_LEAD}"
 
 
 def format_passages(passages: Sequence[Document]) -> str:
@@ -166,7 +133,7 @@ def chat(tokenizer: Tokenizer, user: str) -> str:
     """
     if tokenizer.chat_template:
         return _chat(tokenizer, [{"role": "user", "content": user}])
-    return f"{tokenizer.bos_token or ''}{plain(tokenizer, user)}\nAnswer:"
+    return f"{tokenizer.bos_token or ''}{plain(tokenizer, user)}\n{PLAIN_LEAD}"
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -209,10 +176,3 @@ def _render(tokenizer: Tokenizer, turns: Conversation) -> str:
         enable_thinking=False,  # read by Qwen3's template and its kin: short answers, no monologue
         date_string=f"{CLOCK:%d %b %Y}",  # Llama 3's
     )
-
-
-def extract_answer(text: str, style: str = "direct") -> str:
-    """Return the short answer: for `cot` what follows the conclusion, else the text itself."""
-    if style == "cot" and CONCLUSION in text:
-        return text.split(CONCLUSION)[-1].strip().strip(".").strip()
-    return text.strip()

@@ -9,7 +9,8 @@ the model decodes, for callers that decode themselves (the server's batch engine
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,8 @@ from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.fitting import fit_prompt
 from prag_core.model.generate import generate
-from prag_core.pipeline.answers import ABSTENTION, Answer, AnswerOptions, Source
+from prag_core.model.wordings import CONVERSATION, DEFAULT, Wording, find_wording, reading_wording
+from prag_core.pipeline.answers import ABSTENTION, AUTO, Answer, AnswerOptions, Source
 from prag_core.pipeline.modes import Mode, find_mode
 from prag_core.pipeline.relevance import relevant_hits
 from prag_core.pipeline.search_text import search_text
@@ -32,6 +34,8 @@ from prag_core.retrieval.retriever import Hit
 MERGED_BATCHES = 4  # batches of questions whose merged adapters are in memory at one time
 
 log = logging.getLogger(__name__)
+# The merged adapter (None: none), what it was made from, and who made it.
+Attached = tuple[Adapter | None, tuple[Source, ...], str]
 Hits = Sequence[Sequence[Hit]]  # documents of every question, with their scores
 
 
@@ -46,6 +50,7 @@ class Prepared:
         documents: what it was made from.
         path: who made the adapters.
         prompt_id: see `prompts.prompt_id`.
+        wording: what the answer is taken out of the model's text by.
         notes: see `Answer`.
         error: why the prompt cannot be decoded: the question is too long for the context.
         answer: what is said without decoding: that the answer is not known; else empty.
@@ -57,6 +62,7 @@ class Prepared:
     documents: tuple[Source, ...] = ()
     path: str = ""
     prompt_id: str = ""
+    wording: Wording = DEFAULT
     notes: tuple[str, ...] = ()
     error: str = ""
     answer: str = ""
@@ -77,7 +83,7 @@ class Answerer:
         corpus_adapter: returns the one adapter of the whole corpus, for mode `sft`.
         augmenter: writes what `da_rag` adds to passages.
         generation: decoding options.
-        options: prompt style and merging, unless a call brings its own.
+        options: prompt and merging, unless a call brings its own.
         run: runs a function that uses the model, where another thread owns it.
     """
 
@@ -125,7 +131,7 @@ class Answerer:
             for p in prepared:
                 text = p.answer
                 if not (p.error or p.answer):
-                    text = prompts.extract_answer(next(answered), options.style)
+                    text = p.wording.answer(next(answered))
                 notes = (*p.notes, p.error) if p.error else p.notes
                 answers.append(
                     Answer(p.question, text, mode, p.documents, p.path, p.prompt_id, notes)
@@ -147,23 +153,63 @@ class Answerer:
         """
         options, how = options or self.options, find_mode(mode)
         # One of each a question, whatever the mode: no passages, or None for an adapter.
-        adapters = self._adapters(questions, hits, how, options)
+        adapters, adapted = self._adapters(questions, hits, how, options)
         prepared = []
         rows = zip(questions, self._passages(hits, how), adapters, hits, strict=True)
         for question, passages, merged, row in rows:
+            attached = merged[0] is not None
+            wording = adapted if attached else self._wording(question, passages, options)
             prompt = fit_prompt(
-                self.base, question, passages, options.style, self.generation.max_new_tokens
+                self.base, question, passages, wording, self.generation.max_new_tokens
             )
-            wording = (question, bool(passages), options.style, self.base.tokenizer)
-            text, asked = prompts.plain_question(question), prompts.prompt_id(*wording)
+            text = prompts.plain_question(question)
+            asked = prompts.prompt_id(wording, question, self.base.tokenizer)
             if reason := _unmatched(row, merged[0], how, options):
                 note = f"abstained: {reason}"
                 prepared.append(
-                    Prepared(text, prompt.text, *merged, asked, (note,), answer=ABSTENTION)
+                    Prepared(text, prompt.text, *merged, asked, wording, (note,), answer=ABSTENTION)
                 )
                 continue
-            prepared.append(Prepared(text, prompt.text, *merged, asked, prompt.notes, prompt.error))
+            prepared.append(
+                Prepared(text, prompt.text, *merged, asked, wording, prompt.notes, prompt.error)
+            )
         return prepared
+
+    def _wording(
+        self, question: prompts.Question, passages: Sequence[Document], options: AnswerOptions
+    ) -> Wording:
+        """Return what a question is asked in where no adapter is attached."""
+        if isinstance(question, prompts.Continuation):
+            return CONVERSATION
+        if not (passages or isinstance(question, str) or len(question) == 1):
+            return CONVERSATION  # about nothing here: it goes on as it is
+        if options.prompt != AUTO:
+            return find_wording(options.prompt)
+        return reading_wording(self.base.fingerprint)
+
+    def adapted_wording(
+        self, adapters: Iterable[Adapter], options: AnswerOptions | None = None
+    ) -> Wording:
+        """Return what questions are asked in where adapters are attached; warn of others."""
+        options = options or self.options
+        made_for = {adapter.metadata.get("prompt", "") for adapter in adapters} - {""}
+        ids = {name: "-".join(name.split("-")[:2]) for name in made_for}  # without a date
+        wording = DEFAULT
+        if options.prompt != AUTO:
+            wording = find_wording(options.prompt)
+        else:
+            for name in sorted(ids.values()):
+                with suppress(ValueError):  # of another version, or a user's own
+                    wording = find_wording(name)
+        present = prompts.prompt_id(wording, tokenizer=self.base.tokenizer)
+        if other := sorted(made_for - {present}):
+            log.warning(
+                "got adapters made for the prompts %s, expected %s, which questions are asked in: "
+                "answers may be worse; parametrize the documents again, or set answering.prompt",
+                ", ".join(other),
+                present,
+            )
+        return wording
 
     def _passages(self, hits: Hits, mode: Mode) -> list[list[Document]]:
         """Return the passages that every question's prompt holds."""
@@ -179,10 +225,12 @@ class Answerer:
 
     def _adapters(
         self, questions: Sequence[prompts.Question], hits: Hits, mode: Mode, options: AnswerOptions
-    ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
-        """Return every question's merged adapter (None: none), its sources, and who made it."""
+    ) -> tuple[list[Attached], Wording]:
+        """Return what is attached for every question, and the wording that it was made for."""
         if mode.adapters == "documents":
-            return self._merged(questions, hits, options)
+            loaded = {i: self.adapter(i) for i in _ids(hits)}
+            wording = self.adapted_wording(loaded.values(), options)
+            return self._merged(questions, hits, loaded, options), wording
         whole: Adapter | None = None  # one adapter for all questions
         if mode.adapters == "corpus":
             whole = self.corpus_adapter()
@@ -191,19 +239,22 @@ class Answerer:
         # Without weight: of none of these documents an adapter is attached.
         path = whole.metadata.get("path", "") if whole else ""
         every = mode.adapters == "corpus"  # also a question without documents
-        return [
+        attached: list[Attached] = [
             (whole, tuple(Source(h.document_id, h.score) for h in row), path)
             if row or every
             else (None, (), "")
             for row in hits
         ]
+        return attached, self.adapted_wording([whole] if whole else [], options)
 
     def _merged(
-        self, questions: Sequence[prompts.Question], hits: Hits, options: AnswerOptions
-    ) -> list[tuple[Adapter | None, tuple[Source, ...], str]]:
+        self,
+        questions: Sequence[prompts.Question],
+        hits: Hits,
+        loaded: dict[str, Adapter],
+        options: AnswerOptions,
+    ) -> list[Attached]:
         """Merge the adapters of every question's documents (see `_adapters`)."""
-        loaded = {i: self.adapter(i) for i in _ids(hits)}
-        self._compare_prompts(loaded)
         meant = hits  # those whose adapters take part
         if options.least_relevance > 0:
             texts, least = [search_text(q) for q in questions], options.least_relevance
@@ -223,18 +274,6 @@ class Answerer:
             made_by = {adapter.metadata.get("path", "") for adapter in parts}
             results.append((merged.get(used), tuple(sources), "+".join(sorted(made_by))))
         return results
-
-    def _compare_prompts(self, adapters: Mapping[str, Adapter]) -> None:
-        """Warn of adapters that were made for another prompt than questions are asked in."""
-        present = prompts.prompt_id(tokenizer=self.base.tokenizer)
-        made_for = {adapter.metadata.get("prompt") or present for adapter in adapters.values()}
-        if other := sorted(made_for - {present}):
-            log.warning(
-                "got adapters made for the prompts %s, expected %s, which questions are asked in: "
-                "answers may be worse; parametrize the documents again",
-                ", ".join(other),
-                present,
-            )
 
 
 def shared_rows(adapter: Adapter) -> Adapter:

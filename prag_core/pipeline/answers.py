@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prag_core.model.wordings import Wording, find_wording
+
+AUTO = "auto"
 ABSTENTION = "I do not know."  # in place of an answer, where no document matches
 
 
@@ -53,7 +56,9 @@ class AnswerOptions:
     """How questions become prompts and adapters are merged.
 
     Attributes:
-        style: `direct` (a short answer) or `cot` (few-shot chain of thought).
+        prompt: name of a wording (see `prag_core.model.wordings`), or one of your own; `auto`:
+            with adapters the one that they were made for, else the one that the base model reads
+            best with.
         merge_weights: `relative` (to the best retrieval score), `ones` (paper), `mean` or
             `score` (see `prag_core.adapters.merge.merge_weights`).
         least_relevance: generated adapters that respond less to a question are left out (see
@@ -65,9 +70,14 @@ class AnswerOptions:
             closed_book says.
     """
 
-    style: str = "direct"
+    prompt: str | Wording = "auto"
     merge_weights: str = "relative"
     least_relevance: float = 0.0
     merge_method: str = "auto"
     rank: int = 0
     abstain: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown prompt."""
+        if self.prompt != AUTO:
+            find_wording(self.prompt)

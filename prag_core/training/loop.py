@@ -19,6 +19,7 @@ from prag_core.adapters.adapter import FFN_MODULES
 from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import labels, pad
 from prag_core.model.token_loss import IGNORE, next_token_loss
+from prag_core.model.wordings import Wording, find_wording
 from prag_core.training.sequences import SCHEMES, TrainingSequence
 from prag_core.training.stacked_lora import StackedLora, short_attention
 
@@ -41,6 +42,8 @@ class LoraTrainingOptions:
         scheme: which sequences a document makes: `paper` (Su et al., 2025: passage, question and
             answer, 5 a document) or `recall` (questions without the passage, and its text).
         loss: tokens that carry loss: `all` (paper) or `answer`.
+        prompt: name of the wording that questions are asked in, or one of your own (see
+            `prag_core.model.wordings`).
         sequences_per_step: sequences of one document in one optimiser step.
         max_tokens: longer sequences are cut at the front of the passage (2 or more; never more
             than the base model's context).
@@ -61,6 +64,7 @@ class LoraTrainingOptions:
     epochs: int = 5
     scheme: str = "recall"
     loss: str = "answer"
+    prompt: str | Wording = "short"
     sequences_per_step: int = 1
     max_tokens: int = 3000
     documents_per_batch: int = 16
@@ -75,6 +79,7 @@ class LoraTrainingOptions:
             raise ValueError(f"got scheme {self.scheme!r}, expected one of {list(SCHEMES)}")
         if self.loss not in ("all", "answer"):
             raise ValueError(f"got loss {self.loss!r}, expected 'all' or 'answer'")
+        find_wording(self.prompt)
         least = dict.fromkeys(("epochs", "sequences_per_step", *SPEED_OPTIONS), 1)
         least["max_tokens"] = 2
         for name, minimum in least.items():

@@ -12,6 +12,7 @@ from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPai
 from prag_core.corpus.documents import Document, as_documents
 from prag_core.model.base_model import BaseModel
 from prag_core.model.prompts import prompt_id
+from prag_core.model.wordings import find_wording
 from prag_core.training.loop import (
     SPEED_OPTIONS,
     LoraTrainingOptions,
@@ -59,6 +60,7 @@ class LoraTrainer:
         self.base, self.augmenter = base, augmenter
         self.options = options or LoraTrainingOptions()
         self.batch_size = self.options.documents_per_batch
+        self.wording = find_wording(self.options.prompt)
         layers = self.options.layers or tuple(range(base.num_layers))
         if max(layers) >= base.num_layers:
             raise ValueError(
@@ -89,6 +91,7 @@ class LoraTrainer:
         quality = asdict(self.options)
         for name in (*SPEED_OPTIONS, "dtype"):
             del quality[name]
+        quality["prompt"] = self.wording.id
         # The warm-up by its weights, not by the folder that they came from.
         quality["init"] = fingerprint(init.to_bytes().hex()) if init else "random"
         self.fingerprint = fingerprint(["lora", quality, augmenter.fingerprint])
@@ -152,11 +155,12 @@ class LoraTrainer:
 
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
         limit = min(self.options.max_tokens, self.base.context_length)
-        return build_sequences(self.base.tokenizer, document, self.options.scheme, limit)
+        scheme, tokenizer = self.options.scheme, self.base.tokenizer
+        return build_sequences(tokenizer, document, scheme, limit, self.wording)
 
     def _adapter(self, stack: StackedLora, row: int, documents: list[Document]) -> Adapter:
         # Three name a global adapter well enough; a corpus has thousands.
         identifier = "+".join(document.id for document in documents[:3])
         metadata = {"document_id": identifier, "title": documents[0].title, "path": "trained",
-                    "prompt": prompt_id(tokenizer=self.base.tokenizer)}  # fmt: skip
+                    "prompt": prompt_id(self.wording, tokenizer=self.base.tokenizer)}  # fmt: skip
         return Adapter(self.spec, stack.tensors(row, DTYPES[self.spec.dtype]), metadata)

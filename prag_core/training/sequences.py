@@ -8,8 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 from prag_core.augmentation.augmented import AugmentedDocument
 from prag_core.corpus.documents import Document
-from prag_core.corpus.text_tokens import text_ids
+from prag_core.corpus.text_tokens import ids_behind, plain
 from prag_core.model.prompts import chat, prompt_ids, question_prompt
+from prag_core.model.wordings import DEFAULT, Wording
 
 SCHEMES = ("paper", "recall")
 # Also what the hypernetwork's recitations ask: both paths learn the text under one request.
@@ -25,7 +26,11 @@ class TrainingSequence:
 
 
 def build_sequences(
-    tokenizer: PreTrainedTokenizerBase, augmented: AugmentedDocument, scheme: str, max_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    augmented: AugmentedDocument,
+    scheme: str,
+    max_tokens: int,
+    wording: Wording = DEFAULT,
 ) -> list[TrainingSequence]:
     """Write the sequences that one document is trained on.
 
@@ -51,9 +56,10 @@ def build_sequences(
     for pair in with_passage:
         for text in texts:
             passage = Document(text, document.title)
-            rows.append((question_prompt(tokenizer, pair.question, [passage]), pair.answer))
+            prompt = question_prompt(tokenizer, pair.question, [passage], wording)
+            rows.append((prompt, pair.answer))
     for pair in pairs[len(with_passage) :]:
-        rows.append((question_prompt(tokenizer, pair.question), pair.answer))
+        rows.append((question_prompt(tokenizer, pair.question, (), wording), pair.answer))
     if scheme == "recall" or not pairs:
         prompt = chat(tokenizer, RECITE.format(title=document.title or "the document"))
         rows += [(prompt, text) for text in texts]
@@ -61,13 +67,15 @@ def build_sequences(
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> TrainingSequence:
-    """Tokenise prompt and answer and end with the end-of-sequence token."""
-    # Where no chat template ends the turn ("Answer:"), the answer begins with its space, as the
-    # tokenizer cuts a text that goes on.
-    space = " " if prompt.endswith(":") else ""
+    """Tokenise prompt and answer and end with the end-of-sequence token.
+
+    Behind a lead ("Answer:") the answer begins with its space, as a text that goes on; not behind
+    a control token or a line break, with which chat formats begin a turn.
+    """
     head = prompt_ids(tokenizer, prompt)
+    begins = prompt[-1:].isspace() or (head and head[-1] in tokenizer.added_tokens_decoder)
     # Apart, so that no token spans both and the answer's start is exact.
-    (tail,) = text_ids(tokenizer, [space + answer])
+    tail = ids_behind(tokenizer, prompt[-1:], plain(tokenizer, ("" if begins else " ") + answer))
     return TrainingSequence((*head, *tail, tokenizer.eos_token_id), len(head))
 
 

@@ -133,8 +133,8 @@ def test_the_papers_settings_reach_the_cells(monkeypatch, tmp_path):
     assert setups[one, "popqa"].training.epochs == 2 == setups[qwen, "hotpotqa"].training.epochs
     assert setups[one, "hotpotqa"].training.epochs == 1
     assert setups[eight, "popqa"].training.rank == 8 and setups[one, "popqa"].training.rank == 2
-    assert setups[one, "2wikimultihopqa"].answering.style == "cot"
-    assert setups[one, "popqa"].answering.style == "direct"
+    assert setups[one, "2wikimultihopqa"].answering.prompt == "cot"
+    assert setups[one, "popqa"].answering.prompt == "short"
     assert setups[one, "popqa"].generation.max_new_tokens == 20
     paper = replace(setups[one, "hotpotqa"].training, epochs=1)
     assert (paper.scheme, paper.loss, paper.alpha, paper.learning_rate) == (

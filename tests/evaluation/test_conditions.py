@@ -32,6 +32,7 @@ def test_every_mode_is_a_condition(mode):
         ("combine+2:mean", "combine", "gold", 2, {"merge_weights": "mean"}),
         ("in_context+4", "in_context", "gold", 4, {"merge_weights": "ones"}),
         ("in_context:unanswerable", "in_context", "nearest", 0, {}),
+        ("in_context:prompt:turns", "in_context", "own", 0, {"prompt": "turns"}),
         ("parametric:abstain", "parametric", "own", 0, {"abstain": True}),
         ("combine:unanswerable:abstain", "combine", "nearest", 0, {"abstain": True}),
         (
@@ -44,8 +45,10 @@ def test_names(name, mode, documents, neighbours, overrides):
     condition = parse_condition(name)
     assert condition == Condition(name, mode, documents, neighbours, overrides)
     assert condition_of(file_name(name)) == name and ":" not in file_name(name)
-    chosen = condition.options(AnswerOptions(style="cot", rank=7))
-    assert chosen.style == "cot" and chosen.rank == overrides.get("rank", 7)
+    chosen = condition.options(AnswerOptions(prompt="cot", rank=7))
+    assert chosen.prompt == overrides.get("prompt", "cot") and chosen.rank == overrides.get(
+        "rank", 7
+    )
 
 
 @pytest.mark.parametrize(

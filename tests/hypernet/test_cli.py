@@ -24,7 +24,7 @@ from hypernet.training.module import HypernetModule
 from prag_core.adapters.store import AdapterStore
 from prag_core.cli import load_function, summary
 from prag_core.cli import main as prag
-from prag_core.model.prompts import prompt_id
+from prag_core.model.wordings import DEFAULT
 from tests.fixtures.hypernetworks import network, write_question_set
 from tests.fixtures.paths import CONFIGS, ROOT
 
@@ -108,7 +108,7 @@ def test_fit_validate_export_and_resume(common, tmp_path, capsys):
     folders = (Path("exported"), folder / "export")
     exported, newest = (load_file(path / "model.safetensors") for path in folders)
     notes = [json.loads((path / "config.json").read_text())["training"] for path in folders]
-    assert [note["prompt"] for note in notes] == [prompt_id(), prompt_id()]
+    assert [note["prompt"] for note in notes] == [DEFAULT.id, DEFAULT.id]
     assert exported.keys() == newest.keys()
     assert all(torch.equal(exported[key], newest[key]) for key in newest)
     run = ["--trainer.max_steps=6", "--trainer.val_check_interval=2"]

@@ -9,7 +9,8 @@ import pytest
 from prag_core.adapters.low_rank import reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.model.generate import generate
-from prag_core.model.prompts import Continuation, prompt_id, question_prompt
+from prag_core.model.prompts import Continuation, question_prompt
+from prag_core.model.wordings import DEFAULT, WORDINGS, Wording
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import AnswerOptions, Source
 from prag_core.pipeline.modes import MODES, find_mode
@@ -54,7 +55,7 @@ def test_every_mode_takes_what_it_says(answerer, adapters, mode):
         assert ("Answer: " in row.prompt) == (how.passages == "augmented")
         assert (row.adapter is not None) == bool(how.adapters)
         assert row.path == ("generated" if how.adapters else "")
-        assert row.prompt_id == prompt_id(question, bool(how.passages))
+        assert row.prompt_id == DEFAULT.id
         weights = [1.0, 0.25][: len(hits)] if how.adapters == "documents" else [None] * len(hits)
         assert [s.weight for s in row.documents] == (weights)
         assert [(s.document_id, s.score) for s in row.documents] == [
@@ -99,12 +100,43 @@ def test_conversations_and_texts_to_go_on_from(answerer):
     assert rows[0].prompt.count("Hello") == 1 and rows[1].prompt.endswith("Mira is")
 
 
-def test_prompt_ids_follow_the_wording(monkeypatch):
-    ids = {prompt_id("Q?", passages, style) for passages in (0, 1) for style in ("direct", "cot")}
-    assert len(ids) == 4 and prompt_id() == prompt_id("Who?")
-    before = prompt_id()
-    monkeypatch.setattr("prag_core.model.prompts.CLOSED_BOOK", "{examples}Say: {question}")
-    assert prompt_id() != before
+def test_adapters_are_asked_in_the_wording_that_they_were_made_for(answerer, adapters, caplog):
+    made_for = {"prompt": WORDINGS["turns"].id}
+    changed = {i: replace(a, metadata=a.metadata | made_for) for i, a in adapters.items()}
+    other = replace(answerer, adapter=changed.__getitem__)
+    for mode, wording in (("parametric", "turns"), ("combine", "turns"), ("in_context", "short")):
+        (prepared,) = other.prepare(QUESTIONS[:1], HITS[:1], mode)
+        assert prepared.wording is WORDINGS[wording]
+        assert prepared.prompt_id == WORDINGS[wording].id
+    assert not caplog.records
+    (prepared,) = other.prepare(QUESTIONS[:1], HITS[:1], "parametric", AnswerOptions("direct"))
+    assert prepared.wording is WORDINGS["direct"]
+    assert f"made for the prompts {WORDINGS['turns'].id}, expected direct-" in caplog.text
+
+
+def test_adapters_of_an_unknown_wording_are_asked_in_the_default_with_a_warning(
+    answerer, adapters, caplog
+):
+    changed = {i: replace(a, metadata={"prompt": "mine-123456"}) for i, a in adapters.items()}
+    other = replace(answerer, adapter=changed.__getitem__)
+    (prepared,) = other.prepare(QUESTIONS[:1], HITS[:1], "parametric")
+    assert prepared.wording is DEFAULT and "prompts mine-123456, expected" in caplog.text
+
+
+def test_a_wording_of_ones_own_reaches_prompt_and_answer(answerer, monkeypatch):
+    mine = Wording("mine", "{passages} Say: {question}", lead="It is", ends=".")
+    (prepared,) = answerer.prepare(QUESTIONS[:1], HITS[:1], "closed_book", AnswerOptions(mine))
+    assert prepared.prompt.endswith(f" Say: {QUESTIONS[0]}<e><a>It is")
+    monkeypatch.setattr("prag_core.pipeline.answerer.generate", lambda *_: [" Tarn. It was."])
+    (answer,) = answerer.answer(QUESTIONS[:1], HITS[:1], "closed_book", AnswerOptions(mine))
+    assert answer.text == "Tarn" and answer.prompt == mine.id
+
+
+def test_a_conversation_about_no_document_goes_on_as_it_is(answerer):
+    turns = [{"role": r, "content": "Hi"} for r in ("user", "assistant", "user")]
+    for mode, hits, end in (("closed_book", [[]], "<a>"), ("in_context", HITS[:1], "Answer:")):
+        (prepared,) = answerer.prepare([turns], hits, mode)
+        assert prepared.prompt.endswith(end)
 
 
 def test_what_is_missing_is_named(answerer):
@@ -177,7 +209,7 @@ def test_adapters_of_another_prompt_are_warned_of(answerer, adapters, caplog):
         return replace(adapter, metadata={**adapter.metadata, "prompt": "older"})
 
     replace(answerer, adapter=other).prepare(QUESTIONS[:1], HITS[:1], "parametric")
-    assert "got adapters made for the prompts older, expected direct-closed_book" in caplog.text
+    assert "got adapters made for the prompts older, expected short-" in caplog.text
     caplog.clear()
     answerer.prepare(QUESTIONS[:1], HITS[:1], "parametric")
     assert not caplog.text

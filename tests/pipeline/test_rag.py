@@ -11,7 +11,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.chunking import chunk_documents
 from prag_core.corpus.documents import Document
 from prag_core.model.generate import generate
-from prag_core.model.prompts import EXAMPLES
+from prag_core.model.wordings import Wording
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES
 from prag_core.pipeline.parts import Setup
@@ -329,7 +329,7 @@ def test_merge_weights_reach_the_adapters(fast, tiny_base, weighting):
     (answer,) = fast.answer(QUESTIONS[1:2], k=2, options=options)
     assert answer.text == expected[0]
     assert [source.weight for source in answer.documents] == pytest.approx(weights)
-    assert answer.prompt.startswith("direct-closed_book-")
+    assert answer.prompt.startswith("short-")
 
 
 def test_chain_of_thought_keeps_the_conclusion(fast, monkeypatch):
@@ -337,9 +337,9 @@ def test_chain_of_thought_keeps_the_conclusion(fast, monkeypatch):
         "prag_core.pipeline.answerer.generate",
         lambda base, prompts, *_: ["She was. So the answer is Tarn."] * len(prompts),
     )
-    # Its examples are longer than the context of the tiny model, which reads bytes.
-    monkeypatch.setattr("prag_core.model.prompts.EXAMPLES", EXAMPLES[:1])
-    answers = fast.answer(["Where?"], "closed_book", options=AnswerOptions(style="cot"))
+    # The examples of `cot` are longer than the context of the tiny model, which reads bytes.
+    reasoned = Wording("reasoned", conclusion="So the answer is")
+    answers = fast.answer(["Where?"], "closed_book", options=AnswerOptions(reasoned))
     assert texts(answers) == ["Tarn"]
 
 

@@ -16,7 +16,7 @@ from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model.attach import attached
-from prag_core.model.prompts import prompt_id
+from prag_core.model.wordings import DEFAULT
 from prag_core.training.lora_trainer import PAPER, LoraTrainer, paper_options
 from prag_core.training.sequences import build_sequences
 from tests.fixtures.tiny import random_adapter
@@ -155,7 +155,7 @@ def test_parametrize_augments_and_keeps_the_order(tiny_base):
     made = trainer.parametrize(documents)
     assert [adapter.metadata["document_id"] for adapter in made] == [d.id for d in documents]
     assert all(adapter.spec == trainer.spec for adapter in made)
-    assert {adapter.metadata["prompt"] for adapter in made} == {prompt_id()}
+    assert {adapter.metadata["prompt"] for adapter in made} == {DEFAULT.id}
     assert {t.dtype for t in made[0].tensors[trainer.spec.paths()[0]]} == {torch.bfloat16}
     assert trainer.parametrize([]) == []
 

@@ -31,7 +31,7 @@ def built(scheme: str, rewrites: int = 1, pairs: int = 3, document: Document = T
 
 def test_paper_scheme_makes_five_sequences_of_one_rewrite_and_three_pairs():
     sequences = built("paper")
-    assert [answer for _, answer in sequences] == [f"answer {i}" for i in (0, 0, 1, 1, 2)]
+    assert [answer for _, answer in sequences] == [f" answer {i}" for i in (0, 0, 1, 1, 2)]
     texts = ["Tarn lies north of Oss.", "Rewrite 0."] * 2
     for (prompt, _), text in zip(sequences[:4], texts, strict=True):
         assert f"Passage 1: Tarn: {text}" in prompt
@@ -53,7 +53,7 @@ def test_paper_scheme_asks_half_of_the_pairs_with_passage(rewrites, pairs, with_
 def test_recall_scheme_asks_all_without_passage_and_recites():
     sequences = built("recall")
     assert [answer for _, answer in sequences] == [
-        *("answer 0", "answer 1", "answer 2"),
+        *(" answer 0", " answer 1", " answer 2"),
         *("Tarn lies north of Oss.", "Rewrite 0."),
     ]
     assert not any("Passage" in prompt for prompt, _ in sequences)
@@ -69,7 +69,7 @@ def test_document_without_pairs_is_trained_on_its_text(scheme):
 @pytest.mark.parametrize("scheme", ["paper", "recall"])
 def test_pairs_without_text_are_asked_without_passage(scheme):
     sequences = built(scheme, rewrites=0, pairs=2, document=Document("", "warm-up"))
-    assert [answer for _, answer in sequences] == ["answer 0", "answer 1"]
+    assert [answer for _, answer in sequences] == [" answer 0", " answer 1"]
     assert not any("Passage" in prompt or "warm-up" in prompt for prompt, _ in sequences)
 
 
@@ -78,9 +78,19 @@ def test_nothing_to_train_on_is_refused():
         built("paper", rewrites=0, pairs=0, document=Document(" "))
 
 
-def test_prompt_that_ends_with_a_colon_gets_a_space():
-    assert TOKENIZER.decode(encode(TOKENIZER, "Answer:", "Tarn").ids) == "Answer: Tarn<e>"
-    assert TOKENIZER.decode(encode(TOKENIZER, "<a>", "Tarn").ids) == "<a>Tarn<e>"
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("<a>Answer:", "<a>Answer: Tarn<e>"),
+        ("<a>The answer is", "<a>The answer is Tarn<e>"),
+        ("<a>", "<a>Tarn<e>"),
+        ("<a>assistant\n", "<a>assistant\nTarn<e>"),
+    ],
+)
+def test_behind_a_lead_the_answer_begins_with_its_space(prompt, text):
+    sequence = encode(TOKENIZER, prompt, "Tarn")
+    assert TOKENIZER.decode(sequence.ids) == text
+    assert TOKENIZER.decode(sequence.ids[: sequence.answer_start]) == prompt
 
 
 def test_cut_drops_the_front_and_keeps_the_answer():
@@ -95,4 +105,4 @@ def test_long_documents_are_cut():
     augmented = AugmentedDocument(Document("word " * 100), (), PAIRS[:2])
     sequences = build_sequences(TOKENIZER, augmented, "paper", 50)
     assert [len(sequence.ids) for sequence in sequences] == [50, 50]
-    assert TOKENIZER.decode(sequences[0].ids).endswith("Question 0?<e><a>answer 0<e>")
+    assert TOKENIZER.decode(sequences[0].ids).endswith("Question 0?<e><a>Answer: answer 0<e>")

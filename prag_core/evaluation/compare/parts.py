@@ -22,6 +22,7 @@ from prag_core.evaluation.compare.cells import Cells, Rags
 from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
 from prag_core.evaluation.likelihood import answer_sequences, mean_nll, text_sequences
 from prag_core.evaluation.results import KEPT
+from prag_core.model.wordings import reading_wording
 
 Losses = Mapping[str, Sequence[float]]  # condition -> mean NLL of every text or answer
 
@@ -64,14 +65,18 @@ def _losses(
     ids, golden = [*by_id], [question.gold_ids[0] for question in questions]
     others = dict(zip(ids, np.roll(ids, -(len(ids) // 2)).tolist(), strict=True))  # half way round
     texts = text_sequences(base, documents)
-    plain = answer_sequences(base, questions, [()] * len(questions))
-    read = answer_sequences(base, questions, [[by_id[i]] for i in golden])
+    # As answers are asked for: reading in the base model's wording, adapters in their own.
+    reading = reading_wording(base.fingerprint)
+    plain = answer_sequences(base, questions, [()] * len(questions), reading)
+    read = answer_sequences(base, questions, [[by_id[i]] for i in golden], reading)
     # A text has no in_context: with itself in the prompt it would only be copied.
     text = {"closed_book": mean_nll(base, texts)}
     answers = {"closed_book": mean_nll(base, plain), "in_context": mean_nll(base, read)}
     for path, rag in rags.items():
         score = partial(mean_nll, base, load=rag.adapter)
         text[f"{path}/parametric"] = score(texts, ids)
+        wording = rag.answerer.adapted_wording([rag.adapter(golden[0])])
+        plain = answer_sequences(base, questions, [()] * len(questions), wording)
         answers[f"{path}/parametric"] = score(plain, golden)
         if len(ids) > 1:  # else there is no other document
             text[f"{path}/shuffled"] = score(texts, [others[i] for i in ids])
