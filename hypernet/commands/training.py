@@ -62,10 +62,10 @@ class HypernetCLI(LightningCLI):
         )
         # Callbacks of every run: their options stand at the top level of a YAML.
         parser.add_lightning_class_args(ExportNetwork, "export")
-        # Before the checkpoint, which keeps its points.
         parser.add_lightning_class_args(Curve, "curve")
-        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(ModelCheckpoint, "best_checkpoint")
+        # After the two, whose state it keeps.
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.set_defaults({f"best_checkpoint.{name}": value for name, value in BEST.items()})
         # All folders follow from one, so that a run is moved or repeated by one option.
         parser.link_arguments("output", "trainer.default_root_dir")

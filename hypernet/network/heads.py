@@ -96,10 +96,12 @@ class PerceiverHead(nn.Module):
     normalisation, and a linear map to the rows of A and B, scaled by a number a row (1 for A, 0 for
     B at first); beside them as many rows that do not depend on the document.
 
-    Published is a width of 0.22 H (512), 16 heads, 8 + 1 blocks, 8 rows, down_proj of all layers.
-    Different here: activations are normalised, and A and B are calibrated as the ridge head's are
-    (A x is about 1, B has the scale of down_proj's output), so that one learning rate fits every
-    base model; the first and the last token are not read; no L1 penalty on A and B.
+    Published is a width of 0.22 H (512), 16 heads, 9 + 1 blocks, 8 rows, down_proj of all layers,
+    and KL to the model that reads (`teacher_weight`) on answers that this model wrote.
+    Different here: the KL is on gold answers; activations are normalised, and A and B are
+    calibrated as the ridge head's are (A x is about 1, B has the scale of down_proj's output), so
+    that one learning rate fits every base model; the first and the last token are not read; no L1
+    penalty on A and B.
     """
 
     def __init__(self, config: NetworkConfig, inputs: int, hidden: int) -> None:
