@@ -24,6 +24,7 @@ from hypernet.training.losses import (
     token_nll,
     weight_regression,
 )
+from hypernet.training.packing import Packed
 from hypernet.training.schedule import Clock, adamw, require_finite_gradients, warmup_cosine
 from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore
@@ -180,11 +181,17 @@ class HypernetModule(lightning.LightningModule):
         encoding = self.encoder(batch["documents"], batch["lengths"])
         return self.network(encoding, batch["group"], batch["rank"])
 
-    def hidden_states(self, ids: Tensor, rows: Rows | None) -> Tensor:
-        """Return the last hidden states (rows * S, H), with or without generated rows."""
-        with attached_rows(self.encoder.linears, rows), short_attention(self.base, ids.shape[1]):
-            states = self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
-        return states.last_hidden_state.flatten(0, 1)  # (rows, S, H) -> (rows S, H)
+    def hidden_states(self, packed: Packed, rows: Rows | None) -> Tensor:
+        """Return the last hidden states (B * S, H), with or without generated rows."""
+        model, length = self.base.model, packed.ids.shape[1]
+        with attached_rows(self.encoder.linears, rows), short_attention(self.base, length):
+            states = model.get_submodule("model")(
+                input_ids=packed.ids,
+                attention_mask=packed.bias(model.dtype),
+                position_ids=packed.depths,
+                use_cache=False,
+            )
+        return states.last_hidden_state.flatten(0, 1)  # (B, S, H) -> (B S, H)
 
     def logits(self, states: Tensor, positions: Tensor) -> Tensor:
         """Return logits (P, V) at flat positions (P,)."""
@@ -192,9 +199,9 @@ class HypernetModule(lightning.LightningModule):
         return self.base.model.get_output_embeddings()(states[positions])
 
     @torch.no_grad()
-    def base_logits(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def base_logits(self, packed: Packed, positions: Tensor) -> Tensor:
         """Return logits (P, V) of the base model without any adapter: a teacher's."""
-        return self.logits(self.hidden_states(ids, None), positions)
+        return self.logits(self.hidden_states(packed, None), positions)
 
     def ask(self, batch: Batch, rows: Rows | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hidden states, the targets' logits (P, V), and their mean NLL by kind (2,)."""
@@ -231,7 +238,7 @@ class HypernetModule(lightning.LightningModule):
             require_finite_gradients(self.network, self.global_step)
 
     def _unrelated_kl(self, batch: Batch, states: Tensor) -> Tensor:
-        plain = self.base_logits(batch["rows"][batch["plain_rows"]], batch["plain"])
+        plain = self.base_logits(batch["plain_rows"], batch["plain"])
         return kl_to_teacher(self.logits(states, batch["unrelated"]), plain).mean()
 
     def _imitation(self, batch: Batch, rows: Rows, logits: Tensor) -> dict[str, tuple]:
@@ -245,7 +252,7 @@ class HypernetModule(lightning.LightningModule):
         distance = weight_regression(rows, trained)[present].mean()
         with torch.no_grad():
             teacher = self.logits(self.hidden_states(batch["rows"], trained), batch["positions"])
-        height, width = batch["rows"].shape
+        height, width = batch["rows"].ids.shape
         owner = batch["positions"] // (width * (height // len(present)))  # (P,), a document each
         kl = kl_to_teacher(logits, teacher)[present[owner]].sum() / present.sum()
         return {

@@ -16,6 +16,7 @@ from hypernet.training.batches import ANSWER, COMPLETION, BatchBuilder, BatchCon
 from hypernet.training.callbacks import Curve, LastCheckpoint
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
+from hypernet.training.packing import Packed
 from hypernet.training.sources import held_out_articles
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
@@ -160,7 +161,11 @@ def test_batches_depend_on_seed_and_step_alone(tiny_base, tmp_path):
     for key, value in first.build(5).items():
         if key == "document_ids":
             continue
-        assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.build(5)[key]))
+        other = second.build(5)[key]
+        for x, y in zip(
+            *((v if isinstance(v, Packed) else [v]) for v in (value, other)), strict=True
+        ):
+            assert torch.equal(torch.as_tensor(x), torch.as_tensor(y))
     assert not torch.equal(first.build(5)["targets"], first.build(6)["targets"][:1])
 
 
@@ -168,8 +173,12 @@ def test_targets_are_the_answers(tiny_base, tmp_path):
     _, data = parts(tiny_base, tmp_path)
     config = BatchConfig(documents=2, groups=(1,), questions=1, completions=0, unrelated=0)
     batch = data._builder(data.training, [1.0], config).build(0)
-    tokens = batch["rows"].flatten()[batch["positions"] + 1]
-    assert torch.equal(tokens, batch["targets"])
+    # A target is a child of the token that predicts it.
+    packed, width = batch["rows"], batch["rows"].ids.shape[1]
+    for position, target in zip(batch["positions"], batch["targets"], strict=True):
+        row, place = divmod(int(position), width)
+        below = packed.seen[row, :, place] & (packed.depths[row] == packed.depths[row, place] + 1)
+        assert target in packed.ids[row][below]
     text = tiny_base.tokenizer.decode(batch["targets"])
     answers = text.split("<e>")[:2]
     assert set(answers) <= {f" {pair[1]}" for item in data.training[0] for pair in item.pairs}
@@ -182,7 +191,7 @@ def test_recitations_ask_for_the_text_by_its_title(tiny_base, tmp_path):
     batch = builder.build(0)
     (item,) = (x for x in data.training[0] if [x.document.id] == batch["document_ids"])
     assert batch["targets"].tolist() == list(item.text_ids[:48])
-    assert item.document.title in tiny_base.tokenizer.decode(batch["rows"][0])
+    assert item.document.title in tiny_base.tokenizer.decode(batch["rows"].ids[0])
     assert (batch["kinds"] == COMPLETION).all()
 
 
@@ -218,7 +227,7 @@ def test_rows_of_one_kind_change_no_others(tiny_base, tmp_path):
 def test_processes_draw_different_batches_of_a_step(tiny_base, tmp_path):
     _, data = parts(tiny_base, tmp_path)
     builder = data._builder(data.training, [1.0], BATCH)
-    first, second = (builder.build(0, rank)["rows"] for rank in (0, 1))
+    first, second = (builder.build(0, rank)["rows"].ids for rank in (0, 1))
     assert first.shape != second.shape or not torch.equal(first, second)
 
 
@@ -347,7 +356,7 @@ def test_a_corpus_on_disk_gives_the_batches_of_one_in_memory(tiny_base, tmp_path
     for _ in range(6):
         memory, disk = (next(loader) for loader in loaders)
         assert memory["document_ids"] == disk["document_ids"]
-        assert torch.equal(memory["rows"], disk["rows"])
+        assert torch.equal(memory["rows"].ids, disk["rows"].ids)
         seen |= set(memory["document_ids"])
     assert seen & {Document(r["text"], r["title"]).id for r in map(json.loads, lines)}
     corpus.write_text("\n".join(lines[:5]))  # a changed file is read anew
