@@ -54,14 +54,15 @@ class CrossBlock(nn.Module):
 
     def forward(self, latents: Tensor, context: Tensor, bias: Tensor | None) -> Tensor:
         """Map latents (B, R, D) by a context (B, T, D); bias (B, 1, 1, T) is -1e9 at padding."""
-        context = self.context_norm(context)
+        # Norms in float32, also where a GPU or CPU multiplies in bfloat16.
+        context = self.context_norm(context.float())
         q = self._split(self.query(self.latent_norm(latents)))  # (B, heads, R, size)
         k, v = self._split(self.key(context)), self._split(self.value(context))
         scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, heads, R, T)
         weights = torch.softmax(scores.float() if bias is None else scores + bias, -1)
         mixed = (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)  # (B, R, heads size)
-        latents = latents + self.attention_norm(self.out(mixed))
-        return latents + self.output_norm(self.ffn(self.ffn_norm(latents)))
+        latents = latents + self.attention_norm(self.out(mixed).float())
+        return latents + self.output_norm(self.ffn(self.ffn_norm(latents)).float())
 
     def _split(self, x: Tensor) -> Tensor:
         size = self.query.out_features // self.heads
