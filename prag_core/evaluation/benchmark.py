@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from prag_core.adapters.store import AdapterStore
-from prag_core.corpus.documents import Document, read_documents
+from prag_core.corpus.documents import Document, read_documents, require_all_read
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.benchmark_options import SHARED, BenchmarkSet, Group
@@ -144,7 +144,10 @@ def _retriever(name: str, documents: tuple[Document, ...], *least: float) -> Ret
 
 @lru_cache
 def _corpus(source: str, skip_bad: bool) -> tuple[Document, ...]:
-    return tuple(read_documents(source, skip_bad))
+    counts: Counter[str] = Counter()
+    documents = tuple(read_documents(source, skip_bad, counts))
+    require_all_read(source, skip_bad, counts)  # a smaller corpus is easier to search
+    return documents
 
 
 _load = lru_cache(load_question_set)

@@ -167,7 +167,9 @@ class Answerer:
             if reason := _unmatched(row, merged[0], how, options):
                 note = f"abstained: {reason}"
                 prepared.append(
-                    Prepared(text, prompt.text, *merged, asked, wording, (note,), answer=ABSTENTION)
+                    Prepared(
+                        text, prompt.text, None, (), "", asked, wording, (note,), answer=ABSTENTION
+                    )
                 )
                 continue
             prepared.append(
@@ -230,7 +232,10 @@ class Answerer:
         if mode.adapters == "documents":
             loaded = {i: self.adapter(i) for i in _ids(hits)}
             wording = self.adapted_wording(loaded.values(), options)
-            return self._merged(questions, hits, loaded, options), wording
+            rows = self._merged(questions, hits, loaded, options)
+            if not mode.passages:  # else those without weight were read all the same
+                rows = [(x, tuple(s for s in used if s.weight), p) for x, used, p in rows]
+            return rows, wording
         whole: Adapter | None = None  # one adapter for all questions
         if mode.adapters == "corpus":
             whole = self.corpus_adapter()
@@ -269,7 +274,7 @@ class Answerer:
             weights = {source.document_id: source.weight or 0.0 for source in used}
             if used and used not in merged:
                 merged[used] = merge(parts, list(weights.values()), options.merge_method)
-            # Those that were left out are named too, with weight 0.
+            # Of those that were left out the weight is 0.
             sources = (Source(h.document_id, h.score, weights.get(h.document_id, 0.0)) for h in row)
             made_by = {adapter.metadata.get("path", "") for adapter in parts}
             results.append((merged.get(used), tuple(sources), "+".join(sorted(made_by))))

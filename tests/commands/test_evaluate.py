@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from prag_core import cli
+from prag_core.model.wordings import WORDINGS, Wording, reading_wording
 from tests.fixtures.benchmarks import NAMES, write_set
 
 
@@ -101,3 +102,25 @@ def test_of_a_set_without_golden_answers_retrieval_is_scored(tmp_path, capsys, h
     assert f"recall@1 {recall:.3f}, hit@1 {hit:.3f} (4 questions)" in capsys.readouterr().out
     written = results(tmp_path, "retrieval")
     assert written == {"questions": 4, "k": 1, "recall": recall, "hit": hit}
+
+
+def test_the_best_prompt_for_reading_is_kept(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    # The tiny model reads bytes: of all wordings, only short ones leave room in its context.
+    short = {name: Wording(name, lead=name) for name in ("one", "two")}
+    for name, wording in short.items():
+        monkeypatch.setitem(WORDINGS, name, wording)
+    conditions = tuple(f"in_context:prompt:{name}" for name in short)
+    monkeypatch.setattr("prag_core.evaluation.prompts.READING", (*short,))
+    monkeypatch.setattr("prag_core.evaluation.prompts.READING_CONDITIONS", conditions)
+    monkeypatch.setattr("prag_core.commands.evaluate.READING_CONDITIONS", conditions)
+    assert run("--choose_prompts", "--questions=6") == 0
+    (kept,) = (tmp_path / "cache" / "prompts").glob("*.json")
+    assert str(kept) in capsys.readouterr().out
+    ((fingerprint, choice),) = json.loads(kept.read_text()).items()
+    assert choice["questions"] == 6 and {*choice["scores"]} == {*short}
+    best = max(scores["f1"] for scores in choice["scores"].values())
+    assert choice["scores"][choice["prompt"]]["f1"] == best
+    cell = results(tmp_path)["conditions"][f"in_context:prompt:{choice['prompt']}"]
+    assert cell["metrics"]["f1"]["mean"] == best
+    assert reading_wording(fingerprint) is short[choice["prompt"]]

@@ -7,7 +7,7 @@ from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
-from prag_core.corpus.text_tokens import BREAK, encode, plain, text_ids
+from prag_core.corpus.text_tokens import BREAK, encode, ids_behind, plain, text_ids
 from tests.fixtures.tiny import byte_tokenizer
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "</s>", "<|eot_id|>", "<start_of_turn>", "[INST]")
@@ -47,6 +47,11 @@ def test_control_tokens_in_texts_stay_text(tokenizer):
         (ids,) = text_ids(tokenizer, [text])
         assert not control & set(ids)
         assert tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_text_that_goes_on_is_cut_as_in_the_whole(tokenizer):
+    head, whole = (encode(tokenizer, [text])[0] for text in ("a:", "a: bed"))
+    assert head + ids_behind(tokenizer, ":", " bed") == whole
 
 
 def test_overlapping_control_tokens_are_all_broken(tokenizer):

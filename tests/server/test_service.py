@@ -169,7 +169,7 @@ def test_training_swaps_the_adapter_when_it_is_done(service):
         assert service.get(i)[1].path == "trained"
         assert service.adapter(i).metadata["path"] == "trained"
         assert service.adapter(i).to_bytes() != generated[i]
-    assert answer(service, "What is P0?")
+    assert answer(service, "What is P1?")
     new = service.add(documents(1, start=9))
     merged = service.prepare(asked("Who?"), "parametric", 1, [ids[0], *new]).adapter
     assert set(merged.spec.modules) == {"down_proj"}  # both of the generated kind
@@ -290,4 +290,4 @@ def test_what_cannot_be_added_changes_nothing(service, monkeypatch):
     assert len(service.list(99)) == len(service.rag.documents) == 1
     assert service.add(documents(1, start=7))
     assert service.remove(documents(1, start=7)[0].id)
-    assert answer(service, "What is P0?")
+    assert answer(service, "What is P1?")

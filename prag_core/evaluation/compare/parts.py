@@ -75,7 +75,7 @@ def _losses(
     for path, rag in rags.items():
         score = partial(mean_nll, base, load=rag.adapter)
         text[f"{path}/parametric"] = score(texts, ids)
-        wording = rag.answerer.adapted_wording([rag.adapter(golden[0])])
+        wording = rag.answerer.adapted_wording(rag.adapter(i) for i in golden[:1])
         plain = answer_sequences(base, questions, [()] * len(questions), wording)
         answers[f"{path}/parametric"] = score(plain, golden)
         if len(ids) > 1:  # else there is no other document
