@@ -190,7 +190,12 @@ def _record(question: Question, answer: Answer, seconds: float) -> dict[str, obj
     """Return one line of CONDITION.jsonl; seconds is the chunk's mean."""
     return scored(question, answer.text, seconds) | {
         "documents": [
-            {"id": source.document_id, "score": float(source.score), "weight": source.weight}
+            {
+                "id": source.document_id,
+                "score": float(source.score),
+                "weight": source.weight,
+                "bytes": source.bytes,
+            }
             for source in answer.documents
         ],
         "path": answer.path,

@@ -35,14 +35,15 @@ class UnrelatedTexts:
     def measure(self, rag: ParametricRAG, documents: Sequence[Document], seed: int) -> dict:
         """Return the loss without adapters, in nats a token, and how many times it is with them.
 
-        Texts are what is resampled.
+        Texts are what is resampled; those that meet one document's adapter count as one.
         """
         least = rag.answerer.options.least_relevance
-        adapters = [rag.adapter(document.id) for document in self.owners(documents)]
+        owners = [document.id for document in self.owners(documents)]
+        adapters = [rag.adapter(owner) for owner in owners]
         # Sums, not means: long texts count for more, as their tokens do.
         plain, counts = text_losses(rag.base, self.texts)
         adapted, _ = text_losses(rag.base, self.texts, adapters, least)
-        ratio = Bootstrap(range(len(self.texts)), seed).ratio(adapted, plain)
+        ratio = Bootstrap(owners, seed).ratio(adapted, plain)
         loss = sum(plain) / sum(counts)
         return {"texts": len(self.texts), "plain": loss, "ratio": asdict(ratio)}
 

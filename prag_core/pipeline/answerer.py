@@ -275,7 +275,13 @@ class Answerer:
             if used and used not in merged:
                 merged[used] = merge(parts, list(weights.values()), options.merge_method)
             # Of those that were left out the weight is 0.
-            sources = (Source(h.document_id, h.score, weights.get(h.document_id, 0.0)) for h in row)
+            sources = (
+                Source(
+                    h.document_id, h.score, weights.get(h.document_id, 0.0),
+                    loaded[h.document_id].nbytes,
+                )
+                for h in row
+            )  # fmt: skip
             made_by = {adapter.metadata.get("path", "") for adapter in parts}
             results.append((merged.get(used), tuple(sources), "+".join(sorted(made_by))))
         return results

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prag_core.model.wordings import Wording, find_wording
 
@@ -19,11 +19,13 @@ class Source:
         score: of the retriever, or given with the document.
         weight: of its adapter in the merge; 0 where the adapter took no part but the text was read
             (`combine`), None where the mode attaches no document's adapter.
+        bytes: what is kept of it for answers, such as its adapter; None where nothing is.
     """
 
     document_id: str
     score: float  # higher is better
     weight: float | None = None
+    bytes: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

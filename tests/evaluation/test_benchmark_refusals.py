@@ -125,10 +125,8 @@ def test_a_failing_cell_does_not_stop_the_others(settings, capsys, monkeypatch, 
     assert "tiny, plain, seed 0, sft (trained): OutOfMemoryError('out of memory')" in error
     failed = table(settings)["failed"]
     assert set(failed) >= {"tiny, plain, seed 0, sft (trained)"}
-    rows = table(settings)["rows"]
-    modes = [
-        r["condition"] for r in rows if r["path"] == "trained" and r["question_set"] == "plain"
-    ]
+    rows = table(settings)["cells"]
+    modes = [r["condition"] for r in rows if r["path"] == "trained" and r["set"] == "plain"]
     assert modes == ["da_rag", "parametric", "shuffled"]
     monkeypatch.undo()
     settings["question_sets"].pop(0)

@@ -94,10 +94,13 @@ def test_table_fits_a_terminal_and_shows_percent():
         )
     )
     rows = {row[0]: row[1:] for section in table.sections for row in section}
-    assert rows["parametric"] == ("37.5 (29.2 to 45.8)",) * 3
-    assert rows["in_context"] == ("100.0 (100.0 to 100.0)",) * 3
+    assert rows["parametric"] == (*("37.5 (29.2 to 45.8)",) * 3, "")
+    assert rows["in_context"][:3] == ("100.0 (100.0 to 100.0)",) * 3
     assert rows["(parametric - shuffled) / parametric"][0] == "100.0 (100.0 to 100.0)"
     assert rows["parametric - in_context"][0] == "-62.5 (-70.8 to -54.2)"
+    p = float(rows["parametric - in_context"][-1])
+    assert p == pytest.approx(3 * 2 / 64, abs=0.01)  # 2 of 64 signs, of three differences
+    assert "smallest difference in F1 that it could show" in table.note
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table.rich())
     shown = console.export_text()
@@ -106,5 +109,5 @@ def test_table_fits_a_terminal_and_shows_percent():
     at = lines.index(["parametric", *["37.5"] * 3])
     assert lines[at + 1] == ["(29.2", "to", "45.8)"] * 3 and "…" not in shown
     markdown = table.markdown().splitlines()
-    assert markdown[2] == "| condition | F1 | containment | exact match |"
+    assert markdown[2] == "| condition | F1 | containment | exact match | p |"
     assert "| parametric | 37.5 (29.2 to 45.8) |" in table.markdown()
