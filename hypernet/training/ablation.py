@@ -103,6 +103,8 @@ def ablate(
         rows.append({"name": name, **notes, **compare(folder, base, sample, cells)})
     result = {"minutes": minutes, "rate_minutes": rate_minutes, "rows": rows}
     result |= {"questions": len(sample.questions), "base_model": base.name}
+    # For documents, which are rendered without this package.
+    result["tables"] = [asdict(table) for table in format_tables(result)]
     write_json(Path(output) / "ablation.json", result)
     write_report(Path(output) / "ablation.json", drawn)
 

@@ -11,6 +11,7 @@ import yaml
 
 from hypernet import cli
 from hypernet.training import ablation
+from prag_core.evaluation.rendering import render
 from tests.fixtures.hypernetworks import tiny_settings, write_question_set
 
 
@@ -72,6 +73,10 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
     assert "| perceiver | 0.01 |" in text and "documents seen" in text
     figure = Path("out/figure.svg").read_bytes()
     assert b"another's" in figure
+
+    block = "<!-- table: tables ablation.json -->\n<!-- end -->"
+    document = render(block, Path("out/README.md"))
+    assert document.split("-->\n")[1].split("<!--")[0] == text
 
     # Table and figure are made of the file alone.
     for name in ("table.md", "figure.svg"):
