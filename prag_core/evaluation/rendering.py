@@ -8,6 +8,7 @@ results        all of a benchmark's results.json: conditions, differences, ratio
 grid           F1 and containment of every condition on every question set of a results.json
 conditions     results.json of `prag evaluate`; `summary` is the same without ratios
 demo, speed    of `prag demo` and `prag speed`
+tables         ablation.json of `hypernet ablate`
 
 A figure beside every checkpoint's results.json shows F1 of its conditions: results.svg.
 """
@@ -27,6 +28,7 @@ from prag_core.evaluation.conditions import in_order
 from prag_core.evaluation.estimates import format_estimate
 from prag_core.evaluation.report.figures import draw_bars
 from prag_core.evaluation.report.style import figure_text, new_figure, styled
+from prag_core.evaluation.tables import Table
 
 FILES = ("README.md", "*/README.md", "checkpoints/*/card.md")
 RESULTS = "checkpoints/*/results.json"
@@ -95,6 +97,11 @@ def _results(record: Mapping, sets: Sequence[str]) -> str:
     return "\n\n".join(table.markdown() for table in results_tables(record, sets)) + "\n"
 
 
+def _tables(record: Mapping, sets: Sequence[str]) -> str:
+    # As the program that measured them wrote them down (`hypernet ablate`).
+    return "\n\n".join(Table(**table).markdown() for table in record["tables"]) + "\n"
+
+
 def _grid(record: Mapping, sets: Sequence[str]) -> str:
     return grid_table(record).markdown() + "\n"
 
@@ -156,6 +163,7 @@ def _cells(metrics: Mapping) -> list[str]:
 KINDS: dict[str, Callable[[Mapping, Sequence[str]], str]] = {
     "results": _results,
     "grid": _grid,
+    "tables": _tables,
     "conditions": _plain(_conditions),
     "summary": _plain(_summary),
     "demo": _plain(_demo),
