@@ -49,6 +49,12 @@ def test_parse_qa_pairs_takes_what_is_whole(text):
     assert parse_qa_pairs(text) == (QAPair("Who built it?", "Varga"), QAPair("When?", "1867"))
 
 
+def test_full_answers_are_read_and_asked_for():
+    text = '[{"question": "Who?", "answer": "Ida", "full_answer": " Ida built it."}]'
+    assert parse_qa_pairs(text) == (QAPair("Who?", "Ida", "Ida built it."),)
+    assert '"full_answer"' in QA_PAIRS.format(count=3, passage="x")
+
+
 def test_self_retries_hotter_and_only_what_is_missing(monkeypatch, tiny_base):
     def second(prompt):
         return PAIRS if "Brannock" in prompt else "no JSON"
