@@ -125,7 +125,8 @@ class FileAugmenter:
 def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, tuple[QAPair, ...]]:
     """Read JSON lines {"document", "question", "answer"} and return {document id: pairs}.
 
-    They may hold a "full_answer", too (see `QAPair`). `document` is a document id, a source id, or a title that one document alone has.
+    They may hold a "full_answer", too (see `QAPair`). `document` is a document id, a source id, or
+    a title that one document alone has.
 
     Raises:
         FileNotFoundError: no such file.

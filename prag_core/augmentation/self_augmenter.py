@@ -165,11 +165,18 @@ def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
             item, end = decoder.raw_decode(text, start)
         if isinstance(item, dict):
             keys = ("question", "answer", "full_answer")
-            pair = QAPair(*(str(item.get(key) or "").strip() for key in keys))
+            pair = QAPair(*(_text(item.get(key)) for key in keys))
             if pair.question and pair.answer and pair.question != QA_EXAMPLE:
                 pairs = add_pairs(pairs, [pair])
         start = text.find("{", end)
     return pairs
+
+
+def _text(value: object) -> str:
+    """Return a value of JSON as text; a model also answers with lists and numbers."""
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return "" if value is None else str(value).strip()
 
 
 def keeps_details(text: str, rewrite: str) -> bool:

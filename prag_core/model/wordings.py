@@ -96,7 +96,10 @@ EXAMPLE_TURNS = (
     ("Question: Who designed the lighthouse of Tarn Point?", "Answer: Paul Renner"),
 )
 # What Su et al. (2025) ask, in our words: with passages, without, and with adapters alike.
-KNOWN = "Answer the question from what you know and from any passages here.\n{passages}\n\n{question}"
+KNOWN = """Answer the question from what you know and from any passages that stand here.
+{passages}
+
+Question: {question}"""
 REASONED = """{passages}
 Question: When did the director of the film The Glass Harbour die?
 Answer: The film The Glass Harbour was directed by Ida Brandt. Ida Brandt died on 4 May 1971. \

@@ -68,9 +68,9 @@ def workload_questions(count: int, k: int = 3) -> list[WorkloadQuestion]:
 
 
 def paper_trainer(base: BaseModel) -> LoraTrainer:
-    """Return a trainer with the paper's settings, cut to the model's context."""
+    """Return a trainer with the paper's settings, cut to the model's context, stored as usual."""
     most = min(paper_options().max_tokens, base.context_length)
-    return LoraTrainer(base, FixedAugmenter(), paper_options(max_tokens=most))
+    return LoraTrainer(base, FixedAugmenter(), paper_options(max_tokens=most, dtype="bfloat16"))
 
 
 def workload_pipeline(base: BaseModel, store: AdapterStore) -> ParametricRAG:

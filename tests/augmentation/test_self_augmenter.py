@@ -55,6 +55,12 @@ def test_full_answers_are_read_and_asked_for():
     assert '"full_answer"' in QA_PAIRS.format(count=3, passage="x")
 
 
+def test_lists_and_numbers_are_answers_and_nothing_is_none():
+    answers = ('["Ida", 3]', "0", "null", "[]")
+    text = ",".join(f'{{"question": "{i}?", "answer": {a}}}' for i, a in enumerate(answers))
+    assert parse_qa_pairs(text) == (QAPair("0?", "Ida, 3"), QAPair("1?", "0"))
+
+
 def test_self_retries_hotter_and_only_what_is_missing(monkeypatch, tiny_base):
     def second(prompt):
         return PAIRS if "Brannock" in prompt else "no JSON"
