@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -53,12 +54,6 @@ def build_sequences(
             f"got a document without text and question-answer pairs ({document.id}), expected "
             "one of both: leave it out of the corpus"
         )
-    # The first half, so that a document of one pair has it with the passage.
-    with_passage = pairs[: (len(pairs) + 1) // 2] if scheme == "paper" and texts else ()
-    rows: list[tuple[QAPair, tuple[Document, ...]]] = [
-        (pair, (Document(text, document.title),)) for pair in with_passage for text in texts
-    ]
-    rows += [(pair, ()) for pair in pairs[len(with_passage) :]]
     ended = scheme != "paper" or not texts  # of Su et al. only the warm-up learns to stop
     sequences = [
         encode(
@@ -67,12 +62,29 @@ def build_sequences(
             trained_answer(pair, wording),
             ended,
         )
-        for pair, passages in rows
+        for pair, passages in pairs_with_passages(augmented, scheme, texts)
     ]
     if scheme == "recall" or not pairs:
         prompt = chat(tokenizer, RECITE.format(title=document.title or "the document"))
         sequences += [encode(tokenizer, prompt, text) for text in texts]
     return [cut(sequence, max_tokens) for sequence in sequences]
+
+
+def pairs_with_passages(
+    augmented: AugmentedDocument, scheme: str, texts: Sequence[str]
+) -> list[tuple[QAPair, tuple[Document, ...]]]:
+    """List every pair as often as it is asked, with the passage that it is asked with.
+
+    Args:
+        augmented: the document.
+        scheme: see `build_sequences`.
+        texts: its own and the rewrites.
+    """
+    pairs, title = augmented.qa_pairs, augmented.document.title
+    # The first half, so that a document of one pair has it with the passage.
+    half = (len(pairs) + 1) // 2 if scheme == "paper" and texts else 0
+    shown = [(pair, (Document(text, title),)) for pair in pairs[:half] for text in texts]
+    return [*shown, *((pair, ()) for pair in pairs[half:])]
 
 
 def trained_answer(pair: QAPair, wording: Wording) -> str:
