@@ -33,7 +33,7 @@ speed: $(STAMP) ## Measure speed against PEFT and the paper's settings
 	$(BIN)/prag speed
 
 tables: $(STAMP) ## Render the tables of the documents from their results files
-	$(BIN)/python .ci/tables
+	$(BIN)/prag benchmark --render
 
 clean: ## Remove the virtual environment and all results
 	rm -rf $(VENV) runs

@@ -61,6 +61,7 @@ SUMMARIES = {
     "answer": "Answer questions from the documents of a store.",
     "serve": "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
     "evaluate": "Score a question set in any conditions, with intervals and controls.",
+    "belief": "Write a question set whose texts contradict what the base model answers right.",
     "benchmark": "Run a grid of question sets, base models, paths and conditions into one table.",
     "compare": "Compare trained with generated adapters: quality, side effects, merging, cost.",
     "speed": "Measure speed beside stock PEFT; parts measured earlier stay in the file.",
@@ -76,6 +77,18 @@ DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see
     "benchmark": {
         "unread": ["path", "base_model", "dtype", "hypernet"]
     },  # a list of models has them
+    "belief": {
+        "unread": [
+            "path",
+            "hypernet",
+            "hypernet_rank",
+            "retriever",
+            "least_coverage",
+            "least_similarity",
+            "augmentation",
+            "training",
+        ]
+    },
     "compare": {"unread": ["path"]},
     "models": {"words": ["action", "name"]},
 }

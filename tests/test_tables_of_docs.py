@@ -1,23 +1,40 @@
-"""The tables of the Markdown files are those of the results files beside the weights."""
+"""Tables and figures of the documents are those of the results files beside the weights."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-import subprocess
-import sys
+from pathlib import Path
 
+import pytest
+
+from prag_core.evaluation.rendering import render_documents
 from tests.fixtures.paths import ROOT
+
+CHECKPOINTS = sorted(path.parent for path in ROOT.glob("checkpoints/*/model.safetensors"))
 
 
 def test_tables_are_rendered_from_results():
-    command = [sys.executable, ROOT / ".ci" / "tables", "--check"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}run `make tables`"
+    stale = [str(path.relative_to(ROOT)) for path in render_documents(ROOT, write=False)]
+    assert not stale, "run `prag benchmark --render` (or `make tables`) in the repository"
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
+def test_results_are_those_of_the_weights_beside_them(folder: Path):
+    path = folder / "results.json"
+    if not path.exists():
+        pytest.skip(f"no {path.relative_to(ROOT)}: `prag benchmark` writes it")
+    results = json.loads(path.read_text("utf-8"))
+    weights = (folder / "model.safetensors").read_bytes()
+    assert results["weights_sha256"] == hashlib.sha256(weights).hexdigest(), (
+        f"{path.relative_to(ROOT)} is of other weights: run its command again: {results['command']}"
+    )
+    assert results["cells"] and not results["failed"]
 
 
 def test_no_table_of_results_is_typed():
     """Every table with an interval in it stands in a rendered block."""
-    for name in ("README.md", "checkpoints/smollm2-135m-ridge/card.md"):
-        text = (ROOT / name).read_text("utf-8")
-        typed = re.sub(r"<!-- table: .*?<!-- end -->", "", text, flags=re.DOTALL)
-        assert not re.search(r"^\|.*\d \(\d.* to ", typed, flags=re.MULTILINE), name
+    for path in (ROOT / "README.md", *(folder / "card.md" for folder in CHECKPOINTS)):
+        typed = re.sub(r"<!-- table: .*?<!-- end -->", "", path.read_text("utf-8"), flags=re.DOTALL)
+        assert not re.search(r"^\|.*\d \(\d.* to ", typed, flags=re.MULTILINE), path.name

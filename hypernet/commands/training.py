@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from hypernet.training.callbacks import ExportNetwork, LastCheckpoint
+from hypernet.training.callbacks import Curve, ExportNetwork, LastCheckpoint
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
 
@@ -62,12 +62,15 @@ class HypernetCLI(LightningCLI):
         )
         # Callbacks of every run: their options stand at the top level of a YAML.
         parser.add_lightning_class_args(ExportNetwork, "export")
-        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_lightning_class_args(Curve, "curve")
         parser.add_lightning_class_args(ModelCheckpoint, "best_checkpoint")
+        # After the two, whose state it keeps.
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.set_defaults({f"best_checkpoint.{name}": value for name, value in BEST.items()})
         # All folders follow from one, so that a run is moved or repeated by one option.
         parser.link_arguments("output", "trainer.default_root_dir")
         parser.link_arguments("output", "export.folder", _export_folder)
+        parser.link_arguments("output", "curve.folder")
         for callback in ("last_checkpoint", "best_checkpoint"):
             parser.link_arguments("output", f"{callback}.dirpath", _checkpoint_folder)
 

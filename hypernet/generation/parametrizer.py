@@ -66,7 +66,7 @@ class HypernetParametrizer:
             )
         self.base, self.network, self.config = base, checkpoint.network, checkpoint.config
         self.prompt = checkpoint.prompt
-        self.encoder = Encoder(base, self.config.layers)
+        self.encoder = Encoder(base, self.config.layers, self.config.reads_to_the_end)
         self.rank, self.max_tokens, self.overlap = rank, max_tokens, overlap
         self.batch_size = batch_size
         # A document of one chunk has a row a token; a longer one's are multiplied out to H.

@@ -19,8 +19,9 @@ class NetworkConfig:
     Attributes:
         head: `ridge`, `perceiver` or `last_token_mlp`.
         layers: adapted decoder layers (their down_proj).
-        width: D, width of the reader.
-        blocks: transformer blocks of the reader.
+        width: D, width of the reader, of the perceiver's latents, or of the hidden layer of
+            `last_token_mlp` (its paper's p).
+        blocks: transformer blocks of the reader, or the perceiver's blocks of cross-attention.
         attention_heads: of each block.
         shared_rows: rows learned beside the document's, the same for all (the answer's format).
         ridge: lambda at the start.
@@ -32,7 +33,8 @@ class NetworkConfig:
             zero, beside lambda (see `RidgeHead.set_background`).
         salience: learn which tokens count in the least squares: keys and values are multiplied
             by s_t, so that a token of none claims nothing of the others' addresses. `ridge` only.
-        rows: rank of the `perceiver` and `last_token_mlp` heads.
+        rows: rank of the `perceiver` (which learns as many shared rows beside it) and of the
+            `last_token_mlp`.
         max_tokens: tokens that are encoded at once, at most; longer documents are chunks.
     """
 
@@ -80,6 +82,11 @@ class NetworkConfig:
                 f"got head {self.head!r} with background {self.background} and salience "
                 f"{self.salience}, expected neither: they are settings of the ridge head"
             )
+
+    @property
+    def reads_to_the_end(self) -> bool:
+        """Whether the head needs the base model's last hidden state (`Encoding.final`)."""
+        return self.head == "last_token_mlp"
 
     def check_ranks(self, ranks: Iterable[int]) -> None:
         """Raise ValueError for ranks that the head's adapters cannot be trained at."""

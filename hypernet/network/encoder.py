@@ -23,11 +23,13 @@ class Encoding:
 
     Attributes:
         keys: inputs of down_proj in the adapted layers, (N, L, T, I).
-        hidden: residual stream before the middle and before the last adapted layer, (N, 2, T, H).
+        hidden: residual stream before every adapted layer, (N, L, T, H).
         embeddings: input embeddings of the tokens, (N, T, H).
         following: input embeddings of the next tokens, (N, T, H).
         mask: tokens that may become rows, (N, T) bool: not padding, not the first, not the last.
         post_norm: of the base model (see `BaseModel.post_norm`).
+        final: the base model's last hidden state at the last token that is a row, (N, H), where
+            the encoder reads to the end.
     """
 
     keys: Tensor
@@ -36,13 +38,19 @@ class Encoding:
     following: Tensor
     mask: Tensor
     post_norm: bool = False
+    final: Tensor | None = None
 
 
 class Encoder:
     """Runs the frozen base model over documents; holds no trained weights."""
 
-    def __init__(self, base: BaseModel, layers: Sequence[int]) -> None:
+    def __init__(self, base: BaseModel, layers: Sequence[int], to_the_end: bool = False) -> None:
         """Choose the adapted layers.
+
+        Args:
+            base: frozen base model.
+            layers: adapted decoder layers.
+            to_the_end: read with the layers after the last adapted one, too (`Encoding.final`).
 
         Raises:
             ValueError: no layers, or one that the model does not have.
@@ -50,6 +58,7 @@ class Encoder:
         if not layers:
             raise ValueError("got no layers, expected at least one layer index to adapt")
         self.base, self.layers = base, tuple(sorted(set(layers)))
+        self.to_the_end = to_the_end
         self.linears = list(ffn_linears(base.model, ("down_proj",), self.layers).values())
 
     def frame(self, ids: Sequence[int]) -> list[int]:
@@ -67,28 +76,31 @@ class Encoder:
         """
         keys: dict[int, Tensor] = {}
         hidden: dict[int, Tensor] = {}
-        middle, last = self.layers[len(self.layers) // 2], self.layers[-1]
+        states = None
         blocks = self.base.model.get_submodule("model.layers")
         with ExitStack() as hooks:  # each handle takes its hook off at the end
             for layer, linear in zip(self.layers, self.linears, strict=True):
                 hooks.enter_context(linear.register_forward_pre_hook(_record(keys, layer)))
-            for layer in {middle, last}:  # a set: they are the same where L is 1
                 norm = blocks[layer].input_layernorm  # its input is the residual stream
                 hooks.enter_context(norm.register_forward_pre_hook(_record(hidden, layer)))
-            # Behind the recording hook of the same layer: hooks run in order.
-            hooks.enter_context(self.linears[-1].register_forward_pre_hook(_stop))
+            if not self.to_the_end:
+                # Behind the recording hook of the same layer: hooks run in order.
+                hooks.enter_context(self.linears[-1].register_forward_pre_hook(_stop))
             with suppress(_LastKeysError):
-                self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
+                output = self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
+                states = output.last_hidden_state  # (N, T, H)
         embeddings = self.base.model.get_input_embeddings()(ids)  # (N, T, H)
         position = torch.arange(ids.shape[1], device=ids.device)[None]  # (1, T)
+        last = (lengths - 2).clamp(min=0)  # (N,), the token before the end token
         return Encoding(
             keys=torch.stack([keys[layer] for layer in self.layers], 1),  # (N, L, T, I)
-            hidden=torch.stack([hidden[middle], hidden[last]], 1),  # (N, 2, T, H)
+            hidden=torch.stack([hidden[layer] for layer in self.layers], 1),  # (N, L, T, H)
             embeddings=embeddings,
             # What wraps around stands in the last column, which is no row in any document.
             following=embeddings.roll(-1, 1),  # (N, T, H)
             mask=(position > 0) & (position < lengths[:, None] - 1),  # (N, T)
             post_norm=self.base.post_norm,
+            final=None if states is None else states[torch.arange(len(ids)), last],  # (N, H)
         )
 
     @torch.no_grad()

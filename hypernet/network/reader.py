@@ -53,7 +53,9 @@ class Reader(nn.Module):
     def forward(self, encoding: Encoding) -> Tensor:
         """Return u (N, T, D)."""
         # Each normalised by itself: embeddings are smaller than hidden states by orders.
-        parts = [*encoding.hidden.unbind(1), encoding.embeddings, encoding.following]
+        middle = encoding.hidden[:, encoding.hidden.shape[1] // 2]  # (N, T, H)
+        last = encoding.hidden[:, -1]
+        parts = [middle, last, encoding.embeddings, encoding.following]
         x = self.project(torch.cat([normalise(part) for part in parts], -1))  # (N, T, D)
         x = x + positions(x.shape[1], x.shape[2], x.device)
         bias = torch.zeros(encoding.mask.shape, device=x.device)

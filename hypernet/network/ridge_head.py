@@ -93,7 +93,7 @@ class RidgeHead(nn.Module):
         u = self.reader(encoding)  # (N, T, D)
         parts = [
             torch.einsum("nth,lhk->nltk", normalise(encoding.following), self.next_weight),
-            torch.einsum("nth,lhk->nltk", normalise(encoding.hidden[:, 1]), self.hidden_weight),
+            torch.einsum("nth,lhk->nltk", normalise(encoding.hidden[:, -1]), self.hidden_weight),
             torch.einsum("ntd,ldk->nltk", u, self.reader_weight),
         ]
         gate = 2 * torch.sigmoid(self.gate(u)).transpose(1, 2)[..., None]  # (N, L, T, 1)

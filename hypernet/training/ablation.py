@@ -1,15 +1,17 @@
 """Ablation: variants of one configuration go in; each is trained for the same time, then compared.
 
-    YAML -> variants/NAME/{command.json, metrics.csv, config.yaml, export} -> table.md, figure.svg
+    YAML -> variants/NAME/{command.json, version_N, curve.json, checkpoints, export}
+         -> ablation.json -> table.md, figure.svg
 
 A variant is trained in a process of its own and kept when it is finished: a second run of the same
-command trains what is missing.
+command goes on where the first was stopped, from the last checkpoint, with the time that was used
+counted, and trains what is missing.
 """
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from matplotlib.figure import Figure
 
 from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import load_checkpoint
+from hypernet.training.callbacks import CURVES
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.leave_out import LeaveOut
 from hypernet.training.scores import score_network
@@ -32,7 +35,7 @@ from prag_core.evaluation.tables import Table
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 
-CURVES = {"own": "val/gold_nll", "another's": "val/shuffled_nll", "none": "val/closed_book_nll"}
+LINES = {"own": "-", "another's": "--", "none": ":"}  # of the figure
 
 
 def ablate(
@@ -42,10 +45,13 @@ def ablate(
     output: str = "runs/ablation",
     minutes: float = 5.0,
     every: int = 10,
+    rates: dict[str, list[float]] | None = None,
+    rate_minutes: float = 5.0,
     documents: int = 40,
     conditions: tuple[str, ...] = ("gold", "shuffled"),
     measured: tuple[str, ...] = (),
     drawn: tuple[str, ...] = (),
+    render: str | None = None,
 ) -> None:
     """Train variants of a configuration for the same time and set them side by side.
 
@@ -53,85 +59,122 @@ def ablate(
         fit_config: YAML of `fit` that every variant starts from.
         variants: by name, the settings that differ, e.g. {"model.network.head": "perceiver"}.
         common: settings of all variants that differ from the configuration.
-        output: folder for runs, table.md, table.json and figure.svg.
+        output: folder for runs, ablation.json, table.md and figure.svg.
         minutes: of training, validations included.
         every: steps between two validations (points of the figure).
+        rates: by name, learning rates that a variant is first tried with; it is trained from the
+            start with the one of the least held-out loss of answers. Another variant keeps its own.
+        rate_minutes: of each of these tries: the first minutes of the same training.
         documents: held-out documents whose questions are answered.
         conditions: asked of every variant (see `prag_core.evaluation.conditions`).
         measured: conditions asked of the first variant beside these, e.g. `rank:64`.
         drawn: variants in the figure; all when empty.
+        render: an ablation.json; only its table.md and figure.svg are written, beside it.
     """
-    names = list(variants or {})
-    if not names or (unknown := sorted(set(drawn) - set(names))):
+    if render is not None:
+        write_report(Path(render), drawn)
+        return
+    names, rates = list(variants or {}), rates or {}
+    if not names or (unknown := sorted({*drawn, *rates} - set(names))):
         raise ValueError(
-            f"got variants {names} and drawn {list(drawn)}, expected at least one variant, and "
-            f"only such names in drawn: {f'correct {unknown}' if names else 'add one'}"
+            f"got variants {names}, drawn {list(drawn)}, rates of {sorted(rates)}, expected at "
+            "least one variant, and only such names: "
+            + (f"correct {unknown}" if names else "add one")
         )
     text = Path(fit_config).read_text(encoding="utf-8")
     record = yaml.safe_load(text)
-    folders = {name: Path(output) / "variants" / name for name in names}
-    for name, folder in folders.items():
-        changes = {**(common or {}), **variants[name]}
-        train(fit_arguments(fit_config, changes, folder, minutes, every), text, folder)
+    trained = {}
+    for name in names:
+        settings = {**(common or {}), **variants[name], "trainer.val_check_interval": every}
+        settings |= {"model.max_hours": minutes / 60, "logger": "csv"}
+        folder = Path(output) / "variants" / name
+        losses = try_rates(fit_config, settings, rates.get(name, ()), rate_minutes, folder)
+        if losses:
+            settings["model.learning_rate"] = min(losses, key=losses.get)
+        train(fit_config, settings, folder)
+        rates_tried = {f"{r:g}": None if math.isinf(x) else x for r, x in losses.items()}
+        trained[name] = {"settings": settings, "rates": rates_tried}
     base = load_base_model(record["model"]["base_model"], record["model"].get("dtype", "auto"))
     sample, rows = held_out(record["data"], base, documents), []
-    for name, folder in folders.items():
+    for name, notes in trained.items():
         # Those that take long are answered by the first variant alone.
         cells = conditions if rows else (*conditions, *measured)
-        rows.append({"name": name, **compare(folder, base, sample, cells)})
-    result = {"minutes": minutes, "questions": len(sample.questions), "rows": rows}
-    write_json(Path(output) / "table.json", result)
-    text = "\n\n".join(table.markdown() for table in format_tables(result)) + "\n"
-    (Path(output) / "table.md").write_text(text, encoding="utf-8")
-    # Ten variants are a table; as curves they would hide each other.
-    shown = [row for row in rows if row["name"] in (drawn or names)]
-    write_curves(shown, Path(output) / "figure.svg")
-    print(text)
+        folder = Path(output) / "variants" / name
+        rows.append({"name": name, **notes, **compare(folder, base, sample, cells)})
+    result = {"minutes": minutes, "rate_minutes": rate_minutes, "rows": rows}
+    result |= {"questions": len(sample.questions), "base_model": base.name}
+    # For documents, which are rendered without this package.
+    result["tables"] = [asdict(table) for table in format_tables(result)]
+    write_json(Path(output) / "ablation.json", result)
+    write_report(Path(output) / "ablation.json", drawn)
 
 
-def fit_arguments(
-    fit_config: str, changes: Mapping[str, Any], folder: Path, minutes: float, every: int
-) -> list[str]:
-    """Return the arguments of `hypernet fit` with a variant's settings, its time and its folder."""
-    settings = changes | {
-        "output": str(folder),
-        "trainer.max_time": {"seconds": round(60 * minutes)},
-        "trainer.val_check_interval": every,
-        "trainer.enable_progress_bar": False,
-        "trainer.logger": {  # metrics.csv in the folder itself, not in one a run
-            "class_path": "lightning.pytorch.loggers.CSVLogger",
-            "init_args": {"save_dir": str(folder), "name": "", "version": ""},
-        },
-    }
-    # A text is read as it stands, everything else as YAML, of which JSON is a part.
-    values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
-    return ["fit", f"--config={fit_config}", *(f"--{k}={v}" for k, v in values.items())]
+def try_rates(
+    fit_config: str, settings: dict, rates: Sequence[float], minutes: float, folder: Path
+) -> dict[float, float]:
+    """Return the held-out loss of answers after the first minutes with each learning rate."""
+    losses = {}
+    for rate in rates:
+        # Not shorter as a whole: the rate stays at its height, as it does in these minutes of the
+        # training proper.
+        changes = {
+            "model.learning_rate": rate,
+            "trainer.max_time": {"seconds": round(60 * minutes)},
+        }
+        place = folder / "rates" / f"{rate:g}"
+        try:
+            train(fit_config, settings | changes, place)
+            losses[rate] = read_curve(place)[-1]["own"]
+        except (ChildProcessError, IndexError):  # gradients that are no numbers; no validation
+            losses[rate] = math.inf
+    if losses and min(losses.values()) == math.inf:
+        raise ChildProcessError(
+            f"no learning rate of {folder.name} came to a validation: see above"
+        )
+    return losses
 
 
-def train(arguments: list[str], configuration: str, folder: Path) -> None:
-    """Run `fit` in a new process, unless it was finished with these arguments and this YAML.
+def train(fit_config: str, settings: Mapping[str, Any], folder: Path) -> None:
+    """Run `fit` in a new process, or go on; do nothing where it was finished with these settings.
 
     Raises:
         ValueError: the folder holds a run with other settings.
         ChildProcessError: `fit` failed.
     """
-    command, done = {"arguments": arguments, "configuration": configuration}, folder / "done"
-    file = folder / "command.json"
+    # A text is read as it stands, everything else as YAML, of which JSON is a part.
+    values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
+    values |= {"output": str(folder), "trainer.enable_progress_bar": "false"}
+    arguments = ["fit", f"--config={fit_config}", *(f"--{k}={v}" for k, v in values.items())]
+    configuration = Path(fit_config).read_text(encoding="utf-8")
+    command = {"arguments": arguments, "configuration": configuration}
+    file, done, last = (
+        folder / "command.json",
+        folder / "done",
+        folder / "checkpoints" / "last.ckpt",
+    )
+    begun = done.is_file() or last.is_file()
+    if begun and json.loads(file.read_text(encoding="utf-8")) != command:
+        raise ValueError(
+            f"got settings other than those that {folder} was trained with, expected the "
+            "same: choose another output, or delete the folder"
+        )
     if done.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != command:
-            raise ValueError(
-                f"got settings other than those that {folder} was trained with, expected the "
-                "same: choose another output, or delete the folder"
-            )
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, command)
-    (folder / "metrics.csv").unlink(missing_ok=True)  # of a run that was stopped
-    print(f"training {folder.name}", flush=True)
+    print(f"training {folder}{', going on' if begun else ''}", flush=True)
+    if begun:
+        arguments = [*arguments, f"--ckpt_path={last}"]
     # A process of its own: what one variant leaves behind in memory slows down no other.
     if subprocess.run([sys.executable, "-m", "hypernet", *arguments], check=False).returncode:
-        raise ChildProcessError(f"the training of {folder.name} failed: see its messages above")
+        raise ChildProcessError(f"the training of {folder} failed: see its messages above")
     done.touch()
+
+
+def read_curve(folder: Path) -> list[dict]:
+    """Return the validations of a run (see `hypernet.training.callbacks.Curve`)."""
+    file = folder / "curve.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
 def held_out(data: Mapping, base: BaseModel, documents: int) -> QuestionSet:
@@ -145,66 +188,88 @@ def held_out(data: Mapping, base: BaseModel, documents: int) -> QuestionSet:
 
 
 def compare(folder: Path, base: BaseModel, sample: QuestionSet, conditions: Sequence[str]) -> dict:
-    """Return a variant's size, steps, validations, and containment by condition.
+    """Return a variant's size, steps, validations, and containment and F1 by condition.
 
-    Its answers are kept in its folder. A validation is {step, own, another's, none: NLL a token}.
+    Its answers are kept in its folder.
     """
     checkpoint = load_checkpoint(folder / "export", base)
     # Another number of documents is another evaluation.
     place = folder / f"scores_{len(sample.documents)}_documents"
     made = HypernetParametrizer(base, checkpoint)
     cells = score_network(made, sample, conditions, place).conditions
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        # Lightning counts from 0, and writes lines without validation too.
-        curve = [
-            {"step": int(row["step"]) + 1, **{k: float(row[c]) for k, c in CURVES.items()}}
-            for row in csv.DictReader(file)
-            if row.get("val/gold_nll")
-        ]
+    metrics = ("containment", "f1")
     return {
         "parameters": sum(p.numel() for p in checkpoint.network.parameters()),
         "steps": checkpoint.training["steps"],
-        "curve": curve,
-        "scores": {name: asdict(cells[name].metrics["containment"]) for name in conditions},
+        "curve": read_curve(folder),
+        "scores": {c: {m: asdict(cells[c].metrics[m]) for m in metrics} for c in conditions},
     }
 
 
+def write_report(file: Path, drawn: Sequence[str] = ()) -> None:
+    """Write table.md and figure.svg beside an ablation.json."""
+    result = json.loads(file.read_text(encoding="utf-8"))
+    text = "\n\n".join(table.markdown() for table in format_tables(result)) + "\n"
+    (file.parent / "table.md").write_text(text, encoding="utf-8")
+    # Ten variants are a table; as curves they would hide each other.
+    rows = [row for row in result["rows"] if not drawn or row["name"] in drawn]
+    write_curves(rows, file.parent / "figure.svg")
+    print(text)
+
+
 def format_tables(result: Mapping) -> list[Table]:
-    """Return the comparison: NLL of the last validation, containment; then the first's own."""
+    """Return the comparison: NLL of the last validation, containment; the first's own; rates."""
     names = list(dict.fromkeys(c for row in result["rows"] for c in row["scores"]))
     common = [c for c in names if all(c in row["scores"] for row in result["rows"])]
     lines = []
     for row in result["rows"]:
         # A run too short for a validation has no curve.
-        nll = [f"{row['curve'][-1][c]:.2f}" if row["curve"] else "" for c in CURVES]
+        last = row["curve"][-1] if row["curve"] else {}
+        nll = [f"{last[c]:.2f}" if last else "" for c in CURVES]
         size = f"{row['parameters'] / 1e6:.1f}M"
-        scores = [format_estimate(row["scores"][c]) for c in common]
-        lines.append((row["name"], size, str(row["steps"]), *nll, *scores))
-    head = ("variant", "parameters", "steps", *(f"NLL, {c}" for c in CURVES), *common)
+        seen = [f"{last['documents']:,}", f"{last['seconds'] / 60:.0f}"] if last else ["", ""]
+        scores = [format_estimate(row["scores"][c]["containment"]) for c in common]
+        lines.append((row["name"], size, *seen, *nll, *scores))
+    nll = (f"NLL, {c}" for c in CURVES)
+    head = ("variant", "parameters", "documents seen", "minutes", *nll, *common)
     title = f"{result['minutes']:g} minutes each; containment in % of {result['questions']} answers"
     tables = [Table(title, head, (tuple(lines),))]
     first = result["rows"][0]
     # What was asked of the first alone would be a column of blanks above.
-    if more := tuple((c, format_estimate(first["scores"][c])) for c in names if c not in common):
+    scores = {c: format_estimate(s["containment"]) for c, s in first["scores"].items()}
+    if more := tuple((c, value) for c, value in scores.items() if c not in common):
         tables.append(Table(f"{first['name']} alone", ("condition", "containment"), (more,)))
+    tried = [(row["name"], *item) for row in result["rows"] for item in row["rates"].items()]
+    if tried:
+        title = f"NLL of held-out answers after {result['rate_minutes']:g} minutes"
+        rates = tuple(
+            (name, rate, "-" if loss is None else f"{loss:.3f}") for name, rate, loss in tried
+        )
+        tables.append(Table(title, ("variant", "learning rate", "NLL, own"), (rates,)))
     return tables
 
 
 def write_curves(rows: Sequence[Mapping], path: Path) -> None:
-    """Draw the NLL with the own (solid) and another document's adapter (dashed) over steps."""
+    """Draw NLL with the own, another's and no adapter over documents seen and over minutes."""
     with styled():
-        figure = Figure(figsize=(6.2, 3.4))
-        axes = figure.subplots()
+        figure = Figure(figsize=(8.4, 3.4))
+        left, right = figure.subplots(1, 2, sharey=True)
         for row, colour, marker in zip(rows, TOPIC_COLOURS, MARKERS, strict=False):
-            steps = [point["step"] for point in row["curve"]]
-            for name, line in (("own", "-"), ("another's", "--")):
-                values = [point[name] for point in row["curve"]]
-                label = f"{row['name']}, {name}"
-                axes.plot(steps, values, line, color=colour, marker=marker, label=label)
-        axes.set_xlabel("training steps")
-        axes.set_ylabel("held-out answer NLL a token")
+            for axes, field, unit in ((left, "documents", 1), (right, "seconds", 60)):
+                places = [point[field] / unit for point in row["curve"]]
+                for name, line in LINES.items():
+                    values = [point[name] for point in row["curve"]]
+                    # A marker at most every tenth of a line: a long curve is a line, not beads.
+                    gap = max(1, len(values) // 10)
+                    axes.plot(
+                        places, values, line, color=colour, marker=marker, markevery=gap,
+                        label=f"{row['name']}, {name}",
+                    )  # fmt: skip
+        left.set_xlabel("documents seen")
+        right.set_xlabel("minutes")
+        left.set_ylabel("held-out answer NLL a token")
         # Beside the axes: lines of seven variants leave no room within.
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         # Without the date, so that the same numbers give the same file.
         metadata = {"Date": None, "Creator": None}
         figure.savefig(path, format="svg", facecolor="white", metadata=metadata)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hypernet.training.packing import Packed, pack
 from hypernet.training.relations import ask
 from hypernet.training.sources import Item, Pool
 from prag_core.model.base_model import start_token
@@ -26,7 +27,9 @@ from prag_core.model.wordings import Wording, find_wording
 from prag_core.training.sequences import RECITE, encode
 
 ANSWER, COMPLETION = 0, 1  # kinds of targets, which have losses (and weights) of their own
-Batch = dict[str, Tensor | int | list[str]]
+Batch = dict[str, Packed | Tensor | int | list[str]]
+# Rows of the base model alone in a sequence: more share more, and pay more attention.
+PLAIN_ROWS = 4
 # Upper bounds in tokens: the documents of a step are of one class, so that padding stays small.
 LENGTH_CLASSES = (96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024, 2048, 4096, 8192)
 
@@ -79,12 +82,15 @@ class BatchConfig:
         if not self.ranks or min(self.ranks) < 0:
             raise ValueError(f"got ranks {list(self.ranks)}, expected some, each 0 (full) or more")
 
-    def require_rows(self, unrelated: float, teacher: float, regression: float) -> None:
+    def require_rows(
+        self, unrelated: float, teacher: float, regression: float, imitation: float
+    ) -> None:
         """Raise ValueError for a weight of a loss (see `HypernetModule`) that no row would have."""
         for name, weight, rows, remedy in (
             ("unrelated_weight", unrelated, self.unrelated, "raise data.batch.unrelated"),
             ("teacher_weight", teacher, self.passages, "set data.batch.passages"),
             ("regression_weight", regression, 1 in self.groups, "put 1 into data.batch.groups"),
+            ("imitation_weight", imitation, 1 in self.groups, "put 1 into data.batch.groups"),
         ):
             if weight and not rows:
                 raise ValueError(
@@ -125,29 +131,53 @@ class StepRows:
         self.plain.append(row)
         self.rows.append(ids)
 
-    def tensors(self, padding: int) -> Batch:
-        """Return the rows and the flat positions (row * S + position) that losses look at."""
-        # To a multiple of 8: tensor cores want it, and fewer shapes are compiled or allocated.
-        ids, _ = pad(self.rows, padding, 8)  # (rows, S)
-        width = ids.shape[1]
-        place = {row: index for index, row in enumerate(self.plain)}
+    def tensors(self, padding: int, documents: int, questions: int) -> Batch:
+        """Return packed rows, and the flat positions (sequence * S + place) that losses look at.
+
+        Args:
+            padding: token id.
+            documents: N; each has as many rows and gets a sequence of its own.
+            questions: rows that the teacher reads of one document.
+        """
+        rows = Sequences(self.rows, len(self.rows) // documents, padding)
         batch: Batch = {
-            "rows": ids,
-            "positions": torch.tensor([r * width + p for r, p, _, _ in self.targets]),  # (P,)
+            "rows": rows.packed,
+            "positions": rows.flat((r, p) for r, p, _, _ in self.targets),  # (P,)
             "targets": torch.tensor([token for _, _, token, _ in self.targets]),  # (P,)
             "kinds": torch.tensor([kind for _, _, _, kind in self.targets]),  # (P,)
         }
         # Absent where there are none: the module asks for the key.
         if self.plain:
-            batch["plain_rows"] = torch.tensor(self.plain)
-            batch["unrelated"] = torch.tensor([r * width + p for r, p in self.unrelated])
-            batch["plain"] = torch.tensor([place[r] * width + p for r, p in self.unrelated])
+            place = {row: index for index, row in enumerate(self.plain)}
+            alone = Sequences([self.rows[row] for row in self.plain], PLAIN_ROWS, padding)
+            batch["plain_rows"] = alone.packed
+            batch["unrelated"] = rows.flat(self.unrelated)
+            batch["plain"] = alone.flat((place[r], p) for r, p in self.unrelated)
         if self.teacher:
-            batch["teacher"], _ = pad(self.teacher, padding, 8)
-            width, places = batch["teacher"].shape[1], self.teacher_positions
-            batch["teacher_positions"] = torch.tensor([r * width + p for r, p, _ in places])
-            batch["taught"] = torch.tensor([target for _, _, target in places])
+            teacher = Sequences(self.teacher, max(1, questions), padding)
+            batch["teacher"] = teacher.packed
+            batch["teacher_positions"] = teacher.flat((r, p) for r, p, _ in self.teacher_positions)
+            batch["taught"] = torch.tensor([target for _, _, target in self.teacher_positions])
         return batch
+
+
+class Sequences:
+    """Rows packed so many in a sequence, with what is needed to find their tokens again."""
+
+    def __init__(self, rows: Sequence[list[int]], count: int, padding: int) -> None:
+        """Pack them (see `hypernet.training.packing`)."""
+        blocks = [rows[first : first + count] for first in range(0, len(rows), count)]
+        self.packed, places = pack(blocks, padding)
+        width = self.packed.ids.shape[1]
+        self.places = [
+            [block * width + place for place in row]
+            for block, rows_of_block in enumerate(places)
+            for row in rows_of_block
+        ]
+
+    def flat(self, positions: Iterable[tuple[int, int]]) -> Tensor:
+        """Return the flat positions (P,) of tokens that are named by row and position in it."""
+        return torch.tensor([self.places[row][position] for row, position in positions])
 
 
 class BatchBuilder:
@@ -207,20 +237,26 @@ class BatchBuilder:
         group = draw.choice(self.config.groups)
         items = self._documents(group, draw)
         rows = StepRows()
+        # Each kind of rows by its own dice: what one kind has changes nothing of the others, so
+        # that variants of a training see the same documents and questions.
+        texts, strangers = (
+            random.Random(f"{self.seed}-{step}-{rank}-{kind}") for kind in ("text", "stranger")
+        )
         for index, item in enumerate(items):
             for _ in range(self.config.questions):
                 self._question(rows, item, draw)
             for _ in range(self.config.completions):
-                rows.add(*self._completion(item, draw), COMPLETION)
+                rows.add(*self._completion(item, texts), COMPLETION)
             for _ in range(self.config.recitations):
                 rows.add(*self._recitation(item), COMPLETION)
             first = index - index % group
             articles = {member.article for member in items[first : first + group]}
             for _ in range(self.config.unrelated):
-                self._unrelated(rows, self._stranger(articles, draw), draw)
+                self._unrelated(rows, self._stranger(articles, strangers), strangers)
         ids = [self._document_ids(item, draw) for item in items]
         documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)  # (N, T), (N,)
-        batch = rows.tensors(self.tokenizer.pad_token_id)
+        questions = self.config.questions
+        batch = rows.tensors(self.tokenizer.pad_token_id, self.config.documents, questions)
         batch |= {"documents": documents, "lengths": lengths, "group": group}
         # A merge of several documents is cut at its end only: their rows are trained whole.
         batch["rank"] = draw.choice(self.config.ranks) if group == 1 else 0

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from hypernet.network.checkpoint import save_checkpoint
 from hypernet.training.module import HypernetModule
+from prag_core.files import write_json
 
 
 class ExportNetwork(lightning.Callback):
@@ -42,6 +43,48 @@ class ExportNetwork(lightning.Callback):
         save_checkpoint(folder, module.network, module.network_config, module.base, training)
 
 
+CURVES = {"own": "val/gold_nll", "another's": "val/shuffled_nll", "none": "val/closed_book_nll"}
+
+
+class Curve(lightning.Callback):
+    """Keep the validations of a training, over all of its runs, in curve.json.
+
+    A point has step, documents seen, seconds used, and the NLL a token of held-out answers with the
+    document's own adapter, another's, and none.
+    """
+
+    def __init__(self, folder: str) -> None:
+        """Name the folder."""
+        self.path, self.points = Path(folder) / "curve.json", []
+
+    def state_dict(self) -> dict:
+        """Return the points: a run that goes on from a checkpoint has those of that time."""
+        return {"points": self.points}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take the points of a checkpoint."""
+        self.points = state_dict["points"]
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
+        """Add a point and write the file."""
+        values = trainer.callback_metrics
+        training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if not training or "val/gold_nll" not in values:
+            return
+        step, batch = trainer.global_step, trainer.datamodule.batch
+        batches = step * trainer.accumulate_grad_batches * trainer.world_size
+        point = {
+            "step": step,
+            "documents": batches * batch.documents,
+            "seconds": round(module.clock.seconds, 1),
+        }
+        point |= {name: round(float(values[key]), 4) for name, key in CURVES.items()}
+        # A run that ends at a validation may have one more at the same step.
+        self.points = [p for p in self.points if p["step"] < step] + [point]
+        if trainer.is_global_zero:
+            write_json(self.path, self.points)
+
+
 class LastCheckpoint(Checkpoint):
     """Keep last.ckpt, the newest state, to go on from; ModelCheckpoint keeps the best."""
 
@@ -54,6 +97,12 @@ class LastCheckpoint(Checkpoint):
         """
         self.path, self.every_n_steps = Path(dirpath) / "last.ckpt", every_n_steps
         self.written = -1  # step
+
+    def on_validation_end(self, trainer: lightning.Trainer, *_) -> None:
+        """Write it with the validation's point (see `Curve`)."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.written = trainer.global_step
+            trainer.save_checkpoint(self.path)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_) -> None:
         """Write it every few steps."""

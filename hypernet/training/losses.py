@@ -1,6 +1,6 @@
 """Losses, one function each; logits are those of the positions that predict the targets.
 
-`TrainedAdapters` finds what the weight regression compares generated rows with.
+`TrainedAdapters` finds what generated rows are to imitate.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ def kl_to_teacher(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (teacher.exp() * (teacher - student)).sum(-1)
 
 
-def weight_regression(a: Tensor, b: Tensor, trained_a: Tensor, trained_b: Tensor) -> Tensor:
-    """Return the mean squared difference of the updates B'A of generated and trained LoRAs.
+def weight_regression(rows: Rows, trained: Rows) -> Tensor:
+    """Return the distance of every document's rows to those of its trained adapter, (N,).
 
-    DyPRAG (Tan et al., 2025, eq. 6) compares A and B apart; the update itself does not depend on
-    the order of rows or on how scale is shared between A and B.
+    As DyPRAG's code has it (arXiv 2503.23895, equation 6): the mean squared difference of A, and of
+    B, each by itself, summed over the layers.
     """
-    return functional.mse_loss(b.mT @ a, trained_b.mT @ trained_a)  # of (H, I) each
+    pairs = (rows.a, trained.a), (rows.b, trained.b)  # (N, L, R, I), (N, L, R, H)
+    return sum((x.float() - y).square().mean((2, 3)).sum(1) for x, y in pairs)
 
 
 def mean_by_kind(losses: Tensor, kinds: Tensor, count: int) -> Tensor:
@@ -52,7 +53,7 @@ def mean_by_kind(losses: Tensor, kinds: Tensor, count: int) -> Tensor:
 
 
 class TrainedAdapters:
-    """Targets of the weight regression: adapters that were trained for the documents."""
+    """Adapters that were trained for the documents, as targets of generated rows."""
 
     def __init__(self, store: str, base: BaseModel, layers: Sequence[int]) -> None:
         """Open the store.
@@ -68,36 +69,35 @@ class TrainedAdapters:
         if not (Path(store) / "store.json").exists():
             raise FileNotFoundError(
                 f"got no adapter store at {store!r}, expected trained adapters for "
-                "model.regression_weight: make them with `prag parametrize`, set "
-                "model.trained_store"
+                "model.regression_weight and model.imitation_weight: make them with `prag "
+                "parametrize`, set model.trained_store"
             )
         self.store, self.base = AdapterStore(store, readonly=None), base
         self.paths = [f"model.layers.{layer}.mlp.down_proj" for layer in layers]
 
-    def loss(self, document_ids: Sequence[str], rows: Rows) -> Tensor:
-        """Average over layers and the documents that have a trained adapter (0: none has).
+    def rows(self, document_ids: Sequence[str], like: Rows) -> tuple[Rows, Tensor]:
+        """Return the trained adapters as rows, zero where there is none, and who has one (N,).
 
         Args:
             document_ids: of the N documents.
-            rows: generated rows of groups of one document, a (N, L, R, I) and b (N, L, R, H).
+            like: generated rows of groups of one document, a (N, L, R, I) and b (N, L, R, H).
 
         Raises:
-            ValueError: several adapters of a document, or one of another base model or layers.
+            ValueError: several adapters of a document, or one of another base model, rank or
+                layers.
         """
-        losses = []
+        a, b = torch.zeros_like(like.a), torch.zeros_like(like.b)
+        present = torch.zeros(len(a), dtype=torch.bool, device=a.device)
         for number, document_id in enumerate(document_ids):
-            adapter = self._adapter(document_id)
-            for index, path in enumerate(self.paths):
-                # Trained adapters may have other layers too; those in common are compared.
-                if adapter is None or path not in adapter.tensors:
-                    continue
-                a, b = (t.to(rows.a.device, rows.a.dtype) for t in adapter.tensors[path])
-                # A trained B is (H, R), a generated one (R, H) with its scale in it.
-                generated = rows.a[number, index], rows.b[number, index]  # (R, I), (R, H)
-                losses.append(weight_regression(*generated, a, adapter.spec.scale * b.mT))
-        return torch.stack(losses).mean() if losses else rows.a.new_zeros(())
+            adapter = self._adapter(document_id, a.shape[2])
+            present[number] = adapter is not None
+            for index, path in enumerate(self.paths if adapter else ()):
+                own_a, own_b = adapter.tensors[path]  # (R, I), (H, R)
+                a[number, index] = own_a
+                b[number, index] = adapter.spec.scale * own_b.mT  # generated rows have scale 1
+        return Rows(a, b), present
 
-    def _adapter(self, document_id: str) -> Adapter | None:
+    def _adapter(self, document_id: str, rank: int) -> Adapter | None:
         # By prefix: the trainer's fingerprint in the key is not known here.
         keys = list(self.store.keys(prefix=document_id))
         if len(keys) > 1:
@@ -109,9 +109,10 @@ class TrainedAdapters:
             return None
         adapter = self.store.get(keys[0])
         adapter.spec.require_base(self.base.fingerprint)
-        if not adapter.tensors.keys() & set(self.paths):
+        if adapter.rank != rank or not set(self.paths) <= adapter.tensors.keys():
             raise ValueError(
-                f"got a trained adapter of {sorted(adapter.tensors)[:3]}, expected one of "
-                f"{self.paths[:3]}: train adapters of down_proj in the network's layers"
+                f"got a trained adapter of rank {adapter.rank} for {sorted(adapter.tensors)[:2]}, "
+                f"expected rank {rank} for {self.paths[:2]}: train adapters of down_proj in the "
+                "network's layers, of rank model.network.rows"
             )
         return adapter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,8 +17,15 @@ from hypernet.network.encoder import Encoder
 from hypernet.network.heads import build_head, needs_background
 from hypernet.network.rows import Rows, attached_rows
 from hypernet.training.batches import ANSWER, COMPLETION, Batch
-from hypernet.training.losses import TrainedAdapters, kl_to_teacher, mean_by_kind, token_nll
-from hypernet.training.schedule import adamw, require_finite_gradients, warmup_cosine
+from hypernet.training.losses import (
+    TrainedAdapters,
+    kl_to_teacher,
+    mean_by_kind,
+    token_nll,
+    weight_regression,
+)
+from hypernet.training.packing import Packed
+from hypernet.training.schedule import Clock, adamw, require_finite_gradients, warmup_cosine
 from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
@@ -43,11 +49,14 @@ class HypernetModule(lightning.LightningModule):
         network: NetworkConfig = DEFAULT_NETWORK,
         learning_rate: float = 1e-3,
         warmup_steps: int = 100,
+        max_hours: float = 0.0,
         weight_decay: float = 0.0,
+        answer_weight: float = 1.0,
         completion_weight: float = 0.3,
         unrelated_weight: float = 0.3,
         teacher_weight: float = 0.0,
         regression_weight: float = 0.0,
+        imitation_weight: float = 0.0,
         trained_store: str = "",
         dtype: str = "auto",
         weights: str | None = None,
@@ -61,13 +70,18 @@ class HypernetModule(lightning.LightningModule):
             network: head and size.
             learning_rate: highest rate of AdamW; cosine to a tenth after the warm-up.
             warmup_steps: linear warm-up.
+            max_hours: time of the training, validations and earlier runs that it goes on from
+                included; the cosine ends with it. 0: `trainer.max_steps` alone ends it.
             weight_decay: of AdamW, on matrices.
-            completion_weight: weight of the completions' NLL (the answers' is 1).
+            answer_weight: weight of the answers' NLL.
+            completion_weight: weight of the completions' NLL.
             unrelated_weight: weight of the KL to the base model on what documents do not answer.
             teacher_weight: weight of the KL to the model that reads the passage (needs
                 `batch.passages`).
             regression_weight: weight of the distance to adapters trained for the same documents
-                (DyPRAG; steps of single documents only); needs trained_store.
+                (DyPRAG: 100; steps of single documents only); needs trained_store.
+            imitation_weight: weight of the KL to the model with these adapters, summed over a
+                document's targets (DyPRAG: 0.01; likewise).
             trained_store: store of trained adapters (`prag parametrize`), found by document.
             dtype: of the base model.
             weights: exported checkpoint to start from, to validate or to predict with.
@@ -79,7 +93,9 @@ class HypernetModule(lightning.LightningModule):
         self.base_model, self.network_config = base_model, network
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.weight_decay, self.dtype_name = weight_decay, dtype
-        self.completion_weight, self.unrelated_weight = completion_weight, unrelated_weight
+        self.answer_weight, self.completion_weight = answer_weight, completion_weight
+        self.unrelated_weight, self.imitation_weight = unrelated_weight, imitation_weight
+        self.clock = Clock(3600 * max_hours)
         self.teacher_weight, self.weights = teacher_weight, weights
         self.store, self.score_documents = store, score_documents
         self.regression_weight, self.trained_store = regression_weight, trained_store
@@ -95,10 +111,10 @@ class HypernetModule(lightning.LightningModule):
             # Not a buffer of this module, which Lightning would move, train and save.
             device = str(self.trainer.strategy.root_device)  # with DDP, of this process
             self.base = load_base_model(self.base_model, self.dtype_name, device)
-        self.encoder = Encoder(self.base, self.network_config.layers)
-        if self.regression_weight:
-            layers = self.network_config.layers
-            self.trained = TrainedAdapters(self.trained_store, self.base, layers)
+        config = self.network_config
+        self.encoder = Encoder(self.base, config.layers, config.reads_to_the_end)
+        if self.regression_weight or self.imitation_weight:
+            self.trained = TrainedAdapters(self.trained_store, self.base, config.layers)
         if self.weights is None:
             inputs, hidden = self.base.module_shape("down_proj")
             self.network = build_head(self.network_config, inputs, hidden)
@@ -111,7 +127,12 @@ class HypernetModule(lightning.LightningModule):
         batch = self.trainer.datamodule.batch
         self.network_config.check_ranks(batch.ranks)
         if stage == "fit":
-            batch.require_rows(self.unrelated_weight, self.teacher_weight, self.regression_weight)
+            batch.require_rows(
+                unrelated=self.unrelated_weight,
+                teacher=self.teacher_weight,
+                regression=self.regression_weight,
+                imitation=self.imitation_weight,
+            )
 
     def on_validation_start(self) -> None:
         """Refuse to score a network that was not trained, or without questions."""
@@ -136,6 +157,12 @@ class HypernetModule(lightning.LightningModule):
             rows = [self.encoder.frame(row) for row in data.calibration_ids(BACKGROUND_DOCUMENTS)]
             self.network.set_background(self.encoder.second_moment(rows))
         self.untrained = False
+        self.clock.run()
+
+    def on_train_batch_end(self, *_) -> None:
+        """End the training, with a last validation, when its time is used."""
+        if self.clock.share >= 1:
+            self.trainer.should_stop = True
 
     def calibrate(self, rows: list[list[int]]) -> None:
         """Set the network's constants from the activations on these documents."""
@@ -154,11 +181,17 @@ class HypernetModule(lightning.LightningModule):
         encoding = self.encoder(batch["documents"], batch["lengths"])
         return self.network(encoding, batch["group"], batch["rank"])
 
-    def hidden_states(self, ids: Tensor, rows: Rows | None) -> Tensor:
-        """Return the last hidden states (rows * S, H), with or without generated rows."""
-        with attached_rows(self.encoder.linears, rows), short_attention(self.base, ids.shape[1]):
-            states = self.base.model.get_submodule("model")(input_ids=ids, use_cache=False)
-        return states.last_hidden_state.flatten(0, 1)  # (rows, S, H) -> (rows S, H)
+    def hidden_states(self, packed: Packed, rows: Rows | None) -> Tensor:
+        """Return the last hidden states (B * S, H), with or without generated rows."""
+        model, length = self.base.model, packed.ids.shape[1]
+        with attached_rows(self.encoder.linears, rows), short_attention(self.base, length):
+            states = model.get_submodule("model")(
+                input_ids=packed.ids,
+                attention_mask=packed.bias(model.dtype),
+                position_ids=packed.depths,
+                use_cache=False,
+            )
+        return states.last_hidden_state.flatten(0, 1)  # (B, S, H) -> (B S, H)
 
     def logits(self, states: Tensor, positions: Tensor) -> Tensor:
         """Return logits (P, V) at flat positions (P,)."""
@@ -166,9 +199,9 @@ class HypernetModule(lightning.LightningModule):
         return self.base.model.get_output_embeddings()(states[positions])
 
     @torch.no_grad()
-    def base_logits(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def base_logits(self, packed: Packed, positions: Tensor) -> Tensor:
         """Return logits (P, V) of the base model without any adapter: a teacher's."""
-        return self.logits(self.hidden_states(ids, None), positions)
+        return self.logits(self.hidden_states(packed, None), positions)
 
     def ask(self, batch: Batch, rows: Rows | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hidden states, the targets' logits (P, V), and their mean NLL by kind (2,)."""
@@ -182,7 +215,7 @@ class HypernetModule(lightning.LightningModule):
         rows = self.generate_rows(batch)
         states, logits, nll = self.ask(batch, rows)
         losses = {  # (weight, value)
-            "answer_nll": (1.0, nll[ANSWER]),
+            "answer_nll": (self.answer_weight, nll[ANSWER]),
             "completion_nll": (self.completion_weight, nll[COMPLETION]),
         }
         # A loss of weight 0 is not computed: most cost a pass of the base model.
@@ -192,10 +225,9 @@ class HypernetModule(lightning.LightningModule):
             teacher = self.base_logits(batch["teacher"], batch["teacher_positions"])
             kl = kl_to_teacher(logits[batch["taught"]], teacher).mean()
             losses["teacher_kl"] = self.teacher_weight, kl
-        if self.regression_weight and batch["group"] == 1:
-            distance = self.trained.loss(batch["document_ids"], rows)
-            losses["regression"] = self.regression_weight, distance
-        loss = sum(weight * value for weight, value in losses.values())
+        if (self.regression_weight or self.imitation_weight) and batch["group"] == 1:
+            losses |= self._imitation(batch, rows, logits)
+        loss = sum(weight * value for weight, value in losses.values() if weight)
         self.log_dict({f"train/{k}": v.detach() for k, (_, v) in losses.items()}, batch_size=1)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
         return loss
@@ -206,8 +238,27 @@ class HypernetModule(lightning.LightningModule):
             require_finite_gradients(self.network, self.global_step)
 
     def _unrelated_kl(self, batch: Batch, states: Tensor) -> Tensor:
-        plain = self.base_logits(batch["rows"][batch["plain_rows"]], batch["plain"])
+        plain = self.base_logits(batch["plain_rows"], batch["plain"])
         return kl_to_teacher(self.logits(states, batch["unrelated"]), plain).mean()
+
+    def _imitation(self, batch: Batch, rows: Rows, logits: Tensor) -> dict[str, tuple]:
+        """Return the distance to trained adapters, and the KL to the model that has them.
+
+        Both are means over the documents that have one; without any there is nothing to learn.
+        """
+        trained, present = self.trained.rows(batch["document_ids"], rows)
+        if not present.any():
+            return {}
+        distance = weight_regression(rows, trained)[present].mean()
+        with torch.no_grad():
+            teacher = self.logits(self.hidden_states(batch["rows"], trained), batch["positions"])
+        height, width = batch["rows"].ids.shape
+        owner = batch["positions"] // (width * (height // len(present)))  # (P,), a document each
+        kl = kl_to_teacher(logits, teacher)[present[owner]].sum() / present.sum()
+        return {
+            "regression": (self.regression_weight, distance),
+            "imitation_kl": (self.imitation_weight, kl),
+        }
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         """Log NLL with the document's adapter, of each rank too, another's, and none; a group's.
@@ -293,7 +344,10 @@ class HypernetModule(lightning.LightningModule):
         optimizer = adamw(self.network, self.learning_rate, self.weight_decay)
         # Of the optimiser: with accumulation fewer than batches.
         total = max(1, int(self.trainer.estimated_stepping_batches))
-        factor = partial(warmup_cosine, warmup=self.warmup_steps, total=total)
+
+        def factor(step: int) -> float:
+            return warmup_cosine(step, self.warmup_steps, total, self.clock.share)
+
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -302,6 +356,7 @@ class HypernetModule(lightning.LightningModule):
         checkpoint["network_config"] = asdict(self.network_config)
         checkpoint["base_model"], checkpoint["prompt"] = self.base.name, self.prompt
         checkpoint["base_fingerprint"] = self.base.fingerprint
+        checkpoint["seconds"] = self.clock.seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network or base model.
@@ -319,4 +374,5 @@ class HypernetModule(lightning.LightningModule):
                     "the configuration: use the YAML that it was trained with"
                 )
         check_tensors("the checkpoint", checkpoint["state_dict"], self.state_dict())
+        self.clock.before = checkpoint.get("seconds", 0.0)
         self.untrained = False

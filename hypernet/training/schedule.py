@@ -1,17 +1,44 @@
-"""Optimizer of the network, its learning rate over steps, and a check of its gradients."""
+"""Optimizer of the network, its learning rate over steps or time, and a check of its gradients."""
 
 from __future__ import annotations
 
 import math
+import time
 
 import torch
 
 
-def warmup_cosine(step: int, warmup: int, total: int) -> float:
-    """Return a linear warm-up to 1, then a cosine (Loshchilov and Hutter, 2017) down to 0.1."""
+class Clock:
+    """Time that a training has used, over all of its runs."""
+
+    def __init__(self, limit: float = 0.0) -> None:
+        """Set the time that it may use, in seconds; 0: no limit."""
+        self.limit, self.before = limit, 0.0
+        self.start: float | None = None
+
+    def run(self) -> None:
+        """Start, or go on."""
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds used, those of earlier runs included."""
+        return self.before + (0.0 if self.start is None else time.monotonic() - self.start)
+
+    @property
+    def share(self) -> float:
+        """The part of the limit that is used; 0 without one."""
+        return self.seconds / self.limit if self.limit else 0.0
+
+
+def warmup_cosine(step: int, warmup: int, total: int, used: float = 0.0) -> float:
+    """Return a linear warm-up to 1, then a cosine (Loshchilov and Hutter, 2017) down to 0.1.
+
+    It is down at step `total`, or when all of the time is used (`used` is 1), whatever is first.
+    """
     if step < warmup:  # step 0 already learns
         return (step + 1) / warmup
-    share = min(1.0, (step - warmup) / max(1, total - warmup))
+    share = min(1.0, max(used, (step - warmup) / max(1, total - warmup)))
     return 0.1 + 0.45 * (1 + math.cos(math.pi * share))
 
 

@@ -21,6 +21,7 @@ What may be lost:
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +34,7 @@ from prag_core.adapters import store_changes, store_places
 from prag_core.adapters.adapter import Adapter, AdapterSpec
 from prag_core.adapters.peft_files import WEIGHTS
 from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors
-from prag_core.files import write_json
+from prag_core.files import FAILURES, write_json
 
 FORMAT = {"format": "prag-adapters", "version": 2}
 HEADER, OLD_FILE = "store.json", "data.mdb"
@@ -41,7 +42,9 @@ PACK_FROM = 64  # adapters in one call from which on small ones are packed
 SMALL = 1 << 16  # bytes of such an adapter, at most
 GRACE = 3600.0  # seconds
 MAX_KEY_BYTES = 511
-RECORDS = "SELECT key, record, checksum FROM records WHERE kind = ? AND"
+# As bytes: damaged ones may be no UTF-8, which SQLite would not hand over as text.
+RECORDS = "SELECT key, CAST(record AS BLOB), checksum FROM records WHERE kind = ? AND"
+log = logging.getLogger(__name__)
 
 
 class UnknownKeyError(KeyError):
@@ -52,8 +55,19 @@ class UnknownKeyError(KeyError):
         return str(self.args[0])
 
 
+class DamagedError(ValueError):
+    """The files of an adapter, of this `key`, are gone or not as they were written."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class AdapterStore:
-    """Adapters by key, and JSON records beside them."""
+    """Adapters by key, and JSON records beside them.
+
+    A damaged record counts as one that is not there; it is named in a warning, and by `verify`.
+    """
 
     def __init__(self, path: str | Path, readonly: bool | None = False) -> None:
         """Open a store; its index is opened when it is first used.
@@ -88,6 +102,7 @@ class AdapterStore:
         _require_format(self.path)
         self._index = StoreIndex(self.path, readonly)
         self.readonly = self._index.readonly
+        self._damaged: set[tuple[str, str]] = set()  # records that a warning has named
 
     def put(self, key: str, adapter: Adapter) -> None:
         """Write one adapter durably; replaces what the key had. `put_many` is faster for many."""
@@ -134,20 +149,19 @@ class AdapterStore:
 
         Raises:
             UnknownKeyError: no such key (a KeyError).
-            ValueError: damaged bytes, or not of the expected spec.
+            DamagedError: files that are gone, or not as they were written (a ValueError).
+            ValueError: not of the expected spec.
         """
         row = self._row(key)
         try:
             adapter = store_places.load_adapter(self.path, row)
-        except FileNotFoundError as error:
-            if self._row(key).place != row.place:  # replaced and swept since its row was read
-                return self.get(key, expect)
-            raise ValueError(
-                f"adapter {key!r}: got no file {error.filename}, expected the store's own: delete "
-                "the key and parametrize the document again"
-            ) from error
-        except ValueError as error:
-            raise ValueError(f"adapter {key!r}: {error}") from error
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in FAILURES:
+                raise
+            if isinstance(error, FileNotFoundError) and self._row(key).place != row.place:
+                return self.get(key, expect)  # replaced and swept since its row was read
+            text = store_places.damage(self.path, row, error)
+            raise DamagedError(key, f"adapter {key!r}: {text}") from error
         if expect is not None:
             _require_spec(key, adapter.spec, expect)
         return adapter
@@ -202,7 +216,7 @@ class AdapterStore:
         for (kind,) in self._index.rows("SELECT DISTINCT kind FROM records"):
             for key, text, checksum in self._index.scan(RECORDS, "", kind):
                 if _checksum(kind, key, text) != checksum:
-                    lines.append(f"record {kind}/{key}: got damaged bytes in {INDEX}")
+                    lines.append(self._damage(kind, key))
         return lines
 
     def paths(self, base_model: str) -> list[str]:
@@ -255,16 +269,15 @@ class AdapterStore:
                     f"got record {kind}/{key} that is not JSON ({error}), expected a dict of "
                     "strings, numbers, lists and dicts: convert its values"
                 ) from error
-            rows.append((kind, key, text, _checksum(kind, key, text)))
+            rows.append((kind, key, text, _checksum(kind, key, text.encode())))
         if rows:
             with self._index.writing() as connection:
                 connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
 
     def get_record(self, kind: str, key: str) -> dict[str, Any] | None:
-        """Read a record; None where there is none. Raises ValueError on damaged bytes."""
-        query = "SELECT record, checksum FROM records WHERE kind = ? AND key = ?"
-        rows = self._index.rows(query, kind, key)
-        return _read_record(kind, key, *rows[0]) if rows else None
+        """Read a record; None where there is none."""
+        rows = self._index.rows(f"{RECORDS} key = ?", kind, key)
+        return next((record for _, record in self._sound(kind, rows)), None)
 
     def delete_record(self, kind: str, key: str) -> bool:
         """Remove a record; say whether it was there."""
@@ -274,13 +287,12 @@ class AdapterStore:
 
     def records(self, kind: str, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """Iterate over (key, record) of one kind in order of keys, those that begin with prefix."""
-        for key, text, checksum in self._index.scan(RECORDS, prefix, kind):
-            yield key, _read_record(kind, key, text, checksum)
+        return self._sound(kind, self._index.scan(RECORDS, prefix, kind))
 
-    def record_keys(self, kind: str) -> Iterator[str]:
+    def record_keys(self, kind: str, prefix: str = "") -> Iterator[str]:
         """Iterate over the keys of one kind in order, without reading the records."""
         query = "SELECT key FROM records WHERE kind = ? AND"
-        return (key for (key,) in self._index.scan(query, "", kind))
+        return (key for (key,) in self._index.scan(query, prefix, kind))
 
     def record_checksums(self, kind: str) -> dict[str, int]:
         """Return a number of every record of one kind that changes with what it says."""
@@ -298,6 +310,27 @@ class AdapterStore:
     def __exit__(self, *error: object) -> None:
         """Close the store."""
         self.close()
+
+    def _sound(
+        self, kind: str, rows: Iterable[tuple[str, bytes, int]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the records that are as they were written; a warning names each other one once."""
+        for key, text, checksum in rows:
+            if _checksum(kind, key, text) == checksum:
+                yield key, json.loads(text)
+            elif (kind, key) not in self._damaged:
+                self._damaged.add((kind, key))
+                log.warning("%s: left out", self._damage(kind, key))
+
+    def _damage(self, kind: str, key: str) -> str:
+        remedy = "nothing, it is made again when it is needed"
+        if kind == "document":
+            remedy = (
+                f"parametrize the document again, or remove it with its adapters (`prag store "
+                f"forget --path {self.path} --key {key}`)"
+            )
+        problem = f"record {kind}/{key}: got damaged bytes in {INDEX}"
+        return f"{problem}, expected what was written: {remedy}"
 
     def _row(self, key: str) -> Row:
         for row in self._index.adapters("key = ?", key):
@@ -388,19 +421,9 @@ def _require_record_name(kind: str, key: str) -> None:
     _require_key(key)
 
 
-def _checksum(kind: str, key: str, text: str) -> int:
+def _checksum(kind: str, key: str, text: bytes) -> int:
     """CRC-32 of a record and its name, so that one under a wrong name is found too."""
-    return zlib.crc32(f"{kind}\0{key}\0{text}".encode())
-
-
-def _read_record(kind: str, key: str, text: str, checksum: int) -> dict[str, Any]:
-    if _checksum(kind, key, text) != checksum:
-        raise ValueError(
-            f"got damaged bytes for record {kind}/{key}, expected those that were written: delete "
-            "the record and make it again"
-        )
-    record: dict[str, Any] = json.loads(text)
-    return record
+    return zlib.crc32(f"{kind}\0{key}\0".encode() + text)
 
 
 def _require_spec(key: str, spec: AdapterSpec, expected: AdapterSpec) -> None:

@@ -75,11 +75,9 @@ def damage(index: StoreIndex) -> Iterator[str]:
     for row in index.scan_adapters():
         try:
             store_places.check_files(index.folder, row)
-        except FileNotFoundError as error:
-            if index.adapters("key = ? AND place = ?", row.key, row.place):
-                yield f"{row.key}: got no file {error.filename}"  # else it was replaced meanwhile
-        except ValueError as error:
-            yield f"{row.key}: {error}"
+        except (OSError, ValueError) as error:
+            if index.adapters("key = ? AND place = ?", row.key, row.place):  # not replaced since
+                yield f"{row.key}: {store_places.damage(index.folder, row, error)}"
 
 
 def sweep(index: StoreIndex, grace: float) -> int:

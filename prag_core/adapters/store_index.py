@@ -276,7 +276,13 @@ def _disk_error(number: int, path: str | Path, cause: object) -> OSError:
 
 def _read_row(*values: Any) -> Row:
     key, document, spec, metadata, place, start, size, checksums = values
-    spec, metadata, checksums = (json.loads(text) for text in (spec, metadata, checksums))
+    try:
+        spec, metadata, checksums = (json.loads(text) for text in (spec, metadata, checksums))
+    except ValueError as error:
+        raise ValueError(
+            f"got a damaged row of adapter {key!r} in {INDEX} ({error}), expected JSON: rebuild it "
+            "with `prag store reindex`, which keeps adapters and documents"
+        ) from error
     return Row(key, document, spec, metadata, place, start, size, checksums)
 
 

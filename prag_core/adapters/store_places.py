@@ -100,11 +100,20 @@ def read_part(store: Path, row: Row, name: str) -> bytes:
             file.seek(row.start)
             content = file.read(row.bytes)
     if zlib.crc32(content) != row.checksums[name]:
-        raise ValueError(
-            f"got damaged bytes for {row.key!r} in {path}, expected those that were written: "
-            "delete the key and parametrize the document again"
-        )
+        raise ValueError(f"got damaged bytes for {row.key!r} in {path}")
     return content
+
+
+def damage(store: Path, row: Row, error: Exception) -> str:
+    """Say of an adapter that cannot be read what its error means, and the remedy."""
+    problem = str(error)
+    if isinstance(error, OSError):
+        missing = isinstance(error, FileNotFoundError)
+        problem = f"got {'no file' if missing else error.strerror} {error.filename}"
+    return (
+        f"{problem}, expected what was written: delete the key (`prag store delete --path {store} "
+        f"--key {row.key}`) and parametrize the document again (`prag parametrize --store {store}`)"
+    )
 
 
 def check_files(store: Path, row: Row) -> None:
@@ -115,7 +124,7 @@ def check_files(store: Path, row: Row) -> None:
         path = store / row.place / NOTE
         content = path.read_bytes()
         if content != json_bytes(row.note):
-            raise ValueError(f"got damaged bytes in {path}, expected what the index says of it")
+            raise ValueError(f"got damaged bytes in {path}")
     load_adapter(store, row)
 
 

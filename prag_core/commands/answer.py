@@ -15,7 +15,6 @@ from typing import Literal
 from prag_core.commands.store import STORE
 from prag_core.corpus.records import text_lines
 from prag_core.files import json_bytes, write_json
-from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline, require_text
 
@@ -55,12 +54,9 @@ def answer(
     with build_pipeline(setup, store, create=False) as rag:
         answers = rag.answer(questions, mode, k, where=where)
     setup = rag.setup or setup  # with the path that the store has
-    read = bool(find_mode(mode).passages)
     for reply in answers:  # first the answer, then what it was made from
         print(reply.text)
         for hit in reply.documents:
-            if hit.weight == 0 and not read:  # neither its adapter took part nor its text
-                continue
             print(f"  {hit.score:8.3f}  {rag.documents[hit.document_id].title or hit.document_id}")
         for note in reply.notes:
             print(f"  note: {note}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rich.console import Console
 
 from prag_core.evaluation.benchmark import run_benchmark
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
-from prag_core.files import write_json
+from prag_core.evaluation.benchmark_results import write_results
+from prag_core.evaluation.benchmark_table import results_markdown, results_tables
 from prag_core.pipeline.parts import AdapterPath, Setup
 
 CONDITIONS = ("closed_book", "in_context", "da_rag", "parametric", "combine", "shuffled", "sft")
@@ -23,6 +25,7 @@ def benchmark(
     conditions: tuple[str, ...] = CONDITIONS,
     seeds: tuple[int, ...] = (0,),
     skip_bad: bool = False,
+    render: bool = False,
 ) -> None:
     """Run a grid of question sets, base models, paths and conditions into one table.
 
@@ -31,33 +34,32 @@ def benchmark(
 
     Args:
         setup: shared settings; base_models and paths stand in for its own.
-        output: folder for answers, adapters, table.json and table.md.
+        output: folder for answers, adapters, table.md and each base model's results.json.
         question_sets: what is asked, and how.
         base_models: who is asked; one is in memory at a time.
         paths: who makes the adapters.
         conditions: ways to answer, as in `prag evaluate`.
-        seeds: of samples and controls; the table shows the mean over seeds.
+        seeds: of samples and controls; answers of all seeds are pooled.
         skip_bad: leave out bad records and questions whose gold documents are missing.
+        render: run nothing; write tables and figures of the current folder's Markdown files
+            (README.md, */README.md, checkpoints/*/card.md) anew from the results that they name.
     """
-    from prag_core.evaluation.benchmark_table import (  # pandas takes half a second to import
-        EXPLAINED,
-        build_table,
-        format_markdown,
-        format_tables,
-    )
-
+    if render:
+        _render()
+        return
     folder, console = Path(output), Console()
     # Refused here, before anything is loaded or written.
     groups = expand(setup, folder, question_sets, base_models, paths, conditions, seeds)
     failures = run_benchmark(groups, folder, skip_bad)
     # From the files of all cells, those of earlier runs included.
-    table = build_table(groups, failures)
-    write_json(folder / "table.json", table)
-    (folder / "table.md").write_text(format_markdown(table), encoding="utf-8")
-    for part in format_tables(table):
-        console.print(part.rich())
-    console.print(EXPLAINED)
-    console.print(f"table in {folder / 'table.md'}, numbers in {folder / 'table.json'}")
+    paths_of_results = write_results(groups, failures, folder)
+    results = [json.loads(path.read_text("utf-8")) for path in paths_of_results]
+    text = "\n".join(results_markdown(one) for one in results)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    for table in (table for one in results for table in results_tables(one, narrow=True)):
+        console.print(table.rich())
+    files = ", ".join(map(str, paths_of_results))
+    console.print(f"tables in {folder / 'table.md'}, numbers in {files}")
     # At the end, with a status of its own: whatever could be answered is in the table.
     if failures:
         listed = "\n".join(f"  {cell}: {reason}" for cell, reason in failures.items())
@@ -65,3 +67,11 @@ def benchmark(
             f"got {len(failures)} cells that failed, expected none; the same command tries them "
             f"again:\n{listed}"
         )
+
+
+def _render() -> None:
+    """Render tables and figures, and say where."""
+    from prag_core.evaluation.rendering import render_documents  # matplotlib takes a second
+
+    changed = render_documents(Path())
+    print("rendered", ", ".join(map(str, changed)) or "nothing: all is as the results have it")

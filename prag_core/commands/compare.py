@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import shlex
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
-from prag_core.corpus.documents import read_documents
+from prag_core.corpus.documents import read_documents, require_all_read
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
 from prag_core.evaluation.compare.options import CompareOptions
 from prag_core.evaluation.compare.run import compare_paths
@@ -79,7 +80,9 @@ def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:
         if not path.exists() or any(any(path.glob(f"{stem}.jsonl*")) for stem in stems):
             raise
         try:
-            documents = read_documents(path, skip_bad)
+            counts: Counter[str] = Counter()
+            documents = read_documents(path, skip_bad, counts)
+            require_all_read(path, skip_bad, counts)
         except ValueError as no_documents:
             raise ValueError(
                 f"got {source}, neither questions ({no_questions}) nor documents "

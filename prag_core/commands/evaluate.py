@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 from rich.console import Console
 
 from prag_core.corpus.question_sets import QuestionSet, chunk_question_set, load_question_set
+from prag_core.evaluation.choices import Choices, draw_choices
+from prag_core.evaluation.evaluate import Ask
 from prag_core.evaluation.evaluate import evaluate as evaluate_set
 from prag_core.evaluation.foreign import read_hits, read_predictions
 from prag_core.evaluation.options import EvaluationOptions
@@ -16,9 +19,15 @@ from prag_core.evaluation.prompts import (
     READING_CONDITIONS,
     choose_wording,
 )
+from prag_core.evaluation.recitation import (
+    long_answers,
+    recitation_set,
+    requests,
+    require_no_passages,
+)
 from prag_core.evaluation.retrieval import retrieval_scores
 from prag_core.evaluation.tables import report_table
-from prag_core.evaluation.unrelated import draw_texts
+from prag_core.evaluation.unrelated import UnrelatedTexts, draw_texts
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup, build_retriever
 from prag_core.pipeline.rag import build_pipeline
@@ -38,8 +47,9 @@ def evaluate(
     skip_bad: bool = False,
     hits: str = "",
     predictions: tuple[str, ...] = (),
-    unrelated: str = "",
+    unrelated: tuple[str, ...] | str = (),
     texts: int = 48,
+    recite: bool = False,
     choose_prompts: bool = False,
 ) -> None:
     """Score a question set in any conditions, with intervals and controls.
@@ -65,8 +75,12 @@ def evaluate(
         hits: run in TREC's format: the documents that another retriever found.
         predictions: files of another system's answers, {id: prediction} or lines of
             {"id", "prediction"}; each is scored under its name.
-        unrelated: corpus whose texts' loss is measured with the documents' adapters.
-        texts: drawn from it.
+        unrelated: what the documents' adapters should not change, one or [A,B]: texts of a corpus
+            (their loss), `package:NAME`, the documentation of an installed package (`pandas`:
+            BSD-3-Clause), and `choices:SET`, the right one of four answers to a set's questions.
+        texts: texts, or questions, drawn from each.
+        recite: ask for the documents' texts in place of the questions: what share of its 8-grams
+            an adapter gives away (see `prag_core.evaluation.recitation`).
         choose_prompts: ask 200 questions (or `questions`) with their gold document in the prompt in
             every wording for reading, and keep the one of the best F1 for all later runs with this
             base model. Take questions that nothing is measured on later.
@@ -77,23 +91,37 @@ def evaluate(
     if choose_prompts:
         questions = questions or CHOOSING_QUESTIONS
         evaluation = replace(evaluation, conditions=READING_CONDITIONS, k=1, retrieval="gold")
+    if recite:
+        require_no_passages(evaluation.conditions)
     whole = whole.sample_questions(questions, seed)
     if not any(question.golden_answers for question in whole.questions):
         return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
-    strangers = draw_texts(unrelated, texts, seed) if unrelated else None
+    sources = (unrelated,) if isinstance(unrelated, str) else unrelated
+    strangers = {source: _draw(source, texts, seed) for source in sources if source}
     # The corpus is known to the pipeline before it is added: an augmentation file names it.
     with build_pipeline(setup, store or Path(output) / "store", whole.documents, alone=True) as rag:
         if chunk_tokens:
             whole = chunk_question_set(whole, rag.base.tokenizer, chunk_tokens)
+        ask: Ask = attrgetter("question")
+        if recite:
+            whole, ask = recitation_set(whole), requests(rag.base)
+            rag.generation = long_answers(rag.base, whole.questions, setup.generation)
         # After chunking: hits and answers name what is asked in the end.
         ranked = read_hits(hits, whole) if hits else None
         foreign = {Path(p).stem: read_predictions(p, whole.questions) for p in predictions}
         # Another model or parametrizer is another evaluation, and needs another folder.
-        config = (rag.setup or setup).answer_config() | rag.identity
-        report = evaluate_set(rag, whole, evaluation, output, config, ranked, foreign, strangers)
+        used = replace(rag.setup or setup, generation=rag.generation)
+        config = used.answer_config() | rag.identity
+        rest = (output, config, ranked, foreign, strangers, ask)
+        report = evaluate_set(rag, whole, evaluation, *rest)
         if choose_prompts:
             print(f"kept {choose_wording(report, rag.base)}")
     Console().print(report_table(report).rich())
+
+
+def _draw(source: str, count: int, seed: int) -> UnrelatedTexts | Choices:
+    kind, _, name = source.partition(":")
+    return draw_choices(name, count, seed) if kind == "choices" else draw_texts(source, count, seed)
 
 
 def _evaluate_retrieval(whole: QuestionSet, setup: Setup, k: int, folder: Path, hits: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prag_core.commands.store import STORE
 from prag_core.corpus.chunking import CHUNK_TOKENS, chunk_document
-from prag_core.corpus.documents import read_documents
+from prag_core.corpus.documents import read_documents, require_all_read
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
@@ -32,7 +32,9 @@ def parametrize(
     Args:
         setup: shared settings.
         corpus: file (jsonl, json, tsv, csv, txt, md, html, pdf, docx; also .gz), folder, or "-" for
-            standard input; none: documents that the store keeps without an adapter.
+            standard input; none: documents that the store keeps without an adapter. Files of a
+            folder that cannot be read are named and left out; the exit status is 2 then, once the
+            others are done, unless skip_bad.
         store: folder of the adapter store.
         skip_bad: leave out and count malformed records instead of stopping at the first.
         chunk_tokens: cut longer documents into chunks of at most so many tokens, an adapter each:
@@ -68,6 +70,7 @@ def parametrize(
         f"records and {counts['left_out']} files left out; "
         f"{store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
     )
+    require_all_read(corpus, skip_bad, counts)  # last: the others are there
 
 
 def _complete(setup: Setup, store: str) -> None:

@@ -106,8 +106,8 @@ def _verify(opened: AdapterStore) -> None:
         )
     if lines:
         raise ValueError(
-            f"got {len(lines)} damaged entries in {opened.path} (above), expected none: delete "
-            "them (`prag store delete --key KEY`) and parametrize their documents again"
+            f"got {len(lines)} damaged entries in {opened.path} (above), expected none: do what "
+            "each line says"
         )
 
 

@@ -1,9 +1,10 @@
 """Documents: files of many kinds go in, `Document` records come out (README.md has the table).
 
-A bad record (malformed line, empty document) or file raises ValueError that names file and line.
-With `skip_bad` it is left out instead and counted under "bad" in `counts`. Of a folder, the files
-that are no documents (another kind, no text, a missing library) are left out, named in a warning,
-and counted under "left_out".
+A file that is named is read whole or refused: a bad record (malformed line, empty document) or
+file raises ValueError that names file and line. With `skip_bad` bad records are left out instead
+and counted under "bad" in `counts`. Of a folder, the files that cannot be read so, and those of
+other kinds, are left out, named with the reason in a warning, and counted under "left_out"; the
+others are read.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from prag_core.corpus.characters import is_blank, seen
 from prag_core.corpus.encodings import check_encoding, marked_encoding
 from prag_core.corpus.readers import READERS
 from prag_core.corpus.records import Reject, suffix
+from prag_core.files import FAILURES, sentence
 
 # By suffix: the form of their records. The kinds of READERS hold one document a file.
 RECORD_FORMS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "", "tsv": "tsv", "csv": "csv"}
@@ -67,8 +69,18 @@ class Document:
 
 
 def stored_document(document_id: str, record: Mapping[str, Any]) -> Document:
-    """Return a document that a store keeps, under the id that its adapters have."""
-    document = Document(**record)
+    """Return a document that a store keeps, under the id that its adapters have.
+
+    Raises:
+        ValueError: a record of other fields.
+    """
+    try:
+        document = Document(**record)
+    except TypeError as error:
+        raise ValueError(
+            f"got a document {document_id} of the fields {', '.join(record)}, expected those of "
+            "this version: parametrize it again"
+        ) from error
     document.__dict__["id"] = document_id  # where another version hashed the text otherwise
     return document
 
@@ -154,7 +166,8 @@ def read_documents(
         source: a file of one of KINDS (each also .gz), a folder of them, or "-": standard input,
             which is JSON, JSON lines, or one text.
         skip_bad: leave bad records out instead of raising.
-        counts: receives the numbers left out, as "bad", "duplicate" and "left_out" (files).
+        counts: receives the numbers left out, as "bad", "duplicate" and "left_out" (files of a
+            folder), and as "unreadable" how many of these are of a known kind.
         encoding: of files that are not UTF-8 and do not say what they are, e.g. cp1252.
 
     Raises:
@@ -176,6 +189,19 @@ def read_documents(
             "field names"
         )
     return list(documents.values())
+
+
+def require_all_read(source: str | Path, skip_bad: bool, counts: Counter[str]) -> None:
+    """Raise ValueError where files of a folder could not be read, unless bad ones may be left out.
+
+    For those who must not go on, or end, as if the folder had been read whole; arguments are those
+    of `read_documents`, after it.
+    """
+    if counts["unreadable"] and not skip_bad:
+        raise ValueError(
+            f"got {counts['unreadable']} files in {source} that cannot be read (named above), "
+            "expected none: correct or remove them, or leave them out with skip_bad"
+        )
 
 
 def iter_documents(
@@ -206,7 +232,7 @@ def iter_documents(
             f"got {path}, expected a file that ends in {', '.join(KINDS)} (or one with .gz): "
             "rename or convert it"
         )
-    return _file_documents(path, reject, reject, encoding)
+    return _file_documents(path, reject, encoding)
 
 
 def _folder_documents(
@@ -216,32 +242,27 @@ def _folder_documents(
     # A corpus folder also holds questions, which are no documents.
     for name in CORPUS_FILES:
         if (folder / name).is_file():
-            return _file_documents(folder / name, reject, reject, encoding)
-    paths, others = _files_below(folder)
+            return _file_documents(folder / name, reject, encoding)
+    paths, others = _files_below(folder, counts)
     if others:
-        counts["left_out"] += len(others)
         more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
         logger.warning("%s: left out %s%s", folder, ", ".join(others[:NAMED]), more)
     if not paths:
         problem = f"got no readable file in {folder} ({', '.join(others[:NAMED]) or 'empty'})"
         raise ValueError(f"{problem}, expected {', '.join(KINDS)} (or with .gz): check the path")
-
-    def leave_out(where: object, problem: str) -> None:
-        counts["left_out"] += 1
-        logger.warning("%s: %s: left out", where, problem)
-
-    files = (_file_documents(path, reject, leave_out, encoding) for path in paths)
+    files = (_whole_file(path, reject, counts, encoding) for path in paths)
     return itertools.chain.from_iterable(files)
 
 
-def _files_below(folder: Path) -> tuple[list[Path], list[str]]:
+def _files_below(folder: Path, counts: Counter[str]) -> tuple[list[Path], list[str]]:
     """Return the files that may be read, sorted, and what else there is, with the reason.
 
     Hidden files and folders (.git, editors' backups) are neither.
     """
     paths, others = [], []
 
-    def tell(path: Path, reason: str) -> None:
+    def tell(path: Path, reason: str, unreadable: bool = True) -> None:
+        counts.update(["left_out", *["unreadable"] * unreadable])
         others.append(f"{path.relative_to(folder)} ({reason})")
 
     def no_entry(error: OSError) -> None:
@@ -250,13 +271,14 @@ def _files_below(folder: Path) -> tuple[list[Path], list[str]]:
     for place, folders, names in os.walk(folder, onerror=no_entry):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:
-            if (path := Path(place, name)).is_symlink():  # it may lead round in a circle
-                tell(path, "a link to a folder")
+            if os.path.islink(path := Path(place, name)):  # it may lead round in a circle
+                tell(path, "a link to a folder", unreadable=False)
         for path in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
-            if not path.is_file():
-                tell(path, "a broken link" if path.is_symlink() else "not a plain file")
-            elif suffix(path) not in KINDS:
-                tell(path, "unknown kind")
+            # os.path asks without raising, also in a folder whose files nobody may look at.
+            if suffix(path) not in KINDS:
+                tell(path, "unknown kind", unreadable=False)
+            elif not os.path.isfile(path):
+                tell(path, "a broken link" if os.path.islink(path) else "no plain file")
             elif not os.access(path, os.R_OK):
                 tell(path, "no permission to read")
             else:
@@ -264,12 +286,27 @@ def _files_below(folder: Path) -> tuple[list[Path], list[str]]:
     return sorted(paths), others
 
 
-def _file_documents(
-    path: Path, reject: Reject, reject_file: Reject, encoding: str
-) -> Iterator[Document]:
+def _whole_file(
+    path: Path, reject: Reject, counts: Counter[str], encoding: str
+) -> Iterable[Document]:
+    """Return the documents of a folder's file; none where it cannot be read, which is told."""
+    # A file of one document is no record that `skip_bad` leaves out.
+    reject = records.refuse if suffix(path) in READERS else reject
+    try:
+        # All before the first goes on: half a file would look like a whole one.
+        return list(_file_documents(path, reject, encoding))
+    except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) in FAILURES:
+            raise
+        counts.update(["left_out", "unreadable"])
+        logger.warning("left out a file: %s", sentence(error))
+        return ()
+
+
+def _file_documents(path: Path, reject: Reject, encoding: str) -> Iterator[Document]:
     if (kind := suffix(path)) in READERS:
         with records.open_file(path) as file:
-            yield from _content_document(path, kind, path.name, file.read, reject_file, encoding)
+            yield from _content_document(path, kind, path.name, file.read, reject, encoding)
     else:
         pairs = records.iter_records(path, reject, RECORD_FORMS[kind], encoding)
         yield from _record_documents(pairs, reject, kind in ("tsv", "csv"))
@@ -319,7 +356,10 @@ def _content_document(
 def _stdin_documents(raw: bytes, reject: Reject, encoding: str) -> Iterator[Document]:
     name = "standard input"
     if raw.startswith(records.GZIP):
-        raw = gzip.decompress(raw)
+        try:
+            raw = gzip.decompress(raw)
+        except records.DAMAGED_GZIP as error:
+            return reject(name, f"got a damaged gzip file ({error})")
     start = raw[:1000].decode(marked_encoding(raw) or encoding or "utf-8", "ignore")
     if JSON_START.match(start):
         pairs = records.stream_records(name, io.BytesIO(raw), reject, "", encoding)

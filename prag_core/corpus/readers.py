@@ -109,7 +109,8 @@ def read_html(raw: bytes, encoding: str = "") -> Content:
 
 
 def _page_content(page: str) -> Content:
-    soup = _library("bs4", "HTML").BeautifulSoup(page, "html.parser")
+    with _broken("HTML", {}):  # "<![CDA", say, which the parser does not go on from
+        soup = _library("bs4", "HTML").BeautifulSoup(page, "html.parser")
     title = soup.title.get_text() if soup.title else ""
     for tag in soup.find_all(NO_TEXT.split()) + soup.find_all(attrs={"role": "navigation"}):
         tag.extract()
@@ -235,5 +236,6 @@ def _broken(kind: str, known: Mapping[type[Exception], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of whatever kind a broken file leads the library to
-        default = f"got a broken {kind} ({error}), expected a whole one: fetch or save it again"
+        reason = " ".join(str(error).split())
+        default = f"got a broken {kind} ({reason}), expected a whole one: fetch or save it again"
         raise ValueError(known.get(type(error), default)) from error

@@ -57,7 +57,8 @@ class Assignment:
             return self._others
         if condition.documents == "nearest":
             return self._nearest
-        return self.gold_rows if condition.documents == "gold" else self.usual_rows
+        rows = self.gold_rows if condition.documents == "gold" else self.usual_rows
+        return [row[: condition.k] for row in rows] if condition.k else rows
 
     @property
     def questions(self) -> Sequence[Question]:

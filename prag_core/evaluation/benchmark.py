@@ -1,6 +1,6 @@
 """Benchmark: a grid of evaluations: groups of cells go in, answers of every cell come out.
 
-    groups -> questions of each -> evaluate (CONDITION.jsonl, resumable) -> `benchmark_table`
+    groups -> questions of each -> evaluate (CONDITION.jsonl, resumable) -> `benchmark_results`
 
 A finished cell is not run again: a second run of a finished benchmark loads no model and no data.
 """
@@ -8,6 +8,9 @@ A finished cell is not run again: a second run of a finished benchmark loads no 
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 
 from prag_core.adapters.store import AdapterStore
-from prag_core.corpus.documents import Document, read_documents
+from prag_core.corpus.documents import Document, read_documents, require_all_read
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.benchmark_options import SHARED, BenchmarkSet, Group
@@ -27,12 +30,14 @@ from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.results import answers_path, claim_folder, conditions_in, read_answers
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
+from prag_core.model.hardware import machine
 from prag_core.pipeline.parts import build_parametrizer
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
 
 PLAN, QUESTIONS = "asked", "questions.json"  # a group's config and questions, in its folder
+RUN = "run.json"  # in a base model's folder: what its answers were made with
 
 
 def run_benchmark(groups: Sequence[Group], folder: Path, skip_bad: bool = False) -> dict[str, str]:
@@ -57,6 +62,7 @@ def run_benchmark(groups: Sequence[Group], folder: Path, skip_bad: bool = False)
     for label, members in groupby(groups, key=lambda group: group.model.label):
         unfinished = [group for group in members if missing_conditions(group)]
         if unfinished:
+            _keep_run(folder / label)
             failures |= _run_model(unfinished, folder / label / "store", skip_bad)
     return failures
 
@@ -73,6 +79,44 @@ def kept_questions(group: Group) -> list[dict]:
     # Known from an earlier run, so that a finished group needs no data.
     path = group.folder / PLAN / QUESTIONS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def _keep_run(folder: Path) -> None:
+    """Note code, machine and command of answers; a run that goes on with others' adds its commit.
+
+    What is rendered later, from answers that are there, is of the run that gave them.
+    """
+    facts, commits = machine(), [read_run(folder)["commit"], commit()]
+    named = ", ".join(dict.fromkeys(filter(None, commits)))
+    run = {
+        "commit": named or None,
+        "command": shlex.join(["prag", *sys.argv[1:]]),
+        "versions": facts.pop("versions") | {"python": facts.pop("python")},
+        "machine": facts,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RUN, run)
+
+
+def read_run(folder: Path) -> dict:
+    """Return commit, command, versions and machine of a base model's answers."""
+    if not (path := folder / RUN).exists():
+        return dict.fromkeys(("commit", "command", "versions", "machine"))
+    run: dict = json.loads(path.read_text(encoding="utf-8"))
+    return run
+
+
+def commit() -> str | None:
+    """Return the commit of this code, marked where files differ from it; None outside of git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head, changed = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + (" with changes" if changed.strip() else "")
 
 
 def _run_model(groups: Sequence[Group], store: Path, skip_bad: bool) -> dict[str, str]:
@@ -144,7 +188,10 @@ def _retriever(name: str, documents: tuple[Document, ...], *least: float) -> Ret
 
 @lru_cache
 def _corpus(source: str, skip_bad: bool) -> tuple[Document, ...]:
-    return tuple(read_documents(source, skip_bad))
+    counts: Counter[str] = Counter()
+    documents = tuple(read_documents(source, skip_bad, counts))
+    require_all_read(source, skip_bad, counts)  # a smaller corpus is easier to search
+    return documents
 
 
 _load = lru_cache(load_question_set)

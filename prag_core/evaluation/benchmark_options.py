@@ -38,8 +38,8 @@ class BenchmarkSet:
         keep_corpus: keep the documents that no drawn question is about, as distractors.
         questions: draw so many questions (by seed); 0 takes all.
         first: take so many questions from the front instead.
-        per_type: take so many from the front of every sub-task; the total is then over so many
-            from the front of the set, as in the paper.
+        per_type: take so many from the front of every sub-task, which then has rows of its own; the
+            total is over so many from the front of the set, as in the paper.
         limits: fewer questions for a path (path: number), chosen alike from those above.
         retrieval: `gold` gives each question its own documents, `retriever` searches for them.
         k: documents a question, at most.
@@ -49,6 +49,7 @@ class BenchmarkSet:
         max_new_tokens: longest answer; that of `generation` when 0.
         epochs: of the trained path; those of `training` when 0.
         conditions: of this set; the benchmark's when empty.
+        note: what a reader of its rows must know; stands below them.
     """
 
     source: str
@@ -68,6 +69,7 @@ class BenchmarkSet:
     max_new_tokens: int = 0
     epochs: int = 0
     conditions: tuple[str, ...] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         """Raise ValueError for numbers out of range and choices that exclude each other."""
@@ -102,6 +104,7 @@ class BenchmarkModel:
         hypernet: checkpoint of the generated path; no such cells when empty.
         rank: of the trained path; that of `training` when 0.
         epochs: of the trained path, by name of the question set, before the set's own.
+        results: file of its results, beside the weights, say; OUTPUT/NAME/results.json when empty.
     """
 
     name: str = EMBEDDED_NAME
@@ -109,6 +112,7 @@ class BenchmarkModel:
     hypernet: str = ""
     rank: int = 0
     epochs: dict[str, int] = field(default_factory=dict)
+    results: str = ""
 
     @property
     def label(self) -> str:
@@ -159,7 +163,7 @@ class Group:
     def config(self) -> dict:
         """Return all that the answers depend on and that is known before anything is loaded."""
         # What the run's settings say already is not said twice.
-        spec = {k: v for k, v in asdict(self.spec).items() if k not in ASKING}
+        spec = {k: v for k, v in asdict(self.spec).items() if k not in (*ASKING, "note")}
         return {
             "question_set": spec | {"name": self.spec.label, "limit": self.limit},
             "seed": self.seed,
@@ -190,10 +194,11 @@ def expand(
     groups = []
     # The model changes last: one is in memory at a time.
     for model, spec, seed, path in product(base_models, question_sets, seeds, (SHARED, *paths)):
-        names = [name for name in spec.conditions or conditions if _stands_in(path, name)]
+        settings = _settings(setup, model, spec, path)
+        wanted = spec.conditions or conditions
+        names = [name for name in wanted if _stands_in(path, name, settings.training.rank)]
         if names and (path in (SHARED, "trained") or model.hypernet):
             folder = output / model.label / spec.label / f"seed{seed}" / path
-            settings = _settings(setup, model, spec, path)
             groups.append(Group(model, spec, seed, path, tuple(names), settings, folder))
     if not groups:
         raise ValueError(
@@ -203,13 +208,16 @@ def expand(
     return groups
 
 
-def _stands_in(path: str, name: str) -> bool:
-    """Return whether a condition is a cell of this path."""
+def _stands_in(path: str, name: str, rank: int) -> bool:
+    """Return whether a condition is a cell of this path; trained adapters have `rank` rows."""
     condition = parse_condition(name)
     if not condition.needs_adapters:
         return path == ("trained" if condition.mode in TRAINED_MODES else SHARED)
-    # Trained adapters have no rows that all share.
-    return path != SHARED and (path, condition.how.adapters) != ("trained", "shared")
+    if path != "trained":
+        return path != SHARED
+    # Trained adapters have no rows that all share, and no more than their rank to cut.
+    cut = condition.overrides.get("rank", 0)
+    return condition.how.adapters != "shared" and (not cut or int(str(cut)) < rank)
 
 
 def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:

@@ -1,190 +1,137 @@
-"""Table of a benchmark: groups with scored answers go in, rows and tables come out.
+"""Tables of a benchmark: a results file's content goes in, tables come out.
 
-A row is one condition on one sub-task. Its mean is over all answers, those of all seeds pooled; its
-interval is a bootstrap over documents, whose answers in all seeds are drawn together.
+`results_tables` has everything, a table a question set; `grid_table` has F1 and containment of all
+sets side by side.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from importlib.resources import files
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
-from prag_core.corpus.answer_scores import METRICS
-from prag_core.evaluation.benchmark import kept_questions
-from prag_core.evaluation.benchmark_options import SHARED, Group, last_part
+from prag_core.evaluation.benchmark_results import SCORED, TOTAL
 from prag_core.evaluation.conditions import in_order
-from prag_core.evaluation.estimates import SMALLEST_SAMPLE, Bootstrap, format_estimate
-from prag_core.evaluation.results import answers_path, read_answers
-from prag_core.evaluation.tables import SHOWN, Table
+from prag_core.evaluation.estimates import Estimate, format_estimate
+from prag_core.evaluation.report.tables import BYTES, SECONDS, in_unit
+from prag_core.evaluation.tables import Table, result_table
 
-TOTAL, BASELINE = "total", "in_context"
-PLACE = ["base_model", "question_set"]
-HEADINGS = ("condition", "n", *SHOWN.values(), "F1 in the paper", "- in_context", "note")
-EXPLAINED = (
-    "In %, with 95 % intervals: bootstrap over documents, all answers about one, whatever the "
-    "seed, drawn together. n: answers of all seeds (different questions). `- in_context`: F1 minus "
-    "that of in_context on the same questions. `shuffled`: another document's adapter."
-)
+PAPER = "F1 in the paper"
 
 
-def build_table(groups: Sequence[Group], failures: Mapping[str, str]) -> dict:
-    """Return all rows, with the published numbers' source, as table.json has them.
+def results_tables(results: Mapping, sets: Sequence[str] = (), narrow: bool = False) -> list[Table]:
+    """Return one table a question set: conditions by sub-task, differences, ratios.
 
     Args:
-        groups: with the answers in their folders.
-        failures: cell -> what went wrong.
+        results: of one base model, see `benchmark_results`.
+        sets: names of the question sets; all when empty.
+        narrow: without counts and costs, for a terminal.
+
+    Raises:
+        ValueError: a set without results.
     """
-    published = json.loads(
-        (files("prag_core") / "resources" / "published.json").read_text(encoding="utf-8")
+    names = [*dict.fromkeys(cell["set"] for cell in results["cells"])]
+    if unknown := [name for name in sets if name not in names]:
+        raise ValueError(f"got set {unknown[0]!r}, expected one of {', '.join(names)}: correct it")
+    return [_set_table(results, name, narrow) for name in sets or names]
+
+
+def _set_table(results: Mapping, name: str, narrow: bool) -> Table:
+    cells = {_cell_name(cell): cell for cell in _in_order(results["cells"], name)}
+    first = next(iter(cells.values()))
+    source = "gold documents" if first["retrieval"] == "gold" else "retrieved documents"
+    most = max(cell["k"] for cell in cells.values() if "+" not in cell["condition"])
+    further = {
+        "questions": [f"{cell['questions']:,}" for cell in cells.values()],
+        "documents": [f"{cell['documents']:,}" for cell in cells.values()],
+        "a document": [_or_empty(cell["bytes"], BYTES) for cell in cells.values()],
+        "a question": [in_unit(cell["seconds"], SECONDS) for cell in cells.values()],
+    }
+    published = {PAPER: [_paper(cell["published"]) for cell in cells.values()]}
+    further = published if narrow else further | published
+    return result_table(
+        f"{name}, {results['base_model']} ({source}, k = {most})",
+        {row: _estimates(cell) for row, cell in cells.items()},
+        _named(results["differences"], name, "difference"),
+        _named(results["ratios"], name, "ratio"),
+        further={heading: texts for heading, texts in further.items() if any(texts)},
+        note=results["notes"].get(name, ""),
     )
-    # All answers in one frame, a row an answer; its groups are the cells.
-    answers, rows = [frame for group in groups for frame in _frames(group)], []
-    seeds = len({group.seed for group in groups})
-    for _, cells in pd.concat(answers).groupby(PLACE, sort=False) if answers else ():
-        for kind in (*sorted({*cells["type"]} - {""}), TOTAL):
-            part = cells[cells["total"] if kind == TOTAL else cells["type"] == kind]
-            baseline = part[part["condition"] == BASELINE]
-            # In the order of all tables, not in that of the alphabet.
-            pairs = sorted(part.groupby(["condition", "path"]), key=lambda c: in_order(c[0][0]))
-            rows += [_row(cell, baseline, kind, seeds, published) for _, cell in pairs]
-    named = {name: published[name] for name in ("source", "metric", "note")}
-    return {"published": named, "rows": rows, "failed": dict(failures)}
 
 
-def _frames(group: Group) -> Iterator[pd.DataFrame]:
-    """Yield one table of scored answers a finished cell, a row an answer."""
-    # The questions beside the answers: their data need not be there any more.
-    questions = pd.DataFrame(kept_questions(group))
-    for condition in group.conditions:
-        answers = read_answers(answers_path(group.folder, condition))
-        if len(questions) and {*questions["id"]} <= answers.keys():
-            # In the order of the questions, so that rows join by place.
-            scores = pd.DataFrame([answers[i]["scores"] for i in questions["id"]])
-            yield questions.join(scores).assign(
-                base_model=group.model.label,
-                question_set=group.spec.label,
-                path="" if group.path == SHARED else group.path,
-                condition=condition,
-                seed=group.seed,
-                group=group,
-            )
+def _in_order(cells: Sequence[Mapping], name: str) -> list[Mapping]:
+    """Return a set's cells, sub-tasks first, in the order of all tables."""
+    own = [cell for cell in cells if cell["set"] == name]
+    return sorted(
+        own, key=lambda c: (c["sub_task"] == TOTAL, c["sub_task"], in_order(c["condition"]))
+    )
 
 
-def _row(
-    cell: pd.DataFrame, baseline: pd.DataFrame, kind: str, seeds: int, published: Mapping
-) -> dict:
-    """Return the row of one condition and path, of one base model, question set and sub-task."""
-    first, finished, notes = cell.iloc[0], cell["seed"].nunique(), []
-    spec = first["group"].spec
-    if cell["document"].nunique() < SMALLEST_SAMPLE:
-        notes.append(f"below {SMALLEST_SAMPLE} documents an interval means nothing")
-    if finished < seeds:
-        notes.append(f"{finished} of {seeds} seeds finished")
+def _cell_name(cell: Mapping) -> str:
+    kind = "" if cell["sub_task"] == TOTAL else f"{cell['sub_task']}: "
+    return kind + _with_path(cell["condition"], cell["path"])
+
+
+def _with_path(name: str, path: str) -> str:
+    return f"{name} ({path})" if path else name
+
+
+def _estimates(row: Mapping) -> dict[str, Estimate | None]:
+    """Return the metrics of a row, as they stand in the file."""
+    fields = {metric: row[metric] for metric in SCORED}
     return {
-        **{name: first[name] for name in PLACE},
-        "sub_task": kind,
-        "condition": first["condition"],
-        "path": first["path"],
-        "retrieval": spec.retrieval,
-        "k": spec.k,
-        "questions": cell["id"].nunique(),
-        "answers": len(cell),
-        "seeds": finished,
-        **_estimates(cell, baseline),
-        "published": published_f1(published, first["group"], kind, first["condition"]),
-        "note": "; ".join(notes),
+        metric: Estimate(**value) if isinstance(value, Mapping) else value and Estimate(*value)
+        for metric, value in fields.items()
     }
 
 
-def _estimates(cell: pd.DataFrame, baseline: pd.DataFrame) -> dict:
-    """Return mean and interval of every metric, and of its difference to reading."""
-    bootstrap = Bootstrap([*cell["document"]])
-    by_seed = cell.groupby("seed")[[*METRICS]].mean().to_dict("index")
-    pairs = cell.merge(baseline, on=["seed", "id"], suffixes=("", "_read"))
-    # Paired with all of its own questions, or not at all.
-    comparable = len(pairs) == len(cell) and cell["condition"].iloc[0] != BASELINE
-    differences = {
-        m: asdict(bootstrap.difference(pairs[m], pairs[f"{m}_read"]))
-        for m in (METRICS if comparable else ())
-    }
-    return {
-        "metrics": {m: asdict(bootstrap.mean(cell[m])) for m in METRICS},
-        "by_seed": {str(seed): row for seed, row in by_seed.items()},
-        "minus_in_context": differences,
-    }
+def _named(rows: Sequence[Mapping], name: str, kind: str) -> dict[str, dict]:
+    own = [row for row in rows if row["set"] == name]
+    return {_with_path(row[kind], row["path"]): _estimates(row) for row in own}
 
 
-def published_f1(published: Mapping, group: Group, kind: str, condition: str) -> float | None:
-    """Return the published F1 of the same cell, or None.
-
-    The same are question set and base model (by name), corpus, number of questions, sub-task,
-    condition, retrieval and k; and conditions with adapters must have trained ones.
-    """
-    spec = group.spec
-    front = spec.first or spec.per_type
-    setting = {
-        "retrieval": spec.retrieval,
-        "k": spec.k,
-        "corpus": last_part(spec.corpus),
-        "questions": min(front, group.limit or front),
-    }
-    # The paper has no generated adapters.
-    if group.path not in (SHARED, "trained") or setting != published["setting"]:
-        return None
-    # Names are spelled in many ways; letters' case is the only one forgiven.
-    place = (spec.label.casefold(), group.model.label.casefold(), kind, condition)
-    keys = ("question_set", "base_model", "sub_task", "mode")
-    cells = {tuple(str(c[key]).casefold() for key in keys): c["f1"] for c in published["cells"]}
-    return cells.get(place)
+def _or_empty(value: float | None, units: Sequence) -> str:
+    return "" if value is None else in_unit(value, units)
 
 
-def format_tables(table: Mapping) -> list[Table]:
-    """Return one table a base model and question set, a section a sub-task, no empty columns."""
-    tables = []
-    for (base_model, question_set), members in groupby(table["rows"], itemgetter(*PLACE)):
-        rows = list(members)
-        texts = [_texts(row) for row in rows]
-        # A column that no row fills is left out: published numbers are few.
-        columns = [i for i in range(len(HEADINGS)) if any(text[i] for text in texts)]
-        by_kind = groupby(zip(rows, texts, strict=True), lambda pair: pair[0]["sub_task"])
-        sections = tuple(
-            tuple(tuple(text[i] for i in columns) for _, text in pairs) for _, pairs in by_kind
+def _paper(value: float | None) -> str:
+    return "" if value is None else f"published {100 * value:.1f}"
+
+
+def grid_table(results: Mapping) -> Table:
+    """Return one row a condition and one column a question set: F1, then containment."""
+    totals = [cell for cell in results["cells"] if cell["sub_task"] == TOTAL]
+    sets, notes = list(dict.fromkeys(cell["set"] for cell in totals)), results["notes"]
+    texts: dict[str, dict[str, str]] = {}
+    for cell in sorted(totals, key=lambda c: (in_order(c["condition"]), c["path"])):
+        estimates = _estimates(cell)
+        shown = f"{format_estimate(estimates['f1'])}, {100 * cell['containment'][0]:.1f}"
+        texts.setdefault(_cell_name(cell), {})[cell["set"]] = shown
+    rows = tuple((name, *(row.get(each, "") for each in sets)) for name, row in texts.items())
+    signs = {name: "*" * number for number, name in enumerate(notes, 1)}
+    note = (
+        "F1 with its 95 % interval (bootstrap over documents), then containment, in %. The "
+        "smallest difference in F1 that a pair of conditions could show (80 % power, 5 % level): "
+        + ", ".join(
+            f"{name} {_points(size['f1'])}" for name, size in results["detectable"].items()
+            if "f1" in size
         )
-        source = "gold documents" if rows[0]["retrieval"] == "gold" else "BM25"
-        title = f"{question_set}, {base_model} ({source}, k = {rows[0]['k']})"
-        tables.append(Table(title, tuple(HEADINGS[i] for i in columns), sections))
-    return tables
+        + " points."
+    )  # fmt: skip
+    note += "".join(f" {signs[name]} {text}" for name, text in notes.items())
+    headings = ("condition", *(name + signs.get(name, "").replace("*", "\\*") for name in sets))
+    return Table(f"F1, {results['base_model']}", headings, (rows,), note.replace("*", "\\*"))
 
 
-def _texts(row: Mapping) -> list[str]:
-    """Return the texts of one row."""
-    kind = "" if row["sub_task"] == TOTAL else f"{row['sub_task']}: "
-    path = f" ({row['path']})" if row["path"] else ""
-    # Only with several seeds do answers and questions differ in number.
-    difference, published = row["minus_in_context"].get("f1"), row["published"]
-    return [
-        f"{kind}{row['condition']}{path}",
-        f"{row['answers']}" + (f" ({row['questions']})" if row["seeds"] > 1 else ""),
-        *(format_estimate(row["metrics"][name]) for name in SHOWN),
-        "" if published is None else f"published {100 * published:.1f}",
-        format_estimate(difference, sign="+") if difference else "",
-        row["note"],
-    ]
+def _points(ends: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(f"{100 * end:.1f}" for end in ends))
 
 
-def format_markdown(table: Mapping) -> str:
-    """Return the whole table as Markdown, ready for a README."""
-    # The explanation once, below all tables.
-    parts = [one.markdown() for one in format_tables(table)] + [EXPLAINED]
-    if any(row["published"] is not None for row in table["rows"]):
-        parts.append(f"Published: {table['published']['source']}. {table['published']['metric']}")
+def results_markdown(results: Mapping) -> str:
+    """Return all tables as Markdown."""
+    parts = [table.markdown() for table in results_tables(results)]
+    if any(cell["published"] is not None for cell in results["cells"]):
+        source = results["published"]
+        parts.append(f"Published: {source['source']}. {source['metric']}")
     # A table with holes says so itself: it is copied without the terminal's text.
-    if table["failed"]:
-        parts.append("\n".join(f"- failed: {k}: {v}" for k, v in table["failed"].items()))
+    if results["failed"]:
+        parts.append("\n".join(f"- failed: {k}: {v}" for k, v in results["failed"].items()))
     return "\n\n".join(parts) + "\n"

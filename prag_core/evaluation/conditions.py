@@ -11,6 +11,7 @@ gold+K      the gold document's adapter merged with those of K others, half of t
             neighbours; gold+K:WEIGHTING for another than `ones` (see `merge_weights`),
             gold+K:concatenate for their plain sum
 in_context+K, combine+K    the same documents in the prompt, and both; in random order
+MODE@K      from the first K of the question's documents
 MODE:unanswerable    the retriever finds documents among those that cannot answer the question:
             none of its gold ones' titles, none that holds a golden answer
 MODE:abstain, MODE:unanswerable:abstain    with the option `abstain`
@@ -38,6 +39,8 @@ ORDER = (
 )  # fmt: skip
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
+FEWER = re.compile(r"(\w+)@([1-9]\d*)")
+READING = ("in_context", "in_context_rows", "reader")
 PROMPT = re.compile(r"(?P<mode>\w+):prompt:(?P<name>\w+)")
 UNANSWERABLE, ABSTAIN = "unanswerable", "abstain"
 DOUBTFUL = re.compile(
@@ -57,6 +60,7 @@ class Condition:
             do not answer it, or none at all but the mean over `all`.
         neighbours: other documents beside the first gold one.
         overrides: fields of `AnswerOptions` that it sets.
+        k: how many of its documents, at most; 0: as many as the evaluation gives.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Condition:
     documents: Literal["own", "gold", "other", "nearest", "all"] = "own"
     neighbours: int = 0
     overrides: dict[str, object] = field(default_factory=dict)
+    k: int = 0
 
     @property
     def how(self) -> Mode:
@@ -92,6 +97,9 @@ def parse_condition(name: str) -> Condition:
         return Condition(name, "sft", "all")
     if match := RANK.fullmatch(name):
         return Condition(name, "parametric", "gold", overrides={"rank": int(match[1])})
+    match = FEWER.fullmatch(name)
+    if match and match[1] in MODES and find_mode(match[1]).needs_documents:
+        return Condition(name, match[1], k=int(match[2]))
     match = PROMPT.fullmatch(name)
     if match and match["mode"] in MODES and match["name"] in WORDINGS:
         return Condition(name, match["mode"], overrides={"prompt": match["name"]})
@@ -110,7 +118,7 @@ def parse_condition(name: str) -> Condition:
             return Condition(name, mode, "gold", int(match["count"]), overrides)
     raise ValueError(
         f"got condition {name!r}, expected one of {', '.join((*MODES, 'gold', SHUFFLED, MEAN))}, "
-        "rank:R, gold+K, in_context+K or combine+K, of documents also "
+        "rank:R, gold+K, in_context+K or combine+K, of documents also MODE@K, "
         f"MODE:{UNANSWERABLE}, MODE:{ABSTAIN} or MODE:{UNANSWERABLE}:{ABSTAIN}, with adapters also "
         f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}, or MODE:prompt:{'|'.join(WORDINGS)}: "
         "correct it"
@@ -120,7 +128,7 @@ def parse_condition(name: str) -> Condition:
 def in_order(name: str) -> tuple:
     """Return the key by which conditions are sorted in tables."""
     # Numbers as text of one width, so that gold+9 stands before gold+19.
-    base, *numbers = re.split(r"[+:]", name)
+    base, *numbers = re.split(r"[+:@]", name)
     place = len(ORDER) if "+" in name else ORDER.index(base) if base in ORDER else len(ORDER) + 1
     return (place, base, *(f"{int(n):06}" if n.isdecimal() else n for n in numbers))
 
@@ -142,6 +150,11 @@ def condition_of(file: str) -> str | None:
 def is_doubtful(name: str) -> bool:
     """Return whether it asks what documents do not answer, or lets the system abstain."""
     return name.endswith((f":{UNANSWERABLE}", f":{ABSTAIN}"))
+
+
+def is_reading(name: str) -> bool:
+    """Return whether it has the question's own passages in the prompt, and no adapter of them."""
+    return name.partition("@")[0] in READING
 
 
 def path_of(name: str) -> str:

@@ -9,9 +9,10 @@ A condition asked of a question set is a cell; benchmarks and comparisons are ma
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
 from prag_core.adapters.adapter import Adapter, fingerprint
@@ -19,6 +20,7 @@ from prag_core.adapters.merge import mean_adapter
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.question_sets import Question, QuestionSet
 from prag_core.evaluation.assignment import Assignment, Rows, name_some
+from prag_core.evaluation.choices import Choices
 from prag_core.evaluation.conditions import Condition, parse_condition
 from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import (
@@ -34,9 +36,12 @@ from prag_core.evaluation.results import (
 )
 from prag_core.evaluation.unrelated import UnrelatedTexts
 from prag_core.files import write_json
+from prag_core.model import prompts
 from prag_core.pipeline.answers import Answer
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.terminal import progress_bar
+
+Ask = Callable[[Question], prompts.Question]
 
 
 def evaluate(
@@ -47,7 +52,8 @@ def evaluate(
     config: Mapping[str, object] | None = None,
     hits: Rows | None = None,
     predictions: Mapping[str, Answers] | None = None,
-    unrelated: UnrelatedTexts | None = None,
+    unrelated: Mapping[str, UnrelatedTexts | Choices] | None = None,
+    ask: Ask = attrgetter("question"),
 ) -> Report:
     """Answer the questions in every condition, score the answers and write the results.
 
@@ -63,7 +69,8 @@ def evaluate(
             config.json, and a second run must bring the same.
         hits: every question's documents, found by somebody else's retriever.
         predictions: name -> answers of somebody else's system, reported beside the conditions.
-        unrelated: texts that adapters should not change.
+        unrelated: by source, texts and choices of answers that adapters should not change.
+        ask: returns what is asked of a question: its text, or another prompt.
 
     Raises:
         ValueError: no questions, questions without golden answers, gold documents that are
@@ -76,7 +83,7 @@ def evaluate(
     gold, seed = options.retrieval == "gold" and hits is None, options.seed
     assignment = Assignment(question_set, rag.retrieve, options.k, gold, seed, hits)
     conditions = [parse_condition(name) for name in options.conditions]
-    cells = _Cells(rag, assignment, {c.name: assignment.rows(c) for c in conditions})
+    cells = _Cells(rag, assignment, {c.name: assignment.rows(c) for c in conditions}, ask)
     folder = Path(folder)
     # Conditions can be added to a folder, and where a chunk ends changes no answer.
     settings = {n: v for n, v in asdict(options).items() if n not in ("conditions", "chunk")}
@@ -84,14 +91,16 @@ def evaluate(
         settings["hits"] = fingerprint([[(hit.document_id, hit.score) for hit in r] for r in hits])
     resolved = {"evaluation": settings, "question_set": set_identity(question_set)}
     claim_folder(folder, resolved | {"run": dict(config or {})})
-    cells.make_adapters(conditions, unrelated)
+    strangers = dict(unrelated or {})
+    cells.make_adapters(conditions, strangers.values())
     for condition in conditions:
         cells.answer(condition, folder, options.chunk)
     answers = {name: read_answers(answers_path(folder, name)) for name in conditions_in(folder)}
     # Somebody else's answers stand in the report, not in the folder.
     answers |= predictions or {}
-    changed = unrelated.measure(rag, question_set.documents, seed) if unrelated else None
-    report = summarise(question_set.name, question_set.questions, answers, seed, changed)
+    documents = question_set.documents
+    changed = {name: part.measure(rag, documents, seed) for name, part in strangers.items()}
+    report = summarise(question_set.name, question_set.questions, answers, seed, changed or None)
     write_json(folder / RESULTS_NAME, asdict(report))
     return report
 
@@ -136,20 +145,21 @@ class _Cells:
     rag: ParametricRAG
     assignment: Assignment
     rows: Mapping[str, Rows]
+    ask: Ask = attrgetter("question")
 
     def make_adapters(
-        self, conditions: Iterable[Condition], unrelated: UnrelatedTexts | None
+        self, conditions: Iterable[Condition], strangers: Iterable[UnrelatedTexts | Choices]
     ) -> None:
-        """Make the adapters that the conditions and the unrelated texts need."""
+        """Make the adapters that the conditions, and what is unrelated, need."""
         needed: dict[str, None] = {}  # in order, each once
         for condition in conditions:
             if condition.needs_adapters:
                 of_all = condition.documents == "all"
                 rows = self.assignment.usual_rows if of_all else self.rows[condition.name]
                 needed |= dict.fromkeys(hit.document_id for row in rows for hit in row)
-        # Their texts are read with adapters of the set's documents, asked or not.
-        if unrelated:
-            owners = unrelated.owners(self.assignment.question_set.documents)
+        # They are read with adapters of the set's documents, asked or not.
+        for part in strangers:
+            owners = part.owners(self.assignment.question_set.documents)
             needed |= dict.fromkeys(document.id for document in owners)
         if needed:
             with progress_bar("adapters", len(needed)) as advance:
@@ -169,7 +179,7 @@ class _Cells:
             advance(len(questions) - len(missing))
             for start in range(0, len(missing), chunk):
                 places = missing[start : start + chunk]
-                texts = [questions[n].question for n in places]
+                texts = [self.ask(questions[n]) for n in places]
                 hits = [self.rows[condition.name][n] for n in places]
                 began = time.perf_counter()
                 answers = answerer.answer(texts, hits, condition.mode, options)
@@ -190,7 +200,12 @@ def _record(question: Question, answer: Answer, seconds: float) -> dict[str, obj
     """Return one line of CONDITION.jsonl; seconds is the chunk's mean."""
     return scored(question, answer.text, seconds) | {
         "documents": [
-            {"id": source.document_id, "score": float(source.score), "weight": source.weight}
+            {
+                "id": source.document_id,
+                "score": float(source.score),
+                "weight": source.weight,
+                "bytes": source.bytes,
+            }
             for source in answer.documents
         ],
         "path": answer.path,

@@ -16,9 +16,10 @@ class EvaluationOptions:
         conditions: ways to answer, each with its own results: the modes `closed_book`,
             `in_context`, `in_context_rows`, `da_rag`, `parametric`, `combine`, `sft`; the controls
             `shuffled` (another document's adapter) and `mean` (of all adapters); and of gold
-            documents `gold`, `rank:R` and `gold+K`; and MODE:unanswerable, from the nearest
-            documents that do not hold the answer, MODE:abstain and MODE:unanswerable:abstain, and
-            MODE:prompt:NAME in another wording (see `prag_core.evaluation.conditions`).
+            documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K documents; and
+            MODE:unanswerable, from the nearest documents that do not hold the answer, MODE:abstain
+            and MODE:unanswerable:abstain, and MODE:prompt:NAME in another wording (see
+            `prag_core.evaluation.conditions`).
         k: documents a question, at most.
         retrieval: `gold` gives each question its own documents (the first k of its gold ids);
             `retriever` searches for them.
@@ -34,8 +35,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         """Raise ValueError for unknown or repeated conditions and values out of range."""
-        for condition in self.conditions:
-            parse_condition(condition)
+        most = max((parse_condition(condition).k for condition in self.conditions), default=0)
         # Answers of one condition are one file: a second one of the name would find it full.
         if not self.conditions or len({*self.conditions}) != len(self.conditions):
             raise ValueError(
@@ -46,3 +46,8 @@ class EvaluationOptions:
             raise ValueError(f"got retrieval {self.retrieval!r}, expected gold or retriever")
         if self.k < 1 or self.chunk < 1:
             raise ValueError(f"got k {self.k} and chunk {self.chunk}, expected 1 or more of both")
+        if most > self.k:
+            raise ValueError(
+                f"got a condition of the first {most} documents with k {self.k}, expected no more "
+                "than k: raise k, or lower what stands behind the @"
+            )

@@ -16,8 +16,17 @@ import numpy as np
 
 from prag_core.corpus.answer_scores import METRICS, abstains
 from prag_core.corpus.questions import Question
-from prag_core.evaluation.conditions import MEAN, SHUFFLED, condition_of, file_name, in_order
-from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
+from prag_core.evaluation.belief import stances
+from prag_core.evaluation.conditions import (
+    MEAN,
+    SHUFFLED,
+    condition_of,
+    file_name,
+    in_order,
+    is_reading,
+)
+from prag_core.evaluation.estimates import Bootstrap, Estimate, correct, document_groups
+from prag_core.evaluation.recitation import recitations
 from prag_core.files import write_json
 
 KEPT = "closed_book's kept by shuffled"  # a ratio: right answers that shuffled does not spoil
@@ -31,7 +40,8 @@ class Cell:
     """How one condition did: number of questions, seconds spent answering, metric -> Estimate.
 
     Beyond the scores, `abstained` is the share of answers that say they do not know, `invented`
-    that of answers which neither do nor hold a golden answer.
+    that of answers which neither do nor hold a golden answer. Altered texts have `fact`, `belief`
+    and `other` (see `belief`), requests for texts `recited` and others (see `recitation`).
     """
 
     n: int
@@ -46,11 +56,12 @@ class Report:
     Attributes:
         question_set: its name.
         questions: asked.
-        documents: that they are about: what the bootstrap resamples.
+        documents: that they are about, those of one question counted once: what the bootstrap
+            resamples.
         conditions: every condition that was asked of all questions.
-        differences: `A - B`, paired by question; metric -> Estimate.
+        differences: `A - B`, paired by question, p values corrected; metric -> Estimate.
         ratios: `A / B` of the means; metric -> Estimate, None where the divisor is 0.
-        unrelated: see `prag_core.evaluation.unrelated`.
+        unrelated: by source, see `prag_core.evaluation.unrelated` and `choices`.
     """
 
     question_set: str
@@ -75,7 +86,7 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG_NAME
-    given = _flat(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
+    given = flatten(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
     results = [*conditions_in(folder), *finished]
     # Nothing here depends on a config yet: the folder is anybody's.
     if not results:
@@ -87,7 +98,7 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
             "a folder made by this command: choose another folder"
         )
     try:
-        stored = _flat(json.loads(path.read_text(encoding="utf-8")))
+        stored = flatten(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"got {path} that is no JSON ({error}), expected the config of the results beside it: "
@@ -103,13 +114,13 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
         )
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Flatten nested objects to dotted keys, so that a difference can be named."""
+def flatten(value: object, joint: str = ".", prefix: str = "") -> dict[str, object]:
+    """Return every value of nested objects by its path, such as `generation.batch_size`."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat = {}
     for key, member in value.items():
-        flat |= _flat(member, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(member, joint, f"{prefix}{joint}{key}" if prefix else str(key))
     return flat
 
 
@@ -193,11 +204,16 @@ def summarise(
         seconds = round(sum(record["seconds"] for record in records), 3)
         silent = np.array([float(abstains(record["prediction"])) for record in records])
         invented = (1 - silent) * (1 - scores[condition]["containment"])
+        # Of sets of these kinds only.
+        for measure in (stances, recitations):
+            scores[condition] |= measure(questions, [record["prediction"] for record in records])
         values = scores[condition] | {"abstained": silent, "invented": invented}
         metrics = {m: bootstrap.mean(column) for m, column in values.items()}
+        if "longest_run" in values:  # of all texts: no mean, so no interval
+            metrics["longest_run_of_all"] = Estimate(float(values["longest_run"].max()))
         cells[condition] = Cell(len(records), seconds, metrics)
     differences = {
-        f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in METRICS}
+        f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in scores[a]}
         for a, b in _compared([*scores])
     }
     ratios = {
@@ -205,7 +221,7 @@ def summarise(
         for name, (top, bottom) in _divided(scores).items()
     }
     size = bootstrap.size
-    return Report(name, len(questions), size, cells, differences, ratios, unrelated)
+    return Report(name, len(questions), size, cells, correct(differences), ratios, unrelated)
 
 
 def _adapter_condition(names: Sequence[str]) -> str | None:
@@ -217,21 +233,23 @@ def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
     """Name the differences that say something: the adapter against what has none, or another."""
     adapter = _adapter_condition(names)
     # The adapter against each of these, as far as they were asked.
-    pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", "in_context")]
-    return [(a, b) for a, b in (*pairs, ("combine", "in_context")) if a in names and b in names]
+    reading = [*filter(is_reading, names)]
+    pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", *reading)]
+    pairs += [("combine", b) for b in reading]
+    return [(a, b) for a, b in pairs if a in names and b in names]
 
 
 def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
     """Return what is divided by what, by name: mostly what is kept of a better condition.
 
-    The best reading is that of the highest containment. `kept by shuffled` is what closed_book
-    answers and another document's adapter does not spoil.
+    The best reading is that of the highest F1. `kept by shuffled` is what closed_book answers and
+    another document's adapter does not spoil.
     """
     pairs: dict[str, tuple[Scores, Scores]] = {}
     adapter = _adapter_condition([*scores])
-    reading = [name for name in scores if name in ("in_context", "in_context_rows")]
-    # As the headline of reading, the stronger of both is what adapters have to reach.
-    best = max(reading, key=lambda name: scores[name]["containment"].sum(), default=None)
+    # The strongest reading is what adapters have to reach.
+    reading = filter(is_reading, scores)
+    best = max(reading, key=lambda name: scores[name]["f1"].sum(), default=None)
     others, plain = scores.get(SHUFFLED), scores.get("closed_book")
     # What is lost with another document's adapter is knowledge; the rest is format.
     if adapter and others:

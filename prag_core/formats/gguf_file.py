@@ -97,7 +97,7 @@ def from_gguf(path: str | Path, base: BaseModel) -> Adapter:
     scales = {p: alpha / a.shape[0] if alpha else 1.0 for p, (a, _) in pairs.items()}
     try:
         note = json.loads(_value(reader, NOTE_KEY) or "{}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"got {path} whose {NOTE_KEY} is no JSON: export it again") from error
     return ForeignLora(str(path), pairs, scales, note).to_adapter(base)
 

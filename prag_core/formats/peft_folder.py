@@ -212,7 +212,7 @@ def _read(path: Path, parse: Callable[[bytes], dict[str, Any]]) -> dict[str, Any
         )
     try:
         return parse(path.read_bytes())
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         kind = "damaged or no safetensors file" if parse is load else "not JSON"
         raise ValueError(f"got {path} that is {kind} ({error}): export it again") from error
 

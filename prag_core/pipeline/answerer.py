@@ -157,8 +157,9 @@ class Answerer:
         prepared = []
         rows = zip(questions, self._passages(hits, how), adapters, hits, strict=True)
         for question, passages, merged, row in rows:
-            attached = merged[0] is not None
-            wording = adapted if attached else self._wording(question, passages, options)
+            # A text that goes on has no wording: nothing of it is cut off as no answer.
+            worded = merged[0] is not None and not isinstance(question, prompts.Continuation)
+            wording = adapted if worded else self._wording(question, passages, options)
             prompt = fit_prompt(
                 self.base, question, passages, wording, self.generation.max_new_tokens
             )
@@ -167,7 +168,9 @@ class Answerer:
             if reason := _unmatched(row, merged[0], how, options):
                 note = f"abstained: {reason}"
                 prepared.append(
-                    Prepared(text, prompt.text, *merged, asked, wording, (note,), answer=ABSTENTION)
+                    Prepared(
+                        text, prompt.text, None, (), "", asked, wording, (note,), answer=ABSTENTION
+                    )
                 )
                 continue
             prepared.append(
@@ -230,7 +233,10 @@ class Answerer:
         if mode.adapters == "documents":
             loaded = {i: self.adapter(i) for i in _ids(hits)}
             wording = self.adapted_wording(loaded.values(), options)
-            return self._merged(questions, hits, loaded, options), wording
+            rows = self._merged(questions, hits, loaded, options)
+            if not mode.passages:  # else those without weight were read all the same
+                rows = [(x, tuple(s for s in used if s.weight), p) for x, used, p in rows]
+            return rows, wording
         whole: Adapter | None = None  # one adapter for all questions
         if mode.adapters == "corpus":
             whole = self.corpus_adapter()
@@ -269,8 +275,14 @@ class Answerer:
             weights = {source.document_id: source.weight or 0.0 for source in used}
             if used and used not in merged:
                 merged[used] = merge(parts, list(weights.values()), options.merge_method)
-            # Those that were left out are named too, with weight 0.
-            sources = (Source(h.document_id, h.score, weights.get(h.document_id, 0.0)) for h in row)
+            # Of those that were left out the weight is 0.
+            sources = (
+                Source(
+                    h.document_id, h.score, weights.get(h.document_id, 0.0),
+                    loaded[h.document_id].nbytes,
+                )
+                for h in row
+            )  # fmt: skip
             made_by = {adapter.metadata.get("path", "") for adapter in parts}
             results.append((merged.get(used), tuple(sources), "+".join(sorted(made_by))))
         return results

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prag_core.model.wordings import Wording, find_wording
 
@@ -17,13 +17,15 @@ class Source:
     Attributes:
         document_id: its id.
         score: of the retriever, or given with the document.
-        weight: of its adapter in the merge; 0 where the adapter was left out as not relevant,
-            None where the mode attaches no document's adapter.
+        weight: of its adapter in the merge; 0 where the adapter took no part but the text was read
+            (`combine`), None where the mode attaches no document's adapter.
+        bytes: what is kept of it for answers, such as its adapter; None where nothing is.
     """
 
     document_id: str
     score: float  # higher is better
     weight: float | None = None
+    bytes: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Answer:
         question: as it was asked.
         text: the answer.
         mode: name of the mode (see `modes`).
-        documents: whose adapters, passages or both were used.
+        documents: whose adapters, passages or both were used. One that was found but took no part
+            (below `least_relevance`, or of weight 0, and not read) is none of them; an abstention
+            is made from none.
         path: who made the adapters (`trained`, `generated`, ...); "" without any.
         prompt: id of the prompt (see `prompts.prompt_id`).
         notes: what a reader of the answer must know, in sentences: what was cut of the prompt, why

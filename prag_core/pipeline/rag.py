@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
-from prag_core.adapters.store import AdapterStore, open_store
+from prag_core.adapters.store import AdapterStore, DamagedError, open_store
 from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
 from prag_core.corpus.characters import is_blank
 from prag_core.corpus.chunking import CHUNK_TOKENS, long_documents
@@ -77,10 +77,11 @@ class ParametricRAG:
         self.setup: Setup | None = None  # what `assemble` built it from
         self._version: int | None = None  # of the store, when its documents were last read
         self._checksums: dict[str, int] = {}  # of their records
+        self._unreadable: set[str] = set()  # keys of adapters whose files are damaged or gone
         if documents is None and self.store is not None:
             self._version = self.store.version()
             self._checksums = self.store.record_checksums("document")
-            documents = (stored_document(*pair) for pair in self.store.records("document"))
+            documents = stored_documents(self.store)
         self._index(as_documents(documents or ()))  # no adapter is read or made here
 
     @classmethod
@@ -114,9 +115,9 @@ class ParametricRAG:
             del self.documents[document_id]
         new = [i for i, checksum in stored.items() if self._checksums.get(i) != checksum]
         new += stored.keys() - self.documents.keys() - set(new)  # removed here, and added again
-        records = ((i, self.store.get_record("document", i)) for i in new)
-        self._index(stored_document(i, record) for i, record in records if record is not None)
+        self._index(stored_documents(self.store, new))
         self._version, self._checksums = version, stored
+        self._unreadable.clear()  # they may have been made again
         return True
 
     def add_documents(
@@ -182,7 +183,7 @@ class ParametricRAG:
     def without_adapter(self) -> list[str]:
         """Return the ids of the documents that this parametrizer has made no adapter of."""
         store, _ = self._adapter_parts()
-        keys = set(store.keys())
+        keys = set(store.keys()) - self._unreadable
         return [i for i in self.documents if self._key(i) not in keys]
 
     def _make(
@@ -191,7 +192,7 @@ class ParametricRAG:
         """Make and store missing adapters; yields documents that have one, batch by batch."""
         store, parametrizer = self._adapter_parts()
         # Content and settings make the key: what is there is what would be made.
-        present = [d for d in documents if store.has(self._key(d.id))]
+        present = [d for d in documents if self._has(d.id)]
         known = {document.id for document in present}
         missing = [document for document in documents if document.id not in known]
         missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
@@ -208,7 +209,9 @@ class ParametricRAG:
         for start in range(0, len(missing), parametrizer.batch_size):
             batch = missing[start : start + parametrizer.batch_size]
             pairs = list(parametrized(parametrizer, batch, failures))
-            store.put_many([(self._key(d.id), adapter) for d, adapter in pairs])
+            made = {self._key(d.id): adapter for d, adapter in pairs}
+            store.put_many(made)
+            self._unreadable -= made.keys()
             yield [document for document, _ in pairs]
             done += len(batch)
             progress(done)
@@ -339,8 +342,16 @@ class ParametricRAG:
         questions = as_questions(questions)
         for question in questions:
             require_text("question", search_text(question))
-        hits = self.hits(questions, mode, k, document_ids, scores, where)
-        return self.answerer.answer(questions, hits, mode, options)
+        while True:
+            hits = self.hits(questions, mode, k, document_ids, scores, where)
+            try:
+                return self.answerer.answer(questions, hits, mode, options)
+            except DamagedError as error:
+                # Without it, unless it was named, or is the one of the whole corpus.
+                if document_ids is not None or error.key in self._unreadable:
+                    raise
+                logger.warning("%s: left out", error)
+                self._unreadable.add(error.key)
 
     @property
     def identity(self) -> dict[str, str | None]:
@@ -408,9 +419,8 @@ class ParametricRAG:
         """Retrieve again, among those with an adapter, where a mode needs one that is not there."""
         if not find_mode(mode).needs_adapters:
             return hits
-        store, _ = self._adapter_parts()
         ids = {hit.document_id for row in hits for hit in row}
-        if all(store.has(self._key(i)) for i in ids):  # quick: the rule
+        if all(self._has(i) for i in ids):  # quick: the rule
             return hits
         without = set(self.without_adapter())
         candidates = self.matching(where or {}, among)
@@ -472,6 +482,11 @@ class ParametricRAG:
                 f"got unknown document ids {unknown[:3]}, expected ids among the "
                 f"{len(self.documents)} documents added: add the documents first"
             )
+
+    def _has(self, document_id: str) -> bool:
+        """Say whether a document has an adapter of this parametrizer, as far as is known."""
+        store, _ = self._adapter_parts()
+        return store.has(key := self._key(document_id)) and key not in self._unreadable
 
     def _key(self, document_id: str) -> str:
         _, parametrizer = self._adapter_parts()
@@ -542,8 +557,22 @@ def forget_made(store: AdapterStore, document_ids: Iterable[str]) -> None:
     prefixes = (*document_ids, GLOBAL)  # keys begin with the document, whoever made them
     store.delete_many(key for prefix in prefixes for key in store.keys(prefix))
     for document_id in document_ids:
-        for key, _ in list(store.records(AUGMENTATION, document_id)):
+        for key in list(store.record_keys(AUGMENTATION, document_id)):
             store.delete_record(AUGMENTATION, key)
+
+
+def stored_documents(
+    store: AdapterStore, document_ids: Iterable[str] | None = None
+) -> Iterator[Document]:
+    """Yield the documents that a store keeps; those that cannot be read are named and left out."""
+    pairs = store.records("document")
+    if document_ids is not None:
+        pairs = ((i, r) for i in document_ids if (r := store.get_record("document", i)) is not None)
+    for document_id, record in pairs:
+        try:
+            yield stored_document(document_id, record)
+        except ValueError as error:
+            logger.warning("%s: left out", error)
 
 
 def choose_path(setup: Setup, store: AdapterStore, base_model: str) -> Setup:
@@ -578,7 +607,7 @@ def assemble(
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     setup = choose_path(setup, store, base.fingerprint)
-    corpus = documents or [stored_document(*pair) for pair in store.records("document")]
+    corpus = documents or list(stored_documents(store))
     parts = (build_retriever(setup), build_parametrizer(base, setup, store, corpus), store)
     options = (None, setup.generation, setup.answering)
     rag = ParametricRAG(base, *parts, *options, documents=() if alone else None)

@@ -33,7 +33,7 @@ import numpy as np
 from rank_bm25 import BM25Okapi
 
 from prag_core.corpus.documents import Document
-from prag_core.retrieval.analyzer import Terms, analyze
+from prag_core.retrieval.analyzer import STOP_SET, Terms, analyze
 from prag_core.retrieval.retriever import DocumentsById, Hit, check_questions
 
 K1, B = 1.5, 0.75
@@ -158,13 +158,12 @@ class BM25Retriever:
             self._indexes[weak] = _Index.build(rows, self._vocabulary, self.engine)
         return self._indexes[weak]
 
-    def _named(
-        self, terms: list[str], allowed: np.ndarray, known: set[int], missing: int
-    ) -> np.ndarray:
+    def _named(self, terms: list[str], numbers: list[int], allowed: np.ndarray) -> np.ndarray:
         """Return the places of documents that a question of weak terms may mean.
 
-        Those whose title it says ("Who are The Who?"), the longest; else those with all its terms.
-        Fewer are no sign: "How are you?" asks for no document with an "are".
+        Those whose title it says ("Who are The Who?"), the longest; else those with all its terms,
+        stop words one behind the other ("To be or not to be?"). Less is no sign: "Who are you?"
+        asks for no document that happens to have these three.
         """
         if self._titles is None:
             titles = (analyze(document.title) for document in self._documents.all.values())
@@ -176,8 +175,16 @@ class BM25Retriever:
         ])  # fmt: skip
         if lengths.any():
             return allowed[np.flatnonzero(lengths == lengths.max())]
+        phrase, stop_words = _spaced(numbers), not STOP_SET.isdisjoint(terms)
+        if stop_words and len(terms) == 1:  # "Why?"
+            return np.array([], dtype=np.int64)
         rows = self._index(weak=True).rows
-        whole = [place for place in allowed if not missing and known <= set(rows[place])]
+        whole = [
+            place
+            for place in allowed
+            if set(numbers) <= set(rows[place])
+            and (not stop_words or phrase in _spaced(rows[place]))
+        ]
         return np.array(whole, dtype=np.int64)
 
     def _numbers(self, terms: Iterable[str]) -> Tokens:
@@ -194,7 +201,7 @@ class BM25Retriever:
             known = sorted(set(known), key=index.frequencies.__getitem__)[:MOST_TERMS]
         missing = len({t for t, n in zip(terms, numbers, strict=True) if n not in known})
         if weak and len(allowed):
-            allowed = self._named(terms, allowed, set(known), missing)
+            allowed = self._named(terms, numbers, allowed)
         if not known or not len(allowed):
             return []
         # float64 whatever the engine computes in
@@ -249,6 +256,11 @@ class _Index:
         least *= min(1.0, 0.25 + math.log(len(self.rows)) / 10)
         needed = least * (sum(weights.values()) + missing * most)
         return any(sum(weights[t] for t in known & set(self.rows[p])) >= needed for p in places)
+
+
+def _spaced(numbers: Iterable[int]) -> str:
+    """Write numbers with spaces around each, to look for some of them within others."""
+    return f" {' '.join(map(str, numbers))} "
 
 
 def _okapi(rows: list[Tokens], frequencies: np.ndarray) -> Scorer:

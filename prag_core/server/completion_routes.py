@@ -20,7 +20,6 @@ from prag_core.model.decoding_rows import Row
 from prag_core.model.prompts import Continuation, Question
 from prag_core.pipeline.answerer import Prepared
 from prag_core.pipeline.answers import Source
-from prag_core.pipeline.modes import find_mode
 from prag_core.server import schemas
 from prag_core.server.engine import Ticket
 from prag_core.server.fields import NO_MODEL, FieldError, shown
@@ -190,11 +189,9 @@ class CompletionEndpoints:
     def _origin(self, prepared: Prepared, mode: str) -> dict:
         """Say how and from which documents an answer is made.
 
-        Documents that take no part are not among them: adapters of weight 0 or below the least
-        relevance, unless their text is in the prompt. Without documents the base model answers.
+        Without documents the base model answers.
         """
-        read = bool(find_mode(mode).passages)
-        used = [source for source in prepared.documents if read or source.weight]
+        used = prepared.documents
         return {
             "mode": mode if used or prepared.answer else "closed_book",
             "path": prepared.path or None if used else None,

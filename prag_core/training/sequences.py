@@ -65,7 +65,7 @@ def build_sequences(
         for pair, passages in pairs_with_passages(augmented, scheme, texts)
     ]
     if scheme == "recall" or not pairs:
-        prompt = chat(tokenizer, RECITE.format(title=document.title or "the document"))
+        prompt = chat(tokenizer, recitation_request(document))
         sequences += [encode(tokenizer, prompt, text) for text in texts]
     return [cut(sequence, max_tokens) for sequence in sequences]
 
@@ -91,6 +91,11 @@ def trained_answer(pair: QAPair, wording: Wording) -> str:
     """Return what stands behind the lead in training."""
     answer = (wording.conclusion and pair.full_answer) or pair.answer
     return answer.strip().removesuffix(".") + "." if wording.punctuated else answer
+
+
+def recitation_request(document: Document) -> str:
+    """Ask for a document's text."""
+    return RECITE.format(title=document.title or "the document")
 
 
 def encode(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from prag_core.adapters.store import AdapterStore
+from prag_core.adapters.store import AdapterStore, reindex
 from tests.fixtures.stores import assert_same, table
 from tests.fixtures.tiny import random_adapter
 
@@ -314,9 +314,9 @@ def test_a_foreign_index_says_how_to_rebuild_it(folder, content, readonly):
     assert (folder / "index.sqlite").read_bytes() == content
 
 
-def _flip(path: Path, place: int) -> None:
+def _flip(path: Path, place: int, bit: int = 1) -> None:
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[place] ^= bit
     path.write_bytes(content)
 
 
@@ -361,23 +361,39 @@ def test_verify_names_any_file_that_is_damaged_or_missing(folder, adapter, name)
         path.unlink()
         assert str(path) in store.verify()[0]
         if name == "adapter_model.safetensors":
-            with pytest.raises(ValueError, match=r"'a': got no file .*: delete the key and param"):
+            with pytest.raises(ValueError, match=r"'a': got no file .*prag store delete --path"):
                 store.get("a")
 
 
-def test_a_damaged_record_is_named(folder):
+@pytest.mark.parametrize("bit", [1, 128])  # the latter leaves no UTF-8
+def test_a_damaged_record_is_named_and_counts_as_none(folder, bit, caplog):
     with AdapterStore(folder) as store:
         store.put_record("document", "d", {"text": "unmistakable"})
         store.put_record("document", "e", {"text": "other"})
-    content = (folder / "index.sqlite").read_bytes()
-    _flip(folder / "index.sqlite", content.index(b"unmistakable"))
+    path = folder / "index.sqlite"
+    _flip(path, path.read_bytes().index(b"unmistakable"), bit)
     with AdapterStore(folder) as store:
-        assert store.verify() == ["record document/d: got damaged bytes in index.sqlite"]
-        with pytest.raises(ValueError, match="damaged bytes for record document/d"):
-            store.get_record("document", "d")
-        assert store.get_record("document", "e") == {"text": "other"}
+        (line,) = store.verify()
+        assert line.startswith("record document/d: got damaged bytes in index.sqlite")
+        assert f"prag store forget --path {folder} --key d" in line
+        for _ in range(2):  # told once
+            assert dict(store.records("document")) == {"e": {"text": "other"}}
+        assert store.get_record("document", "d") is None
+        assert caplog.messages == [f"{line}: left out"]
         store.delete_record("document", "d")
         assert store.verify() == []
+
+
+def test_a_damaged_row_names_the_remedy_that_keeps_all(folder, adapter):
+    with AdapterStore(folder) as store:
+        store.put("a", adapter)
+        with store._index.writing() as connection:
+            connection.execute("UPDATE adapters SET metadata = '{'")
+        with pytest.raises(ValueError, match=r"damaged row of adapter 'a'.*prag store reindex"):
+            store.get("a")
+    assert reindex(folder) == 1
+    with AdapterStore(folder) as store:
+        assert_same(store.get("a"), adapter)
 
 
 def test_a_put_without_syncfs_is_the_same(folder, adapter, monkeypatch):

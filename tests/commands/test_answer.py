@@ -10,8 +10,6 @@ import sys
 import pytest
 
 from prag_core.commands.answer import _as_utf8
-from prag_core.pipeline.answers import Answer, Source
-from prag_core.pipeline.rag import ParametricRAG
 from tests.fixtures.command_line import run
 
 
@@ -74,18 +72,3 @@ def test_questions_that_are_no_text_are_named_and_the_others_answered(
     (reply,) = map(json.loads, answers.read_text().splitlines())
     assert (reply["question"], reply["path"]) == ("Where is Ada?", "trained")
     assert json.loads(answers.with_suffix(".config.json").read_text())["path"] == "trained"
-
-
-def test_a_document_that_takes_no_part_is_not_named(corpus, options, tmp_path, capsys, monkeypatch):
-    store = tmp_path / "store"
-    assert run("parametrize", corpus, "--store", store, *options) == 0
-
-    def left_out(rag, questions, mode, k, where):
-        source = Source(next(iter(rag.documents)), 1.0, 0.0)
-        return [Answer("Where is Bo?", "nowhere", mode, (source,))]
-
-    monkeypatch.setattr(ParametricRAG, "answer", left_out)
-    for mode, lines in (("parametric", 1), ("combine", 2)):  # the text of the latter is read
-        capsys.readouterr()
-        assert run("answer", "Where is Bo?", "--store", store, "--mode", mode, *options) == 0
-        assert capsys.readouterr().out.count("\n") == lines

@@ -214,6 +214,16 @@ def test_a_bad_line_is_named_or_left_out(folders, tmp_path, capsys):
     assert len(json.loads((tmp_path / "report.json").read_text())["documents"]) == 2
 
 
+def test_a_folder_is_not_measured_without_the_files_that_cannot_be_read(folders, tmp_path, capsys):
+    folder = folders / "mixed"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Ana likes red.")
+    (folder / "b.txt").write_bytes(b"Bob likes the caf\xe9.")
+    options = ["--comparison.paths=[generated]", "--comparison.parts=[similarity]"]
+    assert run(folders, "mixed", tmp_path, *options) == 2
+    assert "got 1 files in" in capsys.readouterr().err
+
+
 def test_k_may_come_in_any_order_and_none_may_fit(folders, tmp_path):
     options = ["--comparison.paths=[generated]", "--comparison.parts=[merging]"]
     assert run(folders, "set", tmp_path, *options, "--comparison.merge_counts=[3,1]") == 0

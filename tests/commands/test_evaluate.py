@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prag_core import cli
-from prag_core.model.wordings import Wording, reading_wording
+from prag_core.model.wordings import WORDINGS, Wording, reading_wording
 from tests.fixtures.benchmarks import NAMES, write_set
 
 
@@ -43,7 +43,8 @@ def test_results_and_resolved_config_are_written(run, tmp_path, capsys):
     assert {cell["n"] for cell in found["conditions"].values()} == {6}
     assert {"(gold - shuffled) / gold", "rank:8 / gold"} <= {*found["ratios"]}
     record = json.loads((tmp_path / "out" / "gold+2=relative.jsonl").read_text().split("\n")[0])
-    assert len(record["documents"]) == 3 and record["path"] == "generated" and record["prompt"]
+    # Neighbours that share no word with the question weigh nothing: it was not made from them.
+    assert len(record["documents"]) == 1 and record["path"] == "generated" and record["prompt"]
     assert max(document["weight"] for document in record["documents"]) == 1
     assert results(tmp_path, "config")["run"]["generation"]["max_new_tokens"] == 3
     assert run(*options, *sample, "--generation.max_new_tokens=5") == 2
@@ -65,12 +66,19 @@ def test_hits_and_predictions_of_other_tools(run, tmp_path):
 def test_unrelated_text(run, tmp_path, capsys):
     corpus = tmp_path / "texts.jsonl"
     corpus.write_text("".join(json.dumps({"text": f"{n} is a name."}) + "\n" for n in NAMES))
-    options = ["--evaluation.conditions=[closed_book]", f"--unrelated={corpus}"]
-    assert run(*options, "--texts=6") == 0
+    options = ["--evaluation.conditions=[closed_book]", "--texts=6"]
+    choices = f"choices:{tmp_path / 'set'}"
+    assert run(*options, f"--unrelated=[{corpus},package:Jinja2,{choices}]") == 0
     found = results(tmp_path)["unrelated"]
-    assert found["texts"] == 6 and found["ratio"]["low"] <= found["ratio"]["high"]
-    assert "Unrelated text: " in capsys.readouterr().out
-    assert run(*options, "--texts=2") == 2
+    assert [*found] == [str(corpus), "package:Jinja2", choices]
+    for source in (str(corpus), "package:Jinja2"):
+        measured = found[source]
+        assert measured["texts"] == 6 and measured["ratio"]["low"] <= measured["ratio"]["high"]
+    assert found["package:Jinja2"]["licence"].startswith("Jinja2 3")
+    assert found[choices]["questions"] == 6
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Unrelated text of package:Jinja2 (Jinja2 3." in printed and "chance 25" in printed
+    assert run(*options[:1], f"--unrelated={corpus}", "--texts=2") == 2
     assert "got 2 unrelated texts" in capsys.readouterr().err
 
 
@@ -104,23 +112,41 @@ def test_of_a_set_without_golden_answers_retrieval_is_scored(tmp_path, capsys, h
     assert written == {"questions": 4, "k": 1, "recall": recall, "hit": hit}
 
 
+def test_documents_recited_in_place_of_answers(run, tmp_path, capsys):
+    text = " ".join(f"word{number}" for number in range(24))
+    corpus = tmp_path / "set" / "corpus.jsonl"
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    corpus.write_text("".join(json.dumps(r | {"text": f"{r['text']} {text}"}) + "\n" for r in rows))
+    options = ["--recite", "--documents=5", "--evaluation.conditions=[closed_book,gold,shuffled]"]
+    assert run(*options, "--evaluation.retrieval=gold") == 0
+    found = results(tmp_path)
+    assert found["questions"] == 15 and found["documents"] == 5
+    for cell in found["conditions"].values():
+        assert cell["metrics"]["recited"]["low"] is not None
+    config = results(tmp_path, "config")["run"]["generation"]
+    assert config["max_new_tokens"] > 100 and config["stop"] == []
+    assert "by title" in capsys.readouterr().out
+    assert run("--recite") == 2
+    assert "in_context, combine with recite" in capsys.readouterr().err
+
+
 def test_the_best_prompt_for_reading_is_kept(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
     # The tiny model reads bytes: of all wordings, only short ones leave room in its context.
     short = {name: Wording(name, lead=name) for name in ("one", "two")}
-    monkeypatch.setattr("prag_core.model.wordings.WORDINGS", short)
-    monkeypatch.setattr("prag_core.evaluation.conditions.WORDINGS", short)
+    for name, wording in short.items():
+        monkeypatch.setitem(WORDINGS, name, wording)
     conditions = tuple(f"in_context:prompt:{name}" for name in short)
     monkeypatch.setattr("prag_core.evaluation.prompts.READING", (*short,))
     monkeypatch.setattr("prag_core.evaluation.prompts.READING_CONDITIONS", conditions)
     monkeypatch.setattr("prag_core.commands.evaluate.READING_CONDITIONS", conditions)
-    assert run("--choose_prompts=true", "--questions=6") == 0
+    assert run("--choose_prompts", "--questions=6") == 0
     (kept,) = (tmp_path / "cache" / "prompts").glob("*.json")
     assert str(kept) in capsys.readouterr().out
     ((fingerprint, choice),) = json.loads(kept.read_text()).items()
-    scores = {
-        c: cell["metrics"]["f1"]["mean"] for c, cell in results(tmp_path)["conditions"].items()
-    }
-    assert scores[f"in_context:prompt:{choice['prompt']}"] == max(scores.values())
     assert choice["questions"] == 6 and {*choice["scores"]} == {*short}
+    best = max(scores["f1"] for scores in choice["scores"].values())
+    assert choice["scores"][choice["prompt"]]["f1"] == best
+    cell = results(tmp_path)["conditions"][f"in_context:prompt:{choice['prompt']}"]
+    assert cell["metrics"]["f1"]["mean"] == best
     assert reading_wording(fingerprint) is short[choice["prompt"]]

@@ -88,6 +88,25 @@ def test_skip_bad_counts_malformed_lines(options, tmp_path, capsys):
     assert "1 bad" in capsys.readouterr().out
 
 
+def test_a_folder_with_an_unreadable_file_gives_the_others_and_says_so(options, tmp_path, capsys):
+    folder, store = tmp_path / "folder", tmp_path / "s"
+    options = [*options, "--augmentation.strategy=span"]
+    folder.mkdir()
+    (folder / "a.csv").write_bytes(b"text\nBo was born in 1931.\nAda Caf\xe9 was born in 1940.\n")
+    (folder / "b.txt").write_text("Carl was born in 1952.")
+    (folder / "picture.png").write_bytes(b"x")
+    assert run("parametrize", folder, "--store", store, *options) == 2
+    output = capsys.readouterr()
+    assert "1 documents" in output.out and "2 files left out" in output.out
+    assert "got 1 files" in output.err and "leave them out with skip_bad" in output.err
+    assert run("parametrize", folder, "--store", store, "--encoding=cp1252", *options) == 0
+    (folder / "a.csv").unlink()
+    (folder / "c.pdf").write_bytes(b"x")
+    assert run("parametrize", folder, "--store", store, "--skip_bad", *options) == 0
+    with AdapterStore(store) as opened:
+        assert len(opened) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

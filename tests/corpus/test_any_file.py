@@ -44,7 +44,8 @@ QUESTIONS = [
 PIECES = [
     b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xfc", b'"', b"[" * 9000, b"{", b"]}", b"\n", b"\r",
     b"\t", b",", b";", b"NaN", b"\\ud800", b"\x1b$B", b"---\n", b"&a [*a]", b"<div>" * 50, b"<pre>",
-    b"<meta charset=x>", b"<!--", b"<![CDATA[", b"&#0;&#xd800;", b"(", b"endobj", b">>", b"1e999",
+    b"<meta charset=x>", b"<!--", b"<![CDATA[", b"<![a>", b"&#0;&#xd800;", b"(", b"endobj",
+    b">>", b"1e999",
 ]  # fmt: skip
 EDITS = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 20), st.sampled_from(PIECES) | st.binary(max_size=4)),

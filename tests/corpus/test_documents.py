@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
+import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -123,6 +126,14 @@ def test_bad_line_on_standard_input_is_numbered(monkeypatch):
         read_documents("-")
 
 
+@pytest.mark.parametrize("cut", [2, 15, -3])
+def test_a_damaged_archive_on_standard_input_is_refused(monkeypatch, cut):
+    raw = io.BytesIO(gzip.compress(b"some text")[:cut])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw))
+    with pytest.raises(ValueError, match="standard input: got a damaged gzip file"):
+        read_documents("-")
+
+
 BAD = {
     "line.jsonl": ('{"text": "good"}\n{"text": "bad"\n', r"line\.jsonl, line 2: malformed JSON"),
     "type.jsonl": ('{"text": "good"}\n[1]\n', r"type\.jsonl, line 2: got a JSON list"),
@@ -172,8 +183,62 @@ def test_bad_text_file_in_a_folder_is_named_and_left_out(tmp_path, name, content
     write(tmp_path / "good.txt", "good")
     counts = Counter()
     assert [d.text for d in read_documents(tmp_path, counts=counts)] == ["good"]
-    assert counts == {"left_out": 1}
+    assert counts == {"left_out": 1, "unreadable": 1}
     assert name in caplog.text and message in caplog.text
+
+
+@pytest.mark.parametrize("name", [*BAD, "cut.jsonl.gz", "cp1252.csv"])
+def test_a_folder_leaves_a_bad_file_out_whole_and_reads_the_others(tmp_path, name, caplog):
+    content, message = BAD.get(name, (b"id,text\n1,good\n2,caf\xe9\n", r"line 3: .*--encoding"))
+    if name == "cut.jsonl.gz":
+        content, message = gzip.compress(b'{"text": "good"}\n' * 99)[:-9], "damaged gzip file"
+    write(tmp_path / name, content)
+    write(tmp_path / "a.txt", "first")
+    write(tmp_path / "z.txt", "last")
+    counts = Counter()
+    assert [d.text for d in read_documents(tmp_path, counts=counts)] == ["first", "last"]
+    assert counts == {"left_out": 1, "unreadable": 1}
+    (warning,) = caplog.messages
+    assert name in warning and re.search(message, warning)
+    if name in BAD:  # a bad record alone, where that is asked for
+        counts = Counter()
+        texts = [d.text for d in read_documents(tmp_path, skip_bad=True, counts=counts)]
+        assert texts == ["first", "good", "last"] and counts == {"bad": 1}
+
+
+def test_what_may_not_be_read_stops_no_folder(tmp_path, monkeypatch, caplog):
+    for name in ("a.txt", "closed.txt", "no_entry/b.txt", "no_files/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, "good")
+    (tmp_path / "link.txt").symlink_to("no_files/c.txt")
+    for name, mode in (("closed.txt", 0), ("no_entry", 0), ("no_files", 0o444), (".", 0o755)):
+        (tmp_path / name).chmod(mode)
+    monkeypatch.chdir(tmp_path)  # those above may belong to root alone
+    counts, user = Counter(), os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # permissions do not stop root
+    try:
+        assert [d.text for d in read_documents(".", counts=counts)] == ["good"]
+        with pytest.raises(OSError, match="denied"):
+            read_documents("closed.txt")
+    finally:
+        os.seteuid(user)
+        for name in ("no_entry", "no_files"):
+            (tmp_path / name).chmod(0o755)
+    assert counts == {"left_out": 4, "unreadable": 4}
+    for name in ("closed.txt", "no_entry", "no_files/c.txt", "link.txt"):
+        assert name in caplog.text
+
+
+def test_a_failing_disk_is_no_file_to_be_left_out(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.txt", "good")
+
+    def fail(path):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr("prag_core.corpus.records.open_file", fail)
+    with pytest.raises(OSError, match="Too many"):
+        list(iter_documents(path.parent))
 
 
 def test_pretty_printed_json_names_the_line(tmp_path):

@@ -56,6 +56,7 @@ def test_a_file_is_one_document(tmp_path, name, compressed):
         ("a.pdf", pdf("x", password="secret"), "encrypted PDF.*qpdf"),
         ("a.pdf", b"%PDF-1.4 nothing", "broken PDF"),
         ("a.docx", b"PK\3\4 nothing", "broken DOCX"),
+        ("a.html", b"<p>Oss<![CDA x>", "broken HTML"),
         ("a.docx", b"\xd0\xcf\x11\xe0" + bytes(99), "encrypted or old Word file"),
         ("a.html", b"<script>x</script>", "empty document"),
         ("a.txt", "\u200b\ufeff".encode(), "empty document"),
@@ -139,7 +140,7 @@ def test_a_folder_names_what_it_leaves_out(tmp_path, caplog):
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
     counts = Counter()
     assert [d.text for d in read_documents(tmp_path, counts=counts)] == ["good"]
-    assert counts == {"left_out": 4}
+    assert counts == {"left_out": 4, "unreadable": 2}
     for words in ("b.pdf", "c.xyz (unknown kind)", "round (a link", "gone.txt (a broken link)"):
         assert words in caplog.text
     assert "hidden" not in caplog.text

@@ -15,7 +15,7 @@ import yaml
 from prag_core import cli
 from prag_core.commands import benchmark
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
-from prag_core.evaluation.benchmark_table import published_f1
+from prag_core.evaluation.benchmark_results import published_f1
 from prag_core.pipeline.parts import Setup
 from prag_core.training.lora_trainer import PAPER
 from tests.fixtures.benchmarks import (
@@ -101,14 +101,13 @@ def test_every_cell_of_the_yaml_files_is_built_on_a_tiny_model(name, settings, m
     pairs = settings["augmentation"]["file"]
     config = on_tiny(config, model, tmp_path / "run", pairs)
     assert prag_benchmark(config) == 0
-    rows = [r for r in table(config)["rows"] if r["sub_task"] == "total"]
+    rows = [r for r in table(config)["cells"] if r["sub_task"] == "total"]
     for member in config["base_models"]:
         for spec in config["question_sets"]:
             found = Counter(
                 r["condition"]
                 for r in rows
-                if r["base_model"] == Path(member["name"]).name
-                and r["question_set"] == spec["name"]
+                if r["base_model"] == Path(member["name"]).name and r["set"] == spec["name"]
             )
             both = dict.fromkeys(("parametric", "combine", "shuffled"), 2)
             modes = spec.get("conditions") or config["conditions"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from prag_core.evaluation.benchmark import load_set
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.parts import Setup
@@ -124,10 +125,8 @@ def test_a_failing_cell_does_not_stop_the_others(settings, capsys, monkeypatch, 
     assert "tiny, plain, seed 0, sft (trained): OutOfMemoryError('out of memory')" in error
     failed = table(settings)["failed"]
     assert set(failed) >= {"tiny, plain, seed 0, sft (trained)"}
-    rows = table(settings)["rows"]
-    modes = [
-        r["condition"] for r in rows if r["path"] == "trained" and r["question_set"] == "plain"
-    ]
+    rows = table(settings)["cells"]
+    modes = [r["condition"] for r in rows if r["path"] == "trained" and r["set"] == "plain"]
     assert modes == ["da_rag", "parametric", "shuffled"]
     monkeypatch.undo()
     settings["question_sets"].pop(0)
@@ -146,3 +145,15 @@ def test_a_checkpoint_of_another_base_is_a_failing_cell(settings, capsys, tmp_pa
     assert prag_benchmark(settings) == 2
     assert "other, typed, seed 0, parametric (generated): " in capsys.readouterr().err
     assert row(settings, "typed", "in_context")["questions"] == 12
+
+
+def test_a_corpus_is_not_searched_without_the_files_that_cannot_be_read(tmp_path):
+    questions, folder = tmp_path / "questions.jsonl", tmp_path / "corpus"
+    questions.write_text('{"id": "a", "question": "Q?", "golden_answers": ["x"]}')
+    folder.mkdir()
+    (folder / "a.txt").write_text("Ana likes red.")
+    (folder / "b.txt").write_bytes(b"Bob likes the caf\xe9.")
+    spec = BenchmarkSet(str(questions), corpus=str(folder))
+    with pytest.raises(ValueError, match=r"got 1 files in .*corpus that cannot be read"):
+        load_set(spec)
+    assert len(load_set(spec, skip_bad=True).documents) == 1

@@ -11,6 +11,7 @@ from prag_core.evaluation.conditions import (
     in_order,
     parse_condition,
 )
+from prag_core.evaluation.options import EvaluationOptions
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES
 
@@ -55,12 +56,24 @@ def test_names(name, mode, documents, neighbours, overrides):
     "name",
     ["golden", "gold+", "gold+x", "gold+2:best", "rank:", "rank:-1", "in_context+2:mean",
      "closed_book:unanswerable", "sft:abstain", "gold:abstain", "parametric:", "parametric:best",
-     "parametric:abstain:unanswerable"],
+     "parametric:abstain:unanswerable", "in_context@0", "in_context@", "closed_book@1", "gold@1"],
 )  # fmt: skip
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=r"got condition '.*', expected one of closed_book"):
         parse_condition(name)
     assert condition_of(f"{name}.jsonl") is None
+
+
+def test_a_mode_of_fewer_documents():
+    assert parse_condition("in_context@1") == Condition("in_context@1", "in_context", k=1)
+    assert condition_of(file_name("combine@12")) == "combine@12"
+    names = ["in_context@12", "in_context@1", "combine", "in_context@2", "in_context"]
+    assert sorted(names, key=in_order) == [
+        "in_context", "in_context@1", "in_context@2", "in_context@12", "combine",
+    ]  # fmt: skip
+    EvaluationOptions(("in_context@3",), k=3)
+    with pytest.raises(ValueError, match="of the first 3 documents with k 2, expected no more"):
+        EvaluationOptions(("in_context@1", "in_context@3"), k=2)
 
 
 def test_order_of_tables():

@@ -12,8 +12,11 @@ from prag_core.evaluation import estimates
 from prag_core.evaluation.estimates import (
     Bootstrap,
     Estimate,
+    correct,
+    detectable,
     document_groups,
     format_estimate,
+    holm,
 )
 
 
@@ -104,6 +107,67 @@ def test_ratio_of_the_means():
 
 def test_few_documents_have_no_interval():
     assert Bootstrap([0, 1, 2, 3, 0, 1]).difference([1] * 6, [0] * 6) == Estimate(1.0)
+
+
+def test_the_detectable_difference_is_seen_four_times_in_five():
+    """Documents of one to five questions each that share a part of their difference."""
+    draw, seen, sizes = np.random.default_rng(7), 0, []
+    rows = np.repeat(np.arange(80), draw.integers(1, 6, 80))
+
+    def sample(size: float) -> Estimate:
+        values = size + draw.normal(0, 0.3, 80)[rows] + draw.normal(0, 0.2, len(rows))
+        return Bootstrap(rows, resamples=200).difference(values, 0 * values)
+
+    effect = np.mean([sample(0).detectable for _ in range(50)])
+    for _ in range(300):
+        sizes.append(sample(effect))
+    seen = np.mean([one.p < 0.05 for one in sizes])
+    assert 0.74 <= seen <= 0.86
+    spread = np.std([one.mean for one in sizes])  # of whole samples: what the formula estimates
+    assert np.mean([one.detectable for one in sizes]) == pytest.approx(2.8 * spread, rel=0.1)
+    single_rows = Bootstrap(range(len(rows)))  # as if questions of a document were independent
+    values = draw.normal(0, 0.3, 80)[rows]
+    assert single_rows.difference(values, 0 * values).detectable < 0.8 * effect
+
+
+def test_detectable_of_independent_values_is_the_textbook_one():
+    values = np.random.default_rng(8).normal(0, 1, 400)
+    error = values.std(ddof=1) / 20
+    assert single(values).difference(values, 0 * values).detectable == pytest.approx(
+        2.80159 * error, rel=1e-5
+    )
+    assert detectable(1.0) == pytest.approx(1.959964 + 0.841621)
+    equal = single([0.5] * 9).difference([0.5] * 9, [0.5] * 9)  # nothing varies: it says nothing
+    assert equal.detectable is None and equal.p == 1
+
+
+def test_holm_is_the_step_down_procedure():
+    # statsmodels 0.14, multipletests(method="holm"), gives the same.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.5, 0.9]) == [1.0, 1.0, 1.0] and holm([]) == []
+    assert holm([0.03]) == [0.03]
+
+
+def test_p_values_are_corrected_metric_by_metric():
+    found = correct(
+        {
+            "a - b": {"f1": Estimate(0.1, p=0.01), "containment": Estimate(0.1, p=0.2)},
+            "a - c": {"f1": Estimate(0.1, p=0.04)},
+            "a - d": {"f1": Estimate(0.1)},  # too few documents: not tested, not counted
+        }
+    )
+    assert {name: row["f1"].adjusted_p for name, row in found.items()} == {
+        "a - b": 0.02, "a - c": 0.04, "a - d": None,
+    }  # fmt: skip
+    assert found["a - b"]["containment"].adjusted_p == 0.2 and found["a - b"]["f1"].p == 0.01
+
+
+def test_questions_that_share_any_document_are_one_group():
+    golden = [("d1", "d2"), ("d3",), ("d4", "d2"), ("d5", "d4"), ("d3",), ("d6",)]
+    questions = [Question(f"q{i}", "?", ("x",), ids) for i, ids in enumerate(golden)]
+    first, *rest = document_groups(questions)
+    assert [name == first for name in rest] == [False, True, True, False, False]
+    assert rest[0] == rest[3] == "d3" and rest[4] == "d6"
 
 
 def test_groups_are_the_first_gold_documents():

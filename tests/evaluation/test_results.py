@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -94,10 +95,13 @@ def test_table_fits_a_terminal_and_shows_percent():
         )
     )
     rows = {row[0]: row[1:] for section in table.sections for row in section}
-    assert rows["parametric"] == ("37.5 (29.2 to 45.8)",) * 3
-    assert rows["in_context"] == ("100.0 (100.0 to 100.0)",) * 3
+    assert rows["parametric"] == (*("37.5 (29.2 to 45.8)",) * 3, "")
+    assert rows["in_context"][:3] == ("100.0 (100.0 to 100.0)",) * 3
     assert rows["(parametric - shuffled) / parametric"][0] == "100.0 (100.0 to 100.0)"
     assert rows["parametric - in_context"][0] == "-62.5 (-70.8 to -54.2)"
+    p = float(rows["parametric - in_context"][-1])
+    assert p == pytest.approx(3 * 2 / 64, abs=0.01)  # 2 of 64 signs, of three differences
+    assert "smallest difference in F1 that it could show" in table.note
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table.rich())
     shown = console.export_text()
@@ -106,5 +110,36 @@ def test_table_fits_a_terminal_and_shows_percent():
     at = lines.index(["parametric", *["37.5"] * 3])
     assert lines[at + 1] == ["(29.2", "to", "45.8)"] * 3 and "…" not in shown
     markdown = table.markdown().splitlines()
-    assert markdown[2] == "| condition | F1 | containment | exact match |"
+    assert markdown[2] == "| condition | F1 | containment | exact match | p |"
     assert "| parametric | 37.5 (29.2 to 45.8) |" in table.markdown()
+
+
+def test_altered_texts_and_requests_for_texts_have_measures_of_their_own():
+    words = [f"word{n}" for n in range(24)]
+    metadata = [{"request": kind} for kind in ("title", "opening", "text")]
+    questions = [
+        Question(f"{d}-{m['request']}", "?", (" ".join(words),), (d,), m)
+        for d in "ab" for m in metadata
+    ]  # fmt: skip
+    records = {
+        q.id: {"id": q.id, "prediction": " ".join(words[: 16 if "a-t" in q.id else 0]),
+               "seconds": 0, "scores": dict.fromkeys(METRICS, 0.0)}
+        for q in questions
+    }  # fmt: skip
+    nothing = {i: record | {"prediction": ""} for i, record in records.items()}
+    recited = summarise("s", questions, {"gold": records, "shuffled": nothing}, 0)
+    metrics = recited.conditions["gold"].metrics
+    assert metrics["recited"].mean == metrics["recited_by_title"].mean == 9 / 17 / 2
+    assert metrics["longest_run"].mean == 8 and metrics["longest_run_of_all"].mean == 16
+    differences, (row, _) = (
+        recited.differences["gold - shuffled"],
+        report_table(recited).sections[0],
+    )
+    assert differences["recited"].mean == 9 / 17 / 2 and differences["longest_run"].mean == 8
+    assert len(report_table(recited).sections) == 2
+    assert row == ("gold", "26.5", "26.5", "8.0", "16.0", "")  # words are no shares
+    believed = [replace(q, metadata={"belief": ["word1"]}) for q in questions]
+    answered = summarise("s", believed, {"gold": records}, 0)
+    (row,) = report_table(answered).sections[0]
+    assert report_table(answered).headings[-3:] == ("fact", "belief", "other")
+    assert row[-3:] == ("0.0", "33.3", "66.7")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from prag_core.formats.peft_folder import from_peft, to_peft
+from tests.fixtures.examples import examples
 
 ABSENT = object()
 UP = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
@@ -139,7 +140,7 @@ FIELDS = ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "tar
 def test_any_config_is_read_or_refused(folder, tiny_base):
     original = (folder / "adapter_config.json").read_text()
 
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
     @given(st.dictionaries(st.sampled_from(FIELDS), ODD, min_size=1, max_size=3))
     def check(changes):
         (folder / "adapter_config.json").write_text(original)

@@ -130,6 +130,9 @@ def test_a_wording_of_ones_own_reaches_prompt_and_answer(answerer, monkeypatch):
     monkeypatch.setattr("prag_core.pipeline.answerer.generate", lambda *_: [" Tarn. It was."])
     (answer,) = answerer.answer(QUESTIONS[:1], HITS[:1], "closed_book", AnswerOptions(mine))
     assert answer.text == "Tarn" and answer.prompt == mine.id
+    for mode in ("closed_book", "parametric"):  # nothing is cut of a text that goes on
+        (text,) = answerer.answer([Continuation("It is")], HITS[:1], mode, AnswerOptions(mine))
+        assert text.text == "Tarn. It was."
 
 
 def test_a_conversation_about_no_document_goes_on_as_it_is(answerer):
@@ -149,11 +152,17 @@ def test_what_is_missing_is_named(answerer):
         bare.answer(QUESTIONS, HITS, "sft")
 
 
-def test_documents_that_are_not_meant_weigh_nothing(answerer):
+def test_documents_that_are_not_meant_are_named_only_where_they_are_read(answerer):
     options = AnswerOptions(least_relevance=1e9)
-    (prepared,) = answerer.prepare(QUESTIONS[:1], HITS[:1], "parametric", options)
-    assert prepared.adapter is None and prepared.path == ""
-    assert prepared.documents == tuple(Source(h.document_id, h.score, 0.0) for h in HITS[0])
+    weightless = tuple(Source(h.document_id, h.score, 0.0) for h in HITS[0])
+    for mode, documents in (("parametric", ()), ("combine", weightless)):
+        (prepared,) = answerer.prepare(QUESTIONS[:1], HITS[:1], mode, options)
+        assert prepared.adapter is None and prepared.path == ""
+        assert prepared.documents == documents
+    hits = [[HITS[0][0], Hit(CORPUS[1].id, 0.0)]]
+    options = AnswerOptions(merge_weights="score")
+    (prepared,) = answerer.prepare(QUESTIONS[:1], hits, "parametric", options)
+    assert [source.document_id for source in prepared.documents] == [CORPUS[0].id]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +182,7 @@ def test_a_question_without_documents_is_answered_by_saying_so(answerer, mode):
 def test_a_question_that_no_adapter_is_meant_for_is_answered_by_saying_so(answerer, mode):
     options = AnswerOptions(abstain=True, least_relevance=1e9)
     (answer,) = answerer.answer(QUESTIONS[:1], HITS[:1], mode, options)
-    assert answer.text == "I do not know." and [s.weight for s in answer.documents] == [0.0, 0.0]
+    assert (answer.text, answer.documents, answer.path) == ("I do not know.", (), "")
     assert "no adapter responds" in answer.notes[0] and "(least_relevance)" in answer.notes[0]
 
 

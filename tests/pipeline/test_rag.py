@@ -23,6 +23,7 @@ from tests.fixtures.parametrizers import (
     make_parametrizer,
 )
 from tests.fixtures.pipelines import QUESTIONS, SHORT, prompts, texts
+from tests.fixtures.stores import damage_record
 
 
 @pytest.fixture
@@ -170,6 +171,58 @@ def test_a_document_without_adapter_takes_no_part(fast, caplog):
     assert "1 of 4 documents have no adapter" in caplog.text
     with pytest.raises(ValueError, match="got no adapter for document"):
         fast.answer(QUESTIONS[:1], document_ids=[[CORPUS[3].id]])
+
+
+def test_a_damaged_adapter_takes_no_part_until_it_is_made_again(fast, caplog):
+    fast.add_documents(CORPUS)
+
+    def used() -> set[str]:
+        replies = fast.answer(QUESTIONS, k=4)
+        return {source.document_id for reply in replies for source in reply.documents}
+
+    found, bad = used(), CORPUS[0].id
+    fast.store.weights_path(key := fast._key(bad)).write_bytes(b"damaged")
+    assert bad in found and used() == used() == found - {bad}
+    (named,) = [text for text in caplog.messages if "got damaged bytes" in text]
+    assert f"prag store delete --path {fast.store.path} --key {key}" in named
+    assert fast.without_adapter() == [bad]
+    with pytest.raises(ValueError, match="got damaged bytes"):  # a document that is named
+        fast.answer(QUESTIONS[:1], document_ids=[[bad]])
+    fast.add_documents(CORPUS)
+    assert used() == found and fast.store.verify() == []
+
+
+def test_packs_that_are_gone_leave_the_other_documents(fast, caplog):
+    fast.add_documents(CORPUS)
+    packed = {key: adapter for key, adapter in fast.store.items() if CORPUS[0].id in key}
+    fast.store.put_many(packed, pack=True)
+    (pack,) = (fast.store.path / "packs").iterdir()
+    pack.unlink()
+    replies = fast.answer(QUESTIONS, k=4)
+    assert CORPUS[0].id not in {s.document_id for reply in replies for s in reply.documents}
+    assert f"got no file {pack}" in caplog.text
+    for path in fast.store.path.rglob("adapter_model.safetensors"):
+        path.unlink()
+    with pytest.raises(ValueError, match="got no adapter for document"):  # none is left
+        fast.answer(QUESTIONS)
+
+
+def test_a_damaged_document_record_leaves_the_others(fast, tiny_base, caplog):
+    fast.add_documents(CORPUS)
+    folder, bad = fast.store.path, CORPUS[0].id
+    damage_record(folder, "document", bad)
+    with AdapterStore(folder) as opened:
+        parametrizer = RandomParametrizer(tiny_base)
+        rag = ParametricRAG(tiny_base, parametrizer=parametrizer, store=opened, generation=SHORT)
+        assert set(rag.documents) == {document.id for document in CORPUS[1:]}
+        assert f"prag store forget --path {folder} --key {bad}" in caplog.text
+        assert rag.answer(QUESTIONS)
+        fast.add_documents(["Another document of Tarn."])
+        assert rag.refresh() and len(rag.documents) == 4  # the others are seen all the same
+        opened.put_record("document", "later", {"text": "Oss.", "colour": "red"})
+        assert fast.refresh() and "got a document later of the fields text, colour" in caplog.text
+        rag.add_documents(CORPUS)  # records it anew; the adapter is there
+        assert rag.parametrizer.batches == [] and rag.store.get_record("document", bad) is not None
 
 
 def test_long_texts_are_counted_once_and_their_chunks_removed_together(fast, tiny_base, caplog):

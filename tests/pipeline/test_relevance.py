@@ -92,9 +92,9 @@ def test_pipeline_answers_as_without_adapters_where_none_is_meant(
     options = AnswerOptions(least_relevance=math.inf)
     answers = rag.answer(QUESTIONS, mode, k=2, options=options)
     assert texts(answers) == texts(expected) != texts(usual)
-    for one, other in zip(answers, usual, strict=True):  # retrieved all the same, of no weight
-        pairs = zip(one.documents, other.documents, strict=True)
-        assert all(a == replace(b, weight=0.0) for a, b in pairs)
+    for one, other in zip(answers, usual, strict=True):  # found, but used only where they are read
+        read = [replace(source, weight=0.0) for source in other.documents]
+        assert other.documents and list(one.documents) == (read if mode == "combine" else [])
     options = AnswerOptions(least_relevance=1e-9)
     assert texts(rag.answer(QUESTIONS, mode, k=2, options=options)) == texts(usual)
 
@@ -105,7 +105,8 @@ def test_service_leaves_them_out_too(tiny_base, tmp_path):
         with running_service(tiny_base, tmp_path, options=options) as service:
             service.add(CORPUS)
             ready = service.prepare(QUESTIONS[1], "parametric", 2)
-            assert (ready.adapter is not None) == attached and len(ready.documents) == 2
+            assert (ready.adapter is not None) == attached
+            assert len(ready.documents) == 2 * attached
             assert service.prepare(QUESTIONS[1], "closed_book", 2).prompt == ready.prompt
 
 

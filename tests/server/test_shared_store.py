@@ -19,6 +19,7 @@ from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.loop import LoraTrainingOptions
 from tests.fixtures.parametrizers import make_parametrizer
 from tests.fixtures.services import documents, message, running_server, running_service
+from tests.fixtures.stores import damage_record
 
 BAD = Document("P0 is unspeakable.", "P0 bad")
 
@@ -107,6 +108,23 @@ def test_an_adapter_that_cannot_be_read_takes_no_part(tiny_base, tmp_path):
             assert "cannot be read" in message(http.get(f"/v1/documents/{first.id}/adapter"), 409)
             added = http.post("/v1/documents", json={"text": first.text, "title": first.title})
         assert "problem" not in added.json()["data"][0]  # made again
+        assert ids_of(service, "What is P0?") == [first.id]
+
+
+def test_damaged_records_block_neither_start_nor_others(tiny_base, tmp_path, caplog):
+    first, second = documents(2)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        service.add([first, second])
+        job = service.train([second.id])
+        until(lambda: service.jobs.get(job.id).status == "succeeded")
+    damage_record(tmp_path / "s", "document", first.id)
+    damage_record(tmp_path / "s", "job", job.id)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert f"prag store forget --path {tmp_path / 's'} --key {first.id}" in caplog.text
+        assert [document.id for document, _ in service.list(9)] == [second.id]
+        assert ids_of(service, "What is P1?") == [second.id]
+        assert service.jobs.all() == [] and service.jobs.get(job.id) is None
+        service.add([first])
         assert ids_of(service, "What is P0?") == [first.id]
 
 

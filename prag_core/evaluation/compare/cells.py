@@ -14,7 +14,7 @@ from pathlib import Path
 from prag_core.corpus.answer_scores import METRICS
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.evaluation.conditions import SHUFFLED, parse_condition
-from prag_core.evaluation.estimates import Bootstrap, document_groups
+from prag_core.evaluation.estimates import Bootstrap, Estimate, correct, document_groups
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import Answers, Report, answers_path, read_answers
@@ -113,21 +113,20 @@ def quality(cells: Cells, seed: int) -> dict:
         cells: of the question set.
         seed: of the bootstrap.
     """
-    part: dict[str, dict] = {
-        "conditions": {},
-        "differences": _between_paths(cells, seed),
-        "ratios": {},
-    }
+    part: dict[str, dict] = {"conditions": {}, "differences": {}, "ratios": {}}
+    differences = _between_paths(cells, seed)
     for path, report in cells.reports.items():
         fields = asdict(report)
         for name, cell in fields["conditions"].items():
             part["conditions"][cells.name(path, name)] = cell  # shared ones are the same in all
-        for kind in ("differences", "ratios"):
-            part[kind] |= {f"{path}/{name}": metrics for name, metrics in fields[kind].items()}
+        part["ratios"] |= {f"{path}/{name}": row for name, row in fields["ratios"].items()}
+        differences |= {f"{path}/{name}": dict(row) for name, row in report.differences.items()}
+    for name, metrics in correct(differences).items():  # all paths' are tested together
+        part["differences"][name] = {metric: asdict(one) for metric, one in metrics.items()}
     return part
 
 
-def _between_paths(cells: Cells, seed: int) -> dict[str, dict]:
+def _between_paths(cells: Cells, seed: int) -> dict[str, dict[str, Estimate]]:
     """Return the differences between the paths' adapters, paired by question."""
     bootstrap, differences = Bootstrap(document_groups(cells.question_set.questions), seed), {}
     for one, other in itertools.combinations(cells.reports, 2):
@@ -136,7 +135,7 @@ def _between_paths(cells: Cells, seed: int) -> dict[str, dict]:
             if all(name in cells.answers for name in names):
                 pairs = {m: [cells.scores(name, m) for name in names] for m in METRICS}
                 differences[f"{condition}/{other} - {one}"] = {
-                    m: asdict(bootstrap.difference(*pair)) for m, pair in pairs.items()
+                    m: bootstrap.difference(*pair) for m, pair in pairs.items()
                 }
     return differences
 

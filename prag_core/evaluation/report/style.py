@@ -55,6 +55,15 @@ def plain(name: str, limit: int = 24) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"
 
 
+def figure_text(figure: Figure) -> str:
+    """Return a figure as an SVG file, without what differs from run to run, above all the date."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with styled():
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    return buffer.getvalue()
+
+
 def svg(figure: Figure, name: str, title: str) -> str:
     """Return a figure as an `<svg>` element that is read out as an image and takes text's colour.
 
@@ -65,12 +74,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
         name: put before every id, so that several figures can stand in one page.
         title: what the figure shows, without markup characters.
     """
-    buffer = io.StringIO()
-    # Without what differs from run to run, above all the date.
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with styled():
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    text = buffer.getvalue()
+    text = figure_text(figure)
     text = text[text.index("<svg") :].strip().replace(INK, "currentColor")
     for path, colour in PATH_COLOURS.items():  # a dark page has lighter ones
         text = text.replace(colour, f"var(--{path}, {colour})")

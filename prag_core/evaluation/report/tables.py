@@ -19,8 +19,16 @@ from prag_core.evaluation.conditions import (
     path_of,
     reading_order,
 )
-from prag_core.evaluation.estimates import format_estimate, known
-from prag_core.evaluation.tables import EXPLAINED, SHOWN, Table, metric_rows
+from prag_core.evaluation.estimates import Estimate, format_estimate, known
+from prag_core.evaluation.tables import (
+    EXPLAINED,
+    SHOWN,
+    TESTED,
+    Table,
+    detectable_note,
+    difference_rows,
+    metric_rows,
+)
 
 MISSING = "-"
 INTERVAL_COLUMNS = 5  # in a terminal of 80 columns
@@ -69,16 +77,13 @@ def _quality(report: Mapping, part: Mapping) -> Table:
 
 
 def _differences(report: Mapping, part: Mapping) -> Table:
-    rows = []
-    for name, metrics in part["differences"].items():
-        cells = (format_estimate(metrics[metric], sign="+") for metric in SHOWN)
-        p = metrics["containment"].get("p")  # one p a row: those of the metrics go together
-        rows.append((label(name), *cells, f"{p:.4f}" if known(p) else MISSING))
-    note = (
-        "In points, paired by question. p: that there is no difference in containment, from random "
-        "signs of documents."
-    )
-    return Table("Differences", ("difference", *SHOWN.values(), "p"), _by_path(rows), note)
+    differences = {
+        label(name): {metric: Estimate(**fields) for metric, fields in metrics.items()}
+        for name, metrics in part["differences"].items()
+    }
+    rows, note = difference_rows(differences), f"In points. {TESTED} {detectable_note(differences)}"
+    headings = ("difference", *SHOWN.values(), "p")
+    return Table("Differences", headings, _by_path(rows), note.strip())
 
 
 def _ratios(report: Mapping, part: Mapping) -> Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prag_core.evaluation.estimates import known
 from prag_core.evaluation.report.page import render_report
+from prag_core.evaluation.results import flatten
 
 # Of report.json: what a run is found by, and what its numbers are read from.
 HEADER_KEYS = ("title", "base_model", "machine", "command", "paths", "setup", "comparison")
@@ -54,8 +55,5 @@ def log_to_wandb(report: Mapping, folder: Path | str, project: str = "prag-compa
 
 def flat_numbers(report: Mapping) -> dict[str, float]:
     """Return one number a key, such as `knowledge/text/trained/parametric/mean`; no lists."""
-    import pandas as pd  # half a second, and only needed here
-
-    parts = {key: report[key] for key in NUMBER_KEYS if report.get(key)}
-    flat = pd.json_normalize(parts, sep="/").to_dict("records")[0] if parts else {}
+    flat = flatten({key: report[key] for key in NUMBER_KEYS if report.get(key)}, "/")
     return {name: v for name, v in flat.items() if isinstance(v, int | float) and known(v)}

@@ -38,8 +38,13 @@ def test_numbers_are_shown_with_interval_and_p():
     assert rows["generated, parametric"][2] == "55.0 (51.0 to 59.0)"
     rows = {row[0]: row for section in tables["differences"].sections for row in section}
     assert rows["parametric, generated - trained"][2:] == (
-        "+18.3 (+13.3 to +23.3)", "+14.6 (+9.6 to +19.6)", "0.0002",
+        "+18.3 (+13.3 to +23.3)", "+14.6 (+9.6 to +19.6)", "< 0.001",
     )  # fmt: skip
+    assert "is 7.0 points" in tables["differences"].note
+    few = comparison_tables(make_report(questions=3))["differences"]
+    assert "smallest" not in few.note and {row[-1] for rows in few.sections for row in rows} == {
+        "-"
+    }
     text = printed(make_report())
     assert "55.0" in text and "Note: These numbers are invented." in text
 

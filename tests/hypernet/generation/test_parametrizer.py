@@ -84,12 +84,14 @@ def test_baseline_heads_make_adapters_that_are_summed(tiny_base, tmp_path, head)
     first, second = HypernetParametrizer.from_pretrained(tmp_path, tiny_base).parametrize(
         DOCUMENTS[:2]
     )
-    assert first.rank == 4 and first.memory is None and not first.shared_rows
-    merged = merge([first, second])
+    shared = {"perceiver": 4, "last_token_mlp": 0}[head]  # Doc-to-LoRA's own, beside 4 rows
+    assert first.rank == 4 + shared and first.memory is None and first.shared_rows == shared
+    merged = merge([first, second], method="concatenate")
     for path in merged.spec.paths():
         (a, b), (c, d), (e, f) = (x.tensors[path] for x in (merged, first, second))
         torch.testing.assert_close(b @ a, d @ c + f @ e, atol=1e-2, rtol=1e-2)
         assert not torch.allclose(d @ c, f @ e)
+    assert merge([first, second]).rank == 8 + shared  # shared rows count once
 
 
 def test_fingerprint_follows_the_settings(tiny_base, tmp_path):

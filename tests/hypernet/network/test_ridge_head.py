@@ -14,16 +14,17 @@ from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network
 
 
-def encode(base, documents=DOCUMENTS, multiple=1):
-    encoder = Encoder(base, CONFIG.layers)
+def encode(base, documents=DOCUMENTS, multiple=1, to_the_end=False):
+    encoder = Encoder(base, CONFIG.layers, to_the_end)
     rows = [encoder.frame(base.tokenizer(d.text).input_ids) for d in documents]
     return encoder, encoder(*pad(rows, 0, multiple))
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_gradients_reach_every_parameter(tiny_base, name):
-    head = network(tiny_base, replace(CONFIG, head=name))
-    encoder, encoding = encode(tiny_base)
+    config = replace(CONFIG, head=name)
+    head = network(tiny_base, config)
+    encoder, encoding = encode(tiny_base, to_the_end=config.reads_to_the_end)
     ids = torch.randint(5, 200, (6, 12))
     with attached_rows(encoder.linears, head(encoding, group=2)):
         logits = tiny_base.model(input_ids=ids).logits

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from hypernet import cli
 from hypernet.training import ablation
+from prag_core.evaluation.rendering import render
 from tests.fixtures.hypernetworks import tiny_settings, write_question_set
 
 
@@ -31,27 +33,57 @@ def config(tiny_base, tmp_path, monkeypatch):
         "every": 2,
         "documents": 2,
         "measured": ["gold+1", "gold+1:concatenate", "rank:12"],
-        "common": {"model.warmup_steps": 2},
+        "rates": {"perceiver": [1e-5, 1e-2]},
+        "common": {"model.warmup_steps": 2, "last_checkpoint.every_n_steps": 1},
         "variants": {"ridge": {}, "perceiver": {"model.network.head": "perceiver"}},
     }
-    Path("ablation.yaml").write_text(yaml.safe_dump(settings))
+    Path("ablation.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return "ablation.yaml"
 
 
+def here(monkeypatch, *more: str) -> None:
+    """Train in this process, which has everything loaded, with more arguments."""
+
+    def run(command, **_):
+        return SimpleNamespace(returncode=cli.main([*command[3:], *more]))
+
+    monkeypatch.setattr(ablation.subprocess, "run", run)
+
+
 def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
+    here(monkeypatch)
     assert cli.main(["ablate", "--config", config]) == 0
-    table = json.loads(Path("out/table.json").read_text())
+    table = json.loads(Path("out/ablation.json").read_text())
     ridge, perceiver = table["rows"]
     assert [point["step"] for point in ridge["curve"]] == [2, 4]
     assert ridge["curve"] != perceiver["curve"]
     assert set(ridge["scores"]) == {"gold", "shuffled", "gold+1", "gold+1:concatenate", "rank:12"}
     assert set(perceiver["scores"]) == {"gold", "shuffled"}
-    settings = yaml.safe_load(Path("out/variants/perceiver/config.yaml").read_text())
+    # The better of its two rates, each tried from the start.
+    tried = perceiver["rates"]
+    best = min(tried, key=tried.get)
+    assert len(set(tried.values())) == 2 and not ridge["rates"]
+    assert perceiver["settings"]["model.learning_rate"] == float(best)
+    assert perceiver["curve"][-1]["own"] == tried[best]  # four steps there as here
+    settings = yaml.safe_load(Path("out/variants/perceiver/version_0/config.yaml").read_text())
     assert settings["model"]["network"]["head"] == "perceiver"
     assert settings["model"]["warmup_steps"] == 2
     text = Path("out/table.md").read_text()
     assert "| perceiver |" in text and "| gold+1:concatenate |" in text
-    assert "another's" in Path("out/figure.svg").read_text()
+    assert "| perceiver | 0.01 |" in text and "documents seen" in text
+    figure = Path("out/figure.svg").read_bytes()
+    assert b"another's" in figure
+
+    block = "<!-- table: tables ablation.json -->\n<!-- end -->"
+    document = render(block, Path("out/README.md"))
+    assert document.split("-->\n")[1].split("<!--")[0] == text
+
+    # Table and figure are made of the file alone.
+    for name in ("table.md", "figure.svg"):
+        Path("out", name).unlink()
+    assert cli.main(["ablate", "--render", "out/ablation.json"]) == 0
+    assert Path("out/table.md").read_text() == text
+    assert Path("out/figure.svg").read_bytes() == figure
 
     # A second run trains and asks nothing.
     monkeypatch.setattr(ablation.subprocess, "run", None)
@@ -67,18 +99,49 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
     assert Path("out/variants/ridge/done").is_file()
 
 
+def test_a_run_that_was_cut_goes_on_with_its_time_counted(config, monkeypatch):
+    settings = {"model.max_hours": 1.0, "trainer.val_check_interval": 2, "logger": "csv"}
+    settings |= {"model.warmup_steps": 9, "last_checkpoint.every_n_steps": 1}
+    whole, cut = Path("whole"), Path("cut")
+    here(monkeypatch)
+    ablation.train("tiny.yaml", settings, whole)
+
+    # The second ends after three of its four steps, as if the machine had gone.
+    here(monkeypatch, "--trainer.max_steps=3")
+    ablation.train("tiny.yaml", settings, cut)
+    (cut / "done").unlink()
+    here(monkeypatch)
+    (half,) = ablation.read_curve(cut)
+    ablation.train("tiny.yaml", settings, cut)
+    assert (cut / "done").exists()
+
+    first, second = ablation.read_curve(cut)
+    assert first == half and first["seconds"] < second["seconds"]
+    losses = ("own", "another's", "none")
+    for point, same in zip((first, second), ablation.read_curve(whole), strict=True):
+        assert point["step"] == same["step"] and point["documents"] == same["documents"]
+        assert [point[name] for name in losses] == pytest.approx([same[name] for name in losses])
+
+    # What was begun with other settings is not gone on with.
+    (cut / "done").unlink()
+    with pytest.raises(ValueError, match="choose another output"):
+        ablation.train("tiny.yaml", settings | {"model.warmup_steps": 1}, cut)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (["--variants", "{}"], "at least one variant"),
         (["--drawn", "[nobody]"], "correct ['nobody']"),
-        (["--variants", "{a: {model.nowhere.head: ridge}}"], "training of a failed"),
+        (["--rates", "{nobody: [0.1]}"], "correct ['nobody']"),
+        (["--render", "nowhere.json"], "nowhere.json"),
+        (["--variants", "{a: {model.nowhere.head: ridge}}"], "variants/a failed"),
         (["--fit_config", "missing.yaml"], "missing.yaml"),
     ],
 )
 def test_bad_input_is_refused(config, change, message, capsys):
     try:
-        status = cli.main(["ablate", "--config", config, *change])
+        status = cli.main(["ablate", "--config", config, "--rates", "{}", *change])
     except SystemExit as error:  # raised while options are read
         status = error.code
     assert status == 2
@@ -87,6 +150,6 @@ def test_bad_input_is_refused(config, change, message, capsys):
 
 def test_a_failed_training_is_named(config, capsys):
     wrong = "{broken: {model.network.width: 3}}"
-    assert cli.main(["ablate", "--config", config, "--variants", wrong]) == 2
-    assert "training of broken failed" in capsys.readouterr().err
+    assert cli.main(["ablate", "--config", config, "--rates", "{}", "--variants", wrong]) == 2
+    assert "variants/broken failed" in capsys.readouterr().err
     assert not Path("out/variants/broken/done").exists()

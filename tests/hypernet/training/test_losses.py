@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
+from hypernet.network.rows import Rows
 from hypernet.training.losses import kl_to_teacher, mean_by_kind, token_nll, weight_regression
 
 
@@ -18,6 +18,13 @@ def test_losses():
     kinds = torch.tensor([0, 0, 1, 1, 1])
     means = mean_by_kind(torch.tensor([1.0, 3.0, 2.0, 2.0, 5.0]), kinds, 3)
     assert means.tolist() == [2, 3, 0]
-    a, b = torch.randn(4, 6), torch.randn(4, 5)
-    order = torch.tensor([2, 0, 3, 1])
-    assert weight_regression(a, b, a[order] * 2, b[order] / 2).item() == pytest.approx(0, abs=1e-9)
+    rows, others = (Rows(torch.randn(2, 3, 4, 6), torch.randn(2, 3, 4, 5)) for _ in range(2))
+    by_hand = [
+        sum(
+            torch.nn.functional.mse_loss(x[document, layer], y[document, layer])
+            for x, y in ((rows.a, others.a), (rows.b, others.b))
+            for layer in range(3)
+        )
+        for document in range(2)
+    ]
+    torch.testing.assert_close(weight_regression(rows, others), torch.stack(by_hand))

@@ -11,9 +11,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hypernet.network.checkpoint import save_checkpoint
-from hypernet.training.batches import COMPLETION, BatchBuilder, BatchConfig
+from hypernet.network.rows import Rows
+from hypernet.training.batches import ANSWER, COMPLETION, BatchBuilder, BatchConfig
+from hypernet.training.callbacks import Curve, LastCheckpoint
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
+from hypernet.training.packing import Packed
 from hypernet.training.sources import held_out_articles
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
@@ -27,7 +30,8 @@ BATCH = BatchConfig(documents=4, groups=(1, 2), questions=1, completions=1, unre
 def parts(base, folder, **options):
     """Module and data module on the tiny model, data loaded."""
     torch.manual_seed(0)
-    module = HypernetModule(network=CONFIG, learning_rate=2e-2, warmup_steps=2, **options)
+    settings = {"network": CONFIG, "learning_rate": 2e-2, "warmup_steps": 2} | options
+    module = HypernetModule(**settings)
     module.base = base
     module.configure_model()
     data = HypernetDataModule([str(write_question_set(folder))], validation_articles=2, batch=BATCH)
@@ -83,6 +87,31 @@ def test_resumed_run_equals_an_uninterrupted_one(tiny_base, tmp_path):
         torch.testing.assert_close(other, value)
 
 
+def test_time_ends_a_run_that_goes_on_with_what_it_used(tiny_base, tmp_path, monkeypatch):
+    now = iter(range(0, 10**6, 10))  # ten seconds pass at every look at the clock
+    monkeypatch.setattr("hypernet.training.schedule.time.monotonic", lambda: float(next(now)))
+    module, data = parts(tiny_base, tmp_path / "data", max_hours=100 / 3600)
+    last = LastCheckpoint(str(tmp_path), 1)
+
+    def run(module, resume=None):
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_steps=1000, logger=False, callbacks=[Curve(str(tmp_path)), last],
+            enable_progress_bar=False, enable_model_summary=False, limit_val_batches=1,
+            val_check_interval=1000, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+            default_root_dir=tmp_path, enable_checkpointing=True,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+        return json.loads((tmp_path / "curve.json").read_text())
+
+    (point,) = run(module)  # a last validation, though none was due
+    assert point["seconds"] >= 100 and 0 < point["step"] < 10
+    assert point["documents"] == 4 * point["step"]
+    assert min(point[name] for name in ("own", "another's", "none")) > 0
+    again, data = parts(tiny_base, tmp_path / "data", max_hours=100 / 3600)
+    first, second = run(again, str(tmp_path / "last.ckpt"))
+    assert first == point and second["step"] == point["step"] + 1  # its time was used
+
+
 def test_checkpoint_of_other_settings_is_refused(tiny_base, tmp_path):
     module, _ = parts(tiny_base, tmp_path)
     with pytest.raises(ValueError, match="got a checkpoint with network_config"):
@@ -132,7 +161,11 @@ def test_batches_depend_on_seed_and_step_alone(tiny_base, tmp_path):
     for key, value in first.build(5).items():
         if key == "document_ids":
             continue
-        assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.build(5)[key]))
+        other = second.build(5)[key]
+        for x, y in zip(
+            *((v if isinstance(v, Packed) else [v]) for v in (value, other)), strict=True
+        ):
+            assert torch.equal(torch.as_tensor(x), torch.as_tensor(y))
     assert not torch.equal(first.build(5)["targets"], first.build(6)["targets"][:1])
 
 
@@ -140,8 +173,12 @@ def test_targets_are_the_answers(tiny_base, tmp_path):
     _, data = parts(tiny_base, tmp_path)
     config = BatchConfig(documents=2, groups=(1,), questions=1, completions=0, unrelated=0)
     batch = data._builder(data.training, [1.0], config).build(0)
-    tokens = batch["rows"].flatten()[batch["positions"] + 1]
-    assert torch.equal(tokens, batch["targets"])
+    # A target is a child of the token that predicts it.
+    packed, width = batch["rows"], batch["rows"].ids.shape[1]
+    for position, target in zip(batch["positions"], batch["targets"], strict=True):
+        row, place = divmod(int(position), width)
+        below = packed.seen[row, :, place] & (packed.depths[row] == packed.depths[row, place] + 1)
+        assert target in packed.ids[row][below]
     text = tiny_base.tokenizer.decode(batch["targets"])
     answers = text.split("<e>")[:2]
     assert set(answers) <= {f" {pair[1]}" for item in data.training[0] for pair in item.pairs}
@@ -154,7 +191,7 @@ def test_recitations_ask_for_the_text_by_its_title(tiny_base, tmp_path):
     batch = builder.build(0)
     (item,) = (x for x in data.training[0] if [x.document.id] == batch["document_ids"])
     assert batch["targets"].tolist() == list(item.text_ids[:48])
-    assert item.document.title in tiny_base.tokenizer.decode(batch["rows"][0])
+    assert item.document.title in tiny_base.tokenizer.decode(batch["rows"].ids[0])
     assert (batch["kinds"] == COMPLETION).all()
 
 
@@ -176,10 +213,21 @@ def test_weights_mix_sets_and_corpora(tiny_base, tmp_path):
         HypernetDataModule(folders, corpora, weights=(1,))
 
 
+def test_rows_of_one_kind_change_no_others(tiny_base, tmp_path):
+    _, data = parts(tiny_base, tmp_path)
+    both, alone = (
+        data._builder(data.training, [1.0], replace(BATCH, groups=(1,), **options)).build(3)
+        for options in ({}, {"completions": 0, "unrelated": 0, "passages": True})
+    )
+    assert both["document_ids"] == alone["document_ids"]
+    assert torch.equal(both["documents"], alone["documents"])
+    assert torch.equal(both["targets"][both["kinds"] == ANSWER], alone["targets"])
+
+
 def test_processes_draw_different_batches_of_a_step(tiny_base, tmp_path):
     _, data = parts(tiny_base, tmp_path)
     builder = data._builder(data.training, [1.0], BATCH)
-    first, second = (builder.build(0, rank)["rows"] for rank in (0, 1))
+    first, second = (builder.build(0, rank)["rows"].ids for rank in (0, 1))
     assert first.shape != second.shape or not torch.equal(first, second)
 
 
@@ -212,10 +260,12 @@ def test_ranks_are_checked():
 
 
 def test_losses_without_rows_are_refused():
-    BATCH.require_rows(unrelated=0.3, teacher=0.0, regression=1.0)
-    for weights, name in (((0.3, 0, 0), "unrelated"), ((0, 1, 0), "teacher"), ((0, 0, 1), "regr")):
+    names = ("unrelated", "teacher", "regression", "imitation")
+    BATCH.require_rows(unrelated=0.3, teacher=0.0, regression=1.0, imitation=0.01)
+    for name in names:
+        weights = dict.fromkeys(names, 0.0) | {name: 0.3}
         with pytest.raises(ValueError, match=f"got model.{name}.* and nothing that it applies to"):
-            replace(BATCH, unrelated=0, groups=(2,)).require_rows(*weights)
+            replace(BATCH, unrelated=0, groups=(2,)).require_rows(**weights)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tiny_base, tmp_path):
@@ -230,38 +280,56 @@ def test_group_sizes_must_divide():
         BatchConfig(documents=8, groups=(3,))
 
 
-def test_weight_regression_draws_towards_trained_adapters(tiny_base, tmp_path):
+def test_trained_adapters_are_imitated(tiny_base, tmp_path):
+    settings = {"regression_weight": 100.0, "imitation_weight": 0.01}
     with pytest.raises(FileNotFoundError, match="got no adapter store at ''"):
-        parts(tiny_base, tmp_path, regression_weight=1.0)
+        parts(tiny_base, tmp_path, **settings)
     documents = DOCUMENTS[:4]
-    spec = AdapterSpec(tiny_base.fingerprint, 2, 4, ("down_proj",), (0, 1))
+    spec = AdapterSpec(tiny_base.fingerprint, 4, 8, ("down_proj",), (0, 1))
     with AdapterStore(tmp_path / "trained") as store:
         for number, document in enumerate(documents):
             store.put(f"{document.id}-x", random_adapter(spec, tiny_base, seed=number))
-    module, data = parts(
-        tiny_base, tmp_path, regression_weight=1.0, trained_store=str(tmp_path / "trained")
-    )
-    module.calibrate(data.calibration_ids(6))
-    known = {document.id for document in documents}
-    items = [item for item in data.training[0] if item.document.id in known]
+    config = replace(CONFIG, head="last_token_mlp")
+    settings |= {"trained_store": str(tmp_path / "trained"), "network": config}
+    module, data = parts(tiny_base, tmp_path, **settings)
+    items = [item for pool in (*data.training, data.validation) for item in pool]
+    data.training, known = [items], {document.id for document in documents}
     builder = data._builder([items], [1.0], BatchConfig(len(items), (1,), 1, 0, 0))
-    batch = builder.build(0)
-    optimizer = torch.optim.Adam(module.network.parameters(), 1e-2)
-    losses = []
-    for _ in range(12):
-        optimizer.zero_grad()
-        loss = module.trained.loss(batch["document_ids"], module.generate_rows(batch))
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
-    assert losses[-1] < 0.9 * losses[0]
-    unknown = module.trained.loss(["0" * 32] * len(items), module.generate_rows(batch))
-    assert float(unknown) == 0
-    logged = {}
+    batch, logged = builder.build(0), {}
     module.log_dict = lambda values, **options: logged.update(values)
     module.log = lambda *args, **kwargs: None
-    module.training_step(batch, 0)
-    assert "train/regression" in logged
+
+    # A perfect imitation: no distance, and the model says the same.
+    rows, present = module.trained.rows(batch["document_ids"], module.generate_rows(batch))
+    assert [x in known for x in batch["document_ids"]] == present.tolist() and not present.all()
+    assert rows.b[~present].abs().max() == 0 < rows.b[present].abs().max()
+    _, logits, _ = module.ask(batch, rows)
+    perfect = module._imitation(batch, rows, logits)
+    assert [float(value) for _, value in perfect.values()] == pytest.approx([0, 0], abs=1e-5)
+
+    # Weights of 1e-7, as published, learn from the distance.
+    optimizer, distances = torch.optim.Adam(module.network.parameters(), 1e-2), []
+    for step in range(30):
+        optimizer.zero_grad()
+        module.training_step(batch, step).backward()
+        optimizer.step()
+        distances.append(float(logged["train/regression"]))
+    assert distances[-1] < 0.2 * distances[0]
+    assert logged["train/imitation_kl"] > 0
+
+
+def test_trained_adapters_of_another_rank_are_refused(tiny_base, tmp_path):
+    spec = AdapterSpec(tiny_base.fingerprint, 2, 4, ("down_proj",), (0, 1))
+    with AdapterStore(tmp_path / "trained") as store:
+        for document in DOCUMENTS:
+            store.put(f"{document.id}-x", random_adapter(spec, tiny_base))
+    store = str(tmp_path / "trained")
+    module, data = parts(tiny_base, tmp_path, regression_weight=1.0, trained_store=store)
+    batch = data._builder(data.training, [1.0], BATCH).build(0)
+    with pytest.raises(ValueError, match=r"rank 2 .* expected rank 4 .*model.network.rows"):
+        module.trained.rows(
+            batch["document_ids"], Rows(torch.ones(4, 2, 4, 128), torch.ones(4, 2, 4, 64))
+        )
 
 
 def test_a_corpus_on_disk_gives_the_batches_of_one_in_memory(tiny_base, tmp_path, monkeypatch):
@@ -288,7 +356,7 @@ def test_a_corpus_on_disk_gives_the_batches_of_one_in_memory(tiny_base, tmp_path
     for _ in range(6):
         memory, disk = (next(loader) for loader in loaders)
         assert memory["document_ids"] == disk["document_ids"]
-        assert torch.equal(memory["rows"], disk["rows"])
+        assert torch.equal(memory["rows"].ids, disk["rows"].ids)
         seen |= set(memory["document_ids"])
     assert seen & {Document(r["text"], r["title"]).id for r in map(json.loads, lines)}
     corpus.write_text("\n".join(lines[:5]))  # a changed file is read anew

@@ -1,0 +1,262 @@
+"""Results of a benchmark: groups with scored answers go in, a file a base model comes out.
+
+    answers of shared conditions, of each path -> summarise -> cells, differences, ratios
+
+A cell is one condition on one question set (or sub-task of it). Its mean is over all answers, those
+of all seeds pooled; what is resampled is documents, with the answers about each in all seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+
+from prag_core.corpus.questions import Question
+from prag_core.evaluation.benchmark import kept_questions, read_run
+from prag_core.evaluation.benchmark_options import SHARED, BenchmarkModel, Group, last_part
+from prag_core.evaluation.conditions import parse_condition
+from prag_core.evaluation.estimates import Estimate, correct
+from prag_core.evaluation.results import (
+    RESULTS_NAME,
+    Answers,
+    Report,
+    answers_path,
+    read_answers,
+    summarise,
+)
+from prag_core.files import write_json
+
+VERSION = 1  # of the file
+TOTAL = "total"  # the name of what is no sub-task
+WEIGHTS = "model.safetensors"
+DIGITS = 6
+SCORED = ("f1", "exact_match", "containment")
+
+
+def write_results(groups: Sequence[Group], failures: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write what all answers have shown, one file a base model; returns the files.
+
+    Args:
+        groups: with the answers in their folders.
+        failures: cell -> what went wrong.
+        folder: of the benchmark.
+    """
+    paths = []
+    for model, members in groupby(groups, key=lambda group: group.model):
+        own, place = list(members), folder / model.label
+        failed = {cell: failures[cell] for cell in _cell_names(own) if cell in failures}
+        path = Path(model.results) if model.results else place / RESULTS_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, _header(own, place) | collect_results(own) | {"failed": failed})
+        paths.append(path)
+    return paths
+
+
+def _cell_names(groups: Sequence[Group]) -> Iterator[str]:
+    yield from (group.cell(condition) for group in groups for condition in group.conditions)
+
+
+def _header(groups: Sequence[Group], folder: Path) -> dict:
+    """Return what the cells belong to: weights, code, machine, seeds, and notes on the sets."""
+    model, seeds = groups[0].model, list(dict.fromkeys(group.seed for group in groups))
+    return {
+        "version": VERSION,
+        "base_model": model.label,
+        "hypernet": last_part(model.hypernet),
+        "weights_sha256": weights_sha256(model),
+        **read_run(folder),
+        "seed": seeds[0] if len(seeds) == 1 else seeds,
+        "notes": {group.spec.label: group.spec.note for group in groups if group.spec.note},
+    }
+
+
+def weights_sha256(model: BenchmarkModel) -> str | None:
+    """Return the hash of the hypernetwork's weights; None where it is not given as a folder."""
+    path = Path(model.hypernet) / WEIGHTS
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def collect_results(groups: Sequence[Group]) -> dict:
+    """Return cells, paired differences, ratios, and the smallest differences that could show.
+
+    Args:
+        groups: of one base model.
+    """
+    published = _published()
+    cells: list[dict] = []
+    differences: dict[tuple[str, str, str], Mapping[str, Estimate]] = {}  # set, path, name
+    ratios: list[dict] = []
+    for name, members in groupby(groups, key=lambda group: group.spec.label):
+        by_path: dict[str, list[Group]] = {}
+        for group in members:  # seed by seed
+            by_path.setdefault(group.path, []).append(group)
+        shared = _Answers(by_path.pop(SHARED, []), "")
+        parts = [shared, *(_Answers(part, path) for path, part in by_path.items())]
+        for part in (each for each in parts if each.questions):  # not of sets that failed
+            cells += part.cells(published)
+            report, place = part.report(beside=shared), (name, part.path)
+            differences |= {(*place, pair): row for pair, row in report.differences.items()}
+            ratios += [
+                {"set": name, "path": part.path, "ratio": pair, **_ends(row)}
+                for pair, row in report.ratios.items()
+            ]
+    rows = _tested(differences)
+    sets = dict.fromkeys(row["set"] for row in rows)
+    return {
+        "cells": cells,
+        "differences": rows,
+        "detectable": {name: _smallest(r for r in rows if r["set"] == name) for name in sets},
+        "ratios": ratios,
+        "published": {name: published[name] for name in ("source", "metric", "note")},
+    }
+
+
+def _published() -> dict:
+    path = files("prag_core") / "resources" / "published.json"
+    published: dict = json.loads(path.read_text(encoding="utf-8"))
+    return published
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The answers of one path to one question set, all seeds pooled; path "": the shared ones.
+
+    A question is named SEED/ID: another seed asks others, or the same in another way.
+    """
+
+    groups: Sequence[Group]
+    path: str
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """What is kept of the questions, as far as they were drawn."""
+        return [
+            Question(f"{group.seed}/{q['id']}", "", (), (q["document"],), q)
+            for group in self.groups
+            for q in kept_questions(group)
+        ]
+
+    @cached_property
+    def answers(self) -> dict[str, Answers]:
+        """Condition -> SEED/ID -> record."""
+        conditions = dict.fromkeys(name for group in self.groups for name in group.conditions)
+        return {
+            condition: {
+                f"{group.seed}/{key}": record
+                for group in self.groups
+                for key, record in read_answers(answers_path(group.folder, condition)).items()
+            }
+            for condition in conditions
+        }
+
+    def report(self, beside: _Answers) -> Report:
+        """Return differences and ratios over these questions, of the conditions `beside`, too."""
+        whole = [q for q in self.questions if _counts_for(TOTAL, q)]
+        return summarise(self.path, whole, beside.answers | self.answers, 0)
+
+    def cells(self, published: Mapping) -> Iterator[dict]:
+        """Yield finished cells: of sub-tasks that the set is drawn by, then of the whole."""
+        drawn = self.groups[0].spec.per_type
+        kinds = sorted({q.metadata["type"] for q in self.questions} - {""}) if drawn else []
+        for kind in (*kinds, TOTAL):
+            wanted = [q for q in self.questions if _counts_for(kind, q)]
+            report = summarise(self.path, wanted, self.answers, 0)
+            for condition, cell in report.conditions.items():
+                records = [self.answers[condition][q.id] for q in wanted]
+                first = self.groups[0]
+                yield {
+                    "set": first.spec.label,
+                    "sub_task": kind,
+                    "condition": condition,
+                    "path": self.path,
+                    "retrieval": first.spec.retrieval,
+                    "k": _documents_each(condition, first.spec.k),
+                    "prompt": ", ".join(sorted({record["prompt"] for record in records})),
+                    "questions": cell.n,
+                    "documents": report.documents,
+                    **_ends(cell.metrics),
+                    "bytes": _kept_bytes(records),
+                    "seconds": round(cell.seconds / cell.n, DIGITS),
+                    "published": published_f1(published, first, kind, condition),
+                }
+
+
+def _counts_for(kind: str, question: Question) -> bool:
+    """Return whether a question is of a sub-task, or counts for the total."""
+    kept = question.metadata
+    return bool(kept["total"]) if kind == TOTAL else kept["type"] == kind
+
+
+def _documents_each(name: str, k: int) -> int:
+    """Return how many documents a question has at most; 0 where it has none."""
+    condition = parse_condition(name)
+    if condition.documents == "all" or not condition.how.needs_documents:
+        return 0
+    return condition.neighbours + 1 if condition.neighbours else condition.k or k
+
+
+def _kept_bytes(records: Sequence[Mapping]) -> int | None:
+    """Return the mean bytes of what is kept of a document; None where nothing is."""
+    sizes = {d["id"]: d.get("bytes") for record in records for d in record["documents"]}
+    known = [size for size in sizes.values() if size is not None]
+    return round(sum(known) / len(known)) if known else None
+
+
+def _ends(metrics: Mapping[str, Estimate | None]) -> dict[str, list[float | None] | None]:
+    """Return [mean, low, high] of every metric."""
+    ends: dict[str, list[float | None] | None] = {}
+    for name in SCORED:
+        one = metrics[name]
+        ends[name] = one and [_rounded(v) for v in (one.mean, one.low, one.high)]
+    return ends
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def _tested(differences: Mapping[tuple[str, str, str], Mapping[str, Estimate]]) -> list[dict]:
+    """Return one row a difference, its p corrected for all that are tested in the file."""
+    named = {json.dumps(key): row for key, row in differences.items()}
+    return [
+        dict(zip(("set", "path", "difference"), json.loads(key), strict=True))
+        | {m: {n: _rounded(v) for n, v in asdict(row[m]).items()} for m in SCORED}
+        for key, row in correct(named).items()
+    ]
+
+
+def _smallest(rows: Iterator[Mapping]) -> dict[str, list[float]]:
+    """Return [smallest, largest] of what the pairs of one set could show, by metric."""
+    listed = list(rows)
+    sizes = {m: [r[m]["detectable"] for r in listed if r[m]["detectable"]] for m in SCORED}
+    return {metric: [min(each), max(each)] for metric, each in sizes.items() if each}
+
+
+def published_f1(published: Mapping, group: Group, kind: str, condition: str) -> float | None:
+    """Return the published F1 of the same cell, or None.
+
+    The same are question set and base model (by name), corpus, number of questions, sub-task,
+    condition, retrieval and k; and conditions with adapters must have trained ones.
+    """
+    spec = group.spec
+    front = spec.first or spec.per_type
+    setting = {
+        "retrieval": spec.retrieval,
+        "k": spec.k,
+        "corpus": last_part(spec.corpus),
+        "questions": min(front, group.limit or front),
+    }
+    # The paper has no generated adapters.
+    if group.path not in (SHARED, "trained") or setting != published["setting"]:
+        return None
+    # Names are spelled in many ways; letters' case is the only one forgiven.
+    place = (spec.label.casefold(), group.model.label.casefold(), kind, condition)
+    keys = ("question_set", "base_model", "sub_task", "mode")
+    cells = {tuple(str(c[key]).casefold() for key in keys): c["f1"] for c in published["cells"]}
+    return cells.get(place)

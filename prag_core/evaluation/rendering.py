@@ -1,0 +1,194 @@
+"""Rendering: Markdown files go in, their tables come out as the results files have them.
+
+A table stands between `<!-- table: KIND FILE [SETS] -->` and `<!-- end -->`; FILE is relative to
+the Markdown file. KIND is one of
+
+results        all of a benchmark's results.json: conditions, differences, ratios; SETS names
+               question sets, all of them when empty
+grid           F1 and containment of every condition on every question set of a results.json
+conditions     results.json of `prag evaluate`; `summary` is the same without ratios
+demo, speed    of `prag demo` and `prag speed`
+tables         ablation.json of `hypernet ablate`
+
+A figure beside every checkpoint's results.json shows F1 of its conditions: results.svg.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from prag_core.evaluation.benchmark_results import TOTAL
+from prag_core.evaluation.benchmark_table import grid_table, results_tables
+from prag_core.evaluation.conditions import in_order
+from prag_core.evaluation.estimates import format_estimate
+from prag_core.evaluation.report.figures import draw_bars
+from prag_core.evaluation.report.style import figure_text, new_figure, styled
+from prag_core.evaluation.tables import Table
+
+FILES = ("README.md", "*/README.md", "checkpoints/*/card.md")
+RESULTS = "checkpoints/*/results.json"
+BLOCK = re.compile(r"(<!-- table: (\w+) (\S+)((?: [^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+METRICS = {"f1": "F1", "containment": "containment", "exact_match": "exact match"}
+Rows = list[list[str]]
+
+
+def render_documents(root: Path, write: bool = True) -> list[Path]:
+    """Render the tables of all Markdown files and the figures; returns those that differed.
+
+    Args:
+        root: folder of the repository.
+        write: write what differs.
+
+    Raises:
+        ValueError: a table of an unknown kind, or of results that are not there.
+    """
+    rendered = {
+        path: render(path.read_text("utf-8"), path)
+        for path in sorted(p for pattern in FILES for p in root.glob(pattern))
+    }
+    rendered |= {p.with_suffix(".svg"): results_figure(p) for p in sorted(root.glob(RESULTS))}
+    changed = [
+        path
+        for path, text in rendered.items()
+        if not path.exists() or signature(path.read_text("utf-8")) != signature(text)
+    ]
+    for path in changed if write else ():
+        path.write_text(rendered[path], encoding="utf-8")
+    return changed
+
+
+def signature(text: str) -> str:
+    """Return what two renderings must share: the text, or of a figure the hash of its results.
+
+    Another version of the library that draws writes the same figure in other words.
+    """
+    match = re.search(r"<!-- results [0-9a-f]+ -->", text)
+    return match[0] if match else text
+
+
+def render(text: str, path: Path) -> str:
+    """Return a Markdown text with its tables as the results files have them now.
+
+    Args:
+        text: of the file.
+        path: of the file.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        opening, kind, name, sets, end = match.groups()
+        if kind not in KINDS or not (path.parent / name).is_file():
+            raise ValueError(
+                f"got a table {kind} of {name} in {path}, expected one of {', '.join(KINDS)} and "
+                "a results file: correct the comment above the table, or run the command that "
+                "writes the file"
+            )
+        record = json.loads((path.parent / name).read_text("utf-8"))
+        return f"{opening}{KINDS[kind](record, sets.split())}{end}"
+
+    return BLOCK.sub(block, text)
+
+
+def _results(record: Mapping, sets: Sequence[str]) -> str:
+    return "\n\n".join(table.markdown() for table in results_tables(record, sets)) + "\n"
+
+
+def _tables(record: Mapping, sets: Sequence[str]) -> str:
+    # As the program that measured them wrote them down (`hypernet ablate`).
+    return "\n\n".join(Table(**table).markdown() for table in record["tables"]) + "\n"
+
+
+def _grid(record: Mapping, sets: Sequence[str]) -> str:
+    return grid_table(record).markdown() + "\n"
+
+
+def _plain(rows: Callable[[Mapping], Rows]) -> Callable[[Mapping, Sequence[str]], str]:
+    """Return what writes rows, the first of them headings, without a title."""
+
+    def write(record: Mapping, sets: Sequence[str]) -> str:
+        head, *body = rows(record)
+        lines = [head, ["---"] * len(head), *body]
+        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+    return write
+
+
+def _summary(record: Mapping) -> Rows:
+    """Return a row a condition."""
+    rows = [["condition", *METRICS.values()]]
+    return rows + [[n, *_cells(cell["metrics"])] for n, cell in record["conditions"].items()]
+
+
+def _conditions(record: Mapping) -> Rows:
+    """Return a row a condition, then ratios and the loss of unrelated text."""
+    rows = _summary(record) + [[name, *_cells(r)] for name, r in record["ratios"].items()]
+    if record.get("unrelated"):
+        loss = {k: v - 1 for k, v in record["unrelated"]["ratio"].items() if v is not None}
+        rows.append(["loss of unrelated text", format_estimate(loss, sign="+") + " %", "", ""])
+    return rows
+
+
+def _demo(record: Mapping) -> Rows:
+    """Return a row a mode; those that attach adapters once a path."""
+    rows = [["mode", "F1", "containment"]]
+    for path, part in record["paths"].items():
+        for name, cell in part["report"]["conditions"].items():
+            made_by = f", {path}" if name in ("parametric", "combine", "shuffled") else ""
+            rows.append([name + made_by, *_cells(cell["metrics"])[:2]])
+    return rows
+
+
+def _speed(record: Mapping) -> Rows:
+    """Return a row a measurement."""
+    rows = [["what", "ours", "baseline", "ratio"]]
+    for part in record.values():
+        for row in part["rows"]:
+            ours, baseline = (
+                "" if row[side] is None else f"{row[side]:.3g} {row['unit']}"
+                for side in ("ours", "baseline")
+            )
+            ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}x"
+            rows.append([row["name"], ours, baseline, ratio])
+    return rows
+
+
+def _cells(metrics: Mapping) -> list[str]:
+    return [format_estimate(metrics.get(name)) for name in METRICS]
+
+
+KINDS: dict[str, Callable[[Mapping, Sequence[str]], str]] = {
+    "results": _results,
+    "grid": _grid,
+    "tables": _tables,
+    "conditions": _plain(_conditions),
+    "summary": _plain(_summary),
+    "demo": _plain(_demo),
+    "speed": _plain(_speed),
+}
+
+
+def results_figure(path: Path) -> str:
+    """Return the figure of a results file as SVG: F1 of every condition, a panel a question set."""
+    content = path.read_bytes()
+    totals = [c for c in json.loads(content)["cells"] if c["sub_task"] == TOTAL]
+    sets: dict[str, dict[str, dict]] = {}
+    for cell in sorted(totals, key=lambda c: (c["path"], in_order(c["condition"]))):
+        name = f"{cell['path']}/{cell['condition']}" if cell["path"] else cell["condition"]
+        ends = dict(zip(("mean", "low", "high"), cell["f1"], strict=True))
+        sets.setdefault(cell["set"], {})[name] = ends
+    counts = [len(bars) for bars in sets.values()]
+    with styled():
+        heights = {"gridspec_kw": {"height_ratios": counts}}
+        height = 0.5 * len(sets) + 0.22 * sum(counts)
+        figure, grid = new_figure(height, nrows=len(sets), squeeze=False, sharex=True, **heights)
+        for axes, (name, bars) in zip(grid.flat, sets.items(), strict=True):
+            draw_bars(axes, bars)
+            axes.set_title("\n".join(textwrap.wrap(name, 48)))
+        grid.flat[-1].set_xlabel("F1 (%); hatched: controls", loc="right")
+        text = figure_text(figure)
+    mark = f"<!-- results {hashlib.sha256(content).hexdigest()} -->\n"
+    return re.sub(r"(?=<svg)", mark, text, count=1)
