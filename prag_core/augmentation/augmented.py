@@ -22,10 +22,17 @@ AUGMENTATION = "augmentation"  # kind of the records in a store
 
 @dataclass(frozen=True)
 class QAPair:
-    """One question on a document and its short answer."""
+    """One question on a document and its short answer.
+
+    Attributes:
+        question: the question.
+        answer: a name, a date, a phrase.
+        full_answer: the answer as a sentence, or as reasoning that ends with it; "" without.
+    """
 
     question: str
     answer: str
+    full_answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,10 @@ class FileAugmenter:
         self.path = Path(path)
         self.pairs = read_qa_pairs(path, documents)
         # The pairs, not the path: a file that moves keeps its adapters, one that changes does not.
-        rows = {key: [asdict(pair) for pair in pairs] for key, pairs in self.pairs.items()}
+        rows = {
+            key: [{k: v for k, v in asdict(pair).items() if v} for pair in pairs]
+            for key, pairs in self.pairs.items()
+        }
         self.fingerprint = fingerprint(["file", rows])
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
@@ -115,7 +125,8 @@ class FileAugmenter:
 def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, tuple[QAPair, ...]]:
     """Read JSON lines {"document", "question", "answer"} and return {document id: pairs}.
 
-    `document` is a document id, a source id, or a title that one document alone has.
+    They may hold a "full_answer", too (see `QAPair`). `document` is a document id, a source id, or
+    a title that one document alone has.
 
     Raises:
         FileNotFoundError: no such file.
@@ -150,7 +161,10 @@ def _parse_record(row: object, place: str) -> tuple[str, QAPair]:
     keys = ("document", "question", "answer")
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
         raise ValueError(f"got {row!r:.80} at {place}, expected strings for the keys {keys}")
-    return row["document"], QAPair(row["question"].strip(), row["answer"].strip())
+    full = row.get("full_answer", "")
+    if not isinstance(full, str):
+        raise ValueError(f"got full_answer {full!r:.80} at {place}, expected a string")
+    return row["document"], QAPair(row["question"].strip(), row["answer"].strip(), full.strip())
 
 
 class CachedAugmenter:

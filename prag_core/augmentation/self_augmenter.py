@@ -22,19 +22,21 @@ from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
 from prag_core.model.prompts import chat, prompt_ids
 
-# Both prompts after Su et al. (2025), in our words.
+# Both prompts after Su et al. (2025), in our words; full answers are for wordings with reasoning.
 REWRITE = (
     "Rewrite the passage below in different words and with different sentences. Keep every name, "
     "number, date and fact. Write only the new passage.\n\n{passage}"
 )
 # Braces are doubled twice: for the f-string and for `format`.
-QA_EXAMPLE = "What is the capital of France?"
+QA_EXAMPLE = "Which river flows through the town of Halvik?"
 QA_PAIRS = (
-    "Write {count} different questions that the passage below answers, each with its answer. "
-    "Answers are short phrases copied from the passage. Write only a JSON list in this form:\n"
-    f'[{{{{"question": "{QA_EXAMPLE}", "answer": "Paris"}}}}]\n\n'
+    "Write {count} different questions that the passage below answers, each with its answer: a "
+    "short phrase copied from the passage, and a full sentence. Write only a JSON list in this "
+    f'form:\n[{{{{"question": "{QA_EXAMPLE}", "answer": "the Orne", '
+    '"full_answer": "The river that flows through Halvik is the Orne."}}]\n\n'
     "Passage:\n{passage}"
 )
+PAIR_TOKENS = 96  # JSON around a question, a short answer and a sentence
 VERSION = 2  # of the checks below; part of the fingerprint, so that old records are written anew
 DETAIL_SHARE = 0.7  # of names, dates and numbers that a rewrite must keep
 
@@ -80,10 +82,13 @@ class SelfAugmenter:
             if not pending:
                 break
             # The first attempt is greedy. A list ends the answer, or the code block that chat
-            # models open; 64 tokens are JSON around a question and a short answer.
+            # models open.
             sampling = {"temperature": 0.4 * attempt, "top_p": 0.95, "seed": attempt}
             options = GenerationOptions(
-                64 * self.qa_pairs, stop=("```\n", "]\n"), batch_size=self.batch_size, **sampling
+                PAIR_TOKENS * self.qa_pairs,
+                stop=("```\n", "]\n"),
+                batch_size=self.batch_size,
+                **sampling,
             )
             passages = [titled(documents[i].title, documents[i].text) for i in pending]
             requests = [QA_PAIRS.format(count=self.qa_pairs, passage=text) for text in passages]
@@ -159,11 +164,19 @@ def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
         with suppress(json.JSONDecodeError):
             item, end = decoder.raw_decode(text, start)
         if isinstance(item, dict):
-            question, answer = (str(item.get(key) or "") for key in ("question", "answer"))
-            if question.strip() and answer.strip() and question != QA_EXAMPLE:
-                pairs = add_pairs(pairs, [QAPair(question.strip(), answer.strip())])
+            keys = ("question", "answer", "full_answer")
+            pair = QAPair(*(_text(item.get(key)) for key in keys))
+            if pair.question and pair.answer and pair.question != QA_EXAMPLE:
+                pairs = add_pairs(pairs, [pair])
         start = text.find("{", end)
     return pairs
+
+
+def _text(value: object) -> str:
+    """Return a value of JSON as text; a model also answers with lists and numbers."""
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return "" if value is None else str(value).strip()
 
 
 def keeps_details(text: str, rewrite: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from prag_core.augmentation.augmented import QAPair
+from prag_core.augmentation.reasoning import write_reasoning
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.formats.peft_folder import to_peft
@@ -11,20 +14,44 @@ from prag_core.pipeline.parts import Setup
 from prag_core.training.lora_trainer import LoraTrainer
 
 
-def warmup(question_set: str, to: str, setup: Setup, limit: int | None = None) -> None:
+def warmup(
+    question_set: str,
+    to: str,
+    setup: Setup,
+    limit: int | None = None,
+    skip: int = 0,
+    more: tuple[str, ...] = (),
+) -> None:
     """Train an adapter on question-answer pairs, for the trained path to start from.
 
-    Name its folder in --training.init.
+    Name its folder in --training.init. In a wording with chain of thought (`training.prompt`) the
+    base model writes the reasoning from the questions' gold documents, and what does not end with
+    a golden answer is left out.
 
     Args:
         question_set: questions with golden answers, of other documents than those to come.
         to: PEFT folder to write.
         setup: shared settings.
-        limit: take the first questions only.
+        limit: draw so many questions of each set (by training.seed); all when omitted.
+        skip: leave out the first so many of each set, those that a benchmark asks.
+        more: further question sets, treated alike.
     """
-    questions = load_question_set(question_set, limit=limit, skip_bad=True).questions
-    # Questions without golden answers (BEIR's) have nothing to be trained on.
-    pairs = [QAPair(q.question, q.golden_answers[0]) for q in questions if q.golden_answers]
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     trainer = LoraTrainer(base, SpanAugmenter(), setup.training)
+    pairs: list[QAPair] = []
+    for source in (question_set, *more):
+        loaded = load_question_set(source, skip_bad=True)
+        # Questions without golden answers (BEIR's) have nothing to be trained on.
+        questions = [q for q in loaded.questions[skip:] if q.golden_answers]
+        if limit is not None and limit < len(questions):
+            questions = Random(setup.training.seed).sample(questions, limit)
+        if trainer.wording.conclusion:
+            pairs += write_reasoning(base, loaded, questions, trainer.wording)
+        else:
+            pairs += [QAPair(q.question, q.golden_answers[0]) for q in questions]
+    if not pairs:
+        raise ValueError(
+            f"got no question-answer pairs from {question_set} behind its first {skip} questions, "
+            "expected some: skip fewer, or name a larger set"
+        )
     print(to_peft(trainer.train_warmup(pairs), to, setup.base_model))

@@ -16,6 +16,7 @@ from typing import Literal
 from prag_core.evaluation.conditions import parse_condition
 from prag_core.evaluation.options import EvaluationOptions
 from prag_core.model.base_model import EMBEDDED_NAME
+from prag_core.model.wordings import Wording, find_wording
 from prag_core.pipeline.parts import Setup
 
 SHARED = "shared"  # folder of the conditions that no adapter changes
@@ -42,7 +43,9 @@ class BenchmarkSet:
         limits: fewer questions for a path (path: number), chosen alike from those above.
         retrieval: `gold` gives each question its own documents, `retriever` searches for them.
         k: documents a question, at most.
-        prompt: name of a wording; that of `answering` when empty.
+        prompt: name of a wording, or one of your own, that the set is asked in and its trained
+            adapters are trained in; those of `answering` and `training` when empty. Generated
+            adapters are asked as `answering` says, by default in the one that they were made for.
         max_new_tokens: longest answer; that of `generation` when 0.
         epochs: of the trained path; those of `training` when 0.
         conditions: of this set; the benchmark's when empty.
@@ -62,7 +65,7 @@ class BenchmarkSet:
     limits: dict[str, int] = field(default_factory=dict)
     retrieval: Literal["gold", "retriever"] = "retriever"
     k: int = 3
-    prompt: str = ""
+    prompt: str | Wording = ""
     max_new_tokens: int = 0
     epochs: int = 0
     conditions: tuple[str, ...] = ()
@@ -81,6 +84,8 @@ class BenchmarkSet:
                 f"got {choices} for {self.label}, expected at most one of questions, first and "
                 "per_type: leave the others out"
             )
+        if self.prompt:
+            find_wording(self.prompt)
 
     @property
     def label(self) -> str:
@@ -225,6 +230,14 @@ def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str
     # The model's own number first, then the set's, then the benchmark's.
     epochs = model.epochs.get(spec.label) or spec.epochs or setup.training.epochs
     tokens = spec.max_new_tokens or setup.generation.max_new_tokens
+    # One setting for both: adapters are asked in the wording that they were trained in.
+    prompt = spec.prompt if path in (SHARED, "trained") else ""
+    training = replace(
+        setup.training,
+        epochs=epochs,
+        rank=model.rank or setup.training.rank,
+        prompt=prompt or setup.training.prompt,
+    )
     return replace(
         setup,
         base_model=model.name,
@@ -233,9 +246,9 @@ def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str
         hypernet=model.hypernet,
         # Nothing else rests on it: with another reader the adapters' answers stay valid.
         reader=model.reader if path == SHARED else "",
-        training=replace(setup.training, epochs=epochs, rank=model.rank or setup.training.rank),
+        training=training,
         generation=replace(setup.generation, max_new_tokens=tokens),
-        answering=replace(setup.answering, prompt=spec.prompt or setup.answering.prompt),
+        answering=replace(setup.answering, prompt=prompt or setup.answering.prompt),
     )
 
 

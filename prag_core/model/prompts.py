@@ -96,7 +96,7 @@ def write_prompt(
     if isinstance(question, str) or len(question) == 1:
         return question_prompt(tokenizer, text, passages, wording)
     if passages:
-        text = wording.fill(text, format_passages(passages))
+        text = wording.fill(text, format_passages(passages, not wording.untitled))
     return _chat(tokenizer, [*question[:-1], {**question[-1], "content": text}]) + wording.lead
 
 
@@ -112,16 +112,16 @@ def question_prompt(
         for pair in wording.turns
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    asked = wording.fill(question, format_passages(passages))
+    asked = wording.fill(question, format_passages(passages, not wording.untitled))
     if tokenizer.chat_template:
         return _chat(tokenizer, [*turns, {"role": "user", "content": asked}]) + wording.lead
     texts = [plain(tokenizer, text) for text in (*(turn["content"] for turn in turns), asked)]
     return f"{tokenizer.bos_token or ''}{chr(10).join(texts)}\n{wording.lead or PLAIN_LEAD}"
 
 
-def format_passages(passages: Sequence[Document]) -> str:
+def format_passages(passages: Sequence[Document], titles: bool = True) -> str:
     """Number the passages and put their titles before them."""
-    titled = [f"{p.title}: {p.text}" if p.title else p.text for p in passages]
+    titled = [f"{p.title}: {p.text}" if titles and p.title else p.text for p in passages]
     return "\n".join(f"Passage {number}: {text}" for number, text in enumerate(titled, 1))
 
 

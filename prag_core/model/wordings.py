@@ -33,6 +33,8 @@ class Wording:
         lead: how the model's turn begins: written, not generated, and not shown to users.
         conclusion: the answer is what follows it, where reasoning goes before; "" without.
         ends: characters at whose first an answer ends; "" where it ends with the model's turn.
+        punctuated: a question without "?" gets one, and an answer that is trained its full stop.
+        untitled: passages are shown without their titles.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Wording:
     lead: str = ""
     conclusion: str = ""
     ends: str = ""
+    punctuated: bool = False
+    untitled: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for a template without its slots."""
@@ -63,6 +67,8 @@ class Wording:
 
     def fill(self, question: str, passages: str = "") -> str:
         """Return the user's turn."""
+        if self.punctuated:
+            question = question.strip().removesuffix("?").rstrip() + "?"
         # Not str.format: a template of users may hold braces. The question last: it may, too.
         before, after = self.template.split("{question}", 1)
         return (
@@ -73,10 +79,14 @@ class Wording:
 
     def answer(self, text: str) -> str:
         """Return the answer in what the model wrote."""
-        if self.conclusion and self.conclusion in text:
-            text = text.split(self.conclusion)[-1].strip().strip(".")
+        concluded = self.conclusion and self.conclusion in text
+        if concluded:
+            # The last conclusion counts; the first where a text may go on behind the answer.
+            text = text.split(self.conclusion, 1 if self.ends else -1)[-1]
+        text = text.strip()
         ends = [text.find(end) for end in self.ends if end in text]
-        return text[: min(ends, default=len(text))].strip()
+        text = text[: min(ends, default=len(text))].strip()
+        return text.strip(".") if concluded else text
 
 
 SHORT = "Answer the question with a short phrase.\n{passages}\nQuestion: {question}"
@@ -85,6 +95,11 @@ EXAMPLE_TURNS = (
     ("Question: When did Ida Brandt begin to paint?", "Answer: in 1934"),
     ("Question: Who designed the lighthouse of Tarn Point?", "Answer: Paul Renner"),
 )
+# What Su et al. (2025) ask, in our words: with passages, without, and with adapters alike.
+KNOWN = """Answer the question from what you know and from any passages that stand here.
+{passages}
+
+Question: {question}"""
 REASONED = """{passages}
 Question: When did the director of the film The Glass Harbour die?
 Answer: The film The Glass Harbour was directed by Ida Brandt. Ida Brandt died on 4 May 1971. \
@@ -99,7 +114,11 @@ Answer: The Elbe is a river in Central Europe. The Oder is a river in Central Eu
 So the answer is yes.
 
 Question: {question}"""
-# `direct` is asked without a lead; `cot` is few-shot chain of thought (Wei et al., 2022).
+STEPS = "Answer the question step by step.\n" + REASONED
+# As Su et al. score: an answer ends at its first full stop, comma or line break.
+LETTER = {"ends": ".,\n", "punctuated": True, "untitled": True}
+# `direct` is asked without a lead; `cot` is few-shot chain of thought (Wei et al., 2022); `paper`
+# and `paper_cot` are for the scheme `paper` (see prag_core/training/README.md).
 WORDINGS = {
     wording.name: wording
     for wording in (
@@ -107,12 +126,9 @@ WORDINGS = {
         Wording("short", SHORT, lead="Answer:"),
         Wording("turns", SHORT, turns=EXAMPLE_TURNS, lead="Answer:"),
         Wording("sentence", SHORT, lead="The answer is"),
-        Wording(
-            "cot",
-            "Answer the question step by step.\n" + REASONED,
-            lead="Answer:",
-            conclusion="So the answer is",
-        ),
+        Wording("cot", STEPS, lead="Answer:", conclusion="So the answer is"),
+        Wording("paper", KNOWN, lead="The answer is", **LETTER),
+        Wording("paper_cot", STEPS, lead="Answer:", conclusion="the answer is", **LETTER),
     )
 }
 READING = ("short", "turns", "sentence")  # that `prag evaluate --choose_prompts` tries

@@ -48,7 +48,8 @@ class AugmentationOptions:
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
         model: another model that writes them (`self`); the base model when empty.
-        file: JSON lines {"document", "question", "answer"}, for strategy `file`.
+        file: JSON lines {"document", "question", "answer"} (and "full_answer", for prompts with
+            reasoning), for strategy `file`.
     """
 
     strategy: Literal["span", "self", "file"] = "span"

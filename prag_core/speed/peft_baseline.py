@@ -46,7 +46,7 @@ def train(
     start = time.perf_counter()
     model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=rate)
     losses = []
     for ids in sequences:
         optimizer.zero_grad()

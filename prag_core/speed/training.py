@@ -31,10 +31,8 @@ def measure_training(base: BaseModel, peft: Peft, hypernet: str, quick: bool) ->
     count, few = (2, 2) if quick else (DOCUMENTS, BASELINE_DOCUMENTS)
     trainer, documents = paper_trainer(base), workload_documents(count)
     options, augmented = trainer.options, trainer.augmenter.augment(documents)
-    sequences = [
-        [s.ids for s in build_sequences(base.tokenizer, a, options.scheme, options.max_tokens)]
-        for a in augmented
-    ]
+    how = options.scheme, options.max_tokens, trainer.wording
+    sequences = [[s.ids for s in build_sequences(base.tokenizer, a, *how)] for a in augmented]
     times, made, losses, tight = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         start = to_peft(Adapter(trainer.spec, trainer.init), Path(folder) / "start", base.name)

@@ -15,6 +15,7 @@ from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import demo_question_set
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.wordings import DEFAULT
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.lora_trainer import LoraTrainer, paper_options
 
@@ -68,9 +69,13 @@ def workload_questions(count: int, k: int = 3) -> list[WorkloadQuestion]:
 
 
 def paper_trainer(base: BaseModel) -> LoraTrainer:
-    """Return a trainer with the paper's settings, cut to the model's context."""
+    """Return a trainer with the paper's settings, but stored and asked as adapters usually are.
+
+    Sequences are cut to the model's context.
+    """
     most = min(paper_options().max_tokens, base.context_length)
-    return LoraTrainer(base, FixedAugmenter(), paper_options(max_tokens=most))
+    options = paper_options(max_tokens=most, prompt=DEFAULT, dtype="bfloat16")
+    return LoraTrainer(base, FixedAugmenter(), options)
 
 
 def workload_pipeline(base: BaseModel, store: AdapterStore) -> ParametricRAG:

@@ -40,10 +40,11 @@ class LoraTrainingOptions:
         weight_decay: of AdamW.
         epochs: passes over a document's sequences.
         scheme: which sequences a document makes: `paper` (Su et al., 2025: passage, question and
-            answer, 5 a document) or `recall` (questions without the passage, and its text).
+            answer, 5 a document, in this order in every epoch; see prag_core/training/README.md)
+            or `recall` (questions without the passage, and its text).
         loss: tokens that carry loss: `all` (paper) or `answer`.
         prompt: name of the wording that questions are asked in, or one of your own (see
-            `prag_core.model.wordings`).
+            `prag_core.model.wordings`); `paper` or `paper_cot` for the scheme `paper`.
         sequences_per_step: sequences of one document in one optimiser step.
         max_tokens: longer sequences are cut at the front of the passage (2 or more; never more
             than the base model's context).
@@ -157,7 +158,8 @@ def fit_steps(
     # same order whoever trains beside it.
     for epoch in range(options.epochs):
         order = torch.randperm(len(starts), generator=shuffle).tolist()
-        order = order if epoch else range(len(starts))  # as written in the first epoch
+        if not epoch or options.scheme == "paper":
+            order = range(len(starts))  # as written
         for number, step in enumerate(order, 1):
             start = starts[step]
             rows = [document[start : start + per_step] for document in documents]

@@ -22,9 +22,17 @@ from prag_core.training.loop import (
 from prag_core.training.sequences import TrainingSequence, build_sequences
 from prag_core.training.stacked_lora import StackedLora, initial_tensors
 
-# Su et al., 2025, section 4.1 and its code.
+# Su et al., 2025, section 4.1 and its code (README.md beside this file). The weight decay is the
+# default of torch's AdamW, which their code leaves as it is.
 PAPER = LoraTrainingOptions(
-    rank=2, learning_rate=3e-4, epochs=1, scheme="paper", loss="all", sequences_per_step=1
+    rank=2,
+    learning_rate=3e-4,
+    weight_decay=0.01,
+    epochs=1,
+    scheme="paper",
+    loss="all",
+    prompt="paper",
+    dtype="float32",
 )
 GLOBAL_STEP = 8  # least sequences in a step of `train_global`: one adapter has many documents
 
@@ -132,7 +140,9 @@ class LoraTrainer:
         if not augmented:
             raise ValueError("got no documents to train on, expected some: check the corpus")
         sequences = [s for document in augmented for s in self._sequences(document)]
-        per_step = max(self.options.sequences_per_step, GLOBAL_STEP)
+        per_step = self.options.sequences_per_step
+        if self.options.scheme != "paper":
+            per_step = max(per_step, GLOBAL_STEP)
         stack = StackedLora(self.base, self.spec, [self.init])
         options = replace(self.options, sequences_per_step=per_step)
         steps = similar_steps(sequences, per_step, options.seed)
@@ -142,7 +152,8 @@ class LoraTrainer:
     def train_warmup(self, pairs: Sequence[QAPair]) -> Adapter:
         """Train one adapter on question-answer pairs alone: the warm-up initialisation.
 
-        It teaches the answer's form (Su et al., 2025, section 4.1); `init` starts documents there.
+        It teaches the answer's form (Su et al., 2025, section 4.1), its end included; `init` starts
+        documents there.
         """
         empty = Document("", "warm-up")  # no text, no recitation: see `build_sequences`
         return self.train_global([AugmentedDocument(empty, (), (pair,)) for pair in pairs])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from prag_core.augmentation.augmented import AugmentedDocument
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.corpus.text_tokens import ids_behind, plain
 from prag_core.model.prompts import chat, prompt_ids, question_prompt
@@ -34,11 +35,14 @@ def build_sequences(
 ) -> list[TrainingSequence]:
     """Write the sequences that one document is trained on.
 
-    `paper` (Su et al., 2025, and its code): the first half of the question-answer pairs (rounded
-    up) with the passage and with each rewrite, the others without passage; with 1 rewrite and 3
-    pairs these are 5. `recall`: every pair without passage, as it will be asked, and the text and
-    its rewrites as a recitation. A document without pairs is trained on its text; one without
-    text, on its pairs without passage.
+    `paper` (Su et al., 2025, and its code; README.md beside this file): the first half of the
+    question-answer pairs (rounded up) with the passage and with each rewrite, the others without
+    passage; with 1 rewrite and 3 pairs these are 5. They end with the answer, not with the
+    end-of-sequence token. `recall`: every pair without passage, as it will be asked, and the text
+    and its rewrites as a recitation. A document without pairs is trained on its text; one without
+    text (the warm-up), on its pairs without passage.
+
+    In a wording with reasoning the answer is the full one, where the pair has it.
 
     Raises:
         ValueError: neither text nor pairs.
@@ -50,20 +54,43 @@ def build_sequences(
             f"got a document without text and question-answer pairs ({document.id}), expected "
             "one of both: leave it out of the corpus"
         )
-    # The first half, so that a document of one pair has it with the passage.
-    with_passage = pairs[: (len(pairs) + 1) // 2] if scheme == "paper" and texts else ()
-    rows = []  # (prompt, answer)
-    for pair in with_passage:
-        for text in texts:
-            passage = Document(text, document.title)
-            prompt = question_prompt(tokenizer, pair.question, [passage], wording)
-            rows.append((prompt, pair.answer))
-    for pair in pairs[len(with_passage) :]:
-        rows.append((question_prompt(tokenizer, pair.question, (), wording), pair.answer))
+    ended = scheme != "paper" or not texts  # of Su et al. only the warm-up learns to stop
+    sequences = [
+        encode(
+            tokenizer,
+            question_prompt(tokenizer, pair.question, passages, wording),
+            trained_answer(pair, wording),
+            ended,
+        )
+        for pair, passages in pairs_with_passages(augmented, scheme, texts)
+    ]
     if scheme == "recall" or not pairs:
         prompt = chat(tokenizer, recitation_request(document))
-        rows += [(prompt, text) for text in texts]
-    return [cut(encode(tokenizer, *row), max_tokens) for row in rows]
+        sequences += [encode(tokenizer, prompt, text) for text in texts]
+    return [cut(sequence, max_tokens) for sequence in sequences]
+
+
+def pairs_with_passages(
+    augmented: AugmentedDocument, scheme: str, texts: Sequence[str]
+) -> list[tuple[QAPair, tuple[Document, ...]]]:
+    """List every pair as often as it is asked, with the passage that it is asked with.
+
+    Args:
+        augmented: the document.
+        scheme: see `build_sequences`.
+        texts: its own and the rewrites.
+    """
+    pairs, title = augmented.qa_pairs, augmented.document.title
+    # The first half, so that a document of one pair has it with the passage.
+    half = (len(pairs) + 1) // 2 if scheme == "paper" and texts else 0
+    shown = [(pair, (Document(text, title),)) for pair in pairs[:half] for text in texts]
+    return [*shown, *((pair, ()) for pair in pairs[half:])]
+
+
+def trained_answer(pair: QAPair, wording: Wording) -> str:
+    """Return what stands behind the lead in training."""
+    answer = (wording.conclusion and pair.full_answer) or pair.answer
+    return answer.strip().removesuffix(".") + "." if wording.punctuated else answer
 
 
 def recitation_request(document: Document) -> str:
@@ -71,8 +98,10 @@ def recitation_request(document: Document) -> str:
     return RECITE.format(title=document.title or "the document")
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> TrainingSequence:
-    """Tokenise prompt and answer and end with the end-of-sequence token.
+def encode(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, ended: bool = True
+) -> TrainingSequence:
+    """Tokenise prompt and answer; `ended` with the end-of-sequence token.
 
     Behind a lead ("Answer:") the answer begins with its space, as a text that goes on; not behind
     a control token or a line break, with which chat formats begin a turn.
@@ -81,7 +110,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Trai
     begins = prompt[-1:].isspace() or (head and head[-1] in tokenizer.added_tokens_decoder)
     # Apart, so that no token spans both and the answer's start is exact.
     tail = ids_behind(tokenizer, prompt[-1:], plain(tokenizer, ("" if begins else " ") + answer))
-    return TrainingSequence((*head, *tail, tokenizer.eos_token_id), len(head))
+    end = (tokenizer.eos_token_id,) if ended else ()
+    return TrainingSequence((*head, *tail, *end), len(head))
 
 
 def cut(sequence: TrainingSequence, max_tokens: int) -> TrainingSequence:

@@ -126,3 +126,16 @@ def test_file_fingerprint_follows_the_pairs(tmp_path):
         path.write_text(json.dumps({"document": "dye", "question": "q", "answer": answer}))
         prints.append(FileAugmenter(path, [DYE]).fingerprint)
     assert prints[0] == prints[2] != prints[1]
+
+
+def test_file_may_hold_full_answers(tmp_path):
+    path, row = tmp_path / "pairs.jsonl", {"document": DYE.id, "question": "q?", "answer": "a"}
+    path.write_text(json.dumps(row) + "\n")
+    without = FileAugmenter(path, [DYE])
+    path.write_text(json.dumps(row | {"full_answer": "It is a."}) + "\n")
+    augmenter = FileAugmenter(path, [DYE])
+    assert augmenter.augment([DYE])[0].qa_pairs == (QAPair("q?", "a", "It is a."),)
+    assert augmenter.fingerprint != without.fingerprint
+    path.write_text(json.dumps(row | {"full_answer": 3}) + "\n")
+    with pytest.raises(ValueError, match=r"got full_answer 3 at .*expected a string"):
+        FileAugmenter(path, [DYE])

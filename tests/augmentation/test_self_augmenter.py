@@ -49,6 +49,18 @@ def test_parse_qa_pairs_takes_what_is_whole(text):
     assert parse_qa_pairs(text) == (QAPair("Who built it?", "Varga"), QAPair("When?", "1867"))
 
 
+def test_full_answers_are_read_and_asked_for():
+    text = '[{"question": "Who?", "answer": "Ida", "full_answer": " Ida built it."}]'
+    assert parse_qa_pairs(text) == (QAPair("Who?", "Ida", "Ida built it."),)
+    assert '"full_answer"' in QA_PAIRS.format(count=3, passage="x")
+
+
+def test_lists_and_numbers_are_answers_and_nothing_is_none():
+    answers = ('["Ida", 3]', "0", "null", "[]")
+    text = ",".join(f'{{"question": "{i}?", "answer": {a}}}' for i, a in enumerate(answers))
+    assert parse_qa_pairs(text) == (QAPair("0?", "Ida, 3"), QAPair("1?", "0"))
+
+
 def test_self_retries_hotter_and_only_what_is_missing(monkeypatch, tiny_base):
     def second(prompt):
         return PAIRS if "Brannock" in prompt else "no JSON"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from prag_core.augmentation import reasoning
+from prag_core.training.lora_trainer import LoraTrainer
 from tests.fixtures.command_line import run
 
 
@@ -17,3 +19,43 @@ def test_warmup_trains_an_initial_adapter(corpus, options, tmp_path, capsys):
     wrong = [f"--training.init={start}", "--training.rank=3"]
     assert run("parametrize", corpus, "--store", store, *wrong, *options) == 2
     assert "initial adapter" in capsys.readouterr().err
+
+
+def test_warmup_draws_from_each_set_behind_the_questions_of_a_benchmark(
+    corpus, options, tmp_path, monkeypatch
+):
+    trained = []
+
+    def record(self, pairs):
+        trained.append(sorted(pair.question for pair in pairs))
+        return train(self, pairs)
+
+    train = LoraTrainer.train_warmup
+    monkeypatch.setattr(LoraTrainer, "train_warmup", record)
+    shared = [option for option in options if "augmentation" not in option]
+    more = [f"--more=['{corpus}']", "--limit=2", "--skip=4"]
+    assert run("warmup", corpus, tmp_path / "a", *more, *shared) == 0
+    assert trained.pop() == sorted(["Where does Ed live?", "Where does Flo live?"] * 2)
+    assert run("warmup", corpus, tmp_path / "b", "--limit=3", *shared) == 0
+    assert len({*trained.pop()}) == 3
+
+
+def test_warmup_without_questions_is_refused(corpus, options, tmp_path, capsys):
+    shared = [option for option in options if "augmentation" not in option]
+    assert run("warmup", corpus, tmp_path / "a", "--skip=6", *shared) == 2
+    assert "behind its first 6 questions" in capsys.readouterr().err
+
+
+def test_warmup_of_chains_of_thought_has_the_base_model_write_them(
+    corpus, options, tmp_path, monkeypatch, capsys
+):
+    texts = ["She lives in house 0. So the answer is house 0.", "So the answer is house 9."]
+    monkeypatch.setattr(
+        reasoning, "generate_fitting", lambda base, prompts, options: texts * (len(prompts) // 2)
+    )
+    shared = [option for option in options if "augmentation" not in option]
+    chains = ["--training.scheme=paper", "--training.prompt=paper_cot"]
+    assert run("warmup", corpus, tmp_path / "a", *chains, *shared) == 0
+    texts[0] = texts[1]
+    assert run("warmup", corpus, tmp_path / "b", *chains, *shared) == 2
+    assert "got no question-answer pairs" in capsys.readouterr().err

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.benchmark import choose_questions
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
+from prag_core.model.wordings import DEFAULT, Wording
 from prag_core.pipeline.parts import Setup
 from tests.fixtures.benchmarks import (
     TYPES,
@@ -48,6 +51,26 @@ def test_all_cells_run_once_and_a_second_run_repeats_none(settings, counted, cap
     assert table(settings) == first
     stores = [path.parent.parent.name for path in Path(settings["output"]).rglob("store.json")]
     assert stores == ["tiny"]  # one for both sets, seeds and paths
+
+
+def test_a_prompt_of_a_set_is_asked_and_trained_in(settings, counted):
+    """In the YAML by name or as a text; generated adapters are asked as they were made."""
+    mine = Wording("mine", "{passages}\nQ: {question}", lead="A:", ends=",")
+    settings = small(settings, paths=["generated", "trained"], training={"epochs": 1, "rank": 2})
+    settings["question_sets"][0]["prompt"] = asdict(mine)
+    assert prag_benchmark(settings) == 0
+    prompts: dict[str, set[str]] = {}
+    for path in Path(settings["output"]).rglob("seed0/*/*.jsonl"):
+        texts = path.read_text().splitlines()
+        prompts.setdefault(path.parent.name, set()).update(json.loads(t)["prompt"] for t in texts)
+    assert prompts == {"shared": {mine.id}, "trained": {mine.id}, "generated": {DEFAULT.id}}
+    with AdapterStore(Path(settings["output"]) / "tiny" / "store") as store:
+        made = {a.metadata["path"]: a.metadata["prompt"] for _, a in store.items()}
+    assert made["trained"] == mine.id
+    counted.clear()
+    assert prag_benchmark(settings) == 0 and not counted
+    settings["question_sets"][0]["prompt"] = "poem"
+    assert prag_benchmark(settings) == 2
 
 
 def test_a_finished_benchmark_needs_neither_model_nor_data(settings, counted, tmp_path):

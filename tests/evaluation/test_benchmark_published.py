@@ -17,6 +17,7 @@ from prag_core.commands import benchmark
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.evaluation.benchmark_results import published_f1
 from prag_core.pipeline.parts import Setup
+from prag_core.training.lora_trainer import PAPER
 from tests.fixtures.benchmarks import (
     TYPES,
     prag_benchmark,
@@ -118,7 +119,6 @@ def test_every_cell_of_the_yaml_files_is_built_on_a_tiny_model(name, settings, m
 
 
 def test_the_papers_settings_reach_the_cells(monkeypatch, tmp_path):
-    config = yaml.safe_load((CONFIGS / "benchmark_paper.yaml").read_text())
     groups = []
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "benchmark_paper").mkdir(parents=True)
@@ -131,13 +131,14 @@ def test_the_papers_settings_reach_the_cells(monkeypatch, tmp_path):
     qwen = "Qwen2.5-1.5B-Instruct"
     assert setups[one, "popqa"].training.epochs == 2 == setups[qwen, "hotpotqa"].training.epochs
     assert setups[one, "hotpotqa"].training.epochs == 1
-    assert setups[eight, "popqa"].training.rank == 8 and setups[one, "popqa"].training.rank == 2
-    assert setups[one, "2wikimultihopqa"].answering.prompt == "cot"
-    assert setups[one, "popqa"].answering.prompt == "short"
+    assert setups[eight, "popqa"].training.epochs == 2
+    assert {setup.training.rank for setup in setups.values()} == {2}
+    for set_name, prompt in (("2wikimultihopqa", "paper_cot"), ("popqa", "paper")):
+        setup = setups[one, set_name]
+        assert setup.answering.prompt == setup.training.prompt == prompt
+    # Ours are asked as they were made.
+    assert {g.setup.answering.prompt for g in groups if g.path == "generated"} == {"auto"}
     assert setups[one, "popqa"].generation.max_new_tokens == 20
     paper = replace(setups[one, "hotpotqa"].training, epochs=1)
-    assert (paper.scheme, paper.loss, paper.alpha, paper.learning_rate) == (
-        "paper", "all", 32, 3e-4,
-    )  # fmt: skip
+    assert paper == replace(PAPER, prompt="paper_cot")
     assert {g.spec.per_type or g.spec.first for g in groups} == {300}
-    assert {member["rank"] for member in config["base_models"]} == {2, 8}

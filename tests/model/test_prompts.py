@@ -35,6 +35,13 @@ def test_closed_book_prompt_is_the_question_in_the_chat_template():
     )
 
 
+def test_an_untitled_wording_shows_passages_without_titles():
+    turns = [{"role": role, "content": "Tarn?"} for role in ("user", "assistant", "user")]
+    for question in ("Where?", turns):
+        prompt = write_prompt(byte_tokenizer(), question, [TARN], WORDINGS["paper"])
+        assert "Passage 1: Tarn lies {north} of Oss." in prompt
+
+
 def test_passages_come_before_the_question_braces_and_all():
     prompt = question_prompt(byte_tokenizer(), "Where is {Tarn}?", [TARN, OSS])
     assert (

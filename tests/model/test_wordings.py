@@ -70,6 +70,19 @@ def test_answer_ends_at_the_first_of_its_ends():
     assert [wording.answer(t) for t in (" Tarn, Oss.", " Tarn\nOss,", " Tarn")] == ["Tarn"] * 3
 
 
+def test_behind_the_first_conclusion_where_text_goes_on():
+    text = "Ida died. So the answer is 1971. Question: Who?\nAnswer: So the answer is Bo."
+    assert WORDINGS["paper_cot"].answer(text) == "1971"
+    assert WORDINGS["cot"].answer(text) == "Bo"
+
+
+@pytest.mark.parametrize("question", ["Who", "Who?", " Who ? ", "Who ?"])
+def test_a_punctuated_wording_ends_questions_with_their_mark(question):
+    asked = WORDINGS["paper"].fill(question)
+    assert asked.endswith("Question: Who?")
+    assert WORDINGS["short"].fill(question).endswith(f"Question: {question}")
+
+
 def test_choice_for_reading_is_kept_for_its_base_model(tmp_path, monkeypatch):
     monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
     shipped = tmp_path / "shipped.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,13 +17,13 @@ from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model.attach import attached
-from prag_core.model.wordings import DEFAULT
+from prag_core.model.wordings import WORDINGS
 from prag_core.training.lora_trainer import PAPER, LoraTrainer, paper_options
 from prag_core.training.sequences import build_sequences
 from tests.fixtures.tiny import random_adapter
 
 AUGMENTER = SimpleNamespace(fingerprint="fixed")
-FAST = paper_options(learning_rate=3e-3, dtype="float32")
+FAST = paper_options(learning_rate=3e-3)
 
 
 def augmented(number: int, pairs: int = 3, rewrites: int = 1, words: int = 4):
@@ -94,7 +95,7 @@ def test_padding_changes_nothing(tiny_base):
 
 @pytest.mark.parametrize("scheme", ["paper", "recall"])
 def test_equals_a_peft_training_loop(tiny_base, scheme, tmp_path):
-    options = replace(FAST, scheme=scheme, weight_decay=0.01)
+    options = replace(FAST, scheme=scheme)
     trainer = LoraTrainer(tiny_base, AUGMENTER, options)
     ((ours, our_loss),) = trainer.train([UNEVEN[0]])
     start = replace(ours, tensors=trainer.init)
@@ -105,7 +106,8 @@ def test_equals_a_peft_training_loop(tiny_base, scheme, tmp_path):
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.01
     )
-    sequences = build_sequences(tiny_base.tokenizer, UNEVEN[0], scheme, 3000)
+    wording = trainer.wording
+    sequences = build_sequences(tiny_base.tokenizer, UNEVEN[0], scheme, 3000, wording)
     assert len(sequences) == 5
     for sequence in sequences:
         ids = torch.tensor([sequence.ids])
@@ -127,7 +129,9 @@ def test_answer_loss_counts_the_answer_alone(tiny_base):
     options = replace(FAST, scheme="paper", loss="answer", sequences_per_step=2)
     ((_, loss),) = LoraTrainer(tiny_base, AUGMENTER, options).train([document])
     losses = []
-    for sequence in build_sequences(tiny_base.tokenizer, document, "paper", 3000):
+    for sequence in build_sequences(
+        tiny_base.tokenizer, document, "paper", 3000, WORDINGS[options.prompt]
+    ):
         logits = tiny_base.model(input_ids=torch.tensor([sequence.ids])).logits[0]
         answer = torch.tensor(sequence.ids[sequence.answer_start :])
         losses.append(cross_entropy(logits[sequence.answer_start - 1 : -1], answer))
@@ -150,12 +154,13 @@ def test_parametrize_augments_and_keeps_the_order(tiny_base):
     augmenter = SimpleNamespace(
         fingerprint="known", augment=lambda documents: [known[d.id] for d in documents]
     )
-    trainer = LoraTrainer(tiny_base, augmenter, paper_options(documents_per_batch=2))
+    options = paper_options(documents_per_batch=2, dtype="bfloat16")
+    trainer = LoraTrainer(tiny_base, augmenter, options)
     documents = [item.document for item in reversed(UNEVEN)]
     made = trainer.parametrize(documents)
     assert [adapter.metadata["document_id"] for adapter in made] == [d.id for d in documents]
     assert all(adapter.spec == trainer.spec for adapter in made)
-    assert {adapter.metadata["prompt"] for adapter in made} == {DEFAULT.id}
+    assert {adapter.metadata["prompt"] for adapter in made} == {WORDINGS["paper"].id}
     assert {t.dtype for t in made[0].tensors[trainer.spec.paths()[0]]} == {torch.bfloat16}
     assert trainer.parametrize([]) == []
 
@@ -247,4 +252,7 @@ def test_options_are_refused(tiny_base, change, message):
 def test_paper_options():
     shown = (PAPER.rank, PAPER.alpha, PAPER.learning_rate, PAPER.epochs, PAPER.max_tokens)
     assert shown == (2, 32, 3e-4, 1, 3000)
+    assert PAPER.weight_decay == inspect.signature(torch.optim.AdamW).parameters[
+        "weight_decay"
+    ].default  # fmt: skip
     assert AdapterSpec("b", PAPER.rank, PAPER.alpha, layers=(0,)).scale == 16

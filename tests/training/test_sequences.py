@@ -6,6 +6,7 @@ import pytest
 
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
+from prag_core.model.wordings import WORDINGS
 from prag_core.training.sequences import TrainingSequence, build_sequences, cut, encode
 from tests.fixtures.tiny import byte_tokenizer
 
@@ -15,15 +16,16 @@ PAIRS = tuple(QAPair(f"Question {i}?", f"answer {i}") for i in range(5))
 
 
 def built(scheme: str, rewrites: int = 1, pairs: int = 3, document: Document = TARN) -> list:
-    """(prompt, answer) of every sequence, decoded."""
+    """(prompt, answer) of every sequence, decoded; the end token is cut off where there is one."""
     texts = tuple(f"Rewrite {i}." for i in range(rewrites))
     augmented = AugmentedDocument(document, texts, PAIRS[:pairs])
     sequences = build_sequences(TOKENIZER, augmented, scheme, 3000)
-    assert all(sequence.ids[-1] == TOKENIZER.eos_token_id for sequence in sequences)
+    ended = scheme == "recall" or not pairs or not document.text
+    assert all((s.ids[-1] == TOKENIZER.eos_token_id) == ended for s in sequences)
     return [
         (
             TOKENIZER.decode(sequence.ids[: sequence.answer_start]),
-            TOKENIZER.decode(sequence.ids[sequence.answer_start : -1]),
+            TOKENIZER.decode(sequence.ids[sequence.answer_start :]).removesuffix("<e>"),
         )
         for sequence in sequences
     ]
@@ -93,6 +95,16 @@ def test_behind_a_lead_the_answer_begins_with_its_space(prompt, text):
     assert TOKENIZER.decode(sequence.ids[: sequence.answer_start]) == prompt
 
 
+@pytest.mark.parametrize("scheme", ["paper", "recall"])
+def test_wordings_with_reasoning_are_trained_on_full_answers(scheme):
+    pairs = (QAPair("Where?", "Oss", "It lies in Oss."), QAPair("Who?", "Ida"))
+    augmented = AugmentedDocument(TARN, (), pairs)
+    for name, answers in (("cot", ["It lies in Oss.", "Ida"]), ("short", ["Oss", "Ida"])):
+        rows = build_sequences(TOKENIZER, augmented, scheme, 3000, WORDINGS[name])
+        texts = [TOKENIZER.decode(row.ids[row.answer_start :]) for row in rows[:2]]
+        assert [text.removesuffix("<e>").strip() for text in texts] == answers
+
+
 def test_cut_drops_the_front_and_keeps_the_answer():
     sequence = TrainingSequence(tuple(range(10)), 7)
     assert cut(sequence, 10) == cut(sequence, 11) == sequence
@@ -105,4 +117,4 @@ def test_long_documents_are_cut():
     augmented = AugmentedDocument(Document("word " * 100), (), PAIRS[:2])
     sequences = build_sequences(TOKENIZER, augmented, "paper", 50)
     assert [len(sequence.ids) for sequence in sequences] == [50, 50]
-    assert TOKENIZER.decode(sequences[0].ids).endswith("Question 0?<e><a>Answer: answer 0<e>")
+    assert TOKENIZER.decode(sequences[0].ids).endswith("Question 0?<e><a>Answer: answer 0")
