@@ -122,7 +122,8 @@ def similar_steps(
     ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
     steps = [ordered[i : i + per_step] for i in range(0, len(ordered), per_step)]
     shuffle = torch.Generator().manual_seed(seed)
-    order = [*torch.randperm(len(steps) - 1, generator=shuffle).tolist(), len(steps) - 1]
+    whole = len(sequences) // per_step
+    order = [*torch.randperm(whole, generator=shuffle).tolist(), *range(whole, len(steps))]
     return [sequence for i in order for sequence in steps[i]]
 
 
