@@ -172,7 +172,7 @@ def test_documents_that_are_not_meant_are_named_only_where_they_are_read(answere
     assert [source.document_id for source in prepared.documents] == [CORPUS[0].id]
 
 
-@pytest.mark.parametrize("wording", [name for name in WORDINGS if name != "cot"])  # it is long
+@pytest.mark.parametrize("wording", ["direct", "short", "turns", "sentence", "paper"])
 def test_kept_passages_are_read_once_and_answer_as_in_context(answerer, wording, monkeypatch):
     hits, options = [row[:1] for row in HITS], AnswerOptions(prompt=wording)
     read = answerer.answer(QUESTIONS, hits, "in_context", options)

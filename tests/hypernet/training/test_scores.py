@@ -109,10 +109,10 @@ def test_unrelated_texts_are_a_ratio_of_losses(tiny_base, tmp_path):
     rag = ParametricRAG(tiny_base, parametrizer=made, store=tmp_path / "store")
     rag.add_documents(DOCUMENTS)
     texts = UnrelatedTexts(tuple(f"Some {name} of {thing}." for name, thing in FACTS.items()))
-    found = texts.measure(rag, DOCUMENTS[:2], 0)
+    found = texts.measure(rag, DOCUMENTS[:6], 0)
     assert json.loads(json.dumps(found))["texts"] == 6
     ratio = found["ratio"]
     assert ratio["low"] <= ratio["mean"] <= ratio["high"] and ratio["mean"] != 1
-    owners = [rag.adapter(d.id) for d in DOCUMENTS[:2]] * 3
+    owners = [rag.adapter(d.id) for d in DOCUMENTS[:6]]
     totals = [sum(text_losses(tiny_base, texts.texts, adapters)[0]) for adapters in (None, owners)]
     assert ratio["mean"] == pytest.approx(totals[1] / totals[0])
