@@ -112,6 +112,8 @@ def evaluate(
         # Another model or parametrizer is another evaluation, and needs another folder.
         used = replace(rag.setup or setup, generation=rag.generation)
         config = used.answer_config() | rag.identity
+        if choose_prompts:  # every condition names its own, and the choice is another one later
+            del config["reading_prompt"]
         rest = (output, config, ranked, foreign, strangers, ask)
         report = evaluate_set(rag, whole, evaluation, *rest)
         if choose_prompts:

@@ -236,6 +236,13 @@ def test_a_gate_shows_the_documents_that_adapters_respond_to(answerer, adapters,
     assert [row.prompt for row in usual] != [row.prompt for row in gated]
 
 
+def test_a_gate_without_a_least_relevance_needs_no_adapters(answerer):
+    bare, options = replace(answerer, adapter={}.__getitem__), AnswerOptions(gated=True)
+    gated = bare.prepare(QUESTIONS, HITS, "in_context", options)
+    usual = bare.prepare(QUESTIONS, HITS, "in_context")
+    assert [row.prompt for row in gated] == [row.prompt for row in usual]
+
+
 def test_the_reader_is_asked_as_it_was_trained(answerer, adapters):
     trained = replace(adapters[CORPUS[2].id], metadata={"path": "reader", "prompt": SENTENCE.id})
     answers = replace(answerer, reader=lambda: trained).prepare(QUESTIONS, HITS, "reader")
