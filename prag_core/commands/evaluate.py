@@ -76,7 +76,7 @@ def evaluate(
         predictions: files of another system's answers, {id: prediction} or lines of
             {"id", "prediction"}; each is scored under its name.
         unrelated: what the documents' adapters should not change, one or [A,B]: texts of a corpus
-            (their loss), `package:NAME`, the documentation of an installed package (`pandas`:
+            (their loss), `package:NAME`, the documentation of an installed package (`numpy`:
             BSD-3-Clause), and `choices:SET`, the right one of four answers to a set's questions.
         texts: texts, or questions, drawn from each.
         recite: ask for the documents' texts in place of the questions: what share of its 8-grams

@@ -18,7 +18,8 @@ from prag_core.files import write_json
 from prag_core.model.catalogue import cache_folder
 
 SLOTS = ("{passages}", "{question}")
-CHOICES = Path(__file__).with_name("reading_prompts.json")  # of the models in `prag models`
+# Of the models in `prag models`.
+CHOICES = Path(__file__).parents[1] / "resources" / "reading_prompts.json"
 
 
 @dataclass(frozen=True)
