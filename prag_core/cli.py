@@ -71,13 +71,13 @@ SUMMARIES = {
     "models": "Show which base models load by name, or fetch one now.",
 }
 DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see `Command`
-    "demo": {"unread": ["path"]},
-    "parametrize": {"words": ["corpus"]},
+    "demo": {"unread": ["path", "reader"]},
+    "parametrize": {"words": ["corpus"], "unread": ["reader"]},
     # Each request brings its own decoding options.
-    "serve": {"unread": ["generation", "answering"]},
-    "benchmark": {
-        "unread": ["path", "base_model", "dtype", "hypernet"]
-    },  # a list of models has them
+    "serve": {"unread": ["generation", "answering", "reader"]},
+    "benchmark": {  # a list of models has them
+        "unread": ["path", "base_model", "dtype", "hypernet", "reader"]
+    },
     "belief": {
         "unread": [
             "path",
@@ -91,6 +91,7 @@ DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see
         ]
     },
     "compare": {"unread": ["path"]},
+    "warmup": {"unread": ["reader"]},
     "reader": {
         "unread": [
             "path",

@@ -124,7 +124,8 @@ def try_rates(
         place = folder / "rates" / f"{rate:g}"
         try:
             train(fit_config, settings | changes, place)
-            losses[rate] = read_curve(place)[-1]["own"]
+            own = read_curve(place)[-1]["own"]
+            losses[rate] = own if math.isfinite(own) else math.inf
         except (ChildProcessError, IndexError):  # gradients that are no numbers; no validation
             losses[rate] = math.inf
     if losses and min(losses.values()) == math.inf:

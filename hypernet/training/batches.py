@@ -24,7 +24,7 @@ from prag_core.model.base_model import start_token
 from prag_core.model.padding import pad
 from prag_core.model.prompts import chat, prompt_ids, question_prompt
 from prag_core.model.wordings import Wording, find_wording
-from prag_core.training.sequences import RECITE, encode
+from prag_core.training.sequences import encode, recitation_request
 
 ANSWER, COMPLETION = 0, 1  # kinds of targets, which have losses (and weights) of their own
 Batch = dict[str, Packed | Tensor | int | list[str]]
@@ -345,7 +345,7 @@ class BatchBuilder:
 
     def _recitation(self, item: Item) -> tuple[list[int], int]:
         """Return the request for the text, as in the trained path, and how the text begins."""
-        prompt = chat(self.tokenizer, RECITE.format(title=item.document.title or "the document"))
+        prompt = chat(self.tokenizer, recitation_request(item.document))
         head = prompt_ids(self.tokenizer, prompt)
         return [*head, *item.text_ids[: 2 * self.config.completion_tokens]], len(head)
 

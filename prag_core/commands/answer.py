@@ -18,14 +18,17 @@ from prag_core.files import json_bytes, write_json
 from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline, require_text
 
+ModeName = Literal[
+    "closed_book", "in_context", "in_context_rows", "kv_cache", "reader", "da_rag", "parametric",
+    "combine", "sft",
+]  # fmt: skip
+
 
 def answer(
     question: str,
     setup: Setup,
     store: str = STORE,
-    mode: Literal["closed_book", "in_context", "da_rag", "parametric", "combine", "sft"] = (
-        "parametric"
-    ),
+    mode: ModeName = "parametric",
     k: int = 3,
     output: str = "",
     where: dict[str, str | int | float] | None = None,
@@ -37,7 +40,7 @@ def answer(
             text is named, and the others are answered.
         setup: shared settings.
         store: folder of the adapter store.
-        mode: how to answer.
+        mode: how to answer (see `prag_core.pipeline.modes`); kv_cache takes --k 1, reader --reader.
         k: documents a question.
         output: write the answers to this JSON lines file too.
         where: metadata that a document needs to be found, e.g. '{"year": 1901}'.

@@ -76,7 +76,7 @@ def evaluate(
         predictions: files of another system's answers, {id: prediction} or lines of
             {"id", "prediction"}; each is scored under its name.
         unrelated: what the documents' adapters should not change, one or [A,B]: texts of a corpus
-            (their loss), `package:NAME`, the documentation of an installed package (`pandas`:
+            (their loss), `package:NAME`, the documentation of an installed package (`numpy`:
             BSD-3-Clause), and `choices:SET`, the right one of four answers to a set's questions.
         texts: texts, or questions, drawn from each.
         recite: ask for the documents' texts in place of the questions: what share of its 8-grams
@@ -112,6 +112,8 @@ def evaluate(
         # Another model or parametrizer is another evaluation, and needs another folder.
         used = replace(rag.setup or setup, generation=rag.generation)
         config = used.answer_config() | rag.identity
+        if choose_prompts:  # every condition names its own, and the choice is another one later
+            del config["reading_prompt"]
         rest = (output, config, ranked, foreign, strangers, ask)
         report = evaluate_set(rag, whole, evaluation, *rest)
         if choose_prompts:

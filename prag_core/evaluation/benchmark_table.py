@@ -38,7 +38,8 @@ def _set_table(results: Mapping, name: str, narrow: bool) -> Table:
     cells = {_cell_name(cell): cell for cell in _in_order(results["cells"], name)}
     first = next(iter(cells.values()))
     source = "gold documents" if first["retrieval"] == "gold" else "retrieved documents"
-    most = max(cell["k"] for cell in cells.values() if "+" not in cell["condition"])
+    given = [cell["k"] for cell in cells.values() if "+" not in cell["condition"]]
+    most = max(given, default=first["k"])
     further = {
         "questions": [f"{cell['questions']:,}" for cell in cells.values()],
         "documents": [f"{cell['documents']:,}" for cell in cells.values()],

@@ -166,7 +166,7 @@ def is_doubtful(name: str) -> bool:
 
 def is_reading(name: str) -> bool:
     """Return whether it has the question's own passages in the prompt, and no adapter of them."""
-    return name.partition("@")[0] in READING
+    return re.split("[@:]", name)[0] in READING and not is_doubtful(name)
 
 
 def path_of(name: str) -> str:

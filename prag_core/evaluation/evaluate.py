@@ -190,18 +190,16 @@ class _Cells:
             answerer = replace(answerer, corpus_adapter=lambda: self._mean)
         # A condition may set what the user did not: rank, weights of a merge.
         options = condition.options(answerer.options)
-        if condition.how.kept:  # before any question is timed, as adapters are
-            answerer.keep_passages(
-                [hit.document_id for row in self.rows[condition.name] for hit in row], options
-            )
-        finished = read_answers(path)
+        finished, rows = read_answers(path), self.rows[condition.name]
         missing = [n for n, question in enumerate(questions) if question.id not in finished]
+        if condition.how.kept:  # before any question is timed, as adapters are
+            answerer.keep_passages((hit.document_id for n in missing for hit in rows[n]), options)
         with progress_bar(condition.name, len(questions)) as advance:
             advance(len(questions) - len(missing))
             for start in range(0, len(missing), chunk):
                 places = missing[start : start + chunk]
                 texts = [self.ask(questions[n]) for n in places]
-                hits = [self.rows[condition.name][n] for n in places]
+                hits = [rows[n] for n in places]
                 began = time.perf_counter()
                 answers = answerer.answer(texts, hits, condition.mode, options)
                 seconds = (time.perf_counter() - began) / len(places)  # a question, on average

@@ -15,18 +15,11 @@ class EvaluationOptions:
     Attributes:
         conditions: ways to answer, each with its own results: the modes `closed_book`,
             `in_context`, `in_context_rows`, `kv_cache`, `reader`, `da_rag`, `parametric`,
-            `combine`, `sft`; the controls
-            `shuffled` (another document's adapter) and `mean` (of all adapters); and of gold
-    <<<<<<< HEAD
-            documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K documents;
-            MODE:gated, without passages whose adapters do not respond; MODE:unanswerable, from the
-            nearest documents that do not hold the answer, MODE:abstain and
-            MODE:unanswerable:abstain, and MODE:prompt:NAME in another wording (see
-    =======
-            documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K documents; and
+            `combine`, `sft`; the controls `shuffled` (another document's adapter) and `mean` (of
+            all adapters); of gold documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K
+            documents; MODE:gated, without passages whose adapters do not respond;
             MODE:unanswerable, from the nearest documents that do not hold the answer, MODE:abstain
-            and MODE:unanswerable:abstain, and MODE:prompt:NAME in another wording (see
-    >>>>>>> main
+            and MODE:unanswerable:abstain; and MODE:prompt:NAME, in another wording (see
             `prag_core.evaluation.conditions`).
         k: documents a question, at most.
         retrieval: `gold` gives each question its own documents (the first k of its gold ids);

@@ -28,12 +28,11 @@ from prag_core.evaluation.conditions import in_order
 from prag_core.evaluation.estimates import format_estimate
 from prag_core.evaluation.report.figures import draw_bars
 from prag_core.evaluation.report.style import figure_text, new_figure, styled
-from prag_core.evaluation.tables import Table
+from prag_core.evaluation.tables import SHOWN, Table
 
 FILES = ("README.md", "*/README.md", "checkpoints/*/card.md")
 RESULTS = "checkpoints/*/results.json"
 BLOCK = re.compile(r"(<!-- table: (\w+) (\S+)((?: [^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
-METRICS = {"f1": "F1", "containment": "containment", "exact_match": "exact match"}
 Rows = list[list[str]]
 
 
@@ -119,16 +118,21 @@ def _plain(rows: Callable[[Mapping], Rows]) -> Callable[[Mapping, Sequence[str]]
 
 def _summary(record: Mapping) -> Rows:
     """Return a row a condition."""
-    rows = [["condition", *METRICS.values()]]
+    rows = [["condition", *SHOWN.values()]]
     return rows + [[n, *_cells(cell["metrics"])] for n, cell in record["conditions"].items()]
 
 
 def _conditions(record: Mapping) -> Rows:
-    """Return a row a condition, then ratios and the loss of unrelated text."""
+    """Return a row a condition, then ratios and what unrelated adapters change, by source."""
     rows = _summary(record) + [[name, *_cells(r)] for name, r in record["ratios"].items()]
-    if record.get("unrelated"):
-        loss = {k: v - 1 for k, v in record["unrelated"]["ratio"].items() if v is not None}
-        rows.append(["loss of unrelated text", format_estimate(loss, sign="+") + " %", "", ""])
+    for path, measured in (record.get("unrelated") or {}).items():
+        source = re.sub(r"[^:]*/", "", path)  # not where it lies
+        name, change, unit = f"right of {source}", measured.get("difference"), "points"
+        if "ratio" in measured:  # of losses: 1 is no change
+            ends = {end: measured["ratio"].get(end) for end in ("mean", "low", "high")}
+            change = {end: value - 1 for end, value in ends.items() if value is not None}
+            name, unit = f"loss of unrelated text, {source}", "%"
+        rows.append([name, f"{format_estimate(change, sign='+')} {unit}", "", ""])
     return rows
 
 
@@ -157,7 +161,7 @@ def _speed(record: Mapping) -> Rows:
 
 
 def _cells(metrics: Mapping) -> list[str]:
-    return [format_estimate(metrics.get(name)) for name in METRICS]
+    return [format_estimate(metrics.get(name)) for name in SHOWN]
 
 
 KINDS: dict[str, Callable[[Mapping, Sequence[str]], str]] = {

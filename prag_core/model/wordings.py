@@ -18,7 +18,8 @@ from prag_core.files import write_json
 from prag_core.model.catalogue import cache_folder
 
 SLOTS = ("{passages}", "{question}")
-CHOICES = Path(__file__).with_name("reading_prompts.json")  # of the models in `prag models`
+# Of the models in `prag models`.
+CHOICES = Path(__file__).parents[1] / "resources" / "reading_prompts.json"
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def reading_wording(model_fingerprint: str) -> Wording:
     What `prag evaluate --choose_prompts` chose on this machine goes before what this package knows.
     """
     for path in (_choice_path(model_fingerprint), CHOICES):
-        choices = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        choices = _read_choices(path) if path.is_file() else {}
         name = choices.get(model_fingerprint, {}).get("prompt")
         if name in WORDINGS:
             return WORDINGS[name]
@@ -181,3 +182,13 @@ def keep_choice(model_fingerprint: str, choice: dict) -> Path:
 
 def _choice_path(model_fingerprint: str) -> Path:
     return cache_folder() / "prompts" / f"{model_fingerprint}.json"
+
+
+def _read_choices(path: Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(
+            f"got a damaged {path} ({error}), expected JSON: delete it, and choose again with "
+            "`prag evaluate --choose_prompts`"
+        ) from error

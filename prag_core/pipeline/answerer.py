@@ -202,7 +202,7 @@ class Answerer:
 
         What is kept already stays. The mode does this by itself, a question at a time.
         """
-        wording = self._wording("", [], options or self.options)
+        wording = self.reading_wording(options)
         unique = dict.fromkeys(document_ids)
         return [self._prefix(identifier, wording).nbytes for identifier in unique]
 
@@ -230,8 +230,8 @@ class Answerer:
     ) -> Hits:
         """Return every question's documents, without those whose passages are not to be shown."""
         require_one_passage(mode, map(len, hits))
-        if not (options.gated and mode.passages):
-            return hits
+        if not (options.gated and mode.passages and options.least_relevance > 0):
+            return hits  # and no adapter is needed
         loaded = {i: self.adapter(i) for i in _ids(hits)}
         return self._relevant(questions, hits, loaded, options)
 
@@ -243,6 +243,11 @@ class Answerer:
             return CONVERSATION
         if not (passages or isinstance(question, str) or len(question) == 1):
             return CONVERSATION  # about nothing here: it goes on as it is
+        return self.reading_wording(options)
+
+    def reading_wording(self, options: AnswerOptions | None = None) -> Wording:
+        """Return what questions are asked in where no adapter is attached."""
+        options = options or self.options
         if options.prompt != AUTO:
             return find_wording(options.prompt)
         return reading_wording(self.base.fingerprint)

@@ -2,7 +2,8 @@
 
     KV/<document>-<hash>.safetensors    of one prompt's beginning, up to the question
 
-The hash is of base model, dtype and tokens: another wording or model has another file.
+The hash is of base model, dtype and wording. Tokens that a prompt does not begin with (a smaller
+context cuts the passage, say) are not used of it.
 """
 
 from __future__ import annotations
@@ -47,21 +48,22 @@ class KeptPassages:
             wording: of the prompt.
             max_new_tokens: that the context must have room for.
         """
+        if self.folder is None:
+            return self._read(document, wording, max_new_tokens)
+        # Not of the tokens: what is kept already is found without writing a prompt.
+        name = fingerprint([self.base.fingerprint, str(self.base.dtype), wording.id])
+        path = self.folder / f"{document.id}-{name}.safetensors"
+        if not path.exists():
+            self._read(document, wording, max_new_tokens).save(path)
+        return Prefix.load(path)  # always from the disk: what was made now is timed as the others
+
+    def _read(self, document: Document, wording: Wording, max_new_tokens: int) -> Prefix:
         prompts = [
             fit_prompt(self.base, probe, [document], wording, max_new_tokens).text
             for probe in PROBES
         ]
         first, second = (prompt_ids(self.base.tokenizer, prompt) for prompt in prompts)
         ids = first[: common_start(first, second)]
-        if self.folder is None:
-            return self._read(ids)
-        name = fingerprint([self.base.fingerprint, str(self.base.dtype), ids])
-        path = self.folder / f"{document.id}-{name}.safetensors"
-        if not path.exists():
-            self._read(ids).save(path)
-        return Prefix.load(path)  # always from the disk: what was made now is timed as the others
-
-    def _read(self, ids: list[int]) -> Prefix:
         prefix: Prefix = self.run(lambda: read_prefix(self.base, ids))
         return prefix
 

@@ -96,7 +96,7 @@ class Setup:
         augmentation: rewrites and question-answer pairs.
         training: the trained path.
         generation: decoding.
-        answering: prompt style and merge weights.
+        answering: prompt and merge weights.
     """
 
     base_model: str = EMBEDDED_NAME

@@ -71,7 +71,7 @@ class ParametricRAG:
             store: where adapters are kept, or its folder; documents kept there come back.
             augmenter: for `da_rag`; the parametrizer's own when omitted.
             generation: decoding options.
-            options: prompt style and merge weighting.
+            options: prompt and merge weighting.
             documents: the corpus, instead of the documents that the store keeps; these, and what is
                 added later, are only indexed, and the store gets adapters alone.
             reader: the adapter that mode `reader` answers with.
@@ -342,7 +342,7 @@ class ParametricRAG:
                 modes without documents (`closed_book`, `sft`) take no notice of them.
             scores: a retrieval score for each of these documents, by which a merge may weigh them;
                 1 each when omitted.
-            options: prompt style and merging, instead of the pipeline's own.
+            options: prompt and merging, instead of the pipeline's own.
             where: metadata that a document needs for the retriever to find it.
 
         Raises:
@@ -364,9 +364,16 @@ class ParametricRAG:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """What weights the answers come from, to be kept beside results."""
+        """What weights the answers come from, and the prompt of reading, to be kept with results.
+
+        The prompt, as `auto` is another one after another choice.
+        """
         made_by = self.parametrizer.fingerprint if self.parametrizer is not None else None
-        return {"base_fingerprint": self.base.fingerprint, "parametrizer": made_by}
+        return {
+            "base_fingerprint": self.base.fingerprint,
+            "parametrizer": made_by,
+            "reading_prompt": self.answerer.reading_wording().id,
+        }
 
     @property
     def answerer(self) -> Answerer:

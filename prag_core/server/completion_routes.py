@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
@@ -160,7 +160,10 @@ class CompletionEndpoints:
                 options, body.abstain,
             )  # fmt: skip
             pending.origin = self._origin(prepared, body.mode)
-            pending.row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, options)
+            # What an answer ends at, unless reasoning goes before it, which is shown.
+            ends = () if prepared.wording.conclusion else tuple(prepared.wording.ends)
+            decoding = replace(options, stop=(*options.stop, *ends))
+            pending.row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, decoding)
             pending.row.answer = prepared.answer
             return pending.row
 

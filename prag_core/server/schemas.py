@@ -110,12 +110,12 @@ class Request(BaseModel):
     merge_weights: MergeWeights | None = Field(
         None,
         validation_alias=AliasChoices("merge_weights", "merge"),
-        description="weights of several documents; by default as the server was started",
+        description="weights of several documents; by default `relative`",
     )
     least_relevance: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = Field(
         None,
         description="generated adapters that respond less to the question are left out; "
-        "by default as the server was started",
+        "by default none is",
     )
     abstain: bool | None = Field(None, description="without any document: say that it is unknown")
 

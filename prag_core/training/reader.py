@@ -8,6 +8,7 @@ parametrizer may learn from, but with the passage in its prompt.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -190,7 +191,8 @@ def train_reader(
             seconds = round(clock.seconds, 1)
             yield Measured(run.learning_rate, run.step, seconds, loss, best, stopped)
         if clock.racing <= 0:
-            runs = [min(runs, key=lambda run: run.losses[-1])]
+            # A loss that is no number is the worst: no comparison with it is true.
+            runs = [min(runs, key=lambda run: (math.isnan(run.losses[-1]), run.losses[-1]))]
 
 
 def _stops(runs: Sequence[_Run], run: _Run, options: ReaderOptions, clock: _Clock) -> str:

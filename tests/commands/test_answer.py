@@ -24,6 +24,20 @@ def test_an_answer_comes_with_its_documents(corpus, options, tmp_path, capsys):
     assert config["dtype"] == "float32"
 
 
+def test_every_mode_of_a_store_may_be_asked(corpus, options, tmp_path, capsys):
+    store = tmp_path / "store"
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    capsys.readouterr()
+    question = ("answer", "Where is Bo?", "--store", store, "--k", "1", *options)
+    texts = []
+    for mode in ("in_context", "kv_cache"):
+        assert run(*question, "--mode", mode) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert run(*question, "--mode", "reader") == 2
+    assert "train it (`prag reader`)" in capsys.readouterr().err
+
+
 def test_only_documents_with_the_metadata_are_found(options, tmp_path, capsys):
     corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
     spans = "--augmentation.strategy=span"

@@ -9,7 +9,7 @@ import pytest
 
 from prag_core import cli
 from prag_core.evaluation.benchmark_table import grid_table, results_tables
-from prag_core.evaluation.rendering import render_documents, results_figure
+from prag_core.evaluation.rendering import render, render_documents, results_figure
 
 ENDS = {"f1": [0.4, 0.3, 0.5], "exact_match": [0.3, 0.2, 0.4], "containment": [0.5, 0.4, 0.6]}
 COST = {"prompt": "p", "questions": 6, "documents": 5, "bytes": None, "seconds": 0.2}
@@ -101,3 +101,17 @@ def test_the_figure_has_a_panel_a_set_and_names_its_results(root):
     assert drawn == results_figure(path)
     path.write_text(json.dumps(results(("towns",))))
     assert "rivers" not in results_figure(path)
+
+
+def test_what_unrelated_adapters_change_has_a_row_a_source(tmp_path):
+    ends = {"mean": 1.05, "low": 1.01, "high": 1.09}
+    difference = {"mean": -0.02, "low": -0.04, "high": 0.0}
+    unrelated = {
+        "../data/intros": {"texts": 24, "plain": 2.8, "ratio": ends},
+        "choices:../data/nq": {"questions": 40, "difference": difference},
+    }
+    record = {"conditions": {}, "ratios": {}, "unrelated": unrelated}
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    rendered = render(block("conditions"), tmp_path / "card.md")
+    assert "| loss of unrelated text, intros | +5.0 (+1.0 to +9.0) % |" in rendered
+    assert "| right of choices:nq | -2.0 (-4.0 to +0.0) points |" in rendered

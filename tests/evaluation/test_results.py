@@ -67,6 +67,15 @@ def test_ratios_are_to_the_own_adapter_and_the_best_reading():
     }  # fmt: skip
 
 
+def test_the_best_reading_may_be_gated_or_asked_in_another_wording():
+    names = ("in_context", "in_context:gated", "in_context:prompt:turns", "in_context:abstain")
+    found = report(parametric=[1, 0, 0, 0, 0, 0], **{
+        name: [1] * number + [0] * (6 - number) for number, name in enumerate(names, 1)
+    })  # fmt: skip
+    assert found.ratios["parametric / in_context:prompt:turns"]["f1"].mean == pytest.approx(1 / 3)
+    assert {*found.differences} == {f"parametric - {name}" for name in names[:3]}
+
+
 def test_ratio_to_zero_is_undefined():
     found = report(parametric=[0.0] * 5, shuffled=[0.0] * 5, in_context=[0.0] * 5)
     assert found.ratios["(parametric - shuffled) / parametric"]["f1"] is None

@@ -94,3 +94,10 @@ def test_choice_for_reading_is_kept_for_its_base_model(tmp_path, monkeypatch):
 
 def test_every_wording_for_reading_has_a_lead():
     assert all(WORDINGS[name].lead for name in READING)
+
+
+def test_a_damaged_choice_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path))
+    keep_choice("a", {"prompt": "sentence"}).write_text("{")
+    with pytest.raises(ValueError, match=r"got a damaged .*a\.json .*--choose_prompts"):
+        reading_wording("a")

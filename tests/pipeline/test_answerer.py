@@ -172,7 +172,7 @@ def test_documents_that_are_not_meant_are_named_only_where_they_are_read(answere
     assert [source.document_id for source in prepared.documents] == [CORPUS[0].id]
 
 
-@pytest.mark.parametrize("wording", ["direct", "short", "turns", "sentence", "paper"])
+@pytest.mark.parametrize("wording", [name for name in WORDINGS if "cot" not in name])  # long
 def test_kept_passages_are_read_once_and_answer_as_in_context(answerer, wording, monkeypatch):
     hits, options = [row[:1] for row in HITS], AnswerOptions(prompt=wording)
     read = answerer.answer(QUESTIONS, hits, "in_context", options)
@@ -185,7 +185,8 @@ def test_kept_passages_are_read_once_and_answer_as_in_context(answerer, wording,
     )
     assert CORPUS[0].text in answerer.base.tokenizer.decode(first.prefix.ids)
     assert first.documents[0].bytes == first.prefix.nbytes > 0
-    monkeypatch.setattr(kept_passages, "read_prefix", lambda *_: made.append(1))
+    for name in ("read_prefix", "fit_prompt"):  # nor is a prompt written to find it
+        monkeypatch.setattr(kept_passages, name, lambda *_: made.append(1))
     answers = answerer.answer(QUESTIONS, hits, "kv_cache", options)
     assert [replace(a, mode="in_context") for a in answers] == read and not made
     with pytest.raises(AttributeError, match="NoneType"):  # it is read
@@ -234,6 +235,13 @@ def test_a_gate_shows_the_documents_that_adapters_respond_to(answerer, adapters,
     assert sum(len(row.documents) for row in gated) == 3
     usual = answerer.prepare(QUESTIONS, HITS, mode, replace(options, gated=False))
     assert [row.prompt for row in usual] != [row.prompt for row in gated]
+
+
+def test_a_gate_without_a_least_relevance_needs_no_adapters(answerer):
+    bare, options = replace(answerer, adapter={}.__getitem__), AnswerOptions(gated=True)
+    gated = bare.prepare(QUESTIONS, HITS, "in_context", options)
+    usual = bare.prepare(QUESTIONS, HITS, "in_context")
+    assert [row.prompt for row in gated] == [row.prompt for row in usual]
 
 
 def test_the_reader_is_asked_as_it_was_trained(answerer, adapters):

@@ -11,7 +11,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.chunking import chunk_documents
 from prag_core.corpus.documents import Document
 from prag_core.model.generate import generate
-from prag_core.model.wordings import Wording
+from prag_core.model.wordings import Wording, keep_choice
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES
 from prag_core.pipeline.parts import Setup
@@ -487,3 +487,13 @@ def test_mode_reader_needs_its_adapter(fast):
     fast.add_documents(CORPUS)
     with pytest.raises(ValueError, match=r"got no adapter for mode reader, .* --reader"):
         fast.answer(QUESTIONS, "reader")
+
+
+def test_results_are_of_the_prompt_that_reading_was_chosen(fast, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    before = fast.identity
+    keep_choice(fast.base.fingerprint, {"prompt": "turns"})
+    changed = {key for key, value in fast.identity.items() if value != before[key]}
+    assert changed == {"reading_prompt"} and fast.identity["reading_prompt"].startswith("turns-")
+    prepared = fast.answerer.prepare(["Who?"], [[]], "closed_book")
+    assert prepared[0].prompt_id == fast.identity["reading_prompt"]

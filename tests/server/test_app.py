@@ -7,12 +7,15 @@ import io
 import sys
 import time
 import zipfile
+from dataclasses import replace
 
 import httpx
 import openai
 import pytest
 
 from prag_core.formats.peft_folder import from_peft
+from prag_core.model.wordings import Wording
+from prag_core.pipeline.answers import AnswerOptions
 from prag_core.server.limits import Limits
 from tests.fixtures.document_files import docx, paragraph, pdf
 from tests.fixtures.services import add, ask, message, running_server
@@ -171,6 +174,22 @@ def test_chat_names_its_documents(http, client):
     for question in ("Hello!", "?!"):  # no match, no document
         reply, plain = (ask(client, question, mode=m) for m in ("parametric", "closed_book"))
         assert reply.documents == [] and reply.choices[0].message == plain.choices[0].message
+
+
+def test_an_answer_ends_as_its_wording_says(tiny_base, tmp_path):
+    wording = Wording("mine")
+    body = {"messages": [{"role": "user", "content": "What is P0?"}], "temperature": 0}
+    with running_server(tiny_base, tmp_path) as (address, service):
+
+        def text(wording: Wording) -> str:
+            service.rag.options = AnswerOptions(prompt=wording)
+            reply = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60)
+            return reply.json()["choices"][0]["message"]["content"]
+
+        whole = text(wording)
+        ending = replace(wording, ends=whole[len(whole) // 2])
+        assert text(ending) == ending.answer(whole) != whole
+        assert text(replace(ending, conclusion="So")) == whole  # reasoning is shown
 
 
 def test_a_server_without_documents_abstains_in_a_stream_too(client):

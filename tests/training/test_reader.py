@@ -146,3 +146,16 @@ def test_too_few_articles_are_refused(trainer):
         reader_sequences(trainer, letters_set(), replace(OPTIONS, held_out_articles=10), LeaveOut())
     with pytest.raises(ValueError, match="got 20 questions of more than 9 tokens"):
         reader_sequences(trainer, letters_set(), replace(OPTIONS, max_tokens=9), LeaveOut())
+
+
+def test_a_learning_rate_that_diverges_does_not_go_on(trainer, clock, monkeypatch):
+    def measure(run, sequences) -> float:
+        run.losses.append(float("nan") if run.learning_rate == OPTIONS.learning_rates[0] else 1.0)
+        return run.losses[-1]
+
+    monkeypatch.setattr(reader_module._Run, "measure", measure)
+    monkeypatch.setattr(reader_module._Run, "advance", lambda run: None)
+    sequences = reader_sequences(trainer, letters_set(), OPTIONS, LeaveOut())
+    points = train_reader(trainer, sequences, replace(OPTIONS, race=1e-3))
+    rates = [point.learning_rate for point in points]
+    assert rates[:2] == [*OPTIONS.learning_rates] and {*rates[2:]} == {OPTIONS.learning_rates[1]}

@@ -186,8 +186,10 @@ class _Comparison:
     @property
     def configs(self) -> dict[str, dict]:
         """What each path's answers depend on, as `prag evaluate` keeps it."""
-        model = {"base_fingerprint": self.base.fingerprint}
-        return {path: replace(self.setup, path=path).answer_config() | model for path in self.rags}
+        return {
+            path: replace(self.setup, path=path).answer_config() | rag.identity
+            for path, rag in self.rags.items()
+        }
 
     @property
     def machine(self) -> str:

@@ -81,7 +81,8 @@ def _differences(report: Mapping, part: Mapping) -> Table:
         label(name): {metric: Estimate(**fields) for metric, fields in metrics.items()}
         for name, metrics in part["differences"].items()
     }
-    rows, note = difference_rows(differences), f"In points. {TESTED} {detectable_note(differences)}"
+    tested = TESTED.format(next(iter(SHOWN.values())))  # as the rows are
+    rows, note = difference_rows(differences), f"In points. {tested} {detectable_note(differences)}"
     headings = ("difference", *SHOWN.values(), "p")
     return Table("Differences", headings, _by_path(rows), note.strip())
 

@@ -40,6 +40,7 @@ def test_numbers_are_shown_with_interval_and_p():
     assert rows["parametric, generated - trained"][2:] == (
         "+18.3 (+13.3 to +23.3)", "+14.6 (+9.6 to +19.6)", "< 0.001",
     )  # fmt: skip
+    assert "there is none in F1, from" in tables["differences"].note
     assert "is 7.0 points" in tables["differences"].note
     few = comparison_tables(make_report(questions=3))["differences"]
     assert "smallest" not in few.note and {row[-1] for rows in few.sections for row in rows} == {

@@ -1,0 +1,75 @@
+"""What is kept for measuring: articles, relations, the last documents."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from prag_core.corpus.leave_out import LeaveOut
+
+BOTH = LeaveOut(relations=("occupation", "place of birth"))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What is Ida Brandt's occupation?",
+        "What does Ida Brandt do for a living?",
+        "What did Ida Brandt do?",
+        "Who was Ida Brandt?",
+        "What is Ida Brandt known for?",
+        "Which PROFESSION did she have?",
+        "In what city was Ida Brandt born?",
+        "Where was Ida Brandt born?",
+        "Brandt was born in which village?",
+        "What is her birthplace?",
+        "Where does Ida Brandt come from?",
+        "Where is Ida Brandt from?",
+        "Who was born in Ulm?",
+    ],
+)
+def test_relations_are_recognised_however_they_are_asked(question):
+    assert BOTH.asks(question)
+    assert not LeaveOut().asks(question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "When was Ida Brandt born?",
+        "Who was the first bishop of Ulm?",
+        "What is a bilaterian?",
+        "Where is Ulm located?",
+        "Who directed Glass?",
+        "What is Ida Brandt's nationality?",
+    ],
+)
+def test_other_questions_stay(question):
+    assert not BOTH.asks(question)
+
+
+def test_one_relation_alone():
+    assert LeaveOut(relations=("occupation",)).asks("What is her job?")
+    assert not LeaveOut(relations=("occupation",)).asks("Where was she born?")
+
+
+def test_remaining_leaves_out_the_last_documents_and_their_copies(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    texts = ["one", "five", "two", "four", "five"]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+    def remaining(count: int) -> list[str]:
+        return [document.text for document in LeaveOut(last_documents=count).remaining(path)]
+
+    assert remaining(2) == ["one", "two"]
+    assert remaining(9) == []
+    assert remaining(0) == texts
+
+
+def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"got relations \['age'\].*expected relations among occu"):
+        LeaveOut(relations=("age",))
+    (tmp_path / "titles.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match="got no titles in"):
+        _ = LeaveOut(titles=str(tmp_path / "titles.txt")).articles
