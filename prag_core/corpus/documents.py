@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import json
 import logging
 import os
 import re
@@ -117,7 +118,13 @@ def document_from_record(record: object) -> Document:
     extra = fields.pop("metadata", None)
     metadata = {**fields, **(extra if isinstance(extra, Mapping) else {})}
     source_id = next((str(value) for value in ids if value is not None), "")
-    return Document(text.strip(), title.strip(), source_id, metadata)
+    return Document(text.strip(), title.strip(), source_id, _storable(metadata, source_id))
+
+
+def _storable(metadata: dict, source_id: str = "") -> dict:
+    """Return metadata; ValueError for half of a character (a lone surrogate) in it or the id."""
+    json.dumps([source_id, metadata], ensure_ascii=False, default=str, skipkeys=True).encode()
+    return metadata
 
 
 def as_documents(documents: object) -> list[Document]:
@@ -343,6 +350,7 @@ def _content_document(
     """Yield the one document of a file, whose name is its title if it has none of its own."""
     try:
         content = READERS[kind](read(), encoding)
+        metadata = _storable(content.metadata)
     except records.DAMAGED_GZIP as error:
         return reject(where, f"got a damaged gzip file ({error})")
     except ValueError as error:
@@ -350,7 +358,7 @@ def _content_document(
     if is_blank(content.text):
         return reject(where, "got an empty document, expected text")
     stem = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE).rpartition(".")[0]
-    yield Document(content.text, content.title or stem, name, content.metadata)
+    yield Document(content.text, content.title or stem, name, metadata)
 
 
 def _stdin_documents(raw: bytes, reject: Reject, encoding: str) -> Iterator[Document]:

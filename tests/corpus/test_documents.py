@@ -290,3 +290,9 @@ def test_iteration_is_lazy(tmp_path):
 @pytest.mark.parametrize(("name", "number"), [("squad_dev", 2067), ("popqa_250", 380)])
 def test_real_corpora(name, number):
     assert sum(1 for _ in iter_documents(DATA / name)) == number
+
+
+@pytest.mark.parametrize("fields", [{"\ud800": 1}, {"id": "\ud800"}, {"by": {"a": ["\ud800"]}}])
+def test_half_a_character_beside_the_text_is_refused(fields):
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        document_from_record({"text": "Oss is old.", **fields})
