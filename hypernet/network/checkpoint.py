@@ -122,17 +122,19 @@ def base_model_name(name: str | Path) -> str:
     return _read_config(find_checkpoint(name))["base_model"]
 
 
-def continued(source: str, config: NetworkConfig, base: BaseModel) -> tuple[nn.Module, str]:
-    """Return a network of these settings with a checkpoint's weights, to train on, and its hash.
+def continued(source: str, config: NetworkConfig, base: BaseModel) -> Checkpoint:
+    """Return a network of these settings with a checkpoint's weights, to train on.
 
-    Only a background and salience may be new: the one is set at the start of the training, the
-    other counts all tokens alike until it is trained.
+    Settings that are None are the checkpoint's. Only a background and salience may be new: the one
+    is set at the start of the training, the other counts all tokens alike until it is trained.
 
     Raises:
         ValueError: other settings than the checkpoint's, and as `load_checkpoint`.
     """
     checkpoint = load_checkpoint(source, base)
     settings = checkpoint.config
+    unset = [name for name, value in asdict(config).items() if value is None]
+    config = replace(config, **{name: getattr(settings, name) for name in unset})
     if not settings.background:
         new = {name: getattr(config, name) for name in ("background", "background_weight")}
         settings = replace(settings, **new)
@@ -144,7 +146,7 @@ def continued(source: str, config: NetworkConfig, base: BaseModel) -> tuple[nn.M
     network = build_head(config, *base.module_shape("down_proj"))
     # Not strict: a new background or salience has no weights in the checkpoint.
     network.load_state_dict(checkpoint.network.state_dict(), strict=False)
-    return network.to(base.device), checkpoint.hash
+    return replace(checkpoint, network=network.to(base.device), config=config)
 
 
 def find_checkpoint(name: str | Path) -> Path:

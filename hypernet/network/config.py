@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prag_core.adapters.low_rank import rank_of_own
 
@@ -18,11 +18,11 @@ class NetworkConfig:
 
     Attributes:
         head: `ridge`, `perceiver` or `last_token_mlp`.
-        layers: adapted decoder layers (their down_proj).
+        layers: adapted decoder layers (their down_proj); None: see `fitted`.
         width: D, width of the reader, of the perceiver's latents, or of the hidden layer of
-            `last_token_mlp` (its paper's p).
+            `last_token_mlp` (its paper's p); None: see `fitted`.
         blocks: transformer blocks of the reader, or the perceiver's blocks of cross-attention.
-        attention_heads: of each block.
+        attention_heads: of each block; None: one for 64 of the width.
         shared_rows: rows learned beside the document's, the same for all (the answer's format).
         ridge: lambda at the start.
         whitening: `diagonal` (keys are scaled to unit root mean square per dimension of general
@@ -39,10 +39,10 @@ class NetworkConfig:
     """
 
     head: str = "ridge"
-    layers: tuple[int, ...] = (6, 10, 14, 18, 22, 26)  # of the embedded model's 30
-    width: int = 384
+    layers: tuple[int, ...] | None = None
+    width: int | None = None
     blocks: int = 4
-    attention_heads: int = 6
+    attention_heads: int | None = None
     shared_rows: int = 8
     ridge: float = 0.1
     whitening: str = "diagonal"
@@ -55,14 +55,16 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown head or a size out of range."""
         # Frozen, so by the back door: the order of layers is that of the weights' first dimension.
-        object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         if self.head not in HEADS:
             raise ValueError(f"got head {self.head!r}, expected one of {list(HEADS)}")
         if self.whitening not in WHITENINGS:
             raise ValueError(
                 f"got whitening {self.whitening!r}, expected one of {list(WHITENINGS)}"
             )
-        if self.width % self.attention_heads or self.width % 2:  # 2: sine and cosine of a position
+        width, heads = self.width or 64, self.attention_heads or 1
+        if width % heads or width % 2:  # 2: sine and cosine of a position
             raise ValueError(
                 f"got width {self.width} and {self.attention_heads} attention heads, expected an "
                 "even width that the number of heads divides"
@@ -82,6 +84,24 @@ class NetworkConfig:
                 f"got head {self.head!r} with background {self.background} and salience "
                 f"{self.salience}, expected neither: they are settings of the ridge head"
             )
+
+    def fitted(self, layers: int, hidden: int) -> NetworkConfig:
+        """Return it with what is None taken from the base model's shape.
+
+        Eight layers, spread from 0.13 to 0.83 of the depth: below, keys are those of a word alone,
+        and what is written above comes too late. The width grows with the root of H.
+
+        Args:
+            layers: decoder layers of the base model.
+            hidden: H.
+        """
+        width = self.width or 64 * max(1, round(hidden**0.5 / 4))
+        return replace(
+            self,
+            layers=self.layers or tuple((4 + 3 * step) * layers // 30 for step in range(8)),
+            width=width,
+            attention_heads=self.attention_heads or max(1, width // 64),
+        )
 
     @property
     def reads_to_the_end(self) -> bool:

@@ -131,20 +131,24 @@ class StepRows:
         self.plain.append(row)
         self.rows.append(ids)
 
-    def tensors(self, padding: int, documents: int, questions: int) -> Batch:
+    def tensors(self, padding: int, inner: Tensor, documents: int, questions: int) -> Batch:
         """Return packed rows, and the flat positions (sequence * S + place) that losses look at.
 
         Args:
             padding: token id.
+            inner: which tokens go on with a word (see `inner_pieces`), (V,) bool.
             documents: N; each has as many rows and gets a sequence of its own.
             questions: rows that the teacher reads of one document.
         """
         rows = Sequences(self.rows, len(self.rows) // documents, padding)
+        row, _, targets, kinds = torch.tensor(self.targets).T  # (P,) each
+        later = torch.diff(row, prepend=row.new_tensor([-1])) == 0  # not a row's first target
         batch: Batch = {
             "rows": rows.packed,
             "positions": rows.flat((r, p) for r, p, _, _ in self.targets),  # (P,)
-            "targets": torch.tensor([token for _, _, token, _ in self.targets]),  # (P,)
-            "kinds": torch.tensor([kind for _, _, _, kind in self.targets]),  # (P,)
+            "targets": targets,  # (P,)
+            "kinds": kinds,  # (P,)
+            "inner": later & inner[targets] & (kinds == ANSWER),  # (P,)
         }
         # Absent where there are none: the module asks for the key.
         if self.plain:
@@ -159,6 +163,14 @@ class StepRows:
             batch["teacher_positions"] = teacher.flat((r, p) for r, p, _ in self.teacher_positions)
             batch["taught"] = torch.tensor([target for _, _, target in self.teacher_positions])
         return batch
+
+
+def inner_pieces(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Return which tokens go on with a word: neither behind a space nor special, (V,) bool."""
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    inner = torch.tensor([not (piece or "▁").startswith(("Ġ", "▁", "Ċ")) for piece in pieces])
+    inner[tokenizer.all_special_ids] = False
+    return inner
 
 
 class Sequences:
@@ -208,6 +220,7 @@ class BatchBuilder:
         self.tokenizer, self.config = tokenizer, config
         self.wording = find_wording(config.prompt)
         self.start, self.end = start_token(tokenizer), tokenizer.eos_token_id
+        self.inner = inner_pieces(tokenizer)
         self.seed, self.pools, self.weights = seed, pools, weights
         self.classes: dict[int, list[np.ndarray]] = {}  # places in every pool
         self.articles: dict[tuple[str, int], list[Item]] = defaultdict(list)
@@ -256,7 +269,8 @@ class BatchBuilder:
         ids = [self._document_ids(item, draw) for item in items]
         documents, lengths = pad(ids, self.tokenizer.pad_token_id, 32)  # (N, T), (N,)
         questions = self.config.questions
-        batch = rows.tensors(self.tokenizer.pad_token_id, self.config.documents, questions)
+        padding = self.tokenizer.pad_token_id
+        batch = rows.tensors(padding, self.inner, self.config.documents, questions)
         batch |= {"documents": documents, "lengths": lengths, "group": group}
         # A merge of several documents is cut at its end only: their rows are trained whole.
         batch["rank"] = draw.choice(self.config.ranks) if group == 1 else 0

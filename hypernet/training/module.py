@@ -111,16 +111,20 @@ class HypernetModule(lightning.LightningModule):
             # Not a buffer of this module, which Lightning would move, train and save.
             device = str(self.trainer.strategy.root_device)  # with DDP, of this process
             self.base = load_base_model(self.base_model, self.dtype_name, device)
+        inputs, hidden = self.base.module_shape("down_proj")
+        if self.weights is None:
+            depth = len(self.base.model.get_submodule("model.layers"))
+            self.network_config = self.network_config.fitted(depth, hidden)
+            self.network = build_head(self.network_config, inputs, hidden)
+            self.untrained = True
+        else:
+            start = continued(self.weights, self.network_config, self.base)
+            self.network, self.source = start.network, start.hash
+            self.network_config = start.config
         config = self.network_config
         self.encoder = Encoder(self.base, config.layers, config.reads_to_the_end)
         if self.regression_weight or self.imitation_weight:
             self.trained = TrainedAdapters(self.trained_store, self.base, config.layers)
-        if self.weights is None:
-            inputs, hidden = self.base.module_shape("down_proj")
-            self.network = build_head(self.network_config, inputs, hidden)
-            self.untrained = True
-            return
-        self.network, self.source = continued(self.weights, self.network_config, self.base)
 
     def setup(self, stage: str) -> None:
         """Refuse ranks that the head cannot have, and losses that no row would have."""
@@ -263,7 +267,8 @@ class HypernetModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         """Log NLL with the document's adapter, of each rank too, another's, and none; a group's.
 
-        Also the KL on what a document does not answer; outside of training, the reading model's.
+        Also the accuracy inside of an answer's words, and the KL on what a document does not
+        answer; outside of training, the reading model's NLL.
         """
         # Encoded once: adapters of every rank are made of the same keys.
         encoding = self.encoder(batch["documents"], batch["lengths"])
@@ -329,8 +334,11 @@ class HypernetModule(lightning.LightningModule):
             return len(store)
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:
-        states, _, nll = self.ask(batch, rows)
+        states, logits, nll = self.ask(batch, rows)
         self._log({f"{name}_nll": nll[ANSWER], f"{name}_completion_nll": nll[COMPLETION]})
+        # Pieces of an answer that go on with a word, given those before: do names come out whole?
+        right = (logits.argmax(-1) == batch["targets"])[batch["inner"]]  # (pieces,)
+        self._log({f"{name}_inner_accuracy": right.sum() / max(1, len(right))})
         if name == "gold" and "plain" in batch:
             self._log({"unrelated_kl": self._unrelated_kl(batch, states)})
 

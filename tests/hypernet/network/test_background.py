@@ -144,7 +144,7 @@ def test_rank_keeps_the_response(tiny_base):
 
 def test_weights_without_a_background_can_be_trained_on_with_one(tiny_base, tmp_path):
     save_checkpoint(tmp_path, network(tiny_base), CONFIG, tiny_base)
-    head, _ = continued(str(tmp_path), WITH, tiny_base)
+    head = continued(str(tmp_path), WITH, tiny_base).network
     assert needs_background(head)
     head.set_background(moment(tiny_base))
     assert not needs_background(head)
@@ -191,8 +191,8 @@ def test_salience_counts_tokens_in_the_least_squares(tiny_base):
 
 def test_new_salience_changes_nothing(tiny_base, tmp_path):
     save_checkpoint(tmp_path, network(tiny_base), CONFIG, tiny_base)
-    head, _ = continued(str(tmp_path), replace(CONFIG, salience=True), tiny_base)
-    plain, _ = continued(str(tmp_path), CONFIG, tiny_base)
+    head = continued(str(tmp_path), replace(CONFIG, salience=True), tiny_base).network
+    plain = continued(str(tmp_path), CONFIG, tiny_base).network
     encoder = Encoder(tiny_base, CONFIG.layers)
     encoding = encoder(*pad([encoder.frame(tiny_base.tokenizer("Ana ran.").input_ids)], 0))
     torch.testing.assert_close(head(encoding).a, plain(encoding).a)

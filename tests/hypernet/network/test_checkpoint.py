@@ -10,7 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from hypernet.cli import main
 from hypernet.generation.parametrizer import HypernetParametrizer
-from hypernet.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from hypernet.network.checkpoint import (
+    continued,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from hypernet.network.config import NetworkConfig
 from prag_core.corpus.documents import Document
 from prag_core.pipeline.parts import Setup
 from tests.fixtures.hypernetworks import CONFIG, network
@@ -121,3 +127,17 @@ def test_a_missing_shipped_name_does_not_ask_the_hub(monkeypatch):
 def test_missing_checkpoint_names_the_shipped_ones():
     with pytest.raises(FileNotFoundError, match="smollm2-135m-ridge"):
         find_checkpoint("no-such-checkpoint")
+
+
+def test_what_is_not_set_follows_from_the_base_model_or_the_weights(tiny_base, folder):
+    small, large = NetworkConfig().fitted(30, 576), NetworkConfig().fitted(32, 4096)
+    assert small.layers == (4, 7, 10, 13, 16, 19, 22, 25)
+    assert (small.width, small.attention_heads) == (384, 6)
+    assert (large.layers, large.width) == ((4, 7, 10, 13, 17, 20, 23, 26), 1024)
+    for depth in range(1, 9):  # never a layer that is not there
+        assert max(NetworkConfig().fitted(depth, 8).layers) < depth
+    assert NetworkConfig(width=128, layers=(1,)).fitted(30, 576).layers == (1,)
+    config = continued(
+        str(folder), NetworkConfig(shared_rows=3, blocks=1, rows=4), tiny_base
+    ).config
+    assert config == CONFIG

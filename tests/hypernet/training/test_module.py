@@ -17,7 +17,7 @@ from hypernet.training.callbacks import Curve, LastCheckpoint
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
 from hypernet.training.packing import Packed
-from hypernet.training.sources import held_out_articles
+from hypernet.training.sources import Item, held_out_articles
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
@@ -362,3 +362,46 @@ def test_a_corpus_on_disk_gives_the_batches_of_one_in_memory(tiny_base, tmp_path
     corpus.write_text("\n".join(lines[:5]))  # a changed file is read anew
     made[1].load(tiny_base)
     assert len(made[1].training[1]) == 5
+
+
+def test_any_family_learns_adapters_that_carry_their_own_document(family_base, tmp_path):
+    names = [a + b for a in ("An", "Bo", "Cy", "De", "El", "Fa") for b in ("ra", "li", "so", "mu")]
+    things = ["red", "tin", "oak", "jam", "fog", "sun", "pie", "ink"]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    corpus, questions = [], []
+    for number, name in enumerate(names):
+        thing = things[number % len(things)]
+        corpus.append({"id": str(number), "title": name, "text": f"{name} likes {thing}."})
+        question = {"id": str(number), "question": f"What does {name} like?"}
+        questions.append(question | {"golden_answers": [thing], "gold_ids": [str(number)]})
+    for kind, records in (("corpus", corpus), ("questions", questions)):
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{kind}.jsonl").write_text(lines, encoding="utf-8")
+    torch.manual_seed(0)
+    module = HypernetModule(learning_rate=1e-2, unrelated_weight=0.0)  # sizes by the model's shape
+    module.base = family_base
+    module.configure_model()
+    data = HypernetDataModule([str(folder)], validation_articles=8, batch=BATCH)
+    data.load(family_base)
+    module.calibrate(data.calibration_ids(8))
+    optimizer = torch.optim.Adam(module.network.parameters(), 1e-2)
+    builder = data._builder(data.training, [1.0], BatchConfig(8, (1,), 1, 1, 0, 0))
+    module.log_dict = module.log = lambda *args, **kwargs: None
+    for step in range(20):
+        optimizer.zero_grad()
+        module.training_step(builder.build(step), step).backward()
+        optimizer.step()
+    batch = data._builder([data.validation], [1.0], BatchConfig(8, (1,), 1, 0, 0, 0)).build(0)
+    with torch.no_grad():
+        rows = module.generate_rows(batch)
+        other = Rows(rows.a.roll(1, 0), rows.b.roll(1, 0), rows.shared)
+        assert nll(module, batch, rows) < nll(module, batch, other) - 0.1
+
+
+def test_pieces_inside_of_words_are_those_behind_no_space(tiny_base):
+    tokenizer = tiny_base.tokenizer
+    item = Item(Document("Ana", "Ana likes red."), (), tuple(range(9)), (("Who?", "Al Bo"),))
+    batch = BatchBuilder(tokenizer, [[item]], [1.0], BatchConfig(1, (1,), 1, 0, 0, 0)).build(0)
+    assert tokenizer.decode(batch["targets"]) == " Al Bo<e>"
+    assert tokenizer.decode(batch["targets"][batch["inner"]]) == "AlBo"
