@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypernet.network.checkpoint import Checkpoint, load_checkpoint
 from hypernet.network.encoder import Encoder
-from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
+from prag_core.adapters.adapter import Adapter, AdapterSpec, fingerprint
 from prag_core.adapters.low_rank import POST_NORM, rank_of_own, reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.adapters.ridge_memory import RidgeMemory
@@ -48,7 +48,7 @@ class HypernetParametrizer:
                 as the checkpoint's configuration allows.
             overlap: tokens that a chunk repeats of the one before.
             batch_size: chunks encoded together.
-            dtype: of the adapters' tensors.
+            dtype: of the adapters' tensors (see `AdapterSpec`).
 
         Raises:
             ValueError: a size out of range.
@@ -146,7 +146,7 @@ class HypernetParametrizer:
         self, a: Tensor, b: Tensor, memory: RidgeMemory | None, document: Document
     ) -> Adapter:
         """Build the adapter of rows a (L, R, I) and b (L, R, H); alpha = rank, so scale 1."""
-        dtype = DTYPES[self.spec.dtype]
+        dtype = self.spec.torch_dtype
         tensors = {
             path: (a[i].to(dtype).cpu(), b[i].mT.to(dtype).contiguous().cpu())  # (R, I), (H, R)
             for i, path in enumerate(self.spec.paths())
@@ -163,7 +163,7 @@ class HypernetParametrizer:
         whole = parts[0]
         if len(parts) > 1:  # the title stands in each, so that all answer for it
             whole = replace(merge(parts), spec=self.spec, metadata=parts[0].metadata)
-        return whole if self.rank is None else reduce_rank(whole, self.rank)
+        return (whole if self.rank is None else reduce_rank(whole, self.rank)).rounded()
 
 
 def generated(
@@ -171,4 +171,5 @@ def generated(
 ) -> HypernetParametrizer:
     """Build the parametrizer of the generated path (entry point `generated`)."""
     rank = setup.hypernet_rank or None  # on the command line 0 is one row a token
-    return HypernetParametrizer.from_pretrained(setup.hypernet, base, rank=rank)
+    options = {"rank": rank, "dtype": setup.hypernet_dtype}
+    return HypernetParametrizer.from_pretrained(setup.hypernet, base, **options)

@@ -18,11 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from prag_core.adapters.int8 import dequantise, quantise
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.corpus.documents import Document
 
 FFN_MODULES = ("gate_proj", "up_proj", "down_proj")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"  # of stored adapters alone: in memory they are float32
 PEFT_PREFIX = "base_model.model."
 MEMORY_PREFIX = "memory."
 
@@ -39,7 +41,7 @@ class AdapterSpec:
         alpha: LoRA alpha. The one scale, alpha / rank, is applied once, in `merge`.
         modules: names of the adapted linear layers, e.g. `("down_proj",)`.
         layers: indices of the adapted decoder layers.
-        dtype: dtype of the stored tensors.
+        dtype: dtype of the stored tensors; `int8` has a scale a row, and is float32 in memory.
     """
 
     base_model: str
@@ -62,7 +64,8 @@ class AdapterSpec:
              f"a choice of {list(FFN_MODULES)}: correct the name in `modules`"),
             (min(self.layers, default=-1) >= 0, f"layers {list(self.layers)}",
              "at least one layer index >= 0: name the decoder layers to adapt"),
-            (self.dtype in DTYPES, f"dtype {self.dtype!r}", f"one of {sorted(DTYPES)}"),
+            (self.dtype in (*DTYPES, INT8), f"dtype {self.dtype!r}",
+             f"one of {sorted((*DTYPES, INT8))}"),
         ):  # fmt: skip
             if not fits:
                 raise ValueError(f"got {got}, expected {expected}")
@@ -75,6 +78,11 @@ class AdapterSpec:
     def scale(self) -> float:
         """alpha / rank (Hu et al., 2021, section 4.1)."""
         return self.alpha / self.rank
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Dtype of A and B in memory."""
+        return DTYPES.get(self.dtype, torch.float32)
 
     @property
     def hash(self) -> str:
@@ -163,8 +171,10 @@ class Adapter:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, those of the memory included."""
+        """Bytes of all tensors as they are stored, those of the memory included."""
         pairs = sum(tensor.nbytes for pair in self.tensors.values() for tensor in pair)
+        if self.spec.dtype == INT8:  # 1 for 4, and a scale a row
+            pairs = pairs // 4 + sum(8 * len(a) for a, _ in self.tensors.values())
         return pairs + (self.memory.nbytes if self.memory else 0)
 
     def to(
@@ -178,16 +188,29 @@ class Adapter:
         memory = self.memory.to(device) if self.memory else None
         return replace(self, tensors=tensors, memory=memory)
 
+    def rounded(self) -> Adapter:
+        """Return the adapter as a store gives it back: A and B on the grid of an int8 spec."""
+        if self.spec.dtype != INT8:
+            return self
+        tensors = dequantise(quantise(peft_state_dict(self)))
+        pairs = {
+            p: (tensors[_peft_name(p, "A")], tensors[_peft_name(p, "B")]) for p in self.tensors
+        }
+        return replace(self, tensors=pairs)
+
     @property
     def note(self) -> dict[str, Any]:
         """Spec and metadata, as a file keeps them beside the tensors."""
         return {"spec": asdict(self.spec), "metadata": dict(self.metadata)}
 
     def to_bytes(self) -> bytes:
-        """Serialise to safetensors bytes, under stock PEFT tensor names."""
+        """Serialise to safetensors bytes, under stock PEFT tensor names (int8: scales beside)."""
+        tensors = peft_state_dict(self)
+        if self.spec.dtype == INT8:
+            tensors = quantise(tensors)
         memory = {MEMORY_PREFIX + name: t for name, t in memory_state_dict(self).items()}
         # One metadata key only: safetensors writes several in any order.
-        return save(peft_state_dict(self) | memory, {"adapter": json.dumps(self.note)})
+        return save(tensors | memory, {"adapter": json.dumps(self.note)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Adapter:
@@ -197,7 +220,7 @@ class Adapter:
             ValueError: the bytes are truncated or are not an adapter.
         """
         try:
-            tensors = load(data)
+            tensors = dequantise(load(data))
             size = int.from_bytes(data[:8], "little")  # safetensors' own reader hides the metadata
             note = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["adapter"])
             spec, metadata = AdapterSpec(**note["spec"]), note["metadata"]

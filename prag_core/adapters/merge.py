@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec
+from prag_core.adapters.adapter import Adapter, AdapterSpec
 from prag_core.adapters.ridge_memory import RidgeMemory, Rows, require_one_network, solve_together
 
 METHODS = ("auto", "concatenate")
@@ -104,7 +104,7 @@ def mean_adapter(adapters: Iterable[Adapter]) -> Adapter:
         raise ValueError("got no adapters, expected at least one for their mean")
     tensors = {}
     for path, update in total.items():
-        mean = (update / count).to(DTYPES[first.dtype])
+        mean = (update / count).to(first.torch_dtype)
         outputs, inputs = mean.shape
         eye = torch.eye(min(outputs, inputs), dtype=mean.dtype, device=mean.device)
         tensors[path] = (mean, eye) if outputs <= inputs else (eye, mean)  # A (R, I), B (O, R)

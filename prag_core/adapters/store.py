@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from prag_core.adapters import store_changes, store_places
-from prag_core.adapters.adapter import Adapter, AdapterSpec
+from prag_core.adapters.adapter import INT8, Adapter, AdapterSpec
 from prag_core.adapters.peft_files import WEIGHTS
 from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors
 from prag_core.files import FAILURES, write_json
@@ -116,7 +116,7 @@ class AdapterStore:
         Args:
             items: adapters by key.
             pack: write packs (True) or a folder each (False); None packs `PACK_FROM` or more
-                adapters of at most `SMALL` bytes each.
+                adapters of at most `SMALL` bytes each, and int8, which PEFT's files do not have.
 
         Raises:
             OSError: disk full, or the store is read-only; what was there is kept.
@@ -131,6 +131,7 @@ class AdapterStore:
         if pack is None:
             largest = max(adapter.nbytes for adapter in items.values())
             pack = len(items) >= PACK_FROM and largest <= SMALL
+            pack |= any(adapter.spec.dtype == INT8 for adapter in items.values())
         with store_changes.scratch_folder(self._index) as scratch:
             entries = [(store_places.make_row(key, x), x) for key, x in items.items()]
             if pack:

@@ -42,7 +42,7 @@ class ForeignLora:
         """
         _require_shapes(self, base)
         spec = self._noted_spec(base) if self.note else self._new_spec(base)
-        dtype, tensors = DTYPES[spec.dtype], {}
+        dtype, tensors = spec.torch_dtype, {}
         for path in spec.paths():
             inputs, outputs = base.module_shape(path.rsplit(".", 1)[1])
             # A spec adapts every module in every layer; a module of zeros changes nothing.

@@ -19,10 +19,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from prag_core.adapters.adapter import FFN_MODULES, Adapter
+from prag_core.adapters.adapter import FFN_MODULES, INT8, Adapter
 from prag_core.adapters.peft_files import CONFIG, MEMORY, NOTE, WEIGHTS, adapter_files, json_bytes
 from prag_core.formats.foreign_lora import ForeignLora, pad_rank, read_pairs
 from prag_core.model.base_model import BaseModel
@@ -45,7 +46,7 @@ BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")  # initi
 def to_peft(
     adapter: Adapter, folder: str | Path, base_model_name: str, weights: Path | None = None
 ) -> Path:
-    """Write a stock PEFT LoRA folder; equal adapters give equal bytes.
+    """Write a stock PEFT LoRA folder, int8 as bfloat16; equal adapters give equal bytes.
 
     Args:
         adapter: what to write.
@@ -58,6 +59,8 @@ def to_peft(
     """
     folder = Path(folder)
     require_empty(folder)
+    if adapter.spec.dtype == INT8:  # PEFT has no scales beside A and B
+        adapter = adapter.to(torch.bfloat16)
     # PEFT takes no rank 0: a module that was pruned away has one row of zeros.
     pairs = {p: pad_rank(a, b, max(1, len(a))) for p, (a, b) in adapter.tensors.items()}
     files = adapter_files(replace(adapter, tensors=pairs), base_model_name)

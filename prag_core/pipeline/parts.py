@@ -86,6 +86,7 @@ class Setup:
         hypernet: checkpoint of the generated path: shipped name, folder or hub name.
         reader: PEFT folder of the adapter that mode `reader` answers with (see `prag reader`).
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
+        hypernet_dtype: that a generated adapter is stored in; `int8` has a scale a row.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by
             words; `dense` or `dense:MODEL` (of sentence-transformers: hub name or folder) by
             meaning; `hybrid` or `hybrid:MODEL` by both.
@@ -106,6 +107,7 @@ class Setup:
     hypernet: str = "smollm2-135m-ridge"
     reader: str = ""
     hypernet_rank: int = 0
+    hypernet_dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"
     retriever: str = "auto"
     least_coverage: float = LEAST_COVERAGE
     least_similarity: float = LEAST_SIMILARITY
@@ -124,7 +126,10 @@ class Setup:
         for part, names in (("generation", ("batch_size",)), ("training", SPEED_OPTIONS)):
             for name in names:  # they change how long it takes, not what comes out
                 config[part].pop(name)
-        unread = {"trained": ("hypernet", "hypernet_rank"), "generated": ("training",)}
+        unread = {
+            "trained": ("hypernet", "hypernet_rank", "hypernet_dtype"),
+            "generated": ("training",),
+        }
         for name in ("device", *unread.get(self.path, ())):
             config.pop(name)
         # A path may hold other files tomorrow: their hashes are kept beside the names.

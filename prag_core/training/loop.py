@@ -51,7 +51,7 @@ class LoraTrainingOptions:
         documents_per_batch: documents trained together, at most; changes speed and memory only.
         tokens_per_batch: tokens of one step of all of them, at most (one document may have more);
             changes speed and memory only.
-        dtype: of the stored adapter.
+        dtype: of the stored adapter; `int8` has a scale a row.
         seed: of the initialisation and the order of sequences, the same for every document.
         init: folder of a PEFT adapter to start from (warm-up initialisation), or empty.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
-from prag_core.adapters.adapter import DTYPES, Adapter, AdapterSpec, fingerprint
+from prag_core.adapters.adapter import Adapter, AdapterSpec, fingerprint
 from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPair
 from prag_core.corpus.documents import Document, as_documents
 from prag_core.model.base_model import BaseModel
@@ -168,4 +168,4 @@ class LoraTrainer:
         identifier = "+".join(document.id for document in documents[:3])
         metadata = {"document_id": identifier, "title": documents[0].title, "path": "trained",
                     "prompt": prompt_id(self.wording, tokenizer=self.base.tokenizer)}  # fmt: skip
-        return Adapter(self.spec, stack.tensors(row, DTYPES[self.spec.dtype]), metadata)
+        return Adapter(self.spec, stack.tensors(row, self.spec.torch_dtype), metadata).rounded()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from prag_core.adapters.adapter import DTYPES, Adapter
+from prag_core.adapters.adapter import Adapter
 from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
@@ -273,7 +273,7 @@ class _Run:
         base, spec = self.trainer.base, self.trainer.spec
         asked = prompt_id(self.trainer.wording, tokenizer=base.tokenizer)
         metadata = {"document_id": READER, "title": READER, "path": READER, "prompt": asked}
-        return Adapter(spec, self.stack.tensors(0, DTYPES[spec.dtype]), metadata)
+        return Adapter(spec, self.stack.tensors(0, spec.torch_dtype), metadata)
 
 
 def mean_loss(trainer: LoraTrainer, sequences: Sequence[TrainingSequence]) -> float:

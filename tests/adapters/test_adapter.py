@@ -56,7 +56,7 @@ def test_every_field_changes_hash_and_store_key(change):
         ({"modules": ()}, r"got modules \[\]"),
         ({"layers": ()}, r"got layers \[\], expected at least one"),
         ({"layers": (-1, 0)}, r"got layers \[-1, 0\]"),
-        ({"dtype": "int8"}, "got dtype 'int8', expected one of"),
+        ({"dtype": "int4"}, "got dtype 'int4', expected one of"),
     ],
 )
 def test_bad_spec_is_refused(change, message):
