@@ -84,14 +84,15 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
     """Load a network for a base model.
 
     Args:
-        name: a name in the shipped `checkpoints/`, a local folder, or a hub name.
+        name: a name in the shipped `checkpoints/`, a local folder, or a hub name; `auto`: the
+            shipped one of this base model.
         base: the base model it must have been trained on.
 
     Raises:
         FileNotFoundError: no such checkpoint.
         ValueError: another base model, version or head, or missing or foreign tensors.
     """
-    folder = find_checkpoint(name)
+    folder = _shipped(base) if name == "auto" else find_checkpoint(name)
     record = _read_config(folder)
     if record["base_fingerprint"] != base.fingerprint:
         raise ValueError(
@@ -173,6 +174,18 @@ def find_checkpoint(name: str | Path) -> Path:
     raise FileNotFoundError(
         f"got no checkpoint at {name}{reason}, expected a folder with {CONFIG} and {WEIGHTS}, a "
         f"hub name, or one of {shipped}"
+    )
+
+
+def _shipped(base: BaseModel) -> Path:
+    """Return the folder of the shipped checkpoint that was trained on a base model."""
+    for path in sorted(SHIPPED.glob(f"*/{CONFIG}")):
+        if _read_config(path.parent)["base_fingerprint"] == base.fingerprint:
+            return path.parent
+    raise FileNotFoundError(
+        f"got base model {base.name!r} ({base.fingerprint}), for which no hypernetwork is shipped, "
+        "expected a checkpoint: name one with --hypernet, train one with `hypernet fit --config "
+        "configs/hypernet.yaml --model.base_model ...`, or train adapters with `--path trained`"
     )
 
 

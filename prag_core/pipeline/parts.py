@@ -83,7 +83,8 @@ class Setup:
         path: who makes the adapters: `trained` (one small training a document), `generated`
             (one forward pass of a hypernetwork, which must be of this base model), or a name that
             another package registers; `auto`: as those in the store, `generated` in a new one.
-        hypernet: checkpoint of the generated path: shipped name, folder or hub name.
+        hypernet: checkpoint of the generated path: shipped name, folder or hub name; `auto`: the
+            shipped one of the base model.
         reader: PEFT folder of the adapter that mode `reader` answers with (see `prag reader`).
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
         hypernet_dtype: that a generated adapter is stored in; `int8` has a scale a row.
@@ -104,7 +105,7 @@ class Setup:
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = "auto"
     path: str = "auto"
-    hypernet: str = "smollm2-135m-ridge"
+    hypernet: str = "auto"
     reader: str = ""
     hypernet_rank: int = 0
     hypernet_dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"

@@ -114,8 +114,22 @@ def test_shipped_name_is_known_in_any_folder_and_a_path_stays_a_path(tmp_path, m
     own.mkdir()
     for name in ("config.json", "model.safetensors"):
         (own / name).write_bytes(b"")
-    assert find_checkpoint("smollm2-135m-ridge") == shipped == find_checkpoint(Setup().hypernet)
+    assert find_checkpoint("smollm2-135m-ridge") == shipped
     assert find_checkpoint(own) == own
+
+
+def test_the_shipped_checkpoint_of_a_base_model_is_chosen(tiny_base, tmp_path, monkeypatch):
+    head = network(tiny_base)
+    monkeypatch.setattr("hypernet.network.checkpoint.SHIPPED", tmp_path)
+    other = save_checkpoint(tmp_path / "a", network(tiny_model(1)), CONFIG, tiny_model(1))
+    folder = save_checkpoint(tmp_path / "b", head, CONFIG, tiny_base)
+    checkpoint = load_checkpoint(Setup().hypernet, tiny_base)
+    assert checkpoint.hash == load_checkpoint(folder, tiny_base).hash
+    assert load_checkpoint("auto", tiny_model(1)).hash == load_checkpoint(other, tiny_model(1)).hash
+    with pytest.raises(
+        FileNotFoundError, match="no hypernetwork is shipped, expected .*--hypernet"
+    ):
+        load_checkpoint("auto", tiny_model(2))
 
 
 def test_a_missing_shipped_name_does_not_ask_the_hub(monkeypatch):
