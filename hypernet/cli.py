@@ -28,6 +28,10 @@ COMMANDS = {
         "hypernet.training.needles:needle_set",
         "Write a question set: texts of a corpus with invented facts hidden in them.",
     ),
+    "joint_set": Command(
+        "hypernet.training.joint_questions:joint_set",
+        "Write a question set whose questions take two documents each.",
+    ),
     "ablate": Command(
         "hypernet.training.ablation:ablate",
         "Train variants of a configuration for the same time and set them side by side.",

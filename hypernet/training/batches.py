@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from hypernet.training.packing import Packed, pack
 from hypernet.training.relations import ask
 from hypernet.training.sources import Item, Pool
+from prag_core.corpus.documents import Document
 from prag_core.model.base_model import start_token
 from prag_core.model.padding import pad
 from prag_core.model.prompts import chat, prompt_ids, question_prompt
@@ -46,6 +47,9 @@ class BatchConfig:
         recitations: rows a document that ask for its text by its title; kind COMPLETION.
         unrelated: rows a document that it does not answer (KL to the base model).
         near_share: share of groups filled with documents of the same article (hard distractors).
+        joint_share: share of groups, where their first document has questions over several, that
+            get the documents of one; of the questions about a document whose group has such
+            documents as many are over several.
         no_title_share: share of documents encoded without their title.
         completion_tokens: longest completion; of a recitation twice as much is asked.
         passages: add prompts with the passage (for the teacher that reads it).
@@ -61,6 +65,7 @@ class BatchConfig:
     recitations: int = 0
     unrelated: int = 1
     near_share: float = 0.5
+    joint_share: float = 0.5
     no_title_share: float = 0.15
     completion_tokens: int = 24
     passages: bool = False
@@ -224,6 +229,7 @@ class BatchBuilder:
         self.seed, self.pools, self.weights = seed, pools, weights
         self.classes: dict[int, list[np.ndarray]] = {}  # places in every pool
         self.articles: dict[tuple[str, int], list[Item]] = defaultdict(list)
+        self.joined: dict[str, Item] = {}  # by document id, those with questions over several
         for number, pool in enumerate(pools):
             in_memory = not hasattr(pool, "lengths")  # else a `DiskCorpus`
             lengths = np.array([len(item) for item in pool]) if in_memory else pool.lengths
@@ -235,7 +241,10 @@ class BatchBuilder:
                     self.classes.setdefault(bound, empty)[number] = places
                 # Neighbours of one article; a corpus on disk would be read whole for them.
                 for place in places if in_memory else ():
-                    self.articles[pool[place].article, bound].append(pool[place])
+                    item = pool[place]
+                    self.articles[item.article, bound].append(item)
+                    if item.joint:
+                        self.joined[item.document.id] = item
 
         self.classes = {b: p for b, p in self.classes.items() if sum(map(len, p)) >= least}
         if not self.classes:
@@ -256,13 +265,14 @@ class BatchBuilder:
             random.Random(f"{self.seed}-{step}-{rank}-{kind}") for kind in ("text", "stranger")
         )
         for index, item in enumerate(items):
+            first = index - index % group
+            members = {x.document.id: x.document for x in items[first : first + group]}
             for _ in range(self.config.questions):
-                self._question(rows, item, draw)
+                self._question(rows, item, members, draw)
             for _ in range(self.config.completions):
                 rows.add(*self._completion(item, texts), COMPLETION)
             for _ in range(self.config.recitations):
                 rows.add(*self._recitation(item), COMPLETION)
-            first = index - index % group
             articles = {member.article for member in items[first : first + group]}
             for _ in range(self.config.unrelated):
                 self._unrelated(rows, self._stranger(articles, strangers), strangers)
@@ -308,13 +318,27 @@ class BatchBuilder:
 
         while len(items) < self.config.documents:
             members = [one()]
+            members += self._partners(members[0], bound, group - 1, taken, draw)
+            taken.update(item.document.id for item in members)
             if group > 1 and draw.random() < self.config.near_share:
                 near = self.articles.get((members[0].article, bound), [])
                 others = [item for item in near if item.document.id not in taken]
-                members += draw.sample(others, min(len(others), group - 1))
+                members += draw.sample(others, min(len(others), group - len(members)))
                 taken.update(item.document.id for item in members)
             items += [*members, *(one() for _ in range(group - len(members)))]
         return items
+
+    def _partners(
+        self, item: Item, bound: int, room: int, taken: set[str], draw: random.Random
+    ) -> list[Item]:
+        """Return the documents that one of an item's questions also takes, where they have room."""
+        if not room or not item.joint or draw.random() >= self.config.joint_share:
+            return []
+        _, _, others = draw.choice(item.joint)
+        partners = [self.joined[other] for other in others if other in self.joined]
+        # All or none: held out, too long for the class, or in the step already.
+        fit = [x for x in partners if len(x) <= bound and x.document.id not in taken]
+        return fit if len(fit) == len(others) <= room else []
 
     def _document_ids(self, item: Item, draw: random.Random) -> list[int]:
         # Some without: documents of users may have none.
@@ -326,8 +350,17 @@ class BatchBuilder:
             return draw.choice(item.pairs)
         return ask(item.facts, draw) if item.facts else None
 
-    def _question(self, rows: StepRows, item: Item, draw: random.Random) -> None:
-        pair = self._pair(item, draw)
+    def _question(
+        self, rows: StepRows, item: Item, members: dict[str, Document], draw: random.Random
+    ) -> None:
+        """Add a question, one over several documents where the group has them."""
+        joint = [row for row in item.joint if members.keys() >= {*row[2]}]
+        documents = [item.document]
+        if joint and draw.random() < self.config.joint_share:
+            *pair, others = draw.choice(joint)
+            documents += [members[other] for other in others]
+        else:
+            pair = self._pair(item, draw)
         if pair is None:  # so that every document has as many rows
             rows.add(*self._completion(item, draw), COMPLETION)
             return
@@ -335,7 +368,7 @@ class BatchBuilder:
         ids, start = self._encode(prompt, pair[1])
         row = rows.add(ids, start, ANSWER)
         if self.config.passages:
-            prompt = question_prompt(self.tokenizer, pair[0], [item.document], self.wording)
+            prompt = question_prompt(self.tokenizer, pair[0], documents, self.wording)
             rows.add_teacher(*self._encode(prompt, pair[1]), row)
 
     def _unrelated(self, rows: StepRows, stranger: Item, draw: random.Random) -> None:

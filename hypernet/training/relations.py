@@ -93,9 +93,20 @@ PATTERNS = {
 MONTH = re.compile(MONTHS)
 
 
+def subject(document: Document) -> str:
+    """Return what questions call a document's subject: the title without "(planet)"."""
+    return re.sub(r"\s*\([^)]*\)$", "", document.title).strip()
+
+
 def find_facts(document: Document) -> list[tuple[tuple[str, ...], str]]:
     """Return (ways to ask, answer) for every pattern that the text matches; none without title."""
-    title = re.sub(r"\s*\([^)]*\)$", "", document.title).strip()  # "Mercury (planet)"
+    title = subject(document)
+    return [(tuple(q.format(title) for q in ways), said) for ways, said in find_relations(document)]
+
+
+def find_relations(document: Document) -> list[tuple[tuple[str, ...], str]]:
+    """Return the same with {} where the questions name the document's subject."""
+    title = subject(document)
     if not title:
         return []
     # The opening tells: further on, other persons may be born.
@@ -108,7 +119,7 @@ def find_facts(document: Document) -> list[tuple[tuple[str, ...], str]]:
         answer = match["a"].strip(" .")
         month = questions is BORN and MONTH.match(answer)  # "born in May" names no place
         if 1 < len(answer) < 60 and not month and answer.lower() not in title.lower():
-            facts.append((tuple(q.format(title) for q in questions), answer))
+            facts.append((questions, answer))
     return facts
 
 

@@ -35,7 +35,8 @@ NOTHING = LeaveOut()
 class Item:
     """One tokenised document with what can be asked about it.
 
-    `pairs` are (question, answer); `facts` are patterns' (ways to ask, answer).
+    `pairs` are (question, answer); `facts` are patterns' (ways to ask, answer); `joint` are
+    (question, answer, ids of the other documents that it takes to answer).
     """
 
     document: Document
@@ -43,6 +44,7 @@ class Item:
     text_ids: tuple[int, ...]
     pairs: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[tuple[str, ...], str], ...] = ()
+    joint: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
 
     def __len__(self) -> int:
         return len(self.title_ids) + len(self.text_ids) + 2  # start and end
@@ -58,12 +60,13 @@ def make_items(
     documents: Sequence[Document],
     pairs: Sequence[tuple] = (),
     facts: Sequence[tuple] = (),
+    joint: Sequence[tuple] = (),
 ) -> list[Item]:
-    """Tokenise documents: `title: text`, without special tokens; pairs and facts one a document."""
+    """Tokenise documents: `title: text`, without special tokens; the rest is one a document."""
     titles = [f"{d.title}: " if d.title else "" for d in documents]
     titled, texts = text_ids(tokenizer, titles), text_ids(tokenizer, (d.text for d in documents))
-    pairs, facts = (rows or [()] * len(documents) for rows in (pairs, facts))
-    rows = zip(documents, titled, texts, pairs, facts, strict=True)
+    asked = (rows or [()] * len(documents) for rows in (pairs, facts, joint))
+    rows = zip(documents, titled, texts, *asked, strict=True)
     return [Item(document, *map(tuple, row)) for document, *row in rows]
 
 
@@ -166,7 +169,8 @@ def read_question_set(
 ) -> list[Item]:
     """Return the documents that questions are asked about, without questions to be left out.
 
-    Bad records are left out: one in a large set is no reason not to train.
+    A question with several gold documents takes all of them. Bad records are left out: one in a
+    large set is no reason not to train.
 
     Raises:
         ValueError: no question refers to a document.
@@ -176,20 +180,28 @@ def read_question_set(
     if counts["bad"]:
         logger.warning("%s: left out %d bad records", source, counts["bad"])
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    joint: dict[str, list[tuple[str, str, tuple[str, ...]]]] = defaultdict(list)
     for question in questions.questions:
         if leave_out.asks(question.question):
             continue
-        for identifier in question.gold_ids:
-            # The first of the answers: a target is one text.
-            pairs[identifier].append((question.question, question.golden_answers[0]))
+        # The first of the answers: a target is one text.
+        pair = question.question, question.golden_answers[0]
+        gold = tuple(dict.fromkeys(question.gold_ids))
+        for identifier in gold:
+            others = tuple(other for other in gold if other != identifier)
+            if others:
+                joint[identifier].append((*pair, others))
+            else:
+                pairs[identifier].append(pair)
     # Distractors of the corpus, which no question asks about, are left out.
-    documents = [d for d in questions.documents if d.id in pairs]
+    documents = [d for d in questions.documents if d.id in pairs or d.id in joint]
     if not documents:
         raise ValueError(
             f"got no questions about the documents of {source}, expected gold_ids that name "
             "documents of its corpus: correct them, or list the folder under `corpora`"
         )
-    return make_items(tokenizer, documents, [pairs[d.id] for d in documents])
+    asked = [[by_id.get(d.id, ()) for d in documents] for by_id in (pairs, joint)]
+    return make_items(tokenizer, documents, asked[0], joint=asked[1])
 
 
 def fitting(items: list[Item], bounds: tuple[int, int]) -> list[Item]:

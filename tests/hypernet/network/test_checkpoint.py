@@ -126,9 +126,7 @@ def test_the_shipped_checkpoint_of_a_base_model_is_chosen(tiny_base, tmp_path, m
     checkpoint = load_checkpoint(Setup().hypernet, tiny_base)
     assert checkpoint.hash == load_checkpoint(folder, tiny_base).hash
     assert load_checkpoint("auto", tiny_model(1)).hash == load_checkpoint(other, tiny_model(1)).hash
-    with pytest.raises(
-        FileNotFoundError, match="no hypernetwork is shipped, expected .*--hypernet"
-    ):
+    with pytest.raises(FileNotFoundError, match="no hypernetwork is shipped, expected a"):
         load_checkpoint("auto", tiny_model(2))
 
 
