@@ -84,8 +84,15 @@ def joint_set(
         for document in leave_out.remaining(corpus_file(corpus))
         if document.title not in leave_out.articles
     ]
-    relations = {document.id: find_relations(document) for document in documents}
-    joint = [row for row in bridges(documents, relations, draw) if not leave_out.asks(row[1])]
+    relations = {
+        document.id: [
+            (ways, answer)
+            for ways, answer in find_relations(document)
+            if not any(leave_out.asks(way.format(subject(document))) for way in ways)
+        ]
+        for document in documents
+    }
+    joint = list(bridges(documents, relations, draw))
     joint = draw.sample(joint, min(len(joint), questions // 2))
     for row in comparisons(documents, relations, draw):
         if len(joint) == questions:
@@ -124,9 +131,8 @@ def bridges(
     for first in documents:
         for ways, answer in relations[first.id]:
             second = named.get(answer)
-            facts = (
-                [row for row in relations[second.id] if row[0][0] not in VAGUE] if second else []
-            )
+            facts = relations[second.id] if second else []
+            facts = [row for row in facts if row[0][0] not in VAGUE]
             if not facts or ways[0] not in BRIDGES or second is first:
                 continue
             role = BRIDGES[ways[0]].format(subject(first))
