@@ -61,6 +61,7 @@ SUMMARIES = {
     "answer": "Answer questions from the documents of a store.",
     "serve": "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
     "evaluate": "Score a question set in any conditions, with intervals and controls.",
+    "questions": "Let a model write questions about documents; keep those that need the document.",
     "belief": "Write a question set whose texts contradict what the base model answers right.",
     "benchmark": "Run a grid of question sets, base models, paths and conditions into one table.",
     "compare": "Compare trained with generated adapters: quality, side effects, merging, cost.",

@@ -1,9 +1,9 @@
-"""Question writer: documents go in; questions that a model wrote about them come out, with answers.
+"""Question writer: documents go in; a model's questions about them, with answers, come out.
 
-    document -> answer spans (by rule, or the model's choice) -> prompt -> numbered questions -> rules
+    document -> answer spans (by rule, or the model's choice) -> prompt -> questions -> rules
 
-How a model is asked is data: a `QuestionKind` is a wording with examples of ours, as a small model
-needs them. All questions on a document come of one prompt, so that it is read once; the examples,
+How a model is asked is data: a `QuestionKind` is a wording with examples of ours, which a small
+model needs. All questions on a document come of one prompt, so that it is read once; the examples,
 the same for all documents, are read once a batch. Nothing is thrown away here: a question that a
 rule objects to says so in its `problem`.
 """
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.answer_spans import (
+    AnswerSpan,
     choose_spans,
     content_words,
     find_details,
@@ -82,8 +83,9 @@ class QuestionKind:
     """One way to ask a model for questions.
 
     Attributes:
-        wording: what it is asked in; {question} stands for the numbered answers, or, where the
-            model chooses them, for how many questions it writes.
+        wording: what it is asked in. {question} stands for sentences with their answers in
+            brackets (see `marked_sentences`), or, where the model chooses the answers, for how many
+            questions it writes about {passages}.
         chosen: the model chooses the answers.
     """
 
@@ -95,25 +97,41 @@ def _numbered(lines: Sequence[str]) -> str:
     return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
 
 
+def marked_sentences(title: str, spans: Sequence[AnswerSpan]) -> str:
+    """Number the sentences of answers, each with its answer in brackets, under the title."""
+    ends = [(span, span.start + len(span.text)) for span in spans]
+    marked = [f"{s.sentence[: s.start]}[{s.text}]{s.sentence[end:]}" for s, end in ends]
+    return f"About {title or 'a text'}:\n{_numbered(marked)}"
+
+
+def _example_span(passage: Document, answer: str) -> AnswerSpan:
+    sentence = next(s for s in split_sentences(passage.text) if answer in s)
+    return AnswerSpan(answer, "", sentence, sentence.index(answer))
+
+
 def _kind(name: str, request: str, column: int, chosen: bool = False) -> QuestionKind:
     """Make a kind from a request and a column of the examples' questions."""
     bare, turns = Wording(name, request, lead="1."), []
     for passage, rows in EXAMPLES:
-        given = str(len(rows)) if chosen else _numbered([row[0] for row in rows])
+        spans = [_example_span(passage, row[0]) for row in rows]
+        given, shown = marked_sentences(passage.title, spans), ""
+        if chosen:
+            given, shown = str(len(rows)), format_passages([passage])
         # The answer first: what is written next to it is about it.
         replies = [f"{row[0]} | {row[column]}" for row in rows]
-        turns.append((bare.fill(given, format_passages([passage])), _numbered(replies)))
+        turns.append((bare.fill(given, shown), _numbered(replies)))
     return QuestionKind(replace(bare, turns=tuple(turns)), chosen)
 
 
 GIVEN = (
-    "{passages}\n\nWrite a question for each of these answers, with the name of what it is about"
+    "{passages}{question}\n\nWrite a question for each answer in brackets, with the name of what "
+    "it is about and without the answer"
 )
 KINDS = {
     kind.wording.name: kind
     for kind in (
-        _kind("plain", GIVEN + ":\n{question}", 1),
-        _kind("reworded", GIVEN + " and in other words than the passage:\n{question}", 2),
+        _kind("plain", GIVEN + ".", 1),
+        _kind("reworded", GIVEN + ", in other words than the sentence.", 2),
         _kind(
             "open",
             "{passages}\n\nCopy {question} short answers from the passage and write a question for "
@@ -183,30 +201,42 @@ class QuestionWriter:
         self.fingerprint = fingerprint(["questions", *parts])
 
     def write(self, documents: Sequence[Document]) -> list[list[WrittenQuestion]]:
-        """Write questions about each document, in order; none about one beyond the context."""
+        """Write questions about each document, in order.
+
+        None are written about one that the context has no room for, or that has no spans.
+        """
         names = [self.kinds[int(d.id[:8], 16) % len(self.kinds)] for d in documents]
         prompts = [self._prompt(*row) for row in zip(documents, names, strict=True)]
+        asked = [place for place, prompt in enumerate(prompts) if prompt]
         known = {name: self._examples(name) for name in dict.fromkeys(names)}
-        prefixes = [known[name] for name in names]
-        texts = generate_fitting(self.base, prompts, self.options, prefixes)
-        rows = zip(documents, names, texts, strict=True)
-        return [self._judged(d, read_reply(text or "", name)) for d, name, text in rows]
+        prefixes = [known[names[i]] for i in asked]
+        texts = generate_fitting(self.base, [prompts[i] for i in asked], self.options, prefixes)
+        replies = {i: text or "" for i, text in zip(asked, texts, strict=True)}
+        return [
+            self._judged(document, read_reply(replies.get(place, ""), names[place]))
+            for place, document in enumerate(documents)
+        ]
 
     def _prompt(self, document: Document, name: str) -> str:
-        kind, given = KINDS[name], str(self.per_document)
-        if not kind.chosen:
-            title = content_words(document.title)
-            spans = [span.text for span in choose_spans(document, 3 * self.per_document)]
-            # Whose words the title has is the subject: the question would hold its answer.
-            spans = [span for span in spans if not content_words(span) & title]
-            given = _numbered(spans[: self.per_document])
-        return question_prompt(self.base.tokenizer, given, [document], kind.wording)
+        """Write the prompt for a document; "" where it has no spans to ask about."""
+        kind, count = KINDS[name], self.per_document
+        if kind.chosen:
+            return question_prompt(self.base.tokenizer, str(count), [document], kind.wording)
+        title = content_words(document.title)
+        spans = [
+            span
+            for span in choose_spans(document, 4 * count)
+            # The title's words are the subject, which the question names; a phrase is seldom an
+            # answer that nothing else in the text could be.
+            if span.kind != "phrase" and not content_words(span.text) & title
+        ][:count]
+        given = marked_sentences(document.title, spans)
+        return question_prompt(self.base.tokenizer, given, (), kind.wording) if spans else ""
 
     def _examples(self, name: str) -> Prefix:
         """Read what all prompts of a kind begin with."""
-        tokenizer, wording = self.base.tokenizer, KINDS[name].wording
-        texts = (Document("a"), Document("1"))
-        rows = [prompt_ids(tokenizer, question_prompt(tokenizer, "", [d], wording)) for d in texts]
+        documents = (Document("In 1.", "0"), Document("By 7.", "Which"))
+        rows = [prompt_ids(self.base.tokenizer, self._prompt(d, name)) for d in documents]
         return read_prefix(self.base, rows[0][: common_start(*rows)])
 
     def _judged(
@@ -244,6 +274,7 @@ def judge(
     overlap = len(asked & content_words(holding)) / max(1, len(asked))
     problems = {
         "answer not in the text": not match,
+        "answer is the title": content_words(answer) <= content_words(document.title),
         "answer too long": len(answer.split()) > MOST_WORDS,
         "question holds the answer": bool(score_answer(question, [answer]).containment),
         "question names nothing of the document": not content_words(question) & subject,
