@@ -83,9 +83,9 @@ class QuestionKind:
     """One way to ask a model for questions.
 
     Attributes:
-        wording: what it is asked in. {question} stands for sentences with their answers in
-            brackets (see `marked_sentences`), or, where the model chooses the answers, for how many
-            questions it writes about {passages}.
+        wording: what it is asked in. {question} stands for the answers with their sentences
+            (see `number_answers`), or, where the model chooses the answers, for how many questions
+            it writes about {passages}.
         chosen: the model chooses the answers.
     """
 
@@ -97,11 +97,9 @@ def _numbered(lines: Sequence[str]) -> str:
     return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
 
 
-def marked_sentences(title: str, spans: Sequence[AnswerSpan]) -> str:
-    """Number the sentences of answers, each with its answer in brackets, under the title."""
-    ends = [(span, span.start + len(span.text)) for span in spans]
-    marked = [f"{s.sentence[: s.start]}[{s.text}]{s.sentence[end:]}" for s, end in ends]
-    return f"About {title or 'a text'}:\n{_numbered(marked)}"
+def number_answers(title: str, spans: Sequence[AnswerSpan]) -> str:
+    """Number the answers, each with its sentence behind it, under the title."""
+    return f"About {title or 'a text'}:\n{_numbered([f'{s.text}: {s.sentence}' for s in spans])}"
 
 
 def _example_span(passage: Document, answer: str) -> AnswerSpan:
@@ -114,7 +112,7 @@ def _kind(name: str, request: str, column: int, chosen: bool = False) -> Questio
     bare, turns = Wording(name, request, lead="1."), []
     for passage, rows in EXAMPLES:
         spans = [_example_span(passage, row[0]) for row in rows]
-        given, shown = marked_sentences(passage.title, spans), ""
+        given, shown = number_answers(passage.title, spans), ""
         if chosen:
             given, shown = str(len(rows)), format_passages([passage])
         # The answer first: what is written next to it is about it.
@@ -124,14 +122,14 @@ def _kind(name: str, request: str, column: int, chosen: bool = False) -> Questio
 
 
 GIVEN = (
-    "{passages}{question}\n\nWrite a question for each answer in brackets, with the name of what "
-    "it is about and without the answer"
+    "{passages}{question}\n\nWrite a question for each of these answers, with the name of "
+    "what it is about and without the answer"
 )
 KINDS = {
     kind.wording.name: kind
     for kind in (
         _kind("plain", GIVEN + ".", 1),
-        _kind("reworded", GIVEN + ", in other words than the sentence.", 2),
+        _kind("reworded", GIVEN + ", in other words than its sentence.", 2),
         _kind(
             "open",
             "{passages}\n\nCopy {question} short answers from the passage and write a question for "
@@ -230,7 +228,7 @@ class QuestionWriter:
             # answer that nothing else in the text could be.
             if span.kind != "phrase" and not content_words(span.text) & title
         ][:count]
-        given = marked_sentences(document.title, spans)
+        given = number_answers(document.title, spans)
         return question_prompt(self.base.tokenizer, given, (), kind.wording) if spans else ""
 
     def _examples(self, name: str) -> Prefix:
