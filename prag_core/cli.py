@@ -211,7 +211,7 @@ def load_function(place: str) -> Callable:
 def build_parser(program: str, command: Command) -> tuple[Callable, ArgumentParser]:
     """Import a command's function and build its parser.
 
-    Options are the function's parameters and, where one is `setup`, the fields of `Setup`.
+    Options are the function's parameters and, where one is `setup`, the fields of its class.
 
     Args:
         program: name shown in messages.

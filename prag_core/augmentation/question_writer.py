@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.answer_spans import (
-    AnswerSpan,
     choose_spans,
     content_words,
     find_details,
@@ -83,9 +82,8 @@ class QuestionKind:
     """One way to ask a model for questions.
 
     Attributes:
-        wording: what it is asked in. {question} stands for the answers with their sentences
-            (see `number_answers`), or, where the model chooses the answers, for how many questions
-            it writes about {passages}.
+        wording: what it is asked in. {question} stands for the numbered answers, or, where the
+            model chooses them, for how many questions it writes.
         chosen: the model chooses the answers.
     """
 
@@ -97,39 +95,25 @@ def _numbered(lines: Sequence[str]) -> str:
     return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
 
 
-def number_answers(title: str, spans: Sequence[AnswerSpan]) -> str:
-    """Number the answers, each with its sentence behind it, under the title."""
-    return f"About {title or 'a text'}:\n{_numbered([f'{s.text}: {s.sentence}' for s in spans])}"
-
-
-def _example_span(passage: Document, answer: str) -> AnswerSpan:
-    sentence = next(s for s in split_sentences(passage.text) if answer in s)
-    return AnswerSpan(answer, "", sentence, sentence.index(answer))
-
-
 def _kind(name: str, request: str, column: int, chosen: bool = False) -> QuestionKind:
     """Make a kind from a request and a column of the examples' questions."""
     bare, turns = Wording(name, request, lead="1."), []
     for passage, rows in EXAMPLES:
-        spans = [_example_span(passage, row[0]) for row in rows]
-        given, shown = number_answers(passage.title, spans), ""
-        if chosen:
-            given, shown = str(len(rows)), format_passages([passage])
+        given = str(len(rows)) if chosen else _numbered([row[0] for row in rows])
         # The answer first: what is written next to it is about it.
         replies = [f"{row[0]} | {row[column]}" for row in rows]
-        turns.append((bare.fill(given, shown), _numbered(replies)))
+        turns.append((bare.fill(given, format_passages([passage])), _numbered(replies)))
     return QuestionKind(replace(bare, turns=tuple(turns)), chosen)
 
 
 GIVEN = (
-    "{passages}{question}\n\nWrite a question for each of these answers, with the name of "
-    "what it is about and without the answer"
+    "{passages}\n\nWrite a question for each of these answers, with the name of what it is about"
 )
 KINDS = {
     kind.wording.name: kind
     for kind in (
-        _kind("plain", GIVEN + ".", 1),
-        _kind("reworded", GIVEN + ", in other words than its sentence.", 2),
+        _kind("plain", GIVEN + ":\n{question}", 1),
+        _kind("reworded", GIVEN + " and in other words than the passage:\n{question}", 2),
         _kind(
             "open",
             "{passages}\n\nCopy {question} short answers from the passage and write a question for "
@@ -161,6 +145,15 @@ class WrittenQuestion:
     problem: str = ""
 
 
+def check_writing(kinds: Sequence[str], per_document: int) -> None:
+    """Raise ValueError for an unknown kind, none, or fewer questions than 1."""
+    if not kinds or {*kinds} - {*KINDS} or per_document < 1:
+        raise ValueError(
+            f"got kinds {', '.join(kinds) or 'none'} and {per_document} questions a document, "
+            f"expected some of {', '.join(KINDS)} and 1 or more: correct them"
+        )
+
+
 class QuestionWriter:
     """Let a model write questions about documents.
 
@@ -172,7 +165,7 @@ class QuestionWriter:
         batch_size: documents asked about together.
 
     Raises:
-        ValueError: an unknown kind, none, or fewer questions than 1.
+        ValueError: see `check_writing`.
     """
 
     def __init__(
@@ -183,11 +176,7 @@ class QuestionWriter:
         question_tokens: int = 32,
         batch_size: int = 32,
     ) -> None:
-        if not kinds or {*kinds} - {*KINDS} or per_document < 1:
-            raise ValueError(
-                f"got kinds {', '.join(kinds) or 'none'} and {per_document} questions a document, "
-                f"expected some of {', '.join(KINDS)} and 1 or more"
-            )
+        check_writing(kinds, per_document)
         self.base, self.per_document, self.kinds = base, per_document, tuple(kinds)
         self.options = GenerationOptions(
             question_tokens * per_document,
@@ -211,25 +200,26 @@ class QuestionWriter:
         texts = generate_fitting(self.base, [prompts[i] for i in asked], self.options, prefixes)
         replies = {i: text or "" for i, text in zip(asked, texts, strict=True)}
         return [
-            self._judged(document, read_reply(replies.get(place, ""), names[place]))
+            self._judged(document, replies.get(place, ""), names[place])
             for place, document in enumerate(documents)
         ]
 
     def _prompt(self, document: Document, name: str) -> str:
         """Write the prompt for a document; "" where it has no spans to ask about."""
-        kind, count = KINDS[name], self.per_document
-        if kind.chosen:
-            return question_prompt(self.base.tokenizer, str(count), [document], kind.wording)
-        title = content_words(document.title)
-        spans = [
-            span
-            for span in choose_spans(document, 4 * count)
-            # The title's words are the subject, which the question names; a phrase is seldom an
-            # answer that nothing else in the text could be.
-            if span.kind != "phrase" and not content_words(span.text) & title
-        ][:count]
-        given = number_answers(document.title, spans)
-        return question_prompt(self.base.tokenizer, given, (), kind.wording) if spans else ""
+        kind, given = KINDS[name], str(self.per_document)
+        if not kind.chosen:
+            title = content_words(document.title)
+            spans = [
+                span.text
+                for span in choose_spans(document, 4 * self.per_document)
+                # The title's words are the subject, which the question names; a phrase is seldom
+                # an answer that nothing else in the text could be.
+                if span.kind != "phrase" and not content_words(span.text) & title
+            ]
+            given = _numbered(spans[: self.per_document])
+        if not given:
+            return ""
+        return question_prompt(self.base.tokenizer, given, [document], kind.wording)
 
     def _examples(self, name: str) -> Prefix:
         """Read what all prompts of a kind begin with."""
@@ -237,13 +227,10 @@ class QuestionWriter:
         rows = [prompt_ids(self.base.tokenizer, self._prompt(d, name)) for d in documents]
         return read_prefix(self.base, rows[0][: common_start(*rows)])
 
-    def _judged(
-        self, document: Document, questions: Sequence[WrittenQuestion]
-    ) -> list[WrittenQuestion]:
+    def _judged(self, document: Document, reply: str, name: str) -> list[WrittenQuestion]:
         judged: list[WrittenQuestion] = []
-        for written in questions[: self.per_document]:
-            known = {one.question.lower() for one in judged}
-            judged.append(judge(document, written, known))
+        for written in read_reply(reply, name)[: self.per_document]:
+            judged.append(judge(document, written, [one.question.lower() for one in judged]))
         return judged
 
 
@@ -254,7 +241,7 @@ def read_reply(text: str, kind: str) -> list[WrittenQuestion]:
 
 
 def judge(
-    document: Document, written: WrittenQuestion, known: Sequence[str] | set[str] = ()
+    document: Document, written: WrittenQuestion, known: Sequence[str] = ()
 ) -> WrittenQuestion:
     """Add what the rules say of a question: its answer as the text has it, overlap and problem.
 

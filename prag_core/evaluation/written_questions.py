@@ -29,7 +29,12 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from prag_core.adapters.adapter import Adapter, fingerprint
-from prag_core.augmentation.question_writer import KINDS, QuestionWriter, WrittenQuestion
+from prag_core.augmentation.question_writer import (
+    KINDS,
+    QuestionWriter,
+    WrittenQuestion,
+    check_writing,
+)
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.documents import Document
 from prag_core.corpus.leave_out import LeaveOut
@@ -89,16 +94,13 @@ class QuestionOptions:
 
     def __post_init__(self) -> None:
         """Raise ValueError for values out of range."""
-        sizes = self.batch_size, self.question_tokens, self.per_document
+        check_writing(self.kinds, self.per_document)
+        sizes = self.batch_size, self.question_tokens
         if min(sizes) < 1 or self.limit < 0 or not 0 <= self.most_overlap <= 1:
             raise ValueError(
-                f"got batch_size, question_tokens and per_document {sizes}, limit {self.limit} and "
-                f"most_overlap {self.most_overlap}, expected 1 or more of the first three, a limit "
-                "of 0 or more, and an overlap of 0 to 1"
-            )
-        if not self.kinds or {*self.kinds} - {*KINDS}:
-            raise ValueError(
-                f"got kinds {', '.join(self.kinds) or 'none'}, expected some of {', '.join(KINDS)}"
+                f"got batch_size and question_tokens {sizes}, limit {self.limit} and most_overlap "
+                f"{self.most_overlap}, expected 1 or more of the first two, a limit of 0 or more, "
+                "and an overlap of 0 to 1: correct them"
             )
 
     def answer_config(self) -> dict[str, object]:
@@ -166,6 +168,7 @@ def write_question_set(
                 for start in range(0, len(pending), options.batch_size):
                     advance(len(documents) - len(pending) + start)
                     append_answers(path, checker.records(pending[start:][: options.batch_size]))
+                advance(len(documents))
         finally:  # also of what an interrupted run has
             _write_set(folder, options.model)
             report = _summary(_records(path)) | {

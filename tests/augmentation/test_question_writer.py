@@ -48,14 +48,16 @@ def scripted(monkeypatch, *replies):
     return calls
 
 
-def test_given_answers_stand_before_their_sentences_and_the_title_is_none(monkeypatch, long_base):
+def test_given_answers_are_numbered_and_the_title_is_none(monkeypatch, long_base):
     calls = scripted(monkeypatch, "", "")
     QuestionWriter(long_base, kinds=["plain"]).write([BAKERY, MILL])
     prompts, options, prefixes = calls[0]
     bakery, mill = (prompt.split("<u>")[-1] for prompt in prompts)
-    sentence = "The bakery of Ostrel was founded by Mira Kolven in 1931."
-    assert f"About Ostrel bakery:\n1. Mira Kolven: {sentence}\n2. 1931: {sentence}\n\n" in bakery
-    assert f"1. Jan Hovik: {MILL.text}\n2. 1802: {MILL.text}\n3. 300: " in mill
+    assert bakery.startswith(
+        f"Passage 1: Ostrel bakery: {BAKERY.text}\n\nWrite a question for each"
+    )
+    assert "what it is about:\n1. Mira Kolven\n2. 1931<e>" in bakery  # no phrase, nor "Ostrel"
+    assert ":\n1. Jan Hovik\n2. 1802\n3. 300<e>" in mill
     assert options.temperature == 0 and prefixes[0].ids == prefixes[1].ids
 
 
