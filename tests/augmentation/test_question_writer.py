@@ -142,6 +142,8 @@ def test_read_reply(reply, pairs):
         ("What of the Ostrel bakery?", BAKERY.text[:55], "answer too long"),
         ("Did Mira Kolven found the bakery?", "Mira Kolven", "question holds the answer"),
         ("Who started it?", "Mira Kolven", "question names nothing of the document"),
+        ("Which mira made it?", "1931", "question names nothing of the document"),
+        ("What did Mira make?", "1931", ""),  # named by the text, not by the title
         ("Who of the passage baked in Ostrel?", "Mira Kolven", "question speaks of the passage"),
     ],
 )
