@@ -213,8 +213,10 @@ class QuestionWriter:
                 span.text
                 for span in choose_spans(document, 4 * self.per_document)
                 # The title's words are the subject, which the question names; a phrase is seldom
-                # an answer that nothing else in the text could be.
-                if span.kind != "phrase" and not content_words(span.text) & title
+                # an answer that nothing else in the text could be, nor are "Jr" and the like.
+                if span.kind != "phrase"
+                and not content_words(span.text) & title
+                and (len(span.text) > 2 or span.text.isdigit())
             ]
             given = _numbered(spans[: self.per_document])
         if not given:

@@ -29,6 +29,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from prag_core.adapters.adapter import Adapter, fingerprint
+from prag_core.augmentation.answer_spans import WORDS
 from prag_core.augmentation.question_writer import (
     KINDS,
     QuestionWriter,
@@ -53,6 +54,7 @@ WITH, WITHOUT = "with_passage", "without_passage"
 WRONG, KNOWN = "wrong with the passage", "right without the passage"
 COPY, LEFT_OUT = "near copy of the text", "asks for what is left out"
 ANSWER_TOKENS = 24  # of a check's answer: golden ones have a few words
+DIGITS = {word: str(n) for n, word in enumerate(WORDS["numbers"][:19], 2)}  # two to twenty
 RIGHT_F1 = 0.5  # an answer of more counts as right, though it does not hold the whole golden one
 
 
@@ -245,9 +247,14 @@ def _no_adapter(document_id: str) -> Adapter:
     raise AssertionError(f"no mode of a check attaches an adapter (asked for {document_id})")
 
 
+def golden_answers(answer: str) -> list[str]:
+    """Return an answer, and a number that it writes as a word in digits too."""
+    return list(dict.fromkeys((answer, DIGITS.get(answer.lower(), answer))))
+
+
 def is_right(question: Mapping, check: str) -> bool:
     """Say whether the answer of a check holds the golden one, or has most of its words (F1)."""
-    scores = score_answer(question[check], [question["answer"]])
+    scores = score_answer(question[check], golden_answers(question["answer"]))
     return bool(scores.containment) or scores.f1 > RIGHT_F1
 
 
@@ -293,8 +300,8 @@ def _write_set(folder: Path, model: str) -> None:
         for r in kept
     )
     questions = (
-        {"id": f"{r['id']}-{number}", "question": q["question"], "golden_answers": [q["answer"]],
-         "gold_ids": [r["id"]],
+        {"id": f"{r['id']}-{number}", "question": q["question"],
+         "golden_answers": golden_answers(q["answer"]), "gold_ids": [r["id"]],
          "metadata": {"kind": q["kind"], "model": model, "overlap": q["overlap"]}}
         for r in kept for number, q in _kept(r)
     )  # fmt: skip

@@ -20,6 +20,8 @@ from prag_core.corpus.question_sets import load_question_set
 from prag_core.evaluation.written_questions import (
     QuestionOptions,
     draw_documents,
+    golden_answers,
+    is_right,
     write_question_set,
 )
 from prag_core.pipeline.answerer import Answerer
@@ -123,6 +125,19 @@ def test_a_check_may_be_left_out(options, kept, writer, answers, tiny_base, tmp_
     answers["closed_book"] = answers["kv_cache"]  # knows everything
     report = write_question_set(tiny_base, DOCUMENTS, tmp_path, replace(OPTIONS, **options))
     assert report["kept"] == kept and len(report["checks"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "right"),
+    [
+        ("It is in Oslo.", "Oslo", True), ("2012", "in May 2012", False),
+        ("May 2012", "in May 2012", True), ("4", "four", True), ("14", "four", False),
+        ("20 ships", "Twenty", True), ("", "Oslo", False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_right(said, answer, right):
+    assert is_right({"answer": answer, "check": said}, "check") is right
+    assert golden_answers(answer)[0] == answer
 
 
 def test_near_copies_and_left_out_relations_are_dropped(writer, answers, tiny_base, tmp_path):
