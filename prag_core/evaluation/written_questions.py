@@ -173,13 +173,7 @@ def write_question_set(
                 advance(len(documents))
         finally:  # also of what an interrupted run has
             _write_set(folder, options.model)
-            report = _summary(_records(path)) | {
-                "model": options.model,
-                "base_fingerprint": base.fingerprint,
-                "options": asdict(options),
-                "command": shlex.join(["prag", *sys.argv[1:]]),
-                "machine": machine(),
-            }
+            report = _summary(_records(path)) | _origin(base, options)
             write_json(folder / REPORT, report)
     return report
 
@@ -352,6 +346,17 @@ def _summary(records: Iterable[Mapping]) -> dict:
         },
         "seconds": round(seconds, 1),
         "documents_per_second": round(counts["documents"] / seconds, 3) if seconds else 0.0,
+    }
+
+
+def _origin(base: BaseModel, options: QuestionOptions) -> dict:
+    """Say what questions come from: model, options, command, machine and versions."""
+    return {
+        "model": options.model,
+        "base_fingerprint": base.fingerprint,
+        "options": asdict(options),
+        "command": shlex.join(["prag", *sys.argv[1:]]),
+        "machine": machine(),
     }
 
 
