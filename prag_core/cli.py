@@ -61,6 +61,7 @@ SUMMARIES = {
     "answer": "Answer questions from the documents of a store.",
     "serve": "Answer questions over HTTP, as OpenAI's API does, while documents come and go.",
     "evaluate": "Score a question set in any conditions, with intervals and controls.",
+    "questions": "Let a model write questions about documents; keep those that need the document.",
     "belief": "Write a question set whose texts contradict what the base model answers right.",
     "benchmark": "Run a grid of question sets, base models, paths and conditions into one table.",
     "compare": "Compare trained with generated adapters: quality, side effects, merging, cost.",
@@ -212,7 +213,7 @@ def load_function(place: str) -> Callable:
 def build_parser(program: str, command: Command) -> tuple[Callable, ArgumentParser]:
     """Import a command's function and build its parser.
 
-    Options are the function's parameters and, where one is `setup`, the fields of `Setup`.
+    Options are the function's parameters and, where one is `setup`, the fields of its class.
 
     Args:
         program: name shown in messages.

@@ -22,6 +22,18 @@ def write_json(path: Path, value: object) -> None:
     os.replace(temporary, path)
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """Read a file's lines; a last one that was cut off by an interruption is removed from it."""
+    if not path.exists():
+        return []
+    # Bytes: str.splitlines() would also cut at separators inside a text, such as U+2028.
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
+    return content[:end].split(b"\n")[:-1]
+
+
 def json_bytes(text: str) -> bytes:
     """Encode JSON as UTF-8; half a character (of a file's name, say) becomes JSON's escape."""
     return text.encode("utf-8", "backslashreplace")

@@ -1,5 +1,6 @@
 """Augmentation: a document goes in, rewrites and question-answer pairs on it come out.
 
 The first stage of the trained path. `SpanAugmenter` works by rule, `SelfAugmenter` asks a model and
-is cached by document, `FileAugmenter` reads ready-made pairs.
+is cached by document, `FileAugmenter` reads ready-made pairs. `QuestionWriter` is beside it: what a
+model writes about a whole corpus becomes a question set. See README.md here.
 """

@@ -20,6 +20,7 @@ from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
+from prag_core.model.prefix import Prefix
 from prag_core.model.prompts import chat, prompt_ids
 
 # Both prompts after Su et al. (2025), in our words; full answers are for wordings with reasoning.
@@ -113,14 +114,21 @@ class SelfAugmenter:
 
 
 def generate_fitting(
-    base: BaseModel, prompts: Sequence[str], options: GenerationOptions
+    base: BaseModel,
+    prompts: Sequence[str],
+    options: GenerationOptions,
+    prefixes: Sequence[Prefix] | None = None,
 ) -> list[str | None]:
-    """Generate for the prompts that fit the model's context; None for the others."""
+    """Generate for the prompts that fit the model's context; None for the others.
+
+    `prefixes`, one a prompt, are what is known already of their beginnings.
+    """
     room = base.context_length - options.max_new_tokens
     lengths = [len(prompt_ids(base.tokenizer, prompt)) for prompt in prompts]
     fitting = [i for i, length in enumerate(lengths) if length <= room]
     # Checked here, because `generate` refuses a whole batch for one prompt that is too long.
-    texts = generate(base, [prompts[i] for i in fitting], options=options)
+    known = prefixes and [prefixes[i] for i in fitting]
+    texts = generate(base, [prompts[i] for i in fitting], options=options, prefixes=known)
     by_place = dict(zip(fitting, texts, strict=True))
     return [by_place.get(i) for i in range(len(prompts))]
 

@@ -27,7 +27,7 @@ from prag_core.evaluation.conditions import (
 )
 from prag_core.evaluation.estimates import Bootstrap, Estimate, correct, document_groups
 from prag_core.evaluation.recitation import recitations
-from prag_core.files import write_json
+from prag_core.files import whole_lines, write_json
 
 KEPT = "closed_book's kept by shuffled"  # a ratio: right answers that shuffled does not spoil
 CONFIG_NAME, RESULTS_NAME = "config.json", "results.json"
@@ -142,15 +142,8 @@ def read_answers(path: Path) -> dict[str, dict]:
     Raises:
         ValueError: a whole line that is not an answer, named by number.
     """
-    if not path.exists():
-        return {}
-    # Bytes: str.splitlines() would also cut at separators inside a text.
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1  # splitlines would also split at U+2028 inside of texts
-    if end < len(content):
-        os.truncate(path, end)
     answers = {}
-    for number, line in enumerate(content[:end].split(b"\n")[:-1], 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             record = json.loads(line)
             answers[record["id"]] = record
