@@ -117,8 +117,13 @@ def _view(
     if not to or not engine_model:
         raise ValueError("got no target or no engine's model, expected --to and --engine_model")
     # Hard links: a view takes no room, and stays as it is when the store changes.
-    count = view_store(opened, to, engine_model, max_rank or VLLM_RANKS[-1], key, rank)
-    print(f"{count} adapters of {engine_model} in {Path(to)}")
+    count, damaged = view_store(opened, to, engine_model, max_rank or VLLM_RANKS[-1], key, rank)
+    print(f"{count} adapters of {engine_model} in {Path(to)}", *damaged, sep="\n")
+    if damaged:
+        raise ValueError(
+            f"got {len(damaged)} damaged adapters in {opened.path} (above), which the view leaves "
+            "out, expected none: do what each line says"
+        )
 
 
 def _whole_key(names: Iterable[str], key: str) -> str:

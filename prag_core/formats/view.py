@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.low_rank import reduce_rank
-from prag_core.adapters.store import AdapterStore
+from prag_core.adapters.store import AdapterStore, DamagedError
 from prag_core.formats.peft_folder import require_empty, to_peft
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank may be
@@ -23,7 +23,7 @@ def view_store(
     max_rank: int = VLLM_RANKS[-1],
     prefix: str = "",
     rank: int = 0,
-) -> int:
+) -> tuple[int, list[str]]:
     """Write a folder a key below `to`; weights of adapters in packs are written, others linked.
 
     Args:
@@ -36,22 +36,26 @@ def view_store(
         rank: cut adapters to this rank on average; 0: as they are.
 
     Returns:
-        the number of folders.
+        the number of folders, and what was left out as damaged, a line each.
 
     Raises:
-        ValueError: `to` has content, a rank above the limit, or damaged bytes.
+        ValueError: `to` has content, or a rank above the limit.
     """
     to = Path(to)
     require_empty(to)
-    count = 0
+    count, damaged = 0, []
     # Read one by one: a view of a large store never holds more than one adapter in memory.
     for key in store.keys(prefix):
-        adapter = cut_rank(store.get(key), rank)
+        try:
+            adapter = cut_rank(store.get(key), rank)
+        except DamagedError as error:
+            damaged.append(str(error))
+            continue
         # An engine would refuse it later, in the middle of serving.
         require_rank(key, adapter, max_rank)
         to_peft(adapter, to / key, engine_model, store.weights_path(key))
         count += 1
-    return count
+    return count, damaged
 
 
 def cut_rank(adapter: Adapter, rank: int) -> Adapter:

@@ -11,10 +11,11 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -52,6 +53,12 @@ class Job:
     attempts: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
     owner: str = ""
+
+
+def read_job(record: Mapping[str, Any]) -> Job | None:
+    """Return the job of a record, without fields of another version; None where it is none."""
+    known = {name: record[name] for name in Job.__dataclass_fields__ if name in record}
+    return Job(**known) if "document_ids" in known else None
 
 
 class Jobs:
@@ -106,13 +113,14 @@ class Jobs:
         """Return a job as it stands, None where there is none."""
         with self._changed:
             record = self.store.get_record(KIND, job_id)
-            return self._jobs.get(job_id, record and Job(**record))
+            return self._jobs.get(job_id, record and read_job(record))
 
     def all(self) -> list[Job]:
         """Return all jobs, the oldest first."""
         with self._changed:
-            jobs = {key: Job(**record) for key, record in self.store.records(KIND)}
-            return sorted((jobs | self._jobs).values(), key=lambda job: job.created)
+            stored = {key: read_job(record) for key, record in self.store.records(KIND)}
+            jobs = {key: job for key, job in stored.items() if job} | self._jobs
+            return sorted(jobs.values(), key=lambda job: job.created)
 
     def cancel(self, job_id: str) -> Job | None:
         """Stop a job before its next step; one that has ended stays as it is."""
@@ -220,7 +228,7 @@ class Jobs:
             return False
         record = self.store.get_record(KIND, job_id) or {}
         if record.get("status") == "cancelled":  # by another server
-            self._jobs[job_id] = Job(**record)
+            self._jobs[job_id] = replace(self._jobs[job_id], status="cancelled")
             return False
         return True
 

@@ -126,3 +126,14 @@ def test_peft_export_of_a_rank_above_vllms(tmp_path, tiny_base, tiny_spec, capsy
     assert "rank 584" in (printed := capsys.readouterr().err) and "--rank 256" in printed
     assert run(*export, "--to", tmp_path / "a", "--rank", 256) == 0
     assert run(*export, "--to", tmp_path / "b", "--max_rank", 1024) == 0
+
+
+def test_store_view_leaves_out_what_is_damaged_and_says_so(adapters, tmp_path, capsys):
+    path, _ = adapters.rglob("adapter_model.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    options = ("--path", adapters, "--to", tmp_path / "view", "--engine_model", "org/tiny")
+    assert run("store", "view", *options) == 2
+    printed = capsys.readouterr()
+    assert "1 adapters of org/tiny" in printed.out and str(path) in printed.out
+    assert "got 1 damaged adapters" in printed.err
+    assert len(list((tmp_path / "view").iterdir())) == 1

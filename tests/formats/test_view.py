@@ -28,7 +28,7 @@ def filled(store, tiny_base, tiny_spec):
 
 
 def test_peft_reads_every_folder_of_a_view(filled, tiny_base, tmp_path):
-    assert view_store(filled, tmp_path / "view", "org/tiny") == 2
+    assert view_store(filled, tmp_path / "view", "org/tiny") == (2, [])
     for key in ("one", "two"):
         folder = tmp_path / "view" / key
         config = json.loads((folder / "adapter_config.json").read_text())
@@ -66,7 +66,7 @@ def test_a_rank_that_no_vllm_takes_is_refused_by_name_or_cut(store, tiny_base, t
     message = r"'long' of rank 584 \(at model\..*\), expected at most 512: cut it with --rank 256"
     with pytest.raises(ValueError, match=message):
         view_store(store, tmp_path / "view", "org/tiny")
-    assert view_store(store, tmp_path / "cut", "org/tiny", rank=16) == 1
+    assert view_store(store, tmp_path / "cut", "org/tiny", rank=16) == (1, [])
     config = json.loads((tmp_path / "cut" / "long" / "adapter_config.json").read_text())
     assert config["r"] == 16
     assert VLLM_RANKS[-1] == 512

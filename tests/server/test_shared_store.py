@@ -128,6 +128,19 @@ def test_damaged_records_block_neither_start_nor_others(tiny_base, tmp_path, cap
         assert ids_of(service, "What is P0?") == [first.id]
 
 
+def test_job_records_of_another_version_block_nothing(tiny_base, tmp_path):
+    with running_service(tiny_base, tmp_path / "s") as service:
+        job = service.train(service.add(documents(1)))
+        until(lambda: service.jobs.get(job.id).status == "succeeded")
+    with AdapterStore(tmp_path / "s") as opened:
+        opened.put_record("job", job.id, opened.get_record("job", job.id) | {"priority": 3})
+        opened.put_record("job", "older", {"status": "queued"})
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert service.jobs.get(job.id).status == "succeeded"
+        assert [job.id for job in service.jobs.all()] == [job.id]
+        assert service.jobs.get("older") is None
+
+
 def test_a_training_goes_on_without_the_document_that_fails(tiny_base, tmp_path):
     with running_service(tiny_base, tmp_path / "s") as service:
         ids = service.add(documents(3))
