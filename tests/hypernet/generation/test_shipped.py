@@ -64,3 +64,12 @@ def test_shipped_weights_answer_the_demos_questions(tmp_path):
     assert report.questions == 60
     assert contained["gold"] > 0.4  # 0.50 measured
     assert contained["shuffled"] < 0.05
+
+
+@pytest.mark.slow
+def test_names_that_the_model_never_saw_come_out_whole():
+    base = load_base_model(device="cpu")
+    text = "The bakery in Ostrel was founded by Mira Kolven in 1931."
+    made = HypernetParametrizer.from_pretrained("auto", base).parametrize([Document(text)])
+    prompt = question_prompt(base.tokenizer, "Who founded the bakery in Ostrel?")
+    assert generate(base, [prompt], made)[0].strip() == "Mira Kolven"
