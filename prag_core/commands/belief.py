@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
 from prag_core.evaluation.belief import contradict
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import answers_path, read_answers
 from prag_core.files import write_json
 from prag_core.model.base_model import load_base_model

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from prag_core.evaluation.benchmark import run_benchmark
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
-from prag_core.evaluation.benchmark_results import write_results
-from prag_core.evaluation.benchmark_table import results_markdown, results_tables
+from prag_core.evaluation.benchmark_results import results_markdown, results_tables, write_results
 from prag_core.pipeline.parts import AdapterPath, Setup
 
 CONDITIONS = ("closed_book", "in_context", "da_rag", "parametric", "combine", "shuffled", "sft")

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question, demo_question_set
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import RESULTS_NAME, Answers, answers_path, read_answers
 from prag_core.evaluation.tables import EXPLAINED, Table, metric_rows
 from prag_core.files import write_json

@@ -9,11 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from prag_core.corpus.question_sets import QuestionSet, chunk_question_set, load_question_set
-from prag_core.evaluation.choices import Choices, draw_choices
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.evaluate import Ask
 from prag_core.evaluation.evaluate import evaluate as evaluate_set
 from prag_core.evaluation.foreign import read_hits, read_predictions
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.prompts import (
     CHOOSING_QUESTIONS,
     READING_CONDITIONS,
@@ -27,7 +26,7 @@ from prag_core.evaluation.recitation import (
 )
 from prag_core.evaluation.retrieval import retrieval_scores
 from prag_core.evaluation.tables import report_table
-from prag_core.evaluation.unrelated import UnrelatedTexts, draw_texts
+from prag_core.evaluation.unrelated import Choices, UnrelatedTexts, draw_choices, draw_texts
 from prag_core.files import write_json
 from prag_core.pipeline.parts import Setup, build_retriever
 from prag_core.pipeline.rag import build_pipeline

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from prag_core.augmentation.augmented import QAPair
-from prag_core.augmentation.reasoning import write_reasoning
+from prag_core.augmentation.self_augmenter import write_reasoning
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.formats.peft_folder import to_peft

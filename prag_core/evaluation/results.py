@@ -61,7 +61,7 @@ class Report:
         conditions: every condition that was asked of all questions.
         differences: `A - B`, paired by question, p values corrected; metric -> Estimate.
         ratios: `A / B` of the means; metric -> Estimate, None where the divisor is 0.
-        unrelated: by source, see `prag_core.evaluation.unrelated` and `choices`.
+        unrelated: by source, see `prag_core.evaluation.unrelated`.
     """
 
     question_set: str

@@ -26,8 +26,7 @@ from prag_core.server.engine import QueueFullError, yield_to_decoding
 from prag_core.server.jobs import Job
 from prag_core.server.limits import Limits
 from prag_core.server.schemas import NewBody, NewDocuments, NewJob, document_object
-from prag_core.server.served import Served
-from prag_core.server.service import Service
+from prag_core.server.service import Served, Service
 
 GZIP = b"\x1f\x8b"  # a small archive may hold more than the size limit of a request
 # Each holds its texts; with `Limits.max_documents` of them it may be made for minutes.

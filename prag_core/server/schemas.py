@@ -24,7 +24,7 @@ from prag_core.pipeline.parts import AdapterPath
 from prag_core.server.conversations import read_conversation
 from prag_core.server.fields import FieldError, check_fields, encodable, shown
 from prag_core.server.limits import Limits
-from prag_core.server.served import Served
+from prag_core.server.service import Served
 
 MOST_PROMPTS, MOST_STOPS = 256, 16
 SMALLEST_TOP_P = 1e-9  # of 0, which OpenAI takes too: the likeliest token alone

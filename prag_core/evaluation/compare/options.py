@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prag_core.adapters.merge import WEIGHTINGS
-from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.conditions import EvaluationOptions
 
 PARTS = ("quality", "knowledge", "similarity", "side_effects", "merging", "cost")
 NEED_QUESTIONS = ("quality", "merging")  # the others look at documents and adapters

@@ -26,12 +26,19 @@ from prag_core.corpus.questions import Question
 from prag_core.evaluation.assignment import require_gold
 from prag_core.evaluation.compare import cells as compare_cells
 from prag_core.evaluation.compare.cells import Cells, Rags, ask, possible
-from prag_core.evaluation.compare.cost import cost, first_token, keeping, making
 from prag_core.evaluation.compare.options import NEED_QUESTIONS, PARTS, CompareOptions
-from prag_core.evaluation.compare.parts import knowledge, side_effects, similarity
+from prag_core.evaluation.compare.parts import (
+    cost,
+    first_token,
+    keeping,
+    knowledge,
+    making,
+    side_effects,
+    similarity,
+)
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, document_groups
 from prag_core.evaluation.evaluate import check_questions, set_identity
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import claim_folder
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model

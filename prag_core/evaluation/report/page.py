@@ -14,8 +14,7 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from prag_core.evaluation.report.figures import TITLES, figures
-from prag_core.evaluation.report.style import svg
+from prag_core.evaluation.report.figures import TITLES, figures, svg
 from prag_core.evaluation.report.tables import comparison_tables
 from prag_core.evaluation.tables import Table
 
