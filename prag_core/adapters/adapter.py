@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from prag_core.adapters.names import FFN_MODULES as FFN_MODULES
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.corpus.documents import Document
 
-FFN_MODULES = ("gate_proj", "up_proj", "down_proj")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PEFT_PREFIX = "base_model.model."
 MEMORY_PREFIX = "memory."

@@ -25,8 +25,8 @@ from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
-from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import chat, prompt_ids, question_prompt
 from prag_core.model.wordings import Wording
 

@@ -15,8 +15,7 @@ from typing import Literal
 from prag_core.commands.store import STORE
 from prag_core.corpus.records import text_lines
 from prag_core.files import json_bytes, write_json
-from prag_core.pipeline.parts import Setup
-from prag_core.pipeline.rag import build_pipeline, require_text
+from prag_core.pipeline.setup import Setup
 
 ModeName = Literal[
     "closed_book", "in_context", "in_context_rows", "kv_cache", "reader", "da_rag", "parametric",
@@ -45,6 +44,8 @@ def answer(
         output: write the answers to this JSON lines file too.
         where: metadata that a document needs to be found, e.g. '{"year": 1901}'.
     """
+    from prag_core.pipeline.rag import build_pipeline, require_text
+
     # Standard input may hold thousands of questions: the model is loaded once for all of them.
     problems: list[str] = []
     questions = list(_lines(problems)) if question == "-" else [_as_utf8(question)]

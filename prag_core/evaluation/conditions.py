@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from prag_core.adapters.merge import WEIGHTINGS
+from prag_core.adapters.names import WEIGHTINGS
 from prag_core.model.wordings import WORDINGS
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES, Mode, find_mode

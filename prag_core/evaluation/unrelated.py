@@ -32,11 +32,12 @@ from prag_core.corpus.questions import Question
 from prag_core.corpus.text_tokens import text_ids
 from prag_core.evaluation.answer_kinds import AnswerPool, within
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, Bootstrap, document_groups
-from prag_core.evaluation.likelihood import answer_sequences, mean_nll
+from prag_core.evaluation.likelihood import answer_sequences
 from prag_core.model.base_model import BaseModel
 from prag_core.model.wordings import DEFAULT, Wording
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.pipeline.relevance import is_meant, question_keys
+from prag_core.training.loop import mean_nll
 from prag_core.training.sequences import TrainingSequence
 
 POOL = 4000  # texts at the end of a corpus that are drawn from
@@ -70,6 +71,12 @@ class UnrelatedTexts:
         loss = sum(plain) / sum(counts)
         source = {"licence": self.licence} if self.licence else {}
         return {"texts": len(self.texts), "plain": loss, "ratio": asdict(ratio)} | source
+
+
+def draw_unrelated(source: str, count: int, seed: int) -> UnrelatedTexts | Choices:
+    """Draw the texts of a source, or for `choices:SET` questions with answers to choose from."""
+    kind, _, name = source.partition(":")
+    return draw_choices(name, count, seed) if kind == "choices" else draw_texts(source, count, seed)
 
 
 def draw_texts(source: str, count: int, seed: int) -> UnrelatedTexts:

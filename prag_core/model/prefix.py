@@ -9,7 +9,6 @@ whole prompts: of two tokens that are nearly as likely the other one may come.)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import DynamicCache
 
+from prag_core.files import write_whole
 from prag_core.model.base_model import BaseModel
 
 
@@ -52,9 +52,7 @@ class Prefix:
             for name, tensor in zip(("keys", "values"), pair, strict=True):
                 tensors[f"layers.{layer}.{name}"] = tensor.cpu().contiguous()
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(save(tensors))  # readable by whoever reads the folder
-        os.replace(temporary, path)
+        write_whole(path, save(tensors))
 
     @classmethod
     def load(cls, path: Path) -> Prefix:

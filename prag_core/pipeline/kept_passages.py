@@ -9,7 +9,6 @@ context cuts the passage, say) are not used of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +25,38 @@ KV = "kv"
 PROBES = ("0", "Which")
 
 
-@dataclass(frozen=True)
-class KeptPassages:
-    """Keys and values of documents' passages.
+def kept_prefix(
+    base: BaseModel,
+    folder: Path | None,
+    document: Document,
+    wording: Wording,
+    max_new_tokens: int,
+    run: Callable[[Callable[[], Any]], Any],
+) -> Prefix:
+    """Load what the prompts of a document begin with, or read and keep it.
 
-    Attributes:
+    Args:
         base: base model.
         folder: of the files; None: nothing is kept, every passage is read each time.
+        document: the one passage.
+        wording: of the prompt.
+        max_new_tokens: that the context must have room for.
         run: runs a function that uses the model, where another thread owns it.
     """
-
-    base: BaseModel
-    folder: Path | None
-    run: Callable[[Callable[[], Any]], Any] = lambda work: work()
-
-    def prefix(self, document: Document, wording: Wording, max_new_tokens: int = 0) -> Prefix:
-        """Load what the prompts of a document begin with, or read and keep it.
-
-        Args:
-            document: the one passage.
-            wording: of the prompt.
-            max_new_tokens: that the context must have room for.
-        """
-        if self.folder is None:
-            return self._read(document, wording, max_new_tokens)
+    path = None
+    if folder is not None:
         # Not of the tokens: what is kept already is found without writing a prompt.
-        name = fingerprint([self.base.fingerprint, str(self.base.dtype), wording.id])
-        path = self.folder / f"{document.id}-{name}.safetensors"
-        if not path.exists():
-            self._read(document, wording, max_new_tokens).save(path)
-        return Prefix.load(path)  # always from the disk: what was made now is timed as the others
-
-    def _read(self, document: Document, wording: Wording, max_new_tokens: int) -> Prefix:
-        prompts = [
-            fit_prompt(self.base, probe, [document], wording, max_new_tokens).text
-            for probe in PROBES
-        ]
-        first, second = (prompt_ids(self.base.tokenizer, prompt) for prompt in prompts)
+        name = fingerprint([base.fingerprint, str(base.dtype), wording.id])
+        path = folder / f"{document.id}-{name}.safetensors"
+    if path is None or not path.exists():
+        prompts = [fit_prompt(base, p, [document], wording, max_new_tokens).text for p in PROBES]
+        first, second = (prompt_ids(base.tokenizer, prompt) for prompt in prompts)
         ids = first[: common_start(first, second)]
-        prefix: Prefix = self.run(lambda: read_prefix(self.base, ids))
-        return prefix
+        prefix: Prefix = run(lambda: read_prefix(base, ids))
+        if path is None:
+            return prefix
+        prefix.save(path)
+    return Prefix.load(path)  # always from the disk: what was made now is timed as the others
 
 
 def forget_passages(folder: Path, document_ids: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.similarity import update_norms
 from prag_core.corpus.documents import Document, read_documents
 from prag_core.formats.peft_folder import to_peft
-from prag_core.pipeline.parts import AdapterPath
+from prag_core.pipeline.setup import AdapterPath
 from prag_core.server.engine import QueueFullError, yield_to_decoding
 from prag_core.server.jobs import Job
 from prag_core.server.limits import Limits

@@ -19,8 +19,8 @@ from pydantic import (
 )
 
 from prag_core.corpus.documents import Document
-from prag_core.model.decoding_rows import GenerationOptions
-from prag_core.pipeline.parts import AdapterPath
+from prag_core.model.options import GenerationOptions
+from prag_core.pipeline.setup import AdapterPath
 from prag_core.server.conversations import read_conversation
 from prag_core.server.fields import FieldError, check_fields, encodable, shown
 from prag_core.server.limits import Limits

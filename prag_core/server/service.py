@@ -23,7 +23,7 @@ from prag_core.adapters.store_places import Row
 from prag_core.corpus.characters import is_blank
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import share_weights
-from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer, Prepared
 from prag_core.pipeline.modes import find_mode

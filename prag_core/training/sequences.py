@@ -13,7 +13,6 @@ from prag_core.corpus.text_tokens import ids_behind, plain
 from prag_core.model.prompts import chat, prompt_ids, question_prompt
 from prag_core.model.wordings import DEFAULT, Wording
 
-SCHEMES = ("paper", "recall")
 # Also what the hypernetwork's recitations ask: both paths learn the text under one request.
 RECITE = "Write down what you know about {title}."
 

@@ -24,7 +24,7 @@ from prag_core.evaluation.benchmark_results import (
 from prag_core.evaluation.estimates import Bootstrap, holm
 from prag_core.evaluation.results import answers_path, append_answers
 from prag_core.files import write_json
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 
 DOCUMENTS = [n // 2 for n in range(24)]  # two questions each
 VALUES = {

@@ -12,7 +12,7 @@ from hypernet.cli import main
 from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from prag_core.corpus.documents import Document
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 from tests.fixtures.hypernetworks import CONFIG, network
 from tests.fixtures.tiny import tiny_model
 
