@@ -65,7 +65,12 @@ def answer(
         for note in reply.notes:
             print(f"  note: {note}")
     if output:
-        _write_with_config(Path(output), [asdict(reply) for reply in answers], setup)
+        path, rows = Path(output), [asdict(reply) for reply in answers]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_bytes(json_bytes(lines))
+        # The resolved settings, so that the answers can be made again.
+        write_json(path.with_suffix(".config.json"), asdict(setup))
     if problems:  # last: the other questions are answered
         raise ValueError(f"{'; '.join(problems)}: write them in UTF-8, the others are answered")
 
@@ -89,11 +94,3 @@ def _as_utf8(word: str) -> str:
     with suppress(UnicodeError):
         return os.fsencode(word).decode("utf-8")
     return word
-
-
-def _write_with_config(path: Path, rows: list[dict], setup: Setup) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_bytes(json_bytes(lines))
-    # The resolved settings, so that the answers can be made again.
-    write_json(path.with_suffix(".config.json"), asdict(setup))

@@ -32,13 +32,12 @@ from prag_core.corpus.questions import Question
 from prag_core.corpus.text_tokens import text_ids
 from prag_core.evaluation.answer_kinds import AnswerPool, within
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, Bootstrap, document_groups
-from prag_core.evaluation.likelihood import answer_sequences
 from prag_core.model.base_model import BaseModel
 from prag_core.model.wordings import DEFAULT, Wording
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.pipeline.relevance import is_meant, question_keys
 from prag_core.training.loop import mean_nll
-from prag_core.training.sequences import TrainingSequence
+from prag_core.training.sequences import TrainingSequence, answer_sequences
 
 POOL = 4000  # texts at the end of a corpus that are drawn from
 MOST_TOKENS = 512  # of a text
@@ -174,7 +173,9 @@ class Choices:
         wording = rag.answerer.adapted_wording(adapters)  # one, so that adapters alone differ
         plain = self.chosen(rag.base, wording)
         adapted = self.chosen(rag.base, wording, adapters, least)
-        right, still = (self._right(places) for places in (plain, adapted))
+        pairs = zip(self.questions, self.answers, strict=True)
+        golden = np.array([answers.index(q.golden_answers[0]) for q, answers in pairs])  # (N,)
+        right, still = ((places == golden).astype(float) for places in (plain, adapted))
         bootstrap = Bootstrap(document_groups(self.questions), seed)
         return {
             "questions": len(self.questions),
@@ -206,13 +207,6 @@ class Choices:
 
         losses = mean_nll(base, sequences, range(len(asked)) if adapters else None, load)
         return np.array(losses).reshape(-1, ANSWERS).argmin(1)  # (N * 4,) -> (N,)
-
-    def _right(self, places: np.ndarray) -> np.ndarray:
-        golden = [
-            answers.index(question.golden_answers[0])
-            for question, answers in zip(self.questions, self.answers, strict=True)
-        ]
-        return (places == np.array(golden)).astype(float)
 
 
 def draw_choices(source: str, count: int, seed: int) -> Choices:

@@ -25,10 +25,9 @@ from prag_core.model.base_model import BaseModel
 from prag_core.model.fitting import fit_prompt
 from prag_core.model.generate import generate
 from prag_core.model.options import GenerationOptions
-from prag_core.model.prefix import Prefix
+from prag_core.model.prefix import Prefix, kept_prefix
 from prag_core.model.wordings import CONVERSATION, DEFAULT, Wording, find_wording, reading_wording
 from prag_core.pipeline.answers import ABSTENTION, AUTO, Answer, AnswerOptions, Source
-from prag_core.pipeline.kept_passages import kept_prefix
 from prag_core.pipeline.modes import Mode, find_mode, require_one_passage
 from prag_core.pipeline.relevance import relevant_hits
 from prag_core.pipeline.search_text import search_text

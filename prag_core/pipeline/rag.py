@@ -25,10 +25,10 @@ from prag_core.corpus.chunking import CHUNK_TOKENS, long_documents
 from prag_core.corpus.documents import Document, as_documents, stored_document
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.options import GenerationOptions
+from prag_core.model.prefix import KV, forget_passages
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
-from prag_core.pipeline.kept_passages import KV, forget_passages
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.parts import build_parametrizer, build_reader, build_retriever
 from prag_core.pipeline.search_text import as_questions, search_text

@@ -143,7 +143,7 @@ def train_reader(
             stopped = _stops(runs, run, options, clock)
             seconds = round(clock.seconds, 1)
             yield Measured(run.learning_rate, run.step, seconds, loss, best, stopped)
-        if clock.racing <= 0:
+        if clock.left <= 1 - options.race:  # the end of the race
             # A loss that is no number is the worst: no comparison with it is true.
             runs = [min(runs, key=lambda run: (math.isnan(run.losses[-1]), run.losses[-1]))]
 
@@ -175,11 +175,6 @@ class _Clock:
     def left(self) -> float:
         """Share of all time that is left."""
         return 1 - self.seconds / (3600 * self.options.max_hours)
-
-    @property
-    def racing(self) -> float:
-        """Share of all time that is left of the race."""
-        return self.left - (1 - self.options.race)
 
     def decay(self) -> float:
         """Return what the learning rate is multiplied by: 1 in the race, then down to 0."""

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from prag_core import cli
-from prag_core.commands import benchmark
+from prag_core.evaluation import benchmark
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.evaluation.benchmark_results import published_f1
 from prag_core.pipeline.setup import Setup

@@ -26,13 +26,13 @@ from prag_core.corpus.documents import Document
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.compare.cells import Cells, Rags
 from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
-from prag_core.evaluation.likelihood import answer_sequences, text_sequences
 from prag_core.evaluation.results import KEPT
 from prag_core.model.wordings import reading_wording
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.modes import find_mode
 from prag_core.retrieval.retriever import Hit
 from prag_core.training.loop import mean_nll
+from prag_core.training.sequences import answer_sequences, text_sequences
 
 Losses = Mapping[str, Sequence[float]]  # condition -> mean NLL of every text or answer
 
