@@ -1,7 +1,7 @@
 """Command line: `prag COMMAND ...`; the commands with a line each are in COMMANDS.
 
 Arguments go in, an exit status comes out. Every option is a parameter of the command's function
-(one file each in prag_core/commands/) or a field of `Setup` (pipeline/parts.py), and may stand in
+(one file each in prag_core/commands/) or a field of `Setup` (pipeline/setup.py), and may stand in
 a YAML file given with --config. Only the command that was asked for is imported: `prag --help`
 loads no other package.
 
@@ -23,7 +23,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, get_type_hints
 
@@ -42,14 +42,12 @@ class Command:
         place: "module:function".
         summary: first line of the function's docstring.
         unread: fields of `Setup` that the command does not read, and so does not offer.
-        defaults: that differ from those of `Setup`.
         words: parameters that are written without their names, and may be left out.
     """
 
     place: str
     summary: str
     unread: Sequence[str] = ()
-    defaults: Mapping[str, object] = field(default_factory=dict)
     words: Sequence[str] = ()
 
 
@@ -71,48 +69,32 @@ SUMMARIES = {
     "store": "Look into a store, check it, keep it in order, and move adapters in and out.",
     "models": "Show which base models load by name, or fetch one now.",
 }
+OF_DOCUMENTS = (  # fields of `Setup` that say how documents become adapters, and are found
+    "path", "hypernet", "hypernet_rank", "hypernet_dtype", "augmentation", "retriever",
+    "least_coverage", "least_similarity",
+)  # fmt: skip
 DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see `Command`
     "demo": {"unread": ["path", "reader"]},
     "parametrize": {"words": ["corpus"], "unread": ["reader"]},
+    # Not called `evaluate`: the parser would look a function of this name up in prag_core, whose
+    # public one loads torch.
+    "evaluate": {"place": "prag_core.commands.evaluate:evaluate_set"},
     # Each request brings its own decoding options.
     "serve": {"unread": ["generation", "answering", "reader"]},
     "benchmark": {  # a list of models has them
         "unread": ["path", "base_model", "dtype", "hypernet", "reader"]
     },
-    "belief": {
-        "unread": [
-            "path",
-            "hypernet",
-            "hypernet_rank",
-            "hypernet_dtype",
-            "retriever",
-            "least_coverage",
-            "least_similarity",
-            "augmentation",
-            "training",
-        ]
-    },
+    "belief": {"unread": [*OF_DOCUMENTS, "training"]},
     "compare": {"unread": ["path"]},
     "warmup": {"unread": ["reader"]},
-    "reader": {
-        "unread": [
-            "path",
-            "hypernet",
-            "reader",
-            "hypernet_rank",
-            "hypernet_dtype",
-            "retriever",
-            "least_coverage",
-            "least_similarity",
-            "augmentation",
-            "generation",
-            "answering",
-        ]
-    },
+    "reader": {"unread": [*OF_DOCUMENTS, "reader", "generation", "answering"]},
     "models": {"words": ["action", "name"]},
 }
 COMMANDS = {
-    name: Command(f"prag_core.commands.{name}:{name}", line, **DIFFERENCES.get(name, {}))
+    name: Command(
+        **{"place": f"prag_core.commands.{name}:{name}", "summary": line}
+        | DIFFERENCES.get(name, {})
+    )
     for name, line in SUMMARIES.items()
 }
 MEMORY_HINT = (
@@ -228,9 +210,7 @@ def build_parser(program: str, command: Command) -> tuple[Callable, ArgumentPars
     parser = ArgumentParser(prog=program, description=summary(function))
     parser.add_argument("--config", action="config", help="YAML file with any of these")
     help_texts = parameter_help(function)
-    types = get_type_hints(
-        function
-    )  # annotations are strings: `from __future__ import annotations`
+    types = get_type_hints(function)  # annotations are strings
     parameters = inspect.signature(function).parameters
     switches = [name for name in parameters if types[name] is bool]
     for word in command.words:
@@ -244,7 +224,6 @@ def build_parser(program: str, command: Command) -> tuple[Callable, ArgumentPars
         parser.add_argument(f"--{switch}", action="store_true", help=help_texts[switch])
     if "setup" in parameters:  # its fields become options of the command, not of --setup
         parser.add_class_arguments(types["setup"], skip={*command.unread})
-    parser.set_defaults(dict(command.defaults))
     return function, parser
 
 

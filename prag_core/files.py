@@ -16,9 +16,14 @@ FULL_WORDS = tuple(os.strerror(number) for number in (ENOSPC, EDQUOT))
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
-    temporary.write_bytes(json_bytes(text))
+    write_whole(path, json_bytes(text))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)  # readable by whoever reads the folder
     os.replace(temporary, path)
 
 

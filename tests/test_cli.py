@@ -29,6 +29,23 @@ def test_the_overview_loads_nothing_heavy():
         assert f"  {name:<11}  {command.summary}" in lines
 
 
+def test_the_help_of_a_command_loads_nothing_heavy():
+    """All of them in one process: the first that imports such a package is named."""
+    code = f"""
+import sys
+from contextlib import suppress
+from prag_core.cli import COMMANDS, main
+for name in COMMANDS:
+    with suppress(SystemExit):
+        main([name, "--help"])
+    if heavy := {HEAVY - {"jsonargparse"}} & sys.modules.keys():
+        sys.exit(f"{{name}}: {{heavy}}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    assert done.stdout.count("usage: prag") == len(cli.COMMANDS)
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_a_command_has_its_summary_and_help(name, capsys):
     function = cli.load_function(cli.COMMANDS[name].place)

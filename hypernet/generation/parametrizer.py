@@ -21,7 +21,7 @@ from prag_core.corpus.documents import Document, as_documents
 from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import pad
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 
 
 class HypernetParametrizer:

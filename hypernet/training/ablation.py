@@ -30,7 +30,7 @@ from hypernet.training.scores import score_network
 from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.evaluation.estimates import format_estimate
-from prag_core.evaluation.report.style import MARKERS, TOPIC_COLOURS, styled
+from prag_core.evaluation.report.figures import MARKERS, TOPIC_COLOURS, styled
 from prag_core.evaluation.tables import Table
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model

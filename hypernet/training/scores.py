@@ -8,8 +8,8 @@ from pathlib import Path
 from hypernet.generation.parametrizer import HypernetParametrizer
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.question_sets import QuestionSet
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import Report
 from prag_core.pipeline.rag import ParametricRAG
 

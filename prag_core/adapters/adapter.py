@@ -19,10 +19,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from prag_core.adapters.int8 import dequantise, quantise
+from prag_core.adapters.names import FFN_MODULES as FFN_MODULES
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.corpus.documents import Document
 
-FFN_MODULES = ("gate_proj", "up_proj", "down_proj")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"  # of stored adapters alone: in memory they are float32
 PEFT_PREFIX = "base_model.model."

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from prag_core.adapters.adapter import Adapter, AdapterSpec
+from prag_core.adapters.names import WEIGHTINGS
 from prag_core.adapters.ridge_memory import RidgeMemory, Rows, require_one_network, solve_together
 
 METHODS = ("auto", "concatenate")
-WEIGHTINGS = ("ones", "mean", "score", "relative")
 
 
 def merge_weights(weighting: str, scores: Sequence[float]) -> list[float]:

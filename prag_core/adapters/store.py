@@ -32,6 +32,7 @@ from typing import Any
 
 from prag_core.adapters import store_changes, store_places
 from prag_core.adapters.adapter import INT8, Adapter, AdapterSpec
+from prag_core.adapters.names import GRACE
 from prag_core.adapters.peft_files import WEIGHTS
 from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors
 from prag_core.files import FAILURES, write_json
@@ -40,7 +41,6 @@ FORMAT = {"format": "prag-adapters", "version": 2}
 HEADER, OLD_FILE = "store.json", "data.mdb"
 PACK_FROM = 64  # adapters in one call from which on small ones are packed
 SMALL = 1 << 16  # bytes of such an adapter, at most
-GRACE = 3600.0  # seconds
 MAX_KEY_BYTES = 511
 # As bytes: damaged ones may be no UTF-8, which SQLite would not hand over as text.
 RECORDS = "SELECT key, CAST(record AS BLOB), checksum FROM records WHERE kind = ? AND"

@@ -25,7 +25,7 @@ from prag_core.augmentation.self_augmenter import generate_fitting
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel
-from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import Prefix, common_start, read_prefix
 from prag_core.model.prompts import format_passages, prompt_ids, question_prompt
 from prag_core.model.wordings import Wording

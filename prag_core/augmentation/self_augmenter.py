@@ -1,4 +1,8 @@
-"""Self-augmentation: a model is asked for rewrites, and for question-answer pairs as JSON."""
+"""Self-augmentation: a model is asked for rewrites, and for question-answer pairs as JSON.
+
+And for reasoning, given questions with their documents and answers: pairs with a full answer, what
+the warm-up of a wording with chain of thought is trained on.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,17 @@ from prag_core.augmentation.augmented import (
     check_counts,
     titled,
 )
+from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.documents import Document
+from prag_core.corpus.question_sets import QuestionSet
+from prag_core.corpus.questions import Question
 from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
-from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import Prefix
-from prag_core.model.prompts import chat, prompt_ids
+from prag_core.model.prompts import chat, prompt_ids, question_prompt
+from prag_core.model.wordings import Wording
 
 # Both prompts after Su et al. (2025), in our words; full answers are for wordings with reasoning.
 REWRITE = (
@@ -200,3 +208,36 @@ def keeps_details(text: str, rewrite: str) -> bool:
         and all(number in text.lower() for number in numbers)
         and rewrite.strip() != text.strip()
     )
+
+
+HINT = "The right answer is {answer}."  # shown as the last passage
+REASONING_TOKENS = 128  # as long as answers with reasoning may be
+
+
+def write_reasoning(
+    base: BaseModel, loaded: QuestionSet, questions: Sequence[Question], wording: Wording
+) -> list[QAPair]:
+    """Let the model reason from the gold documents to the answer, which it is told.
+
+    Args:
+        base: the model that writes.
+        loaded: holds the questions' documents.
+        questions: with golden answers.
+        wording: that the reasoning is for; it has a conclusion.
+
+    Returns:
+        A pair for every question whose reasoning ends with a golden answer; the others are left
+        out.
+    """
+    prompts = []
+    for question in questions:
+        hint = Document(HINT.format(answer=question.golden_answers[0]))
+        passages = [*(loaded.documents_by_id[i] for i in question.gold_ids), hint]
+        prompts.append(question_prompt(base.tokenizer, question.question, passages, wording))
+    texts = generate_fitting(base, prompts, GenerationOptions(REASONING_TOKENS))
+    return [
+        QAPair(question.question, question.golden_answers[0], text)
+        for question, text in zip(questions, texts, strict=True)
+        if text and wording.conclusion in text
+        and score_answer(wording.answer(text), question.golden_answers).exact_match
+    ]  # fmt: skip

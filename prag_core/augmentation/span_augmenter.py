@@ -43,14 +43,14 @@ class SpanAugmenter:
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
         """Augment each document; `error` says where it has fewer spans than pairs asked for."""
-        return [self._augment(document) for document in documents]
-
-    def _augment(self, document: Document) -> AugmentedDocument:
-        pairs = tuple(choose_pairs(document, self.qa_pairs))
-        rewrites = tuple(rule_rewrite(document, number) for number in range(self.rewrites))
-        short = len(pairs) < self.qa_pairs
-        error = f"got {len(pairs)} answer spans in the text, expected {self.qa_pairs}"
-        return AugmentedDocument(document, rewrites, pairs, error if short else "")
+        augmented = []
+        for document in documents:
+            pairs = tuple(choose_pairs(document, self.qa_pairs))
+            rewrites = tuple(rule_rewrite(document, number) for number in range(self.rewrites))
+            short = len(pairs) < self.qa_pairs
+            error = f"got {len(pairs)} answer spans in the text, expected {self.qa_pairs}"
+            augmented.append(AugmentedDocument(document, rewrites, pairs, error if short else ""))
+        return augmented
 
 
 def choose_pairs(document: Document, count: int) -> list[QAPair]:

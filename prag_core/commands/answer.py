@@ -15,8 +15,7 @@ from typing import Literal
 from prag_core.commands.store import STORE
 from prag_core.corpus.records import text_lines
 from prag_core.files import json_bytes, write_json
-from prag_core.pipeline.parts import Setup
-from prag_core.pipeline.rag import build_pipeline, require_text
+from prag_core.pipeline.setup import Setup
 
 ModeName = Literal[
     "closed_book", "in_context", "in_context_rows", "kv_cache", "reader", "da_rag", "parametric",
@@ -45,6 +44,8 @@ def answer(
         output: write the answers to this JSON lines file too.
         where: metadata that a document needs to be found, e.g. '{"year": 1901}'.
     """
+    from prag_core.pipeline.rag import build_pipeline, require_text
+
     # Standard input may hold thousands of questions: the model is loaded once for all of them.
     problems: list[str] = []
     questions = list(_lines(problems)) if question == "-" else [_as_utf8(question)]
@@ -64,7 +65,12 @@ def answer(
         for note in reply.notes:
             print(f"  note: {note}")
     if output:
-        _write_with_config(Path(output), [asdict(reply) for reply in answers], setup)
+        path, rows = Path(output), [asdict(reply) for reply in answers]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_bytes(json_bytes(lines))
+        # The resolved settings, so that the answers can be made again.
+        write_json(path.with_suffix(".config.json"), asdict(setup))
     if problems:  # last: the other questions are answered
         raise ValueError(f"{'; '.join(problems)}: write them in UTF-8, the others are answered")
 
@@ -88,11 +94,3 @@ def _as_utf8(word: str) -> str:
     with suppress(UnicodeError):
         return os.fsencode(word).decode("utf-8")
     return word
-
-
-def _write_with_config(path: Path, rows: list[dict], setup: Setup) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_bytes(json_bytes(lines))
-    # The resolved settings, so that the answers can be made again.
-    write_json(path.with_suffix(".config.json"), asdict(setup))

@@ -7,14 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
-from prag_core.evaluation.belief import contradict
-from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.options import EvaluationOptions
-from prag_core.evaluation.results import answers_path, read_answers
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.files import write_json
-from prag_core.model.base_model import load_base_model
-from prag_core.pipeline.parts import Setup
-from prag_core.pipeline.rag import ParametricRAG
+from prag_core.pipeline.setup import Setup
 
 
 def belief(
@@ -41,6 +36,12 @@ def belief(
         seed: of the draws.
         skip_bad: leave out bad records and questions whose gold documents are missing.
     """
+    from prag_core.evaluation.belief import contradict
+    from prag_core.evaluation.evaluate import evaluate
+    from prag_core.evaluation.results import answers_path, read_answers
+    from prag_core.model.base_model import load_base_model
+    from prag_core.pipeline.rag import ParametricRAG
+
     names = (question_sets,) if isinstance(question_sets, str) else question_sets
     sets = [load_question_set(name, skip_bad=skip_bad) for name in names]
     if len({whole.name for whole in sets}) < len(sets) or not sets:

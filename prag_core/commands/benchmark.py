@@ -7,11 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prag_core.evaluation.benchmark import run_benchmark
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
-from prag_core.evaluation.benchmark_results import write_results
-from prag_core.evaluation.benchmark_table import results_markdown, results_tables
-from prag_core.pipeline.parts import AdapterPath, Setup
+from prag_core.pipeline.setup import AdapterPath, Setup
 
 CONDITIONS = ("closed_book", "in_context", "da_rag", "parametric", "combine", "shuffled", "sft")
 
@@ -44,6 +41,13 @@ def benchmark(
         render: run nothing; write tables and figures of the current folder's Markdown files
             (README.md, */README.md, checkpoints/*/card.md) anew from the results that they name.
     """
+    from prag_core.evaluation.benchmark import run_benchmark
+    from prag_core.evaluation.benchmark_results import (
+        results_markdown,
+        results_tables,
+        write_results,
+    )
+
     if render:
         _render()
         return

@@ -15,9 +15,8 @@ from rich.console import Console
 from prag_core.corpus.documents import read_documents, require_all_read
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
 from prag_core.evaluation.compare.options import CompareOptions
-from prag_core.evaluation.compare.run import compare_paths
 from prag_core.files import write_json
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 
 
 def compare(
@@ -47,6 +46,7 @@ def compare(
         skip_bad: leave out bad records and questions whose gold documents are missing.
         logger: `wandb` also logs numbers and figures to Weights & Biases, offline by default.
     """
+    from prag_core.evaluation.compare.run import compare_paths
     from prag_core.evaluation.report.page import write_report_page  # matplotlib takes a second
     from prag_core.evaluation.report.tables import terminal_lines
 

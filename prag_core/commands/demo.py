@@ -6,18 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question, demo_question_set
-from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.options import EvaluationOptions
-from prag_core.evaluation.results import RESULTS_NAME, Answers, answers_path, read_answers
-from prag_core.evaluation.tables import EXPLAINED, Table, metric_rows
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.files import write_json
-from prag_core.pipeline.parts import AdapterPath, Setup
-from prag_core.pipeline.rag import ParametricRAG, build_pipeline
+from prag_core.pipeline.setup import AdapterPath, Setup
 from prag_core.terminal import progress_bar
 
 ADAPTER_MODES = ("parametric", "combine", "shuffled")  # a row a path
@@ -41,6 +38,11 @@ def demo(
         paths: who makes the adapters, one after the other.
         k: documents a question, found by the retriever.
     """
+    from prag_core.evaluation.evaluate import evaluate
+    from prag_core.evaluation.results import RESULTS_NAME, answers_path, read_answers
+    from prag_core.evaluation.tables import EXPLAINED, Table, metric_rows
+    from prag_core.pipeline.rag import build_pipeline
+
     console, folder, question_set = Console(highlight=False), Path(output), demo_question_set()
     questions = question_set.questions
     shown = questions[:: max(len(questions) // SHOWN, 1)][:SHOWN]  # spread over the documents
@@ -74,9 +76,10 @@ def demo(
 
 
 def _first_answers(
-    console: Console, rag: ParametricRAG, documents: Sequence[Document], texts: list[str], k: int
+    console: Console, rag: Any, documents: Sequence[Document], texts: list[str], k: int
 ) -> None:
     """Make a path's adapters, and print what they answer before all modes are asked."""
+    # Not typed as the ParametricRAG that it is: the parser of the options would import it.
     with progress_bar("adapters", len(documents)) as advance:
         rag.add_documents(documents, advance)
     answers = rag.answer(texts, "parametric", k=k)
@@ -92,7 +95,7 @@ def _modes(path: str, first: bool) -> tuple[str, ...]:
     return tuple(m for m in shared if path == "trained" or m not in NEED_TRAINING)
 
 
-def _examples(questions: Sequence[Question], answers: Mapping[str, Answers]) -> list[dict]:
+def _examples(questions: Sequence[Question], answers: Mapping[str, Mapping]) -> list[dict]:
     """Return the questions with the answer of every mode and path."""
     return [
         {

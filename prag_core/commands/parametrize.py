@@ -10,8 +10,7 @@ from prag_core.commands.store import STORE
 from prag_core.corpus.chunking import CHUNK_TOKENS, chunk_document
 from prag_core.corpus.documents import read_documents, require_all_read
 from prag_core.files import write_json
-from prag_core.pipeline.parts import Setup
-from prag_core.pipeline.rag import build_pipeline
+from prag_core.pipeline.setup import Setup
 from prag_core.terminal import progress_bar
 
 
@@ -44,6 +43,8 @@ def parametrize(
         replace: remove the store's other documents that have the id of a new one.
         encoding: of files that are not UTF-8 and do not say what they are, e.g. cp1252.
     """
+    from prag_core.pipeline.rag import build_pipeline
+
     if not corpus:
         return _complete(setup, store)
     counts: Counter[str] = Counter()
@@ -75,6 +76,8 @@ def parametrize(
 
 def _complete(setup: Setup, store: str) -> None:
     """Make the adapters that documents of the store lack."""
+    from prag_core.pipeline.rag import build_pipeline
+
     with build_pipeline(setup, store, create=False) as rag:
         missing = rag.without_adapter()
         with progress_bar("documents", len(missing)) as advance:

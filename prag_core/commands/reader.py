@@ -5,17 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.files import write_json
-from prag_core.formats.peft_folder import require_empty, to_peft
-from prag_core.model.base_model import load_base_model
-from prag_core.model.hardware import machine
-from prag_core.pipeline.parts import Setup
-from prag_core.training.lora_trainer import LoraTrainer
-from prag_core.training.reader import Measured, ReaderOptions, reader_sequences, train_reader
+from prag_core.pipeline.setup import Setup
+from prag_core.training.options import ReaderOptions
 
 ADAPTER, CURVES = "adapter", "curves.json"
 SHOWN = ("learning_rate", "step", "seconds", "held_out_loss")  # of every point of the curves
@@ -40,6 +36,13 @@ def reader(
         reading: of this training.
         leave_out: articles (file of titles) and relations that nothing is drawn of.
     """
+    from prag_core.augmentation.span_augmenter import SpanAugmenter
+    from prag_core.formats.peft_folder import require_empty
+    from prag_core.model.base_model import load_base_model
+    from prag_core.model.hardware import machine
+    from prag_core.training.lora_trainer import LoraTrainer
+    from prag_core.training.reader import reader_sequences, train_reader
+
     folder = Path(output)
     require_empty(folder / ADAPTER)
     whole = load_question_set(question_set, skip_bad=True)
@@ -72,8 +75,10 @@ def reader(
     print(f"ended ({kept['stopped']}): {folder / ADAPTER}")
 
 
-def _keep(point: Measured, folder: Path, kept: dict) -> None:
-    """Write the adapter where it is the best so far, and the curves with this point."""
+def _keep(point: Any, folder: Path, kept: dict) -> None:
+    """Write the adapter where it is the best so far, and the curves with this `Measured` point."""
+    from prag_core.formats.peft_folder import to_peft
+
     row = {name: getattr(point, name) for name in SHOWN}
     if adapter := point.adapter:
         fresh = to_peft(adapter, folder / f"{ADAPTER}.new", kept["base_model"])

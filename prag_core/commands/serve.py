@@ -10,13 +10,8 @@ import sys
 import time
 from dataclasses import replace
 
-from prag_core.adapters.store import open_store
-from prag_core.model.base_model import share_weights
-from prag_core.pipeline.parts import Setup, build_parametrizer
-from prag_core.pipeline.rag import assemble
-from prag_core.server.engine import Engine
+from prag_core.pipeline.setup import Setup
 from prag_core.server.limits import Limits
-from prag_core.training.lora_trainer import LoraTrainer
 
 KEY_VARIABLE = "PRAG_API_KEY"
 
@@ -64,10 +59,16 @@ def serve(
     try:  # deferred: installed with the extra `server` alone
         import uvicorn
 
+        from prag_core.adapters.store import open_store
+        from prag_core.model.base_model import share_weights
+        from prag_core.pipeline.parts import build_parametrizer
+        from prag_core.pipeline.rag import assemble
         from prag_core.server.app import create_app
+        from prag_core.server.engine import Engine
         from prag_core.server.guard import checked_hosts, checked_origins, is_loopback
         from prag_core.server.metrics import Metrics
         from prag_core.server.service import Service
+        from prag_core.training.lora_trainer import LoraTrainer
     except ImportError as error:
         raise ValueError(
             f"got no {error.name}, expected the packages of the server: pip install 'prag[server]'"

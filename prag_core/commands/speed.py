@@ -11,10 +11,9 @@ from typing import Literal
 from rich.console import Console
 
 from prag_core.files import write_json
-from prag_core.model.base_model import EMBEDDED_NAME
-from prag_core.model.hardware import machine
-from prag_core.pipeline.parts import Setup
-from prag_core.speed.run import PARTS, measure_parts, speed_table
+from prag_core.model.catalogue import EMBEDDED_NAME
+from prag_core.pipeline.setup import Setup
+from prag_core.speed import PARTS
 
 
 def speed(
@@ -35,6 +34,9 @@ def speed(
         hypernet: checkpoint of the generated path, for the parts `train` and `serve`.
         adapters: adapters in the store of part `store`.
     """
+    from prag_core.model.hardware import machine
+    from prag_core.speed.run import measure_parts, speed_table
+
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "speed.json"

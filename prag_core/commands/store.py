@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from prag_core.adapters.store import GRACE, AdapterStore, reindex
-from prag_core.formats.gguf_file import from_gguf, to_gguf
-from prag_core.formats.peft_folder import from_peft, to_peft
-from prag_core.formats.view import VLLM_RANKS, cut_rank, require_rank, view_store
-from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
-from prag_core.pipeline.rag import forget_made
+from prag_core.adapters.names import GRACE
+from prag_core.model.catalogue import EMBEDDED_NAME
 
 STORE = "runs/store"
 READING = ("list", "verify", "view", "export")  # these open a store that cannot be written too
@@ -53,6 +49,12 @@ def store(
         rank: view, export: cut adapters to this rank on average (see `reduce_rank`); 0: as is.
         grace: sweep: seconds that files must have lain unused; 0 where no one else has it open.
     """
+    from prag_core.adapters.store import AdapterStore, reindex
+    from prag_core.formats.gguf_file import from_gguf
+    from prag_core.formats.peft_folder import from_peft
+    from prag_core.model.base_model import load_base_model
+    from prag_core.pipeline.rag import forget_made
+
     if action == "reindex":  # works where the index cannot be opened
         print(f"{reindex(path)} adapters in the index of {path}")
         with AdapterStore(path) as opened:
@@ -92,7 +94,7 @@ def store(
             opened.put(key, read(source, load_base_model(base_model)))
 
 
-def _verify(opened: AdapterStore) -> None:
+def _verify(opened: Any) -> None:
     """Print what is damaged, which is an error, and which documents have no adapter, which is not.
 
     Documents without adapter are those whose parametrization was cut short, or never asked for.
@@ -111,9 +113,9 @@ def _verify(opened: AdapterStore) -> None:
         )
 
 
-def _view(
-    opened: AdapterStore, to: str, engine_model: str, max_rank: int, key: str, rank: int
-) -> None:
+def _view(opened: Any, to: str, engine_model: str, max_rank: int, key: str, rank: int) -> None:
+    from prag_core.formats.view import VLLM_RANKS, view_store
+
     if not to or not engine_model:
         raise ValueError("got no target or no engine's model, expected --to and --engine_model")
     # Hard links: a view takes no room, and stays as it is when the store changes.
@@ -136,7 +138,7 @@ def _whole_key(names: Iterable[str], key: str) -> str:
 
 
 def _export(
-    opened: AdapterStore,
+    opened: Any,
     key: str,
     to: str,
     format: str,
@@ -144,6 +146,11 @@ def _export(
     max_rank: int,
     rank: int,
 ) -> None:
+    from prag_core.formats.gguf_file import to_gguf
+    from prag_core.formats.peft_folder import to_peft
+    from prag_core.formats.view import VLLM_RANKS, cut_rank, require_rank
+    from prag_core.model.base_model import load_base_model
+
     if not to:
         raise ValueError("got no target, expected a folder or file: set --to")
     adapter = cut_rank(opened.get(key), rank)

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from prag_core.augmentation.augmented import QAPair
-from prag_core.augmentation.reasoning import write_reasoning
-from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.corpus.question_sets import load_question_set
-from prag_core.formats.peft_folder import to_peft
-from prag_core.model.base_model import load_base_model
-from prag_core.pipeline.parts import Setup
-from prag_core.training.lora_trainer import LoraTrainer
+from prag_core.pipeline.setup import Setup
 
 
 def warmup(
@@ -36,6 +30,13 @@ def warmup(
         skip: leave out the first so many of each set, those that a benchmark asks.
         more: further question sets, treated alike.
     """
+    from prag_core.augmentation.augmented import QAPair
+    from prag_core.augmentation.self_augmenter import write_reasoning
+    from prag_core.augmentation.span_augmenter import SpanAugmenter
+    from prag_core.formats.peft_folder import to_peft
+    from prag_core.model.base_model import load_base_model
+    from prag_core.training.lora_trainer import LoraTrainer
+
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     trainer = LoraTrainer(base, SpanAugmenter(), setup.training)
     pairs: list[QAPair] = []

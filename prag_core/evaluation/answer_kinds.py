@@ -39,11 +39,8 @@ def answer_kind(question: str, answer: str) -> str:
 def shape(answer: str) -> str:
     """Return what an answer looks like: digits as 0, months as M, words as A or a."""
     text = re.sub(rf"\b(?:{MONTHS})\b", "M", re.sub(r"\d", "0", answer))
-    return re.sub(r"[A-Z][\w'’-]*(?<!\bM)|(?<=\b)[a-z][\w'’-]*", lambda w: _letter(w[0]), text)
-
-
-def _letter(word: str) -> str:
-    return "A" if word[0].isupper() else "a"
+    words = r"[A-Z][\w'’-]*(?<!\bM)|(?<=\b)[a-z][\w'’-]*"
+    return re.sub(words, lambda word: "A" if word[0][0].isupper() else "a", text)
 
 
 def within(part: str, whole: str) -> bool:

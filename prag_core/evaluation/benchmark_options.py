@@ -13,11 +13,10 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from prag_core.evaluation.conditions import parse_condition
-from prag_core.evaluation.options import EvaluationOptions
-from prag_core.model.base_model import EMBEDDED_NAME
+from prag_core.evaluation.conditions import EvaluationOptions, parse_condition
+from prag_core.model.catalogue import EMBEDDED_NAME
 from prag_core.model.wordings import Wording, find_wording
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 
 SHARED = "shared"  # folder of the conditions that no adapter changes
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training

@@ -1,6 +1,6 @@
-"""Results of a benchmark: groups with scored answers go in, a file a base model comes out.
+"""Results of a benchmark: groups with scored answers go in, results files and tables come out.
 
-    answers of shared conditions, of each path -> summarise -> cells, differences, ratios
+    answers of shared conditions, of each path -> summarise -> cells, differences, ratios -> tables
 
 A cell is one condition on one question set (or sub-task of it). Its mean is over all answers, those
 of all seeds pooled; what is resampled is documents, with the answers about each in all seeds.
@@ -20,8 +20,9 @@ from pathlib import Path
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.benchmark import kept_questions, read_run
 from prag_core.evaluation.benchmark_options import SHARED, BenchmarkModel, Group, last_part
-from prag_core.evaluation.conditions import parse_condition
-from prag_core.evaluation.estimates import Estimate, correct
+from prag_core.evaluation.conditions import in_order, parse_condition
+from prag_core.evaluation.estimates import Estimate, correct, format_estimate
+from prag_core.evaluation.report.tables import BYTES, SECONDS, in_unit
 from prag_core.evaluation.results import (
     RESULTS_NAME,
     Answers,
@@ -30,6 +31,7 @@ from prag_core.evaluation.results import (
     read_answers,
     summarise,
 )
+from prag_core.evaluation.tables import Table, result_table
 from prag_core.files import write_json
 
 VERSION = 1  # of the file
@@ -50,16 +52,13 @@ def write_results(groups: Sequence[Group], failures: Mapping[str, str], folder: 
     paths = []
     for model, members in groupby(groups, key=lambda group: group.model):
         own, place = list(members), folder / model.label
-        failed = {cell: failures[cell] for cell in _cell_names(own) if cell in failures}
+        names = [group.cell(condition) for group in own for condition in group.conditions]
+        failed = {name: failures[name] for name in names if name in failures}
         path = Path(model.results) if model.results else place / RESULTS_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, _header(own, place) | collect_results(own) | {"failed": failed})
         paths.append(path)
     return paths
-
-
-def _cell_names(groups: Sequence[Group]) -> Iterator[str]:
-    yield from (group.cell(condition) for group in groups for condition in group.conditions)
 
 
 def _header(groups: Sequence[Group], folder: Path) -> dict:
@@ -88,7 +87,8 @@ def collect_results(groups: Sequence[Group]) -> dict:
     Args:
         groups: of one base model.
     """
-    published = _published()
+    source = files("prag_core") / "resources" / "published.json"
+    published = json.loads(source.read_text(encoding="utf-8"))
     cells: list[dict] = []
     differences: dict[tuple[str, str, str], Mapping[str, Estimate]] = {}  # set, path, name
     ratios: list[dict] = []
@@ -106,21 +106,20 @@ def collect_results(groups: Sequence[Group]) -> dict:
                 {"set": name, "path": part.path, "ratio": pair, **_ends(row)}
                 for pair, row in report.ratios.items()
             ]
-    rows = _tested(differences)
+    # Corrected for all that are tested in the file.
+    rows = [
+        dict(zip(("set", "path", "difference"), key, strict=True))
+        | {m: {n: _rounded(v) for n, v in asdict(row[m]).items()} for m in SCORED}
+        for key, row in correct(differences).items()
+    ]
     sets = dict.fromkeys(row["set"] for row in rows)
     return {
         "cells": cells,
         "differences": rows,
-        "detectable": {name: _smallest(r for r in rows if r["set"] == name) for name in sets},
+        "detectable": {name: _smallest([r for r in rows if r["set"] == name]) for name in sets},
         "ratios": ratios,
         "published": {name: published[name] for name in ("source", "metric", "note")},
     }
-
-
-def _published() -> dict:
-    path = files("prag_core") / "resources" / "published.json"
-    published: dict = json.loads(path.read_text(encoding="utf-8"))
-    return published
 
 
 @dataclass(frozen=True)
@@ -221,20 +220,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, DIGITS)
 
 
-def _tested(differences: Mapping[tuple[str, str, str], Mapping[str, Estimate]]) -> list[dict]:
-    """Return one row a difference, its p corrected for all that are tested in the file."""
-    named = {json.dumps(key): row for key, row in differences.items()}
-    return [
-        dict(zip(("set", "path", "difference"), json.loads(key), strict=True))
-        | {m: {n: _rounded(v) for n, v in asdict(row[m]).items()} for m in SCORED}
-        for key, row in correct(named).items()
-    ]
-
-
-def _smallest(rows: Iterator[Mapping]) -> dict[str, list[float]]:
+def _smallest(rows: Sequence[Mapping]) -> dict[str, list[float]]:
     """Return [smallest, largest] of what the pairs of one set could show, by metric."""
-    listed = list(rows)
-    sizes = {m: [r[m]["detectable"] for r in listed if r[m]["detectable"]] for m in SCORED}
+    sizes = {m: [r[m]["detectable"] for r in rows if r[m]["detectable"]] for m in SCORED}
     return {metric: [min(each), max(each)] for metric, each in sizes.items() if each}
 
 
@@ -260,3 +248,119 @@ def published_f1(published: Mapping, group: Group, kind: str, condition: str) ->
     keys = ("question_set", "base_model", "sub_task", "mode")
     cells = {tuple(str(c[key]).casefold() for key in keys): c["f1"] for c in published["cells"]}
     return cells.get(place)
+
+
+PAPER = "F1 in the paper"
+
+
+def results_tables(results: Mapping, sets: Sequence[str] = (), narrow: bool = False) -> list[Table]:
+    """Return one table a question set: conditions by sub-task, differences, ratios.
+
+    Args:
+        results: of one base model, see `benchmark_results`.
+        sets: names of the question sets; all when empty.
+        narrow: without counts and costs, for a terminal.
+
+    Raises:
+        ValueError: a set without results.
+    """
+    names = [*dict.fromkeys(cell["set"] for cell in results["cells"])]
+    if unknown := [name for name in sets if name not in names]:
+        raise ValueError(f"got set {unknown[0]!r}, expected one of {', '.join(names)}: correct it")
+    return [_set_table(results, name, narrow) for name in sets or names]
+
+
+def _set_table(results: Mapping, name: str, narrow: bool) -> Table:
+    cells = {_cell_name(cell): cell for cell in _in_order(results["cells"], name)}
+    first = next(iter(cells.values()))
+    source = "gold documents" if first["retrieval"] == "gold" else "retrieved documents"
+    given = [cell["k"] for cell in cells.values() if "+" not in cell["condition"]]
+    most = max(given, default=first["k"])
+    further = {
+        "questions": [f"{cell['questions']:,}" for cell in cells.values()],
+        "documents": [f"{cell['documents']:,}" for cell in cells.values()],
+        "a document": [
+            "" if (size := cell["bytes"]) is None else in_unit(size, BYTES)
+            for cell in cells.values()
+        ],
+        "a question": [in_unit(cell["seconds"], SECONDS) for cell in cells.values()],
+    }
+    values = [cell["published"] for cell in cells.values()]
+    published = {PAPER: ["" if v is None else f"published {100 * v:.1f}" for v in values]}
+    further = published if narrow else further | published
+    return result_table(
+        f"{name}, {results['base_model']} ({source}, k = {most})",
+        {row: _estimates(cell) for row, cell in cells.items()},
+        _named(results["differences"], name, "difference"),
+        _named(results["ratios"], name, "ratio"),
+        further={heading: texts for heading, texts in further.items() if any(texts)},
+        note=results["notes"].get(name, ""),
+    )
+
+
+def _in_order(cells: Sequence[Mapping], name: str) -> list[Mapping]:
+    """Return a set's cells, sub-tasks first, in the order of all tables."""
+    own = [cell for cell in cells if cell["set"] == name]
+    return sorted(
+        own, key=lambda c: (c["sub_task"] == TOTAL, c["sub_task"], in_order(c["condition"]))
+    )
+
+
+def _cell_name(cell: Mapping) -> str:
+    kind = "" if cell["sub_task"] == TOTAL else f"{cell['sub_task']}: "
+    return kind + _with_path(cell["condition"], cell["path"])
+
+
+def _with_path(name: str, path: str) -> str:
+    return f"{name} ({path})" if path else name
+
+
+def _estimates(row: Mapping) -> dict[str, Estimate | None]:
+    """Return the metrics of a row, as they stand in the file."""
+    fields = {metric: row[metric] for metric in SCORED}
+    return {
+        metric: Estimate(**value) if isinstance(value, Mapping) else value and Estimate(*value)
+        for metric, value in fields.items()
+    }
+
+
+def _named(rows: Sequence[Mapping], name: str, kind: str) -> dict[str, dict]:
+    own = [row for row in rows if row["set"] == name]
+    return {_with_path(row[kind], row["path"]): _estimates(row) for row in own}
+
+
+def grid_table(results: Mapping) -> Table:
+    """Return one row a condition and one column a question set: F1, then containment."""
+    totals = [cell for cell in results["cells"] if cell["sub_task"] == TOTAL]
+    sets, notes = list(dict.fromkeys(cell["set"] for cell in totals)), results["notes"]
+    texts: dict[str, dict[str, str]] = {}
+    for cell in sorted(totals, key=lambda c: (in_order(c["condition"]), c["path"])):
+        estimates = _estimates(cell)
+        shown = f"{format_estimate(estimates['f1'])}, {100 * cell['containment'][0]:.1f}"
+        texts.setdefault(_cell_name(cell), {})[cell["set"]] = shown
+    rows = tuple((name, *(row.get(each, "") for each in sets)) for name, row in texts.items())
+    signs = {name: "*" * number for number, name in enumerate(notes, 1)}
+    note = (
+        "F1 with its 95 % interval (bootstrap over documents), then containment, in %. The "
+        "smallest difference in F1 that a pair of conditions could show (80 % power, 5 % level): "
+        + ", ".join(
+            f"{name} {' to '.join(dict.fromkeys(f'{100 * end:.1f}' for end in size['f1']))}"
+            for name, size in results["detectable"].items() if "f1" in size
+        )
+        + " points."
+    )  # fmt: skip
+    note += "".join(f" {signs[name]} {text}" for name, text in notes.items())
+    headings = ("condition", *(name + signs.get(name, "").replace("*", "\\*") for name in sets))
+    return Table(f"F1, {results['base_model']}", headings, (rows,), note.replace("*", "\\*"))
+
+
+def results_markdown(results: Mapping) -> str:
+    """Return all tables as Markdown."""
+    parts = [table.markdown() for table in results_tables(results)]
+    if any(cell["published"] is not None for cell in results["cells"]):
+        source = results["published"]
+        parts.append(f"Published: {source['source']}. {source['metric']}")
+    # A table with holes says so itself: it is copied without the terminal's text.
+    if results["failed"]:
+        parts.append("\n".join(f"- failed: {k}: {v}" for k, v in results["failed"].items()))
+    return "\n\n".join(parts) + "\n"

@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from prag_core.adapters.merge import WEIGHTINGS
+from prag_core.adapters.names import WEIGHTINGS
 from prag_core.model.wordings import WORDINGS
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES, Mode, find_mode
@@ -42,13 +42,17 @@ ORDER = (
 )  # fmt: skip
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
-FEWER = re.compile(r"(\w+)@([1-9]\d*)")
-PROMPT = re.compile(r"(?P<mode>\w+):prompt:(?P<name>\w+)")
 READING = ("in_context", "in_context_rows", "reader")
 UNANSWERABLE, ABSTAIN, GATED = "unanswerable", "abstain", "gated"
-DOUBTFUL = re.compile(
-    rf"(?P<mode>\w+)(?=:)(?P<{UNANSWERABLE}>:{UNANSWERABLE})?(?P<{ABSTAIN}>:{ABSTAIN})?"
+# A mode, by itself or with what is changed of it.
+OF_MODE = re.compile(
+    rf"(?P<mode>\w+)(?:@(?P<k>[1-9]\d*)|(?P<{GATED}>:{GATED})|:prompt:(?P<prompt>\w+)"
+    rf"|(?P<{UNANSWERABLE}>:{UNANSWERABLE})?(?P<{ABSTAIN}>:{ABSTAIN})?)"
 )
+# Mode and documents; mean: one adapter for all questions, as in mode sft, but another one.
+NAMED = {
+    "gold": ("parametric", "gold"), SHUFFLED: ("parametric", "other"), MEAN: ("sft", "all")
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,30 +99,18 @@ class Condition:
 
 def parse_condition(name: str) -> Condition:
     """Return the condition of a name; ValueError for a name that means none."""
-    if name in MODES:
-        return Condition(name, name)
-    if name == "gold":
-        return Condition(name, "parametric", "gold")
-    if name == SHUFFLED:
-        return Condition(name, "parametric", "other")
-    if name == MEAN:  # one adapter for all questions, as in mode sft, but another one
-        return Condition(name, "sft", "all")
+    if name in NAMED:
+        return Condition(name, *NAMED[name])
     if match := RANK.fullmatch(name):
         return Condition(name, "parametric", "gold", overrides={"rank": int(match[1])})
-    match = FEWER.fullmatch(name)
-    if match and match[1] in MODES and find_mode(match[1]).needs_documents:
-        return Condition(name, match[1], k=int(match[2]))
-    mode, _, suffix = name.partition(":")
-    if suffix == GATED and mode in MODES and find_mode(mode).passages:
-        return Condition(name, mode, overrides={GATED: True})
-    match = PROMPT.fullmatch(name)
-    if match and match["mode"] in MODES and match["name"] in WORDINGS:
-        return Condition(name, match["mode"], overrides={"prompt": match["name"]})
-    match = DOUBTFUL.fullmatch(name)
-    if match and match["mode"] in MODES and find_mode(match["mode"]).needs_documents:
-        options = {ABSTAIN: True} if match[ABSTAIN] else {}
-        documents = "nearest" if match[UNANSWERABLE] else "own"
-        return Condition(name, match["mode"], documents, overrides=options)
+    if (match := OF_MODE.fullmatch(name)) and (mode := MODES.get(match["mode"])):
+        overrides: dict[str, object] = {key: True for key in (GATED, ABSTAIN) if match[key]}
+        possible = bool(mode.passages) if match[GATED] else mode.needs_documents
+        if prompt := match["prompt"]:
+            overrides, possible = {"prompt": prompt}, prompt in WORDINGS
+        if possible or name == mode.name:
+            documents = "nearest" if match[UNANSWERABLE] else "own"
+            return Condition(name, mode.name, documents, 0, overrides, int(match["k"] or 0))
     if (match := GROUP.fullmatch(name)) and (match["base"] != "in_context" or not match["how"]):
         how = match["how"] or "ones"
         if how in (*WEIGHTINGS, "concatenate"):
@@ -193,3 +185,49 @@ def reading_order(names: Iterable[str]) -> list[str]:
     """Return shared conditions, then every path's own, then the controls."""
     # sorted() is stable: within a kind names stay as they come.
     return sorted(names, key=lambda name: (is_control(name), bool(path_of(name))))
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is asked and how.
+
+    Attributes:
+        conditions: ways to answer, each with its own results: the modes `closed_book`,
+            `in_context`, `in_context_rows`, `kv_cache`, `reader`, `da_rag`, `parametric`,
+            `combine`, `sft`; the controls `shuffled` (another document's adapter) and `mean` (of
+            all adapters); of gold documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K
+            documents; MODE:gated, without passages whose adapters do not respond;
+            MODE:unanswerable, from the nearest documents that do not hold the answer, MODE:abstain
+            and MODE:unanswerable:abstain; and MODE:prompt:NAME, in another wording (see
+            `prag_core.evaluation.conditions`).
+        k: documents a question, at most.
+        retrieval: `gold` gives each question its own documents (the first k of its gold ids);
+            `retriever` searches for them.
+        seed: of samples, controls and the bootstrap.
+        chunk: questions answered between two writes; an interruption loses at most these.
+    """
+
+    conditions: tuple[str, ...] = ("closed_book", "in_context", "parametric", "combine", SHUFFLED)
+    k: int = 3
+    retrieval: Literal["gold", "retriever"] = "retriever"
+    seed: int = 0
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for unknown or repeated conditions and values out of range."""
+        most = max((parse_condition(condition).k for condition in self.conditions), default=0)
+        # Answers of one condition are one file: a second one of the name would find it full.
+        if not self.conditions or len({*self.conditions}) != len(self.conditions):
+            raise ValueError(
+                f"got conditions {list(self.conditions)}, expected one or more different ones"
+            )
+        if self.retrieval not in ("gold", "retriever"):
+            # A type checker sees it; the library's callers may have none.
+            raise ValueError(f"got retrieval {self.retrieval!r}, expected gold or retriever")
+        if self.k < 1 or self.chunk < 1:
+            raise ValueError(f"got k {self.k} and chunk {self.chunk}, expected 1 or more of both")
+        if most > self.k:
+            raise ValueError(
+                f"got a condition of the first {most} documents with k {self.k}, expected no more "
+                "than k: raise k, or lower what stands behind the @"
+            )

@@ -181,9 +181,12 @@ class Bootstrap:
     def _sign_test(self, sums: np.ndarray) -> float:
         """Return how often random signs make the sum (G,) as large as it is."""
         # A sum that a rounding error makes smaller is still as extreme.
-        least, blocks = abs(sums.sum()) - 1e-9, self._signs()
-        extreme = sum(int((abs(signs @ sums) >= least).sum()) for signs in blocks)
-        return (extreme + 1) / (5 * self.resamples + 1)  # 10,000: p values need more than ends
+        least, extreme, count = abs(sums.sum()) - 1e-9, 0, 5 * self.resamples
+        generator = np.random.default_rng(self.seed)  # the same signs for every pair compared
+        for size in self._blocks(count):
+            signs = generator.integers(0, 2, size=(size, self.size), dtype=np.int8) * 2.0 - 1
+            extreme += int((abs(signs @ sums) >= least).sum())
+        return (extreme + 1) / (count + 1)  # 10,000: p values need more than ends
 
     def _deviation(self, sums: np.ndarray) -> float:
         """Return the standard error of the mean whose groups have these sums (G,).
@@ -234,12 +237,6 @@ class Bootstrap:
             if keep:
                 self._draws.append(block.astype(np.uint8))  # 255 times: (1/G)^255, never
             yield block.astype(np.float64)
-
-    def _signs(self) -> Iterator[np.ndarray]:
-        """Yield random signs of the groups, in blocks (B, G)."""
-        generator = np.random.default_rng(self.seed)  # the same signs for every pair compared
-        for size in self._blocks(5 * self.resamples):
-            yield generator.integers(0, 2, size=(size, self.size), dtype=np.int8) * 2.0 - 1
 
     def _blocks(self, total: int) -> Iterator[int]:
         """Yield numbers of resamples that fit into memory together."""

@@ -20,9 +20,7 @@ from prag_core.adapters.merge import mean_adapter
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.question_sets import Question, QuestionSet
 from prag_core.evaluation.assignment import Assignment, Rows, name_some
-from prag_core.evaluation.choices import Choices
-from prag_core.evaluation.conditions import Condition, parse_condition
-from prag_core.evaluation.options import EvaluationOptions
+from prag_core.evaluation.conditions import Condition, EvaluationOptions, parse_condition
 from prag_core.evaluation.results import (
     RESULTS_NAME,
     Answers,
@@ -34,7 +32,7 @@ from prag_core.evaluation.results import (
     read_answers,
     summarise,
 )
-from prag_core.evaluation.unrelated import UnrelatedTexts
+from prag_core.evaluation.unrelated import Choices, UnrelatedTexts
 from prag_core.files import write_json
 from prag_core.model import prompts
 from prag_core.pipeline.answers import Answer

@@ -26,7 +26,7 @@ from prag_core.corpus.questions import Question
 from prag_core.corpus.text_tokens import plain, text_ids
 from prag_core.evaluation.conditions import parse_condition
 from prag_core.model.base_model import BaseModel
-from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import Continuation, chat
 from prag_core.training.sequences import recitation_request
 

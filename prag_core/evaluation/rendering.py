@@ -22,18 +22,17 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from prag_core.evaluation.benchmark_results import TOTAL
-from prag_core.evaluation.benchmark_table import grid_table, results_tables
+from prag_core.evaluation.benchmark_results import TOTAL, grid_table, results_tables
 from prag_core.evaluation.conditions import in_order
 from prag_core.evaluation.estimates import format_estimate
-from prag_core.evaluation.report.figures import draw_bars
-from prag_core.evaluation.report.style import figure_text, new_figure, styled
+from prag_core.evaluation.report.figures import draw_bars, figure_text, new_figure, styled
 from prag_core.evaluation.tables import SHOWN, Table
 
 FILES = ("README.md", "*/README.md", "checkpoints/*/card.md")
 RESULTS = "checkpoints/*/results.json"
 BLOCK = re.compile(r"(<!-- table: (\w+) (\S+)((?: [^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 Rows = list[list[str]]
+Tables = Callable[[Mapping, Sequence[str]], list[Table]]  # of a record, and the names of its sets
 
 
 def render_documents(root: Path, write: bool = True) -> list[Path]:
@@ -87,33 +86,20 @@ def render(text: str, path: Path) -> str:
                 "writes the file"
             )
         record = json.loads((path.parent / name).read_text("utf-8"))
-        return f"{opening}{KINDS[kind](record, sets.split())}{end}"
+        tables = (table.markdown() for table in KINDS[kind](record, sets.split()))
+        return "\n\n".join([opening + next(tables), *tables]) + f"\n{end}"
 
     return BLOCK.sub(block, text)
 
 
-def _results(record: Mapping, sets: Sequence[str]) -> str:
-    return "\n\n".join(table.markdown() for table in results_tables(record, sets)) + "\n"
+def _plain(rows: Callable[[Mapping], Rows]) -> Tables:
+    """Return what makes a table without a title of rows, the first of them headings."""
 
-
-def _tables(record: Mapping, sets: Sequence[str]) -> str:
-    # As the program that measured them wrote them down (`hypernet ablate`).
-    return "\n\n".join(Table(**table).markdown() for table in record["tables"]) + "\n"
-
-
-def _grid(record: Mapping, sets: Sequence[str]) -> str:
-    return grid_table(record).markdown() + "\n"
-
-
-def _plain(rows: Callable[[Mapping], Rows]) -> Callable[[Mapping, Sequence[str]], str]:
-    """Return what writes rows, the first of them headings, without a title."""
-
-    def write(record: Mapping, sets: Sequence[str]) -> str:
+    def tables(record: Mapping, sets: Sequence[str]) -> list[Table]:
         head, *body = rows(record)
-        lines = [head, ["---"] * len(head), *body]
-        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        return [Table("", tuple(head), (tuple(map(tuple, body)),))]
 
-    return write
+    return tables
 
 
 def _summary(record: Mapping) -> Rows:
@@ -164,10 +150,11 @@ def _cells(metrics: Mapping) -> list[str]:
     return [format_estimate(metrics.get(name)) for name in SHOWN]
 
 
-KINDS: dict[str, Callable[[Mapping, Sequence[str]], str]] = {
-    "results": _results,
-    "grid": _grid,
-    "tables": _tables,
+KINDS: dict[str, Tables] = {
+    "results": results_tables,
+    "grid": lambda record, sets: [grid_table(record)],
+    # As the program that measured them wrote them down (`hypernet ablate`).
+    "tables": lambda record, sets: [Table(**table) for table in record["tables"]],
     "conditions": _plain(_conditions),
     "summary": _plain(_summary),
     "demo": _plain(_demo),

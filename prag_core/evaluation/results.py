@@ -28,6 +28,8 @@ from prag_core.evaluation.conditions import (
 from prag_core.evaluation.estimates import Bootstrap, Estimate, correct, document_groups
 from prag_core.evaluation.recitation import recitations
 from prag_core.files import whole_lines, write_json
+from prag_core.model.base_model import BaseModel
+from prag_core.model.wordings import READING, keep_choice
 
 KEPT = "closed_book's kept by shuffled"  # a ratio: right answers that shuffled does not spoil
 CONFIG_NAME, RESULTS_NAME = "config.json", "results.json"
@@ -61,7 +63,7 @@ class Report:
         conditions: every condition that was asked of all questions.
         differences: `A - B`, paired by question, p values corrected; metric -> Estimate.
         ratios: `A / B` of the means; metric -> Estimate, None where the divisor is 0.
-        unrelated: by source, see `prag_core.evaluation.unrelated` and `choices`.
+        unrelated: by source, see `prag_core.evaluation.unrelated`.
     """
 
     question_set: str
@@ -258,3 +260,19 @@ def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
         both = {m: plain[m] * others[m] for m in METRICS}
         pairs[KEPT] = both, plain
     return pairs
+
+
+CHOOSING_QUESTIONS = 200
+READING_CONDITIONS = tuple(f"in_context:prompt:{name}" for name in READING)
+
+
+def choose_wording(report: Report, base: BaseModel) -> Path:
+    """Keep the wording of the best F1 for all later runs with a base model; return its file."""
+    scores = {
+        name: {metric: value.mean for metric, value in report.conditions[c].metrics.items()}
+        for name, c in zip(READING, READING_CONDITIONS, strict=True)
+    }
+    best = max(READING, key=lambda name: scores[name]["f1"])  # of equals, the first
+    asked = {"question_set": report.question_set, "questions": report.questions}
+    choice = {"base_model": base.name, "prompt": best} | asked | {"scores": scores}
+    return keep_choice(base.fingerprint, choice)

@@ -34,7 +34,7 @@ class Table:
     """Texts in rows and columns.
 
     Attributes:
-        title: above it.
+        title: above it; none where it is empty.
         headings: of the columns.
         sections: rows that belong together; a line parts them.
         note: below it.
@@ -67,7 +67,8 @@ class Table:
         rows += [row for section in self.sections for row in section]
         lines = [f"| {' | '.join(row)} |" for row in rows]
         note = ["", textwrap.fill(self.note, 100)] if self.note else []
-        return "\n".join([f"**{self.title}**", "", *lines, *note])
+        title = [f"**{self.title}**", ""] if self.title else []
+        return "\n".join([*title, *lines, *note])
 
 
 def metric_rows(

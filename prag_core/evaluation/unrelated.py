@@ -1,26 +1,43 @@
-"""Unrelated text: texts and documents go in, how much their adapters change its loss comes out.
+"""Unrelated: texts and choices of answers go in, how much adapters change them comes out.
 
-Sources: a corpus, of whose last 4,000 texts some are drawn, or `package:NAME` (see
-`package_texts`), which is not from Wikipedia.
+Texts, by their loss: of a corpus, of whose last 4,000 some are drawn, or `package:NAME`, paragraphs
+of an installed package's documentation, which is not from Wikipedia and is on every machine already
+(docstrings, read without importing it; `numpy` is a dependency of this package, under the BSD
+3-Clause licence: 413 paragraphs in 2.4.6).
+
+Choices: general ability, without a benchmark's data, as multiple choice by likelihood. Of four
+answers the model chooses the one that it finds most likely per token, closed-book: the golden one,
+or one of three golden answers of other questions that are of its kind (see `answer_kinds`). The
+adapter is that of a document which does not hold the answer, so that it should make no difference.
+Chance is a quarter. It is no published task: it compares a model with itself, and says nothing of
+others.
 """
 
 from __future__ import annotations
 
+import ast
 import random
+import re
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+
+import numpy as np
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.question_sets import load_question_set
+from prag_core.corpus.questions import Question
 from prag_core.corpus.text_tokens import text_ids
-from prag_core.evaluation.estimates import SMALLEST_SAMPLE, Bootstrap
-from prag_core.evaluation.likelihood import mean_nll
-from prag_core.evaluation.package_texts import package_licence, package_texts
+from prag_core.evaluation.answer_kinds import AnswerPool, within
+from prag_core.evaluation.estimates import SMALLEST_SAMPLE, Bootstrap, document_groups
 from prag_core.model.base_model import BaseModel
+from prag_core.model.wordings import DEFAULT, Wording
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.pipeline.relevance import is_meant, question_keys
-from prag_core.training.sequences import TrainingSequence
+from prag_core.training.loop import mean_nll
+from prag_core.training.sequences import TrainingSequence, answer_sequences
 
 POOL = 4000  # texts at the end of a corpus that are drawn from
 MOST_TOKENS = 512  # of a text
@@ -53,6 +70,12 @@ class UnrelatedTexts:
         loss = sum(plain) / sum(counts)
         source = {"licence": self.licence} if self.licence else {}
         return {"texts": len(self.texts), "plain": loss, "ratio": asdict(ratio)} | source
+
+
+def draw_unrelated(source: str, count: int, seed: int) -> UnrelatedTexts | Choices:
+    """Draw the texts of a source, or for `choices:SET` questions with answers to choose from."""
+    kind, _, name = source.partition(":")
+    return draw_choices(name, count, seed) if kind == "choices" else draw_texts(source, count, seed)
 
 
 def draw_texts(source: str, count: int, seed: int) -> UnrelatedTexts:
@@ -108,3 +131,166 @@ def text_losses(
     means = mean_nll(base, sequences, places, load)
     counts = [len(sequence.ids) - sequence.answer_start for sequence in sequences]
     return [mean * count for mean, count in zip(means, counts, strict=True)], counts
+
+
+ANSWERS = 4
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Questions with `ANSWERS` answers each, the golden one among them.
+
+    Attributes:
+        name: of the set.
+        questions: what is asked.
+        answers: of each, in random order.
+    """
+
+    name: str
+    questions: tuple[Question, ...]
+    answers: tuple[tuple[str, ...], ...]
+
+    def owners(self, documents: Sequence[Document]) -> list[Document]:
+        """Return the documents whose adapters are attached, one a question."""
+        owners = []
+        for number, question in enumerate(self.questions):
+            for document in (*documents[number % len(documents) :], *documents):  # round about
+                text = f"{document.title} {document.text}"
+                if not any(within(answer, text) for answer in question.golden_answers):
+                    owners.append(document)
+                    break
+            else:
+                raise ValueError(
+                    f"got no document without an answer to {question.question!r}, expected one "
+                    "whose adapter is unrelated: name other choices"
+                )
+        return owners
+
+    def measure(self, rag: ParametricRAG, documents: Sequence[Document], seed: int) -> dict:
+        """Return the accuracy without and with adapters, their paired difference, and chance."""
+        least = rag.answerer.options.least_relevance
+        adapters = [rag.adapter(document.id) for document in self.owners(documents)]
+        wording = rag.answerer.adapted_wording(adapters)  # one, so that adapters alone differ
+        plain = self.chosen(rag.base, wording)
+        adapted = self.chosen(rag.base, wording, adapters, least)
+        pairs = zip(self.questions, self.answers, strict=True)
+        golden = np.array([answers.index(q.golden_answers[0]) for q, answers in pairs])  # (N,)
+        right, still = ((places == golden).astype(float) for places in (plain, adapted))
+        bootstrap = Bootstrap(document_groups(self.questions), seed)
+        return {
+            "questions": len(self.questions),
+            "chance": 1 / ANSWERS,
+            "plain": asdict(bootstrap.mean(right)),
+            "adapted": asdict(bootstrap.mean(still)),
+            "difference": asdict(bootstrap.difference(still, right)),
+            "changed": asdict(bootstrap.mean(plain != adapted)),
+        }
+
+    def chosen(
+        self,
+        base: BaseModel,
+        wording: Wording = DEFAULT,
+        adapters: Sequence[Adapter] | None = None,
+        least: float = 0.0,
+    ) -> np.ndarray:
+        """Return the place of the most likely answer of every question, (N,)."""
+        asked = [
+            replace(question, golden_answers=(answer,))
+            for question, answers in zip(self.questions, self.answers, strict=True)
+            for answer in answers
+        ]
+        sequences = answer_sequences(base, asked, [()] * len(asked), wording)
+
+        def load(row: int) -> Adapter | None:
+            number = row // ANSWERS
+            return meant(base, adapters[number], self.questions[number].question, least)
+
+        losses = mean_nll(base, sequences, range(len(asked)) if adapters else None, load)
+        return np.array(losses).reshape(-1, ANSWERS).argmin(1)  # (N * 4,) -> (N,)
+
+
+def draw_choices(source: str, count: int, seed: int) -> Choices:
+    """Draw questions, with three other answers each, of a question set.
+
+    Raises:
+        ValueError: too few questions with enough other answers for an interval.
+    """
+    whole = load_question_set(source)
+    pool = AnswerPool(whole.questions)
+    questions, answers = [], []
+    for question in random.Random(seed).sample(whole.questions, len(whole.questions)):
+        if len(questions) == count:
+            break
+        others = pool.others(question, ANSWERS - 1, seed) if question.golden_answers else []
+        if len(others) == ANSWERS - 1:
+            row = [question.golden_answers[0], *others]
+            # No answer stands first by rule: where two are as likely, the first is chosen.
+            answers.append(tuple(random.Random(f"{seed} {question.id}").sample(row, ANSWERS)))
+            questions.append(question)
+    if len(questions) < SMALLEST_SAMPLE:
+        raise ValueError(
+            f"got {len(questions)} questions of {source} with {ANSWERS - 1} other answers of their "
+            f"kind, expected {SMALLEST_SAMPLE} or more: raise texts, or name a larger set"
+        )
+    return Choices(whole.name, tuple(questions), tuple(answers))
+
+
+FEWEST_WORDS, MOST_WORDS = 35, 200  # of a paragraph, as of an introduction
+PARAGRAPH = re.compile(r"\n\s*\n")
+# What documents parameters or shows code is a list, no running text.
+LIST = re.compile(r">>>|-----|^(Args|Returns|Raises|Attributes)\b")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def package_texts(name: str) -> list[str]:
+    """Return the distinct paragraphs, in the order of the package's files.
+
+    Raises:
+        ValueError: no such package is installed.
+    """
+    paragraphs: dict[str, None] = {}
+    for source in _sources(_distribution(name)):
+        try:
+            nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED)]
+        except (SyntaxError, ValueError):  # a template, say
+            continue
+        for node in nodes:
+            for paragraph in PARAGRAPH.split(ast.get_docstring(node) or ""):
+                if _is_prose(text := " ".join(paragraph.split())):
+                    paragraphs[text] = None
+    return [*paragraphs]
+
+
+def package_licence(name: str) -> str:
+    """Return name, version and licence, as the package states it."""
+    found = _distribution(name)
+    fields = ("License-Expression", "Classifier", "License")  # the last one may be a whole text
+    lines = [line for field in fields for line in found.metadata.get_all(field) or []]
+    licences = [line for line in lines if "::" not in line or line.startswith("License ::")]
+    licence = licences[0].splitlines()[0] if licences else "licence not stated"
+    return f"{name} {found.version}, {licence.removeprefix('License :: ')}"
+
+
+def _distribution(name: str) -> metadata.Distribution:
+    try:
+        return metadata.distribution(name)
+    except (metadata.PackageNotFoundError, ValueError) as error:  # ValueError: an empty name
+        raise ValueError(
+            f"got the package {name!r}, which is not installed, expected one that is: name numpy"
+        ) from error
+
+
+def _sources(found: metadata.Distribution) -> Iterator[bytes]:
+    """Yield the contents of the package's modules, without its tests."""
+    for file in sorted(found.files or (), key=str):
+        path = file.locate()
+        if file.suffix == ".py" and "tests" not in file.parts and path.is_file():
+            yield path.read_bytes()
+
+
+def _is_prose(text: str) -> bool:
+    words = len(text.split())
+    return (
+        FEWEST_WORDS <= words <= MOST_WORDS
+        and text[0].isupper() and text.endswith(".") and not LIST.search(text)
+    )  # fmt: skip

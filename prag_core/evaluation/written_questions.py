@@ -42,8 +42,8 @@ from prag_core.corpus.leave_out import LeaveOut
 from prag_core.evaluation.results import append_answers, claim_folder
 from prag_core.files import whole_lines, write_json
 from prag_core.model.base_model import BaseModel
-from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.hardware import machine
+from prag_core.model.options import GenerationOptions
 from prag_core.pipeline.answerer import Answerer
 from prag_core.retrieval.retriever import Hit
 from prag_core.terminal import progress_bar

@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.base_model import BaseModel
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import Prefix
 from prag_core.model.prompts import prompt_ids
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """How answers are decoded.
-
-    Attributes:
-        max_new_tokens: longest answer in tokens.
-        temperature: 0 is greedy; above it, sampling.
-        top_p: nucleus of the distribution that sampling draws from.
-        stop: strings that end an answer (they are cut off).
-        seed: of the sampling.
-        batch_size: rows decoded together.
-    """
-
-    max_new_tokens: int = 32  # answers to questions are short, and a long one is a runaway
-    temperature: float = 0.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ("\n",)
-    seed: int = 0
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values out of range."""
-        sizes = self.max_new_tokens >= 1 and self.batch_size >= 1
-        if not sizes or self.temperature < 0 or not 0 < self.top_p <= 1:
-            expected = "1 or more tokens and rows, temperature >= 0 and 0 < top_p <= 1"
-            raise ValueError(f"got {self}, expected {expected}: correct it")
 
 
 class Row:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.base_model import BaseModel
 from prag_core.model.decoding import DecodingBatch
-from prag_core.model.decoding_rows import GenerationOptions, Row
+from prag_core.model.decoding_rows import Row
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import Prefix
 
 

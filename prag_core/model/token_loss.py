@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prag_core.model.base_model import BaseModel
 
@@ -63,10 +63,16 @@ def next_token_loss(
     Returns:
         (N,) in float32; 0 for a document without a labelled token.
     """
-    states, targets, rows, cap = _labelled(base, ids, labels)
-    head: nn.Linear = base.model.lm_head
-    losses = _LinearCrossEntropy.apply(states, head.weight, targets, cap)  # (P,)
-    return _mean(losses, owner.to(base.device)[rows], count)
+    ids, targets = ids.to(base.device), labels.to(base.device)[:, 1:]  # (rows, T - 1)
+    # The model up to its head; of its states those of the P tokens that predict a label.
+    hidden = base.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    inside = targets != IGNORE  # (rows, T - 1)
+    cap = getattr(base.model.config, "final_logit_softcapping", None)  # of Gemma 2
+    weight = base.model.lm_head.weight  # (V, H)
+    losses = _LinearCrossEntropy.apply(hidden[inside], weight, targets[inside], cap)  # (P,)
+    owners = owner.to(base.device)[inside.nonzero()[:, 0]]  # (P,)
+    total = torch.zeros(count, device=losses.device).index_add(0, owners, losses)
+    return total / torch.bincount(owners, minlength=count).clamp(min=1)  # (N,)
 
 
 @torch.no_grad()
@@ -82,23 +88,3 @@ def sequence_nll(base: BaseModel, ids: Tensor, labels: Tensor) -> Tensor:
         (rows,) in float32, in nats a token; 0 for a row without a labelled token.
     """
     return next_token_loss(base, ids, labels, torch.arange(len(ids)), len(ids))
-
-
-def _labelled(base: BaseModel, ids: Tensor, labels: Tensor) -> tuple:
-    """Run the model up to its head, and take the P tokens that predict a label.
-
-    Returns:
-        Their hidden states (P, H), labels (P,) and rows (P,), and the cap of the logits (Gemma 2).
-    """
-    ids, targets = ids.to(base.device), labels.to(base.device)[:, 1:]  # (rows, T - 1)
-    hidden = base.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    inside = targets != IGNORE  # (rows, T - 1)
-    rows = inside.nonzero()[:, 0]  # (P,)
-    cap = getattr(base.model.config, "final_logit_softcapping", None)
-    return hidden[inside], targets[inside], rows, cap
-
-
-def _mean(losses: Tensor, index: Tensor, count: int) -> Tensor:
-    """Average losses (P,) within each index (P,) of 0..count - 1; one without any gives 0."""
-    total = torch.zeros(count, device=losses.device).index_add(0, index, losses)
-    return total / torch.bincount(index, minlength=count).clamp(min=1)

@@ -13,7 +13,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prag_core.adapters.adapter import fingerprint
 from prag_core.files import write_json
 from prag_core.model.catalogue import cache_folder
 
@@ -63,6 +62,8 @@ class Wording:
     @property
     def id(self) -> str:
         """Its name and a hash of all else: another text has another id."""
+        from prag_core.adapters.adapter import fingerprint  # deferred: it loads torch
+
         contents = {key: value for key, value in asdict(self).items() if value and key != "name"}
         return f"{self.name}-{fingerprint(contents)[:6]}"
 
@@ -145,7 +146,9 @@ def find_wording(name: str | Wording) -> Wording:
     """
     if isinstance(name, Wording):
         return name
-    known = {key: w for w in WORDINGS.values() for key in (w.name, w.id)}
+    if name in WORDINGS:
+        return WORDINGS[name]
+    known = {wording.id: wording for wording in WORDINGS.values()}
     if name not in known:
         raise ValueError(
             f"got prompt {name!r}, expected one of {', '.join(WORDINGS)} or a prompt of your own "

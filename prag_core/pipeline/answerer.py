@@ -22,13 +22,12 @@ from prag_core.augmentation.augmented import Augmenter, augmented_passage
 from prag_core.corpus.documents import Document
 from prag_core.model import prompts
 from prag_core.model.base_model import BaseModel
-from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.fitting import fit_prompt
 from prag_core.model.generate import generate
-from prag_core.model.prefix import Prefix
+from prag_core.model.options import GenerationOptions
+from prag_core.model.prefix import Prefix, kept_prefix
 from prag_core.model.wordings import CONVERSATION, DEFAULT, Wording, find_wording, reading_wording
 from prag_core.pipeline.answers import ABSTENTION, AUTO, Answer, AnswerOptions, Source
-from prag_core.pipeline.kept_passages import KeptPassages
 from prag_core.pipeline.modes import Mode, find_mode, require_one_passage
 from prag_core.pipeline.relevance import relevant_hits
 from prag_core.pipeline.search_text import search_text
@@ -180,20 +179,14 @@ class Answerer:
             )
             text = prompts.plain_question(question)
             asked = prompts.prompt_id(wording, question, self.base.tokenizer)
+            notes, error, said = prompt.notes, prompt.error, ""
             if reason := _unmatched(row, merged[0], how, options):
-                note = f"abstained: {reason}"
-                prepared.append(
-                    Prepared(
-                        text, prompt.text, None, (), "", asked, wording, (note,), answer=ABSTENTION
-                    )
-                )
-                continue
+                merged, notes, error = (None, (), ""), (f"abstained: {reason}",), ""
+                said = ABSTENTION
             prepared.append(
-                Prepared(text, prompt.text, *merged, asked, wording, prompt.notes, prompt.error)
+                Prepared(text, prompt.text, *merged, asked, wording, notes, error, said)
             )
-        if how.kept:
-            return self._with_prefixes(prepared)
-        return prepared
+        return self._with_prefixes(prepared) if how.kept else prepared
 
     def keep_passages(
         self, document_ids: Iterable[str], options: AnswerOptions | None = None
@@ -223,7 +216,7 @@ class Answerer:
 
     def _prefix(self, document_id: str, wording: Wording) -> Prefix:
         document, room = self.document(document_id), self.generation.max_new_tokens
-        return KeptPassages(self.base, self.kept, self.run).prefix(document, wording, room)
+        return kept_prefix(self.base, self.kept, document, wording, room, self.run)
 
     def _gated(
         self, questions: Sequence[prompts.Question], hits: Hits, mode: Mode, options: AnswerOptions
@@ -345,7 +338,9 @@ class Answerer:
         merged: dict[tuple[Source, ...], Adapter] = {}  # questions often share their documents
         results = []
         for row, kept in zip(hits, meant, strict=True):
-            used = _weighed(kept, options.merge_weights)
+            shares = merge_weights(options.merge_weights, [hit.score for hit in kept])
+            pairs = zip(kept, shares, strict=True)
+            used = tuple(Source(h.document_id, h.score, share) for h, share in pairs)
             parts = [loaded[source.document_id] for source in used]
             weights = {source.document_id: source.weight or 0.0 for source in used}
             if used and used not in merged:
@@ -395,8 +390,3 @@ def _unmatched(
 def _ids(hits: Hits) -> Iterable[str]:
     """Return the ids of all documents, each once."""
     return dict.fromkeys(hit.document_id for row in hits for hit in row)
-
-
-def _weighed(hits: Sequence[Hit], weighting: str) -> tuple[Source, ...]:
-    weights = merge_weights(weighting, [hit.score for hit in hits])
-    return tuple(Source(h.document_id, h.score, w) for h, w in zip(hits, weights, strict=True))

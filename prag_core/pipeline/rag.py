@@ -24,20 +24,15 @@ from prag_core.corpus.characters import is_blank
 from prag_core.corpus.chunking import CHUNK_TOKENS, long_documents
 from prag_core.corpus.documents import Document, as_documents, stored_document
 from prag_core.model.base_model import BaseModel, load_base_model
-from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.options import GenerationOptions
+from prag_core.model.prefix import KV, forget_passages
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
-from prag_core.pipeline.kept_passages import KV, forget_passages
 from prag_core.pipeline.modes import find_mode
-from prag_core.pipeline.parts import (
-    DEFAULT_PATH,
-    Setup,
-    build_parametrizer,
-    build_reader,
-    build_retriever,
-)
+from prag_core.pipeline.parts import build_parametrizer, build_reader, build_retriever
 from prag_core.pipeline.search_text import as_questions, search_text
+from prag_core.pipeline.setup import DEFAULT_PATH, Setup
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit, Retriever
 from prag_core.training.lora_trainer import LoraTrainer
@@ -97,7 +92,7 @@ class ParametricRAG:
     def from_pretrained(
         cls, base_model: str = "smollm2-135m", store: str | Path | None = None, **settings: Any
     ) -> ParametricRAG:
-        """Load a base model with all parts around it; `settings` are the fields of `parts.Setup`.
+        """Load a base model with all parts around it; `settings` are the fields of `setup.Setup`.
 
         Adapters are kept in `store`, a temporary folder when omitted; one that cannot be written is
         answered from.

@@ -72,7 +72,7 @@ def as_questions(questions: object) -> list[Question]:
     Raises:
         ValueError: anything else, by the name of its type.
     """
-    single = isinstance(questions, (str, Record, Continuation)) or _is_conversation(questions)
+    single = _is_question(questions)
     foreign = isinstance(questions, (bytes, Mapping)) or not isinstance(questions, Iterable)
     if foreign and not single:
         raise ValueError(
@@ -80,7 +80,7 @@ def as_questions(questions: object) -> list[Question]:
         )
     items: list[Any] = [questions] if single else list(cast(Iterable[Any], questions))
     for number, item in enumerate(items):
-        if not isinstance(item, (str, Record, Continuation)) and not _is_conversation(item):
+        if not _is_question(item):
             raise ValueError(
                 f"got a {type(item).__name__} as number {number} of the questions, expected a text"
             )
@@ -91,8 +91,8 @@ def _as_question(number: int, item: Any) -> Question:
     """Take one question; of a conversation, turns without content (calls of tools) are empty."""
     if isinstance(item, Record):
         return item.question
-    if not _is_conversation(item):
-        return cast(Question, item)
+    if isinstance(item, (str, Continuation)):
+        return item
     turns = [
         {**turn, "content": turn.get("content") or ""} if isinstance(turn, Mapping) else {}
         for turn in item
@@ -106,8 +106,9 @@ def _as_question(number: int, item: Any) -> Question:
     return [{name: v for name, v in turn.items() if isinstance(v, str)} for turn in turns]
 
 
-def _is_conversation(item: object) -> bool:
-    return isinstance(item, Sequence) and bool(item) and isinstance(item[0], Mapping)
+def _is_question(item: object) -> bool:
+    turns = isinstance(item, Sequence) and bool(item) and isinstance(item[0], Mapping)
+    return turns or isinstance(item, (str, Record, Continuation))
 
 
 def search_text(question: Question) -> str:

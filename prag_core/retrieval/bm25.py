@@ -111,14 +111,6 @@ class BM25Retriever:
         self._indexes.clear()
         self._titles = None
 
-    def get(self, document_id: str) -> Document:
-        """Return a document by its id.
-
-        Raises:
-            ValueError: no such document.
-        """
-        return self._documents.get(document_id)
-
     def retrieve(
         self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
     ) -> list[list[Hit]]:

@@ -154,14 +154,6 @@ class DenseRetriever:
             self._vectors.pop(document_id, None)
             self._matrix = None
 
-    def get(self, document_id: str) -> Document:
-        """Return a document by its id.
-
-        Raises:
-            ValueError: no such document.
-        """
-        return self._documents.get(document_id)
-
     def retrieve(
         self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
     ) -> list[list[Hit]]:

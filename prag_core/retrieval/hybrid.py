@@ -57,14 +57,6 @@ class HybridRetriever:
         self._words.delete(document_ids)  # refuses before the other one is changed
         self._meaning.delete(document_ids)
 
-    def get(self, document_id: str) -> Document:
-        """Return a document by its id.
-
-        Raises:
-            ValueError: no such document.
-        """
-        return self._words.get(document_id)
-
     def retrieve(
         self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
     ) -> list[list[Hit]]:

@@ -40,10 +40,6 @@ class Retriever(Protocol):
         """
         ...
 
-    def get(self, document_id: str) -> Document:
-        """Return a document by its id."""
-        ...
-
     def __len__(self) -> int:
         """Number of documents."""
         ...
@@ -72,24 +68,14 @@ class DocumentsById:
             ValueError: an id that is not there; then nothing is removed.
         """
         removed = set(document_ids)
-        for document_id in removed:
-            self.get(document_id)
+        if unknown := removed - self.all.keys():
+            raise ValueError(
+                f"got document id {min(unknown)!r}, expected one of the {len(self)} documents of "
+                "the retriever: add the document first"
+            )
         for document_id in removed:
             del self.all[document_id]
         return removed
-
-    def get(self, document_id: str) -> Document:
-        """Return a document by its id.
-
-        Raises:
-            ValueError: no such document.
-        """
-        if document_id not in self.all:
-            raise ValueError(
-                f"got document id {document_id!r}, expected one of the {len(self)} documents of "
-                "the retriever: add the document first"
-            )
-        return self.all[document_id]
 
 
 def check_questions(questions: Sequence[str], k: int) -> None:

@@ -21,13 +21,12 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.similarity import update_norms
 from prag_core.corpus.documents import Document, read_documents
 from prag_core.formats.peft_folder import to_peft
-from prag_core.pipeline.parts import AdapterPath
+from prag_core.pipeline.setup import AdapterPath
 from prag_core.server.engine import QueueFullError, yield_to_decoding
 from prag_core.server.jobs import Job
 from prag_core.server.limits import Limits
 from prag_core.server.schemas import NewBody, NewDocuments, NewJob, document_object
-from prag_core.server.served import Served
-from prag_core.server.service import Service
+from prag_core.server.service import Served, Service
 
 GZIP = b"\x1f\x8b"  # a small archive may hold more than the size limit of a request
 # Each holds its texts; with `Limits.max_documents` of them it may be made for minutes.

@@ -19,12 +19,12 @@ from pydantic import (
 )
 
 from prag_core.corpus.documents import Document
-from prag_core.model.decoding_rows import GenerationOptions
-from prag_core.pipeline.parts import AdapterPath
+from prag_core.model.options import GenerationOptions
+from prag_core.pipeline.setup import AdapterPath
 from prag_core.server.conversations import read_conversation
 from prag_core.server.fields import FieldError, check_fields, encodable, shown
 from prag_core.server.limits import Limits
-from prag_core.server.served import Served
+from prag_core.server.service import Served
 
 MOST_PROMPTS, MOST_STOPS = 256, 16
 SMALLEST_TOP_P = 1e-9  # of 0, which OpenAI takes too: the likeliest token alone

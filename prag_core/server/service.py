@@ -12,17 +12,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cachetools import LRUCache
 
 from prag_core.adapters.adapter import Adapter, adapter_key
+from prag_core.adapters.store_places import Row
 from prag_core.corpus.characters import is_blank
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import share_weights
-from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer, Prepared
 from prag_core.pipeline.modes import find_mode
@@ -30,8 +31,65 @@ from prag_core.pipeline.rag import ParametricRAG, parametrized
 from prag_core.retrieval.retriever import Hit
 from prag_core.server.engine import ClosedError, Engine
 from prag_core.server.jobs import Job, Jobs, clear_message
-from prag_core.server.served import Served, batches, shares
 from prag_core.training.lora_trainer import LoraTrainer
+
+BATCH_CHARACTERS = 16_000  # made, and kept, at one time
+
+
+@dataclass(frozen=True)
+class Served:
+    """A document's adapter in the service.
+
+    Attributes:
+        key: of the adapter in the store.
+        path: who made it: `generated` or `trained`.
+        base_model: fingerprint of the base model that it belongs to.
+        bytes: size of its files.
+        seconds: that making it took, the share of its batch; 0 where another command made it.
+        created: seconds since 1970; 0 where another command made it.
+        problem: why a document has no adapter that can be read; the other fields are empty then.
+    """
+
+    key: str = ""
+    path: str = ""
+    base_model: str = ""
+    bytes: int = 0
+    seconds: float = 0.0
+    created: int = 0
+    problem: str = ""
+
+    @classmethod
+    def from_row(cls, row: Row) -> Served:
+        """Read what the store's index has of an adapter."""
+        base_model, note = row.spec["base_model"], row.metadata
+        # An adapter's metadata are strings; the service writes the last two (`Service._keep`).
+        seconds, created = float(note.get("seconds", 0)), int(note.get("created", 0))
+        return cls(row.key, note.get("path", ""), base_model, row.bytes, seconds, created)
+
+
+def batches(documents: Sequence[Document], most: int) -> Iterator[list[Document]]:
+    """Yield runs of at most `most` documents and, unless one alone has more, BATCH_CHARACTERS."""
+    batch: list[Document] = []
+    for document in documents:
+        # By characters too, because a batch is lost when the server ends before it is kept.
+        characters = sum(len(d.text) for d in batch) + len(document.text)
+        if batch and (len(batch) == most or characters > BATCH_CHARACTERS):
+            yield batch
+            batch = []
+        batch.append(document)
+    if batch:
+        yield batch
+
+
+def shares(steps: Generator, before: float, share: float) -> Generator[float, None, object]:
+    """Turn (done, all) of a training's steps into the share of the whole job."""
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        yield before + share * done / total
+
 
 log = logging.getLogger(__name__)
 AUGMENTED = 4  # documents that a model writes about before a job looks whether to stop

@@ -3,3 +3,5 @@
 Baselines are stock PEFT in a process of its own and the paper's settings; the store has limits in
 their place. Both sides of a ratio are timed in one run.
 """
+
+PARTS = ("train", "merge", "generate", "latency", "store", "serve")

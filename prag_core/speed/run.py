@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 
 from prag_core.evaluation.tables import Table
 from prag_core.model.base_model import load_base_model
+from prag_core.speed import PARTS
 from prag_core.speed.answering import measure_generate, measure_latency, measure_merge
 from prag_core.speed.measurement import Measurement, peft_process
 from prag_core.speed.serving import measure_serving
@@ -18,7 +19,6 @@ from prag_core.speed.training import measure_training
 
 # Those that answer share their store of adapters.
 ANSWERING = {"merge": measure_merge, "generate": measure_generate, "latency": measure_latency}
-PARTS = ("train", *ANSWERING, "store", "serve")
 
 
 def speed_table(report: dict) -> RichTable:

@@ -1,4 +1,8 @@
-"""Benchmark of the server: requests a second of a real process, beside one request at a time."""
+"""Benchmark of the server: a real process goes in, its rates and the pace of a stream come out.
+
+Requests a second are beside those of one request at a time; the time between a stream's tokens,
+while documents are added, beside that of a stream alone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from prag_core.speed.measurement import Measurement, bounded, compared, seconds
-from prag_core.speed.streaming import measure_stalls
 from prag_core.speed.workload import workload_documents, workload_questions
 
 CLIENTS = (1, 8, 32)
@@ -100,14 +103,20 @@ def post(port: int, path: str, body: dict) -> dict:
     Raises:
         RuntimeError: a status other than success.
     """
+    with _reply(port, path, body) as reply:
+        return json.loads(reply.read())
+
+
+@contextmanager
+def _reply(port: int, path: str, body: dict) -> Iterator[http.client.HTTPResponse]:
     address = ("127.0.0.1", port)  # not urllib's: that would ask a proxy of the environment
     with closing(http.client.HTTPConnection(*address, timeout=ANSWERS_WITHIN)) as connection:
         connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
         reply = connection.getresponse()
-        text = reply.read().decode()
-    if reply.status >= 300:
-        raise RuntimeError(f"got status {reply.status} from {path}, expected success: {text[:200]}")
-    return json.loads(text)
+        if (status := reply.status) >= 300:
+            text = reply.read().decode()[:200]
+            raise RuntimeError(f"got status {status} from {path}, expected success: {text}")
+        yield reply
 
 
 @contextmanager
@@ -142,3 +151,58 @@ def _accepts(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
+
+
+TOKENS, DOCUMENTS, BATCH = 256, 200, 20
+PROMPT = "one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve,"
+
+
+def measure_stalls(port: int) -> list[Measurement]:
+    """Follow streams of a server token by token, alone and while 200 short documents are added."""
+    with ThreadPoolExecutor(1) as pool:
+        list(_gaps(port, 16))  # the first tokens warm up
+        alone = sorted(_gaps(port))
+        adding = pool.submit(_add_documents, port)
+        beside: list[float] = []
+        while not adding.done():  # as many streams as it takes; their first tokens count too
+            beside += _gaps(port)
+        spent = adding.result()
+    beside.sort()
+    note = (
+        f"{DOCUMENTS} documents in {spent:.1f} s; p50 {_part(beside, 0.5):.1f} ms, longest "
+        f"{beside[-1]:.1f} ms of {len(beside)}; alone {_part(alone, 0.5):.1f} ms, "
+        f"{alone[-1]:.1f} ms of {len(alone)}"
+    )
+    name = "p95 between tokens, documents added meanwhile / alone"
+    return [compared(name, _part(beside, 0.95), _part(alone, 0.95), "ms", note=note)]
+
+
+def _part(ordered: list[float], share: float) -> float:
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+
+
+def _gaps(port: int, tokens: int = TOKENS) -> Iterator[float]:
+    """Stream a text from the base model alone; yields milliseconds between its pieces."""
+    body = {"prompt": PROMPT, "max_tokens": tokens, "stream": True, "mode": "closed_book"}
+    with _reply(port, "/v1/completions", body) as reply:
+        last = 0.0
+        for line in reply:
+            if not line.startswith(b'data: {"') or not json.loads(line[6:])["choices"][0]["text"]:
+                continue
+            now = time.perf_counter()
+            if last:
+                yield (now - last) * 1000
+            last = now
+
+
+def _add_documents(port: int) -> float:
+    """Post short documents in batches; returns how long it took."""
+    began = time.perf_counter()
+    for start in range(0, DOCUMENTS, BATCH):
+        texts = {
+            f"Port {i}": f"The ferry of Port {i} leaves at {i % 24} and carries {i * 7} cars."
+            for i in range(start, start + BATCH)
+        }
+        documents = [{"title": title, "text": text} for title, text in texts.items()]
+        post(port, "/v1/documents", {"documents": documents})
+    return time.perf_counter() - began

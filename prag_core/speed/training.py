@@ -10,7 +10,8 @@ from statistics import mean
 from prag_core.adapters.adapter import Adapter
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model.base_model import BaseModel
-from prag_core.pipeline.parts import Setup, build_parametrizer
+from prag_core.pipeline.parts import build_parametrizer
+from prag_core.pipeline.setup import Setup
 from prag_core.speed.measurement import Measurement, Peft, compared, seconds
 from prag_core.speed.workload import paper_trainer, workload_documents
 from prag_core.training.sequences import build_sequences

@@ -14,7 +14,7 @@ from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import demo_question_set
 from prag_core.model.base_model import BaseModel
-from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.options import GenerationOptions
 from prag_core.model.wordings import DEFAULT
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.lora_trainer import LoraTrainer, paper_options

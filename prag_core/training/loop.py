@@ -7,87 +7,24 @@ adapter equals the one that it would get alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from prag_core.adapters.adapter import FFN_MODULES
+from prag_core.adapters.adapter import Adapter
+from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import labels, pad
-from prag_core.model.token_loss import IGNORE, next_token_loss
-from prag_core.model.wordings import Wording, find_wording
-from prag_core.training.sequences import SCHEMES, TrainingSequence
+from prag_core.model.token_loss import IGNORE, next_token_loss, sequence_nll
+from prag_core.training.options import LoraTrainingOptions
+from prag_core.training.sequences import TrainingSequence
 from prag_core.training.stacked_lora import StackedLora, short_attention
 
 Result = TypeVar("Result")
-SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the adapters as they are
-
-
-@dataclass(frozen=True)
-class LoraTrainingOptions:
-    """Settings of the trained path, chosen for the embedded model; `PAPER` has the paper's.
-
-    Attributes:
-        rank: LoRA rank r.
-        alpha: LoRA alpha; the update is alpha / rank * B A.
-        modules: FFN matrices that get a LoRA.
-        layers: decoder layers that get one; all when empty.
-        learning_rate: of AdamW, constant.
-        weight_decay: of AdamW.
-        epochs: passes over a document's sequences.
-        scheme: which sequences a document makes: `paper` (Su et al., 2025: passage, question and
-            answer, 5 a document, in this order in every epoch; see prag_core/training/README.md)
-            or `recall` (questions without the passage, and its text).
-        loss: tokens that carry loss: `all` (paper) or `answer`.
-        prompt: name of the wording that questions are asked in, or one of your own (see
-            `prag_core.model.wordings`); `paper` or `paper_cot` for the scheme `paper`.
-        sequences_per_step: sequences of one document in one optimiser step.
-        max_tokens: longer sequences are cut at the front of the passage (2 or more; never more
-            than the base model's context).
-        documents_per_batch: documents trained together, at most; changes speed and memory only.
-        tokens_per_batch: tokens of one step of all of them, at most (one document may have more);
-            changes speed and memory only.
-        dtype: of the stored adapter; `int8` has a scale a row.
-        seed: of the initialisation and the order of sequences, the same for every document.
-        init: folder of a PEFT adapter to start from (warm-up initialisation), or empty.
-    """
-
-    rank: int = 8
-    alpha: float = 32
-    modules: tuple[str, ...] = FFN_MODULES
-    layers: tuple[int, ...] = ()
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0
-    epochs: int = 5
-    scheme: str = "recall"
-    loss: str = "answer"
-    prompt: str | Wording = "short"
-    sequences_per_step: int = 1
-    max_tokens: int = 3000
-    documents_per_batch: int = 16
-    tokens_per_batch: int = 4096
-    dtype: str = "bfloat16"
-    seed: int = 0
-    init: str = ""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values out of range."""
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"got scheme {self.scheme!r}, expected one of {list(SCHEMES)}")
-        if self.loss not in ("all", "answer"):
-            raise ValueError(f"got loss {self.loss!r}, expected 'all' or 'answer'")
-        find_wording(self.prompt)
-        least = dict.fromkeys(("epochs", "sequences_per_step", *SPEED_OPTIONS), 1)
-        least["max_tokens"] = 2
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"got {name} {getattr(self, name)}, expected {minimum} or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"got learning_rate {self.learning_rate}, expected a positive number")
+Load = Callable[[str], Adapter]  # of a document's id
+BATCH = 16  # sequences that are scored together
 
 
 def group_documents(
@@ -184,6 +121,35 @@ def finish(steps: Generator[object, None, Result]) -> Result:
             next(steps)
         except StopIteration as stop:
             return stop.value
+
+
+def mean_nll(
+    base: BaseModel,
+    sequences: Sequence[TrainingSequence],
+    document_ids: Sequence[str] | None = None,
+    load: Load | None = None,
+) -> list[float]:
+    """Return the mean NLL of every sequence from its start on, in nats a token.
+
+    Args:
+        base: base model.
+        sequences: token ids; tokens before `answer_start` are not scored.
+        document_ids: whose adapter each sequence is read with; none when omitted.
+        load: returns a document's adapter; needed with document_ids.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids))  # less padding
+    values = [0.0] * len(sequences)
+    padding = base.tokenizer.pad_token_id or 0
+    for begin in range(0, len(order), BATCH):
+        rows = order[begin : begin + BATCH]
+        ids, lengths = pad([sequences[i].ids for i in rows], padding)  # (rows, T), (rows,)
+        target = labels(ids, [sequences[i].answer_start for i in rows], lengths, IGNORE)
+        adapters = None if document_ids is None else [load(document_ids[i]) for i in rows]
+        with attached(base, adapters):
+            losses = sequence_nll(base, ids, target)  # (rows,)
+        for row, loss in zip(rows, losses.tolist(), strict=True):
+            values[row] = loss
+    return values
 
 
 def _loss(base: BaseModel, rows: list[list[TrainingSequence]], tokens: str) -> Tensor:

@@ -11,14 +11,8 @@ from prag_core.corpus.documents import Document, as_documents
 from prag_core.model.base_model import BaseModel
 from prag_core.model.prompts import prompt_id
 from prag_core.model.wordings import find_wording
-from prag_core.training.loop import (
-    SPEED_OPTIONS,
-    LoraTrainingOptions,
-    finish,
-    fit_steps,
-    group_documents,
-    similar_steps,
-)
+from prag_core.training.loop import finish, fit_steps, group_documents, similar_steps
+from prag_core.training.options import SPEED_OPTIONS, LoraTrainingOptions
 from prag_core.training.sequences import TrainingSequence, build_sequences
 from prag_core.training.stacked_lora import StackedLora, initial_tensors
 
@@ -127,7 +121,8 @@ class LoraTrainer:
             rows = [sequences[i] for i in group]
             losses = yield from fit_steps(self.base, stack, rows, self.options)
             for row, index in enumerate(group):
-                adapter = self._adapter(stack, row, [augmented[index].document])
+                document = augmented[index].document
+                adapter = self.adapter(stack, row, document.id, document.title)
                 results[index] = (adapter, losses[row])
         return results
 
@@ -147,7 +142,9 @@ class LoraTrainer:
         options = replace(self.options, sequences_per_step=per_step)
         steps = similar_steps(sequences, per_step, options.seed)
         finish(fit_steps(self.base, stack, [steps], options))
-        return self._adapter(stack, 0, [document.document for document in augmented])
+        # Three name a global adapter well enough; a corpus has thousands.
+        name = "+".join(document.document.id for document in augmented[:3])
+        return self.adapter(stack, 0, name, augmented[0].document.title)
 
     def train_warmup(self, pairs: Sequence[QAPair]) -> Adapter:
         """Train one adapter on question-answer pairs alone: the warm-up initialisation.
@@ -163,9 +160,10 @@ class LoraTrainer:
         scheme, tokenizer = self.options.scheme, self.base.tokenizer
         return build_sequences(tokenizer, document, scheme, limit, self.wording)
 
-    def _adapter(self, stack: StackedLora, row: int, documents: list[Document]) -> Adapter:
-        # Three name a global adapter well enough; a corpus has thousands.
-        identifier = "+".join(document.id for document in documents[:3])
-        metadata = {"document_id": identifier, "title": documents[0].title, "path": "trained",
+    def adapter(
+        self, stack: StackedLora, row: int, document_id: str, title: str, path: str = "trained"
+    ) -> Adapter:
+        """Return the LoRA of one row of a stack as it is now."""
+        metadata = {"document_id": document_id, "title": title, "path": path,
                     "prompt": prompt_id(self.wording, tokenizer=self.base.tokenizer)}  # fmt: skip
         return Adapter(self.spec, stack.tensors(row, self.spec.torch_dtype), metadata).rounded()

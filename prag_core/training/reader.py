@@ -13,69 +13,22 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-
-import torch
+from statistics import fmean
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
-from prag_core.model.padding import labels, pad
-from prag_core.model.prompts import prompt_id, question_prompt
-from prag_core.model.token_loss import IGNORE, sequence_nll
-from prag_core.training.loop import fit_steps, similar_steps
+from prag_core.model.prompts import question_prompt
+from prag_core.training.loop import fit_steps, mean_nll, similar_steps
 from prag_core.training.lora_trainer import LoraTrainer
+from prag_core.training.options import ReaderOptions
 from prag_core.training.sequences import TrainingSequence, encode
 from prag_core.training.stacked_lora import StackedLora
 
 READER = "reader"
 EPOCHS = 1000  # more than any time is enough for: time or a flat loss ends the training
 GAIN = 0.005  # share of the held-out loss; what gains less is flat
-
-
-@dataclass(frozen=True)
-class ReaderOptions:
-    """How the reader is trained.
-
-    Attributes:
-        learning_rates: tried side by side, the same steps each; the best one goes on.
-        batch: sequences of one step.
-        race: share of the time that the learning rates are tried in. From then on the learning rate
-            falls to 0 over the rest.
-        max_hours: time of the whole training, at most.
-        every: steps between two measurements of the held-out loss.
-        patience: measurements without a gain of 0.5 % after which the loss is flat: training ends.
-        questions: drawn to train on; 0: all.
-        held_out_articles: articles, by title, that are not trained on.
-        held_out_questions: drawn from these, for the held-out loss.
-        max_tokens: longer questions with passage and answer are left out.
-        seed: of all draws.
-    """
-
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    batch: int = 8
-    race: float = 0.3
-    max_hours: float = 2.0
-    every: int = 80
-    patience: int = 5
-    questions: int = 20_000
-    held_out_articles: int = 20
-    held_out_questions: int = 128
-    max_tokens: int = 384
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values out of range."""
-        counts = ("batch", "every", "patience", "held_out_articles", "held_out_questions")
-        sizes = [getattr(self, name) for name in (*counts, "max_tokens")]
-        rates = self.learning_rates and min(self.learning_rates) > 0
-        different = len({*self.learning_rates}) == len(self.learning_rates)
-        shares = 0 < self.race <= 1 and self.max_hours > 0 and self.questions >= 0
-        if not (rates and different and shares and min(sizes) >= 1):
-            raise ValueError(
-                f"got {self}, expected different positive learning rates, a race from above 0 to "
-                "1, more than 0 hours, and 1 or more of all else (questions: 0 or more)"
-            )
 
 
 @dataclass(frozen=True)
@@ -190,7 +143,7 @@ def train_reader(
             stopped = _stops(runs, run, options, clock)
             seconds = round(clock.seconds, 1)
             yield Measured(run.learning_rate, run.step, seconds, loss, best, stopped)
-        if clock.racing <= 0:
+        if clock.left <= 1 - options.race:  # the end of the race
             # A loss that is no number is the worst: no comparison with it is true.
             runs = [min(runs, key=lambda run: (math.isnan(run.losses[-1]), run.losses[-1]))]
 
@@ -222,11 +175,6 @@ class _Clock:
     def left(self) -> float:
         """Share of all time that is left."""
         return 1 - self.seconds / (3600 * self.options.max_hours)
-
-    @property
-    def racing(self) -> float:
-        """Share of all time that is left of the race."""
-        return self.left - (1 - self.options.race)
 
     def decay(self) -> float:
         """Return what the learning rate is multiplied by: 1 in the race, then down to 0."""
@@ -264,26 +212,10 @@ class _Run:
         """Measure the held-out loss and keep it."""
         # The trained tensors stand in the stack: it is attached as in a training step.
         with self.stack:
-            loss = mean_loss(self.trainer, sequences)
+            loss = fmean(mean_nll(self.trainer.base, sequences))
         self.losses.append(loss)
         return loss
 
     def adapter(self) -> Adapter:
         """Return the LoRA as it is now."""
-        base, spec = self.trainer.base, self.trainer.spec
-        asked = prompt_id(self.trainer.wording, tokenizer=base.tokenizer)
-        metadata = {"document_id": READER, "title": READER, "path": READER, "prompt": asked}
-        return Adapter(spec, self.stack.tensors(0, spec.torch_dtype), metadata)
-
-
-def mean_loss(trainer: LoraTrainer, sequences: Sequence[TrainingSequence]) -> float:
-    """Return the mean over sequences of their answers' loss, in nats a token."""
-    total, size = 0.0, trainer.options.documents_per_batch
-    ordered = sorted(sequences, key=lambda sequence: len(sequence.ids))  # less padding
-    for begin in range(0, len(ordered), size):
-        part = ordered[begin : begin + size]
-        ids, lengths = pad([sequence.ids for sequence in part])  # (rows, T), (rows,)
-        target = labels(ids, [s.answer_start for s in part], lengths, IGNORE)  # (rows, T)
-        with torch.no_grad():
-            total += sequence_nll(trainer.base, ids, target).sum().item()
-    return total / len(ordered)
+        return self.trainer.adapter(self.stack, 0, READER, READER, READER)

@@ -1,4 +1,7 @@
-"""Training sequences: an augmented document goes in, token ids with the answer's start come out."""
+"""Training sequences: an augmented document goes in, token ids with the answer's start come out.
+
+So do documents' texts and questions with their answers, to be scored (see `loop.mean_nll`).
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ from transformers import PreTrainedTokenizerBase
 
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
-from prag_core.corpus.text_tokens import ids_behind, plain
+from prag_core.corpus.question_sets import Question
+from prag_core.corpus.text_tokens import ids_behind, plain, text_ids
+from prag_core.model.base_model import BaseModel, start_token
 from prag_core.model.prompts import chat, prompt_ids, question_prompt
 from prag_core.model.wordings import DEFAULT, Wording
 
-SCHEMES = ("paper", "recall")
 # Also what the hypernetwork's recitations ask: both paths learn the text under one request.
 RECITE = "Write down what you know about {title}."
+TEXT_TOKENS = 512  # of a document that are scored
 
 
 @dataclass(frozen=True)
@@ -121,3 +126,27 @@ def cut(sequence: TrainingSequence, max_tokens: int) -> TrainingSequence:
     """
     excess = max(len(sequence.ids) - max_tokens, 0)
     return TrainingSequence(sequence.ids[excess:], max(sequence.answer_start - excess, 1))
+
+
+def text_sequences(base: BaseModel, documents: Sequence[Document]) -> list[TrainingSequence]:
+    """Return the documents' texts behind a start token, which is not scored."""
+    tokenizer = base.tokenizer
+    start = start_token(tokenizer)
+    texts = text_ids(tokenizer, (d.text for d in documents))
+    return [TrainingSequence((start, *ids[: TEXT_TOKENS - 1]), 1) for ids in texts]
+
+
+def answer_sequences(
+    base: BaseModel,
+    questions: Sequence[Question],
+    passages: Sequence[Sequence[Document]],
+    wording: Wording = DEFAULT,
+) -> list[TrainingSequence]:
+    """Return prompt and first golden answer of every question, without the end token."""
+    sequences = []
+    for question, documents in zip(questions, passages, strict=True):
+        prompt = question_prompt(base.tokenizer, question.question, documents, wording)
+        # The end token is format: it would dominate the loss of a short answer.
+        answer = question.golden_answers[0]
+        sequences.append(encode(base.tokenizer, prompt, answer, ended=False))
+    return sequences

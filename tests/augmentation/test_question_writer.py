@@ -16,8 +16,8 @@ from prag_core.augmentation.question_writer import (
     read_reply,
 )
 from prag_core.corpus.documents import Document
-from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import prompt_ids
 from tests.fixtures.tiny import tiny_model
 

@@ -197,9 +197,8 @@ def test_the_best_prompt_for_reading_is_kept(run, tmp_path, capsys, monkeypatch)
     for name, wording in short.items():
         monkeypatch.setitem(WORDINGS, name, wording)
     conditions = tuple(f"in_context:prompt:{name}" for name in short)
-    monkeypatch.setattr("prag_core.evaluation.prompts.READING", (*short,))
-    monkeypatch.setattr("prag_core.evaluation.prompts.READING_CONDITIONS", conditions)
-    monkeypatch.setattr("prag_core.commands.evaluate.READING_CONDITIONS", conditions)
+    monkeypatch.setattr("prag_core.evaluation.results.READING", (*short,))
+    monkeypatch.setattr("prag_core.evaluation.results.READING_CONDITIONS", conditions)
     assert run("--choose_prompts", "--questions=6") == 0
     (kept,) = (tmp_path / "cache" / "prompts").glob("*.json")
     assert str(kept) in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prag_core.augmentation import reasoning
+from prag_core.augmentation import self_augmenter
 from prag_core.training.lora_trainer import LoraTrainer
 from tests.fixtures.command_line import run
 
@@ -51,7 +51,9 @@ def test_warmup_of_chains_of_thought_has_the_base_model_write_them(
 ):
     texts = ["She lives in house 0. So the answer is house 0.", "So the answer is house 9."]
     monkeypatch.setattr(
-        reasoning, "generate_fitting", lambda base, prompts, options: texts * (len(prompts) // 2)
+        self_augmenter,
+        "generate_fitting",
+        lambda base, prompts, options: texts * (len(prompts) // 2),
     )
     shared = [option for option in options if "augmentation" not in option]
     chains = ["--training.scheme=paper", "--training.prompt=paper_cot"]

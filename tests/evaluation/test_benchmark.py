@@ -15,7 +15,7 @@ from prag_core.corpus.questions import Question
 from prag_core.evaluation.benchmark import choose_questions
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.model.wordings import DEFAULT, Wording
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 from tests.fixtures.benchmarks import (
     TYPES,
     prag_benchmark,

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from prag_core import cli
-from prag_core.commands import benchmark
+from prag_core.evaluation import benchmark
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.evaluation.benchmark_results import published_f1
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 from prag_core.training.lora_trainer import PAPER
 from tests.fixtures.benchmarks import (
     TYPES,

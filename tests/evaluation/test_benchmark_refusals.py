@@ -11,7 +11,7 @@ import torch
 from prag_core.evaluation.benchmark import load_set
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.pipeline.answerer import Answerer
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 from tests.fixtures.benchmarks import (
     TYPES,
     prag_benchmark,

@@ -13,12 +13,18 @@ from prag_core.corpus.answer_scores import METRICS
 from prag_core.evaluation import benchmark
 from prag_core.evaluation.benchmark import PLAN, QUESTIONS
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, Group, expand
-from prag_core.evaluation.benchmark_results import SCORED, collect_results, write_results
-from prag_core.evaluation.benchmark_table import grid_table, results_markdown, results_tables
+from prag_core.evaluation.benchmark_results import (
+    SCORED,
+    collect_results,
+    grid_table,
+    results_markdown,
+    results_tables,
+    write_results,
+)
 from prag_core.evaluation.estimates import Bootstrap, holm
 from prag_core.evaluation.results import answers_path, append_answers
 from prag_core.files import write_json
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 
 DOCUMENTS = [n // 2 for n in range(24)]  # two questions each
 VALUES = {

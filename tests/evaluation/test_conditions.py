@@ -6,12 +6,12 @@ import pytest
 
 from prag_core.evaluation.conditions import (
     Condition,
+    EvaluationOptions,
     condition_of,
     file_name,
     in_order,
     parse_condition,
 )
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES
 

@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 import pytest
 
 from prag_core.corpus.answer_scores import Scores, score_answer
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.estimates import Bootstrap
 from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.tables import report_table
-from prag_core.pipeline.parts import content_hash
+from prag_core.pipeline.setup import content_hash
 from tests.fixtures.evaluations import StubRag, options, town_set
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from prag_core.corpus.question_sets import QuestionSet
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.options import EvaluationOptions
 from tests.fixtures.evaluations import StubRag, options, town_set
 
 

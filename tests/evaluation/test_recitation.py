@@ -17,7 +17,7 @@ from prag_core.evaluation.recitation import (
     requests,
     require_no_passages,
 )
-from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import write_prompt
 from prag_core.training.sequences import RECITE, encode
 

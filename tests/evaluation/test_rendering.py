@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prag_core import cli
-from prag_core.evaluation.benchmark_table import grid_table, results_tables
+from prag_core.evaluation.benchmark_results import grid_table, results_tables
 from prag_core.evaluation.rendering import render, render_documents, results_figure
 
 ENDS = {"f1": [0.4, 0.3, 0.5], "exact_match": [0.3, 0.2, 0.4], "containment": [0.5, 0.4, 0.6]}

@@ -21,11 +21,11 @@ from prag_core.model.base_model import (
     load_base_model,
     model_fingerprint,
 )
-from prag_core.model.decoding_rows import GenerationOptions
 from prag_core.model.generate import generate
 from prag_core.model.hardware import computes_bfloat16
-from prag_core.training.loop import LoraTrainingOptions
+from prag_core.model.options import GenerationOptions
 from prag_core.training.lora_trainer import LoraTrainer
+from prag_core.training.options import LoraTrainingOptions
 from tests.fixtures.tiny import byte_tokenizer, random_adapter, tiny_model
 from tests.fixtures.tiny_gguf import gguf_base, write_gguf
 

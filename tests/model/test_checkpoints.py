@@ -19,8 +19,8 @@ from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.model.attach import attached
 from prag_core.model.base_model import load_base_model, model_fingerprint, share_weights
-from prag_core.training.loop import LoraTrainingOptions
 from prag_core.training.lora_trainer import LoraTrainer
+from prag_core.training.options import LoraTrainingOptions
 from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
 from tests.fixtures.tiny import family_model, random_adapter, tiny_model
 from tests.fixtures.tiny_gguf import gguf_base, write_gguf

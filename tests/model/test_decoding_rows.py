@@ -9,7 +9,8 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from prag_core.model.decoding_rows import GenerationOptions, RowText, end_tokens
+from prag_core.model.decoding_rows import RowText, end_tokens
+from prag_core.model.options import GenerationOptions
 from tests.fixtures.tiny import tiny_model
 
 

@@ -12,8 +12,8 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.question_sets import demo_question_set
 from prag_core.model.base_model import load_base_model, model_fingerprint
-from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import build_pipeline
+from prag_core.pipeline.setup import Setup
 from tests.fixtures.paths import ROOT
 
 pytestmark = pytest.mark.slow

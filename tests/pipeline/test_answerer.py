@@ -8,10 +8,10 @@ import pytest
 
 from prag_core.adapters.low_rank import reduce_rank
 from prag_core.adapters.merge import merge
+from prag_core.model import prefix
 from prag_core.model.generate import generate
 from prag_core.model.prompts import Continuation, prompt_ids, question_prompt
 from prag_core.model.wordings import DEFAULT, WORDINGS, Wording
-from prag_core.pipeline import kept_passages
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import AnswerOptions, Source
 from prag_core.pipeline.modes import MODES, find_mode
@@ -186,7 +186,7 @@ def test_kept_passages_are_read_once_and_answer_as_in_context(answerer, wording,
     assert CORPUS[0].text in answerer.base.tokenizer.decode(first.prefix.ids)
     assert first.documents[0].bytes == first.prefix.nbytes > 0
     for name in ("read_prefix", "fit_prompt"):  # nor is a prompt written to find it
-        monkeypatch.setattr(kept_passages, name, lambda *_: made.append(1))
+        monkeypatch.setattr(prefix, name, lambda *_: made.append(1))
     answers = answerer.answer(QUESTIONS, hits, "kv_cache", options)
     assert [replace(a, mode="in_context") for a in answers] == read and not made
     with pytest.raises(AttributeError, match="NoneType"):  # it is read

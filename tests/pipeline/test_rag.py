@@ -14,8 +14,8 @@ from prag_core.model.generate import generate
 from prag_core.model.wordings import Wording, keep_choice
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES
-from prag_core.pipeline.parts import Setup
 from prag_core.pipeline.rag import ParametricRAG, choose_path
+from prag_core.pipeline.setup import Setup
 from tests.fixtures.parametrizers import (
     CORPUS,
     OnePairAugmenter,

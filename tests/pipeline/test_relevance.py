@@ -11,8 +11,8 @@ import torch
 from prag_core.adapters.low_rank import reduce_rank
 from prag_core.adapters.merge import merge
 from prag_core.corpus.question_sets import Question, QuestionSet
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import answers_path, read_answers
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.rag import ParametricRAG

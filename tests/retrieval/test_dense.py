@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prag_core.corpus.documents import Document
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 from prag_core.retrieval import dense
 from prag_core.retrieval.dense import DenseRetriever
 from prag_core.retrieval.factory import make_retriever

@@ -14,7 +14,7 @@ from prag_core.model.decoding_rows import Row
 from prag_core.model.generate import generate
 from prag_core.model.prompts import Continuation
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.training.loop import LoraTrainingOptions
+from prag_core.training.options import LoraTrainingOptions
 from tests.fixtures.decoding import GREEDY
 from tests.fixtures.parametrizers import make_parametrizer
 from tests.fixtures.services import documents, running_service

@@ -16,7 +16,7 @@ from hypernet.generation.parametrizer import HypernetParametrizer
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.training.loop import LoraTrainingOptions
+from prag_core.training.options import LoraTrainingOptions
 from tests.fixtures.parametrizers import make_parametrizer
 from tests.fixtures.services import documents, message, running_server, running_service
 from tests.fixtures.stores import damage_record

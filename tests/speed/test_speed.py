@@ -8,7 +8,7 @@ import pytest
 
 from hypernet.network.checkpoint import save_checkpoint
 from prag_core.commands.speed import speed
-from prag_core.speed import streaming
+from prag_core.speed import serving
 from prag_core.speed.measurement import bounded, compared, peft_process
 from prag_core.speed.run import PARTS, speed_table
 from prag_core.speed.workload import workload_questions
@@ -75,9 +75,9 @@ def test_a_failing_baseline_is_an_error(tiny_base):
 
 
 def test_a_stream_is_followed_while_documents_are_added(tiny_base, tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "DOCUMENTS", 4)
-    monkeypatch.setattr(streaming, "BATCH", 2)
+    monkeypatch.setattr(serving, "DOCUMENTS", 4)
+    monkeypatch.setattr(serving, "BATCH", 2)
     with running_server(tiny_base, tmp_path) as (address, service):
-        (row,) = streaming.measure_stalls(int(address.rpartition(":")[2]))
+        (row,) = serving.measure_stalls(int(address.rpartition(":")[2]))
         assert len(service.list(99)) == 4
     assert row.ours > 0 < row.baseline and row.note.startswith("4 documents in ")

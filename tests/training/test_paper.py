@@ -18,8 +18,8 @@ from prag_core.corpus.documents import Document
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model.prompts import question_prompt
 from prag_core.model.wordings import Wording, find_wording
-from prag_core.training.loop import LoraTrainingOptions
 from prag_core.training.lora_trainer import PAPER, LoraTrainer
+from prag_core.training.options import LoraTrainingOptions
 from prag_core.training.sequences import build_sequences
 from tests.fixtures.paths import CONFIGS
 from tests.fixtures.tiny import CHAT_TEMPLATE, byte_tokenizer

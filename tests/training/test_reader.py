@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -16,14 +17,10 @@ from prag_core.corpus.questions import Question
 from prag_core.model.attach import attached
 from prag_core.model.prompts import prompt_id
 from prag_core.training import reader as reader_module
-from prag_core.training.loop import LoraTrainingOptions
+from prag_core.training.loop import mean_nll
 from prag_core.training.lora_trainer import LoraTrainer
-from prag_core.training.reader import (
-    ReaderOptions,
-    mean_loss,
-    reader_sequences,
-    train_reader,
-)
+from prag_core.training.options import LoraTrainingOptions, ReaderOptions
+from prag_core.training.reader import reader_sequences, train_reader
 
 LETTERS = "abcdefghij"
 OPTIONS = ReaderOptions(
@@ -109,8 +106,10 @@ def test_the_better_learning_rate_goes_on_and_its_best_adapter_is_kept(trainer, 
     best = min(points, key=lambda point: point.held_out_loss)
     assert best.adapter and not any(p.adapter for p in points[points.index(best) + 1 :])
     with attached(trainer.base, best.adapter), torch.no_grad():
-        assert mean_loss(trainer, sequences.held_out) == pytest.approx(best.held_out_loss, abs=1e-4)
-    before = mean_loss(trainer, sequences.held_out)  # the base model alone, unchanged
+        assert fmean(mean_nll(trainer.base, sequences.held_out)) == pytest.approx(
+            best.held_out_loss, abs=1e-4
+        )
+    before = fmean(mean_nll(trainer.base, sequences.held_out))  # the base model alone, unchanged
     assert best.held_out_loss < before - 1
     asked = prompt_id(trainer.wording, tokenizer=trainer.base.tokenizer)
     assert best.adapter.metadata["prompt"] == asked and best.adapter.metadata["path"] == "reader"

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from prag_core.corpus.answer_scores import METRICS
 from prag_core.corpus.question_sets import QuestionSet
-from prag_core.evaluation.conditions import SHUFFLED, parse_condition
+from prag_core.evaluation.conditions import SHUFFLED, EvaluationOptions, parse_condition
 from prag_core.evaluation.estimates import Bootstrap, Estimate, correct, document_groups
 from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import Answers, Report, answers_path, read_answers
 from prag_core.pipeline.rag import ParametricRAG
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prag_core.adapters.merge import WEIGHTINGS
-from prag_core.evaluation.options import EvaluationOptions
+from prag_core.adapters.names import WEIGHTINGS
+from prag_core.evaluation.conditions import EvaluationOptions
 
 PARTS = ("quality", "knowledge", "similarity", "side_effects", "merging", "cost")
 NEED_QUESTIONS = ("quality", "merging")  # the others look at documents and adapters

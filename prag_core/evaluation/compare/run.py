@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,18 +26,26 @@ from prag_core.corpus.questions import Question
 from prag_core.evaluation.assignment import require_gold
 from prag_core.evaluation.compare import cells as compare_cells
 from prag_core.evaluation.compare.cells import Cells, Rags, ask, possible
-from prag_core.evaluation.compare.cost import cost, first_token, keeping, making
 from prag_core.evaluation.compare.options import NEED_QUESTIONS, PARTS, CompareOptions
-from prag_core.evaluation.compare.parts import knowledge, side_effects, similarity
+from prag_core.evaluation.compare.parts import (
+    cost,
+    first_token,
+    keeping,
+    knowledge,
+    making,
+    side_effects,
+    similarity,
+)
+from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, document_groups
 from prag_core.evaluation.evaluate import check_questions, set_identity
-from prag_core.evaluation.options import EvaluationOptions
 from prag_core.evaluation.results import claim_folder
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.hardware import machine
-from prag_core.pipeline.parts import Setup, build_parametrizer, build_reader, build_retriever
+from prag_core.pipeline.parts import build_parametrizer, build_reader, build_retriever
 from prag_core.pipeline.rag import ParametricRAG
+from prag_core.pipeline.setup import Setup
 from prag_core.terminal import progress_bar
 
 VERSION = 2  # of report.json
@@ -140,6 +148,7 @@ class _Comparison:
     def report(self) -> dict:
         """Compute the parts and describe the run."""
         seed, cells, base = self.options.seed, self.cells, self.base
+        measure_likeness = partial(similarity, self.rags, self.pool)
         # Functions, so that a part that is not wanted is not computed either.
         makers: dict[str, Callable[[], dict | None]] = {
             # From answers, which `evaluate` keeps.
@@ -147,9 +156,7 @@ class _Comparison:
             "merging": self._merging,
             # Measured here, and kept in parts/.
             "knowledge": lambda: self.losses,
-            "similarity": lambda: self._stored(
-                "similarity", lambda: similarity(self.rags, self.pool)
-            ),
+            "similarity": lambda: self._stored("similarity", measure_likeness),
             # From both.
             "side_effects": lambda: side_effects(self.losses, cells, [*self.rags], seed),
             "cost": lambda: cost(self._costs(), cells),
@@ -164,7 +171,11 @@ class _Comparison:
             "machine": self.machine,
             "paths": [*self.rags],
             "notes": self._notes(),
-            "documents": self._documents(),
+            # Their losses are in the part knowledge; passages of one article share its title.
+            "documents": [
+                {"id": d.id, "title": d.title, "topic": d.metadata.get("topic") or d.title}
+                for d in self.pool
+            ],
             "questions": len(self.question_set.questions),
             "setup": asdict(self.setup),
             "comparison": asdict(self.options),
@@ -208,11 +219,12 @@ class _Comparison:
         """The conditions of the part quality; none where it is left out."""
         if "quality" not in self.parts:  # side effects and cost then do without answers
             return Cells(self.question_set)
-        conditions, _ = self._possible()
-        evaluation = self.options.evaluation(conditions)
+        evaluation = self.options.evaluation(self.possible[0])
         return ask(self.rags, self.configs, self.question_set, evaluation, self.folder)
 
-    def _possible(self) -> tuple[tuple[str, ...], list[str]]:
+    @property
+    def possible(self) -> tuple[tuple[str, ...], list[str]]:
+        """The conditions that can be asked, and a note on each that is left out."""
         options, count = self.options, len(self.question_set.documents)
         return possible(self.rags, options.conditions, count, options.k)
 
@@ -220,10 +232,8 @@ class _Comparison:
     def losses(self) -> dict:
         """The part knowledge, which side effects are read from, too."""
         documents = self._sample(self.pool, self.options.scored_documents)
-        questions = self._about(documents)
-        return self._stored(
-            "knowledge", lambda: knowledge(self.rags, documents, questions, self.options.seed)
-        )
+        sizes = documents, self._about(documents), self.options.seed
+        return self._stored("knowledge", partial(knowledge, self.rags, *sizes))
 
     def _merging(self) -> dict | None:
         options, pool = self.options, tuple(self.pool)
@@ -286,18 +296,12 @@ class _Comparison:
         # Read back even if it was just written, so that two runs return the same: lists, no tuples.
         return json.loads(path.read_text(encoding="utf-8"))["part"]
 
-    def _documents(self) -> list[dict]:
-        """Describe the documents of the pool; their losses are in the part knowledge."""
-        # Passages of one article share its title.
-        rows = [(d, d.metadata.get("topic") or d.title) for d in self.pool]
-        return [{"id": d.id, "title": d.title, "topic": topic} for d, topic in rows]
-
     def _notes(self) -> list[str]:
         """Say what is left out, and why."""
         questions = self.question_set.questions
         if not questions:
             return ["There are no questions: quality and merging are left out."]
-        groups, notes = len({*document_groups(questions)}), self._possible()[1]
+        groups, notes = len({*document_groups(questions)}), self.possible[1]
         if groups >= SMALLEST_SAMPLE:
             return notes
         # Documents are what the bootstrap resamples.

@@ -5,7 +5,6 @@ What stands where, and the sentences around tables and figures, are in the templ
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -14,10 +13,10 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from prag_core.evaluation.report.figures import TITLES, figures
-from prag_core.evaluation.report.style import svg
+from prag_core.evaluation.report.figures import TITLES, figures, svg
 from prag_core.evaluation.report.tables import comparison_tables
 from prag_core.evaluation.tables import Table
+from prag_core.files import write_whole
 
 MOST_ROWS = 50  # disagreements; report.json has all
 
@@ -31,10 +30,8 @@ def write_report_page(report: Mapping, path: Path | str) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # A lone surrogate, which a broken source may hold, is no character that a file can keep.
-    temporary.write_text(render_report(report), encoding="utf-8", errors="replace")
-    os.replace(temporary, path)
+    write_whole(path, render_report(report).encode("utf-8", "replace"))
 
 
 def render_report(report: Mapping) -> str:

@@ -45,23 +45,17 @@ def comparison_tables(report: Mapping) -> dict[str, Table]:
         report: report.json of `prag compare`; parts may be missing.
     """
     makers = {
-        "quality": _quality,
-        "differences": _differences,
-        "ratios": _ratios,
-        "knowledge": _knowledge,
-        "similarity": _similarity,
-        "side_effects": _side_effects,
-        "merging": _merging,
-        "cost": _cost,
-        "disagreements": _disagreements,
-    }
-    # Tables of another part than their own name.
-    part_of = {"differences": "quality", "ratios": "quality"}
-    tables = {
-        key: make(report, report[part])
-        for key, make in makers.items()
-        if report.get(part := part_of.get(key, key))
-    }
+        "quality": (_quality, "quality"),
+        "differences": (_differences, "quality"),
+        "ratios": (_ratios, "quality"),
+        "knowledge": (_knowledge, "knowledge"),
+        "similarity": (_similarity, "similarity"),
+        "side_effects": (_side_effects, "side_effects"),
+        "merging": (_merging, "merging"),
+        "cost": (_cost, "cost"),
+        "disagreements": (_disagreements, "disagreements"),
+    }  # and the part that each is of
+    tables = {k: make(report, report[p]) for k, (make, p) in makers.items() if report.get(p)}
     return {key: table for key, table in tables.items() if any(table.sections)}
 
 

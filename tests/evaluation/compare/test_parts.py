@@ -11,9 +11,10 @@ from prag_core.corpus.questions import Question
 from prag_core.evaluation.compare.cells import Cells
 from prag_core.evaluation.compare.parts import knowledge, side_effects, similarity
 from prag_core.evaluation.evaluate import scored
-from prag_core.evaluation.likelihood import mean_nll, text_sequences
 from prag_core.evaluation.results import summarise
 from prag_core.pipeline.rag import ParametricRAG
+from prag_core.training.loop import mean_nll
+from prag_core.training.sequences import text_sequences
 from tests.fixtures.parametrizers import RandomParametrizer
 
 DOCUMENTS = [Document(f"Mill {n} stands at lake {n * n}.") for n in range(6)]

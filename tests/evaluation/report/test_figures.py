@@ -7,8 +7,16 @@ import matplotlib
 import numpy as np
 import pytest
 
-from prag_core.evaluation.report.figures import MANY_POINTS, TITLES, figures, frequent_topics
-from prag_core.evaluation.report.style import INK, WIDTH, plain, svg
+from prag_core.evaluation.report.figures import (
+    INK,
+    MANY_POINTS,
+    TITLES,
+    WIDTH,
+    figures,
+    frequent_topics,
+    plain,
+    svg,
+)
 from tests.fixtures.comparisons import HOSTILE, make_report
 
 XLINK = 'xmlns:xlink="http://www.w3.org/1999/xlink"'

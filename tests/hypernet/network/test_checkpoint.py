@@ -18,7 +18,7 @@ from hypernet.network.checkpoint import (
 )
 from hypernet.network.config import NetworkConfig
 from prag_core.corpus.documents import Document
-from prag_core.pipeline.parts import Setup
+from prag_core.pipeline.setup import Setup
 from tests.fixtures.hypernetworks import CONFIG, network
 from tests.fixtures.tiny import tiny_model
 

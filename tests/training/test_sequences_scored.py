@@ -7,8 +7,9 @@ import torch
 
 from prag_core.corpus.documents import Document
 from prag_core.corpus.questions import Question
-from prag_core.evaluation.likelihood import answer_sequences, mean_nll, text_sequences
 from prag_core.model.attach import attached
+from prag_core.training.loop import mean_nll
+from prag_core.training.sequences import answer_sequences, text_sequences
 from tests.fixtures.tiny import random_adapter
 
 DOCUMENTS = [Document("The mill of Oss stands still.", "Oss"), Document("Short."), Document("A b.")]

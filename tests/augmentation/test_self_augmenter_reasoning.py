@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prag_core.augmentation import reasoning
+from prag_core.augmentation import self_augmenter
 from prag_core.augmentation.augmented import QAPair
-from prag_core.augmentation.reasoning import write_reasoning
+from prag_core.augmentation.self_augmenter import write_reasoning
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question, QuestionSet
 from prag_core.model.wordings import WORDINGS
@@ -17,7 +17,9 @@ TEXTS = ["Tarn is in Oss. So the answer is Os.", "So the answer is Bo.", "It is 
 def test_only_right_reasoning_is_kept(monkeypatch, tiny_base):
     prompts = []
     monkeypatch.setattr(
-        reasoning, "generate_fitting", lambda base, texts, options: prompts.extend(texts) or TEXTS
+        self_augmenter,
+        "generate_fitting",
+        lambda base, texts, options: prompts.extend(texts) or TEXTS,
     )
     loaded = QuestionSet("set", (TARN,), QUESTIONS)
     pairs = write_reasoning(tiny_base, loaded, QUESTIONS, WORDINGS["paper_cot"])

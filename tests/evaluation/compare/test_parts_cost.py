@@ -4,9 +4,9 @@ from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.compare.cells import Cells
-from prag_core.evaluation.compare.cost import cost, first_token, keeping, making, peak_bytes
+from prag_core.evaluation.compare.parts import cost, first_token, keeping, making, peak_bytes
 from prag_core.model.decoding import DecodingBatch
-from prag_core.model.decoding_rows import GenerationOptions
+from prag_core.model.options import GenerationOptions
 from prag_core.pipeline.answerer import Answerer
 from tests.fixtures.parametrizers import RandomParametrizer
 

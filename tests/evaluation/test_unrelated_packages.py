@@ -6,7 +6,7 @@ from importlib import metadata
 
 import pytest
 
-from prag_core.evaluation import package_texts as subject
+from prag_core.evaluation import unrelated as subject
 from prag_core.evaluation.unrelated import draw_texts
 
 PROSE = " ".join(["Words", *["of"] * 40, "prose."])

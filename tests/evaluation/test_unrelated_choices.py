@@ -10,9 +10,10 @@ import pytest
 from prag_core.adapters.merge import merge
 from prag_core.corpus.documents import Document
 from prag_core.corpus.questions import Question
-from prag_core.evaluation.choices import Choices, draw_choices
-from prag_core.evaluation.likelihood import answer_sequences, mean_nll
+from prag_core.evaluation.unrelated import Choices, draw_choices
 from prag_core.pipeline.rag import ParametricRAG
+from prag_core.training.loop import mean_nll
+from prag_core.training.sequences import answer_sequences
 from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
 from tests.fixtures.question_sets import write
 

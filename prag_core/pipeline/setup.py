@@ -1,0 +1,124 @@
+"""Setup: the part of the command line and of the YAML files that all commands share.
+
+Importing it loads no torch; `parts` builds a pipeline from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prag_core.model.catalogue import EMBEDDED_NAME
+from prag_core.model.options import GenerationOptions
+from prag_core.pipeline.answers import AnswerOptions
+from prag_core.retrieval.bm25 import LEAST_COVERAGE
+from prag_core.retrieval.dense import LEAST_SIMILARITY
+from prag_core.retrieval.factory import check_name
+from prag_core.training.options import SPEED_OPTIONS, LoraTrainingOptions
+
+AdapterPath = Literal["trained", "generated"]  # who makes adapters, of the paths in this repository
+DEFAULT_PATH: AdapterPath = "generated"
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """How a document gets rewrites and question-answer pairs.
+
+    Attributes:
+        strategy: `span` (by rule, from answer spans), `self` (asks for JSON, as the
+            paper does) or `file` (ready-made pairs).
+        rewrites: rewrites a document (paper: 1).
+        qa_pairs: question-answer pairs a document, at most (paper: 3).
+        model: another model that writes them (`self`); the base model when empty.
+        file: JSON lines {"document", "question", "answer"} (and "full_answer", for prompts with
+            reasoning), for strategy `file`.
+    """
+
+    strategy: Literal["span", "self", "file"] = "span"
+    rewrites: int = 0
+    qa_pairs: int = 8
+    model: str = ""
+    file: str = ""
+
+
+def content_hash(name: str) -> str:
+    """Hash the files of a local file or folder, empty where there is none (a hub name, say)."""
+    path, digest = Path(name), hashlib.blake2b(digest_size=8)
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file())
+    for file in files:
+        # Beside weights lie a card and results, which do not change them.
+        results = file.suffix == ".json" and "config" not in file.name
+        beside = results or file.suffix in (".md", ".svg")
+        if path.is_file() or not beside:
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest() if files else ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every command builds its pipeline from.
+
+    Attributes:
+        base_model: embedded (see `prag models`), hub name, local folder or GGUF file.
+        dtype: `auto` (see `load_base_model`), `bfloat16`, `float16` or `float32`.
+        device: `auto`, `cpu` or `cuda`.
+        path: who makes the adapters: `trained` (one small training a document), `generated`
+            (one forward pass of a hypernetwork, which must be of this base model), or a name that
+            another package registers; `auto`: as those in the store, `generated` in a new one.
+        hypernet: checkpoint of the generated path: shipped name, folder or hub name; `auto`: the
+            shipped one of the base model.
+        reader: PEFT folder of the adapter that mode `reader` answers with (see `prag reader`).
+        hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
+        hypernet_dtype: that a generated adapter is stored in; `int8` has a scale a row.
+        retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by
+            words; `dense` or `dense:MODEL` (of sentence-transformers: hub name or folder) by
+            meaning; `hybrid` or `hybrid:MODEL` by both.
+        least_coverage: share of a question that one of its documents needs, by words; without, it
+            is answered without documents (see `prag_core.retrieval.bm25`). 0: one common word is
+            enough.
+        least_similarity: cosine that a document needs to be found by meaning; depends on MODEL.
+        augmentation: rewrites and question-answer pairs.
+        training: the trained path.
+        generation: decoding.
+        answering: prompt and merge weights.
+    """
+
+    base_model: str = EMBEDDED_NAME
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    device: str = "auto"
+    path: str = "auto"
+    hypernet: str = "auto"
+    reader: str = ""
+    hypernet_rank: int = 0
+    hypernet_dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"
+    retriever: str = "auto"
+    least_coverage: float = LEAST_COVERAGE
+    least_similarity: float = LEAST_SIMILARITY
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    training: LoraTrainingOptions = field(default_factory=LoraTrainingOptions)
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    answering: AnswerOptions = field(default_factory=AnswerOptions)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown retriever, before anything is loaded."""
+        check_name(self.retriever)
+
+    def answer_config(self) -> dict[str, Any]:
+        """Return the settings that answers depend on, to be kept beside results."""
+        config = asdict(self)
+        for part, names in (("generation", ("batch_size",)), ("training", SPEED_OPTIONS)):
+            for name in names:  # they change how long it takes, not what comes out
+                config[part].pop(name)
+        unread = {
+            "trained": ("hypernet", "hypernet_rank", "hypernet_dtype"),
+            "generated": ("training",),
+        }
+        for name in ("device", *unread.get(self.path, ())):
+            config.pop(name)
+        # A path may hold other files tomorrow: their hashes are kept beside the names.
+        paths = [config.get("hypernet"), config.get("training", {}).get("init"), self.reader]
+        paths.append(config["augmentation"]["file"])
+        config["contents"] = {path: content_hash(path) for path in paths if path}
+        return config

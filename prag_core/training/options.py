@@ -1,0 +1,120 @@
+"""Options of the trained path and of the reader; importing them loads no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from prag_core.adapters.names import FFN_MODULES
+from prag_core.model.wordings import Wording, find_wording
+
+SCHEMES = ("paper", "recall")
+SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the adapters as they are
+
+
+@dataclass(frozen=True)
+class LoraTrainingOptions:
+    """Settings of the trained path, chosen for the embedded model; `PAPER` has the paper's.
+
+    Attributes:
+        rank: LoRA rank r.
+        alpha: LoRA alpha; the update is alpha / rank * B A.
+        modules: FFN matrices that get a LoRA.
+        layers: decoder layers that get one; all when empty.
+        learning_rate: of AdamW, constant.
+        weight_decay: of AdamW.
+        epochs: passes over a document's sequences.
+        scheme: which sequences a document makes: `paper` (Su et al., 2025: passage, question and
+            answer, 5 a document, in this order in every epoch; see prag_core/training/README.md)
+            or `recall` (questions without the passage, and its text).
+        loss: tokens that carry loss: `all` (paper) or `answer`.
+        prompt: name of the wording that questions are asked in, or one of your own (see
+            `prag_core.model.wordings`); `paper` or `paper_cot` for the scheme `paper`.
+        sequences_per_step: sequences of one document in one optimiser step.
+        max_tokens: longer sequences are cut at the front of the passage (2 or more; never more
+            than the base model's context).
+        documents_per_batch: documents trained together, at most; changes speed and memory only.
+        tokens_per_batch: tokens of one step of all of them, at most (one document may have more);
+            changes speed and memory only.
+        dtype: of the stored adapter; `int8` has a scale a row.
+        seed: of the initialisation and the order of sequences, the same for every document.
+        init: folder of a PEFT adapter to start from (warm-up initialisation), or empty.
+    """
+
+    rank: int = 8
+    alpha: float = 32
+    modules: tuple[str, ...] = FFN_MODULES
+    layers: tuple[int, ...] = ()
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    epochs: int = 5
+    scheme: str = "recall"
+    loss: str = "answer"
+    prompt: str | Wording = "short"
+    sequences_per_step: int = 1
+    max_tokens: int = 3000
+    documents_per_batch: int = 16
+    tokens_per_batch: int = 4096
+    dtype: str = "bfloat16"
+    seed: int = 0
+    init: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values out of range."""
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"got scheme {self.scheme!r}, expected one of {list(SCHEMES)}")
+        if self.loss not in ("all", "answer"):
+            raise ValueError(f"got loss {self.loss!r}, expected 'all' or 'answer'")
+        find_wording(self.prompt)
+        least = dict.fromkeys(("epochs", "sequences_per_step", *SPEED_OPTIONS), 1)
+        least["max_tokens"] = 2
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"got {name} {getattr(self, name)}, expected {minimum} or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"got learning_rate {self.learning_rate}, expected a positive number")
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """How the reader is trained.
+
+    Attributes:
+        learning_rates: tried side by side, the same steps each; the best one goes on.
+        batch: sequences of one step.
+        race: share of the time that the learning rates are tried in. From then on the learning rate
+            falls to 0 over the rest.
+        max_hours: time of the whole training, at most.
+        every: steps between two measurements of the held-out loss.
+        patience: measurements without a gain of 0.5 % after which the loss is flat: training ends.
+        questions: drawn to train on; 0: all.
+        held_out_articles: articles, by title, that are not trained on.
+        held_out_questions: drawn from these, for the held-out loss.
+        max_tokens: longer questions with passage and answer are left out.
+        seed: of all draws.
+    """
+
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    batch: int = 8
+    race: float = 0.3
+    max_hours: float = 2.0
+    every: int = 80
+    patience: int = 5
+    questions: int = 20_000
+    held_out_articles: int = 20
+    held_out_questions: int = 128
+    max_tokens: int = 384
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values out of range."""
+        counts = ("batch", "every", "patience", "held_out_articles", "held_out_questions")
+        sizes = [getattr(self, name) for name in (*counts, "max_tokens")]
+        rates = self.learning_rates and min(self.learning_rates) > 0
+        different = len({*self.learning_rates}) == len(self.learning_rates)
+        shares = 0 < self.race <= 1 and self.max_hours > 0 and self.questions >= 0
+        if not (rates and different and shares and min(sizes) >= 1):
+            raise ValueError(
+                f"got {self}, expected different positive learning rates, a race from above 0 to "
+                "1, more than 0 hours, and 1 or more of all else (questions: 0 or more)"
+            )
