@@ -21,108 +21,18 @@ from prag_core.augmentation.answer_spans import (
     find_details,
     split_sentences,
 )
+from prag_core.augmentation.question_options import KINDS, check_writing, numbered
 from prag_core.augmentation.self_augmenter import generate_fitting
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import Prefix, common_start, read_prefix
-from prag_core.model.prompts import format_passages, prompt_ids, question_prompt
-from prag_core.model.wordings import Wording
+from prag_core.model.prompts import prompt_ids, question_prompt
 
 VERSION = 1  # of the rules below; part of the fingerprint
 MOST_WORDS = 8  # of an answer: a span, no clause
 REPLY = re.compile(r"^\s*\d+[.)]\s*([^|\n]+)\|\s*([^|\n]*\?)\s*$", re.MULTILINE)
-# Passages of ours, what is asked about them, and how: their answers, plain and reworded questions.
-LIGHT = Document(
-    "Tarn Point Lighthouse stands on the northern cape of Ellmarsh Island. It was designed by Paul "
-    "Renner, a ship builder, and lit for the first time in 1887. Its tower of 34 metres was "
-    "painted red after the great storm of 1902.",
-    "Tarn Point Lighthouse",
-)
-PAINTER = Document(
-    "Ida Brandt (3 May 1899 - 1971) was a painter from Halvik. She studied in Lund under Karl "
-    "Moberg. Her brother, Jonas Brandt, sold her first portraits in his shop.",
-    "Ida Brandt",
-)
-FILM = Document(
-    "The Glass Harbour is a 1954 drama film directed by Otto Lindqvist. Maria Sand plays a widow "
-    "who runs a ferry company. It was shot in Ostrel within eleven days and won the Silver Gull.",
-    "The Glass Harbour",
-)
-EXAMPLES = (
-    (LIGHT, (
-        ("Paul Renner", "Who designed Tarn Point Lighthouse?",
-         "Which craftsman drew the plans for the beacon at Tarn Point?"),
-        ("1887", "When was Tarn Point Lighthouse first lit?",
-         "In what year did Tarn Point Lighthouse start to guide ships?"),
-        ("red", "What colour was Tarn Point Lighthouse painted?",
-         "Which colour did people give to Tarn Point Lighthouse because of bad weather?"),
-    )),
-    (PAINTER, (
-        ("1971", "When did Ida Brandt die?", "In which year did the life of Ida Brandt end?"),
-        ("Karl Moberg", "Who did Ida Brandt study under?",
-         "Which teacher trained the artist Ida Brandt?"),
-        ("Jonas Brandt", "Which brother of Ida Brandt sold her first portraits?",
-         "Who helped his sister Ida Brandt to find her earliest buyers?"),
-    )),
-    (FILM, (
-        ("Otto Lindqvist", "Who directed The Glass Harbour?",
-         "Whose work as a film maker is The Glass Harbour?"),
-        ("Ostrel", "Where was The Glass Harbour shot?",
-         "In which place were the scenes of The Glass Harbour recorded?"),
-        ("the Silver Gull", "Which prize did The Glass Harbour win?",
-         "What award was given to The Glass Harbour?"),
-    )),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class QuestionKind:
-    """One way to ask a model for questions.
-
-    Attributes:
-        wording: what it is asked in. {question} stands for the numbered answers, or, where the
-            model chooses them, for how many questions it writes.
-        chosen: the model chooses the answers.
-    """
-
-    wording: Wording
-    chosen: bool = False
-
-
-def _numbered(lines: Sequence[str]) -> str:
-    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
-
-
-def _kind(name: str, request: str, column: int, chosen: bool = False) -> QuestionKind:
-    """Make a kind from a request and a column of the examples' questions."""
-    bare, turns = Wording(name, request, lead="1."), []
-    for passage, rows in EXAMPLES:
-        given = str(len(rows)) if chosen else _numbered([row[0] for row in rows])
-        # The answer first: what is written next to it is about it.
-        replies = [f"{row[0]} | {row[column]}" for row in rows]
-        turns.append((bare.fill(given, format_passages([passage])), _numbered(replies)))
-    return QuestionKind(replace(bare, turns=tuple(turns)), chosen)
-
-
-GIVEN = (
-    "{passages}\n\nWrite a question for each of these answers, with the name of what it is about"
-)
-KINDS = {
-    kind.wording.name: kind
-    for kind in (
-        _kind("plain", GIVEN + ":\n{question}", 1),
-        _kind("reworded", GIVEN + " and in other words than the passage:\n{question}", 2),
-        _kind(
-            "open",
-            "{passages}\n\nCopy {question} short answers from the passage and write a question for "
-            "each, with the name of what it is about and in other words than the passage.",
-            2,
-            chosen=True,
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -143,15 +53,6 @@ class WrittenQuestion:
     kind: str
     overlap: float = 0.0
     problem: str = ""
-
-
-def check_writing(kinds: Sequence[str], per_document: int) -> None:
-    """Raise ValueError for an unknown kind, none, or fewer questions than 1."""
-    if not kinds or {*kinds} - {*KINDS} or per_document < 1:
-        raise ValueError(
-            f"got kinds {', '.join(kinds) or 'none'} and {per_document} questions a document, "
-            f"expected some of {', '.join(KINDS)} and 1 or more: correct them"
-        )
 
 
 class QuestionWriter:
@@ -218,7 +119,7 @@ class QuestionWriter:
                 and not content_words(span.text) & title
                 and (len(span.text) > 2 or span.text.isdigit())
             ]
-            given = _numbered(spans[: self.per_document])
+            given = numbered(spans[: self.per_document])
         if not given:
             return ""
         return question_prompt(self.base.tokenizer, given, [document], kind.wording)

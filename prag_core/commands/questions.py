@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prag_core.evaluation.written_questions import (
-    QuestionOptions,
-    draw_documents,
-    write_question_set,
-)
-from prag_core.model.base_model import load_base_model
+from prag_core.augmentation.question_options import QuestionOptions
 
 
 def questions(corpus: str, output: str, setup: QuestionOptions) -> None:
@@ -26,6 +21,9 @@ def questions(corpus: str, output: str, setup: QuestionOptions) -> None:
             report.json (shares kept, by check and kind; speed) and config.json.
         setup: who writes and what is kept.
     """
+    from prag_core.evaluation.written_questions import draw_documents, write_question_set
+    from prag_core.model.base_model import load_base_model
+
     documents = draw_documents(corpus, setup)
     base = load_base_model(setup.model, setup.dtype, setup.device)
     report = write_question_set(base, documents, Path(output), setup)

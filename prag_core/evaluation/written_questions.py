@@ -21,24 +21,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from errno import ETIMEDOUT
 from pathlib import Path
-from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from prag_core.adapters.adapter import Adapter, fingerprint
+from prag_core.adapters.adapter import Adapter
 from prag_core.augmentation.answer_spans import WORDS
-from prag_core.augmentation.question_writer import (
-    KINDS,
-    QuestionWriter,
-    WrittenQuestion,
-    check_writing,
-)
+from prag_core.augmentation.question_options import QuestionOptions
+from prag_core.augmentation.question_writer import QuestionWriter, WrittenQuestion
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.documents import Document
-from prag_core.corpus.leave_out import LeaveOut
 from prag_core.evaluation.results import append_answers, claim_folder
 from prag_core.files import whole_lines, write_json
 from prag_core.model.base_model import BaseModel
@@ -56,63 +50,6 @@ COPY, LEFT_OUT = "near copy of the text", "asks for what is left out"
 ANSWER_TOKENS = 24  # of a check's answer: golden ones have a few words
 DIGITS = {word: str(n) for n, word in enumerate(WORDS["numbers"][:19], 2)}  # two to twenty
 RIGHT_F1 = 0.5  # an answer of more counts as right, though it does not hold the whole golden one
-
-
-@dataclass(frozen=True)
-class QuestionOptions:
-    """Who writes questions, how many, and which are kept.
-
-    Attributes:
-        model: that writes and answers: embedded (see `prag models`), hub name, folder or GGUF file.
-        dtype: `auto` (see `load_base_model`), `bfloat16`, `float16` or `float32`.
-        device: `auto`, `cpu` or `cuda`.
-        per_document: questions written about a document, at most.
-        kinds: ways to ask for them: `plain` and `reworded` (about answers that rules choose),
-            `open` (the model chooses the answers); a document's id decides its kind.
-        limit: documents, drawn by the seed; 0 takes all. More can be asked for later.
-        seed: of the order in which documents are drawn.
-        batch_size: documents written about together; an interruption loses at most these.
-        question_tokens: longest question.
-        check_with_passage: drop what the model answers wrong with the passage in the prompt.
-        check_without_passage: drop what it answers right without.
-        most_overlap: drop questions of which a larger share of the content words, the title's left
-            out, stands in the sentence of the answer; 1 drops none.
-        leave_out: documents and relations that nothing is asked about.
-    """
-
-    model: str = "qwen2.5-coder-0.5b"
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    device: str = "auto"
-    per_document: int = 3
-    kinds: tuple[str, ...] = tuple(KINDS)
-    limit: int = 0
-    seed: int = 0
-    batch_size: int = 32
-    question_tokens: int = 32
-    check_with_passage: bool = True
-    check_without_passage: bool = True
-    most_overlap: float = 1.0
-    leave_out: LeaveOut = field(default_factory=LeaveOut)
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values out of range."""
-        check_writing(self.kinds, self.per_document)
-        sizes = self.batch_size, self.question_tokens
-        if min(sizes) < 1 or self.limit < 0 or not 0 <= self.most_overlap <= 1:
-            raise ValueError(
-                f"got batch_size and question_tokens {sizes}, limit {self.limit} and most_overlap "
-                f"{self.most_overlap}, expected 1 or more of the first two, a limit of 0 or more, "
-                "and an overlap of 0 to 1: correct them"
-            )
-
-    def answer_config(self) -> dict[str, object]:
-        """Return the settings that all questions of one set share."""
-        free = ("device", "limit", "seed", "batch_size", "leave_out")
-        settings = {name: value for name, value in asdict(self).items() if name not in free}
-        articles = fingerprint(sorted(self.leave_out.articles))  # a file's content, not its name
-        relations = sorted(self.leave_out.relations)
-        last = self.leave_out.last_documents
-        return settings | {"articles": articles, "relations": relations, "last_documents": last}
 
 
 def draw_documents(source: str, options: QuestionOptions) -> list[Document]:

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from prag_core.corpus.documents import Document
 from prag_core.corpus.text_tokens import encode, plain
 from prag_core.model.wordings import CONVERSATION, DEFAULT, Wording
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 # What chat templates that ask for the date are told, so that a prompt is the same on every day.
 CLOCK = datetime(2024, 7, 26)

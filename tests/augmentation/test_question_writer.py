@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from prag_core.augmentation import question_writer
+from prag_core.augmentation.question_options import KINDS
 from prag_core.augmentation.question_writer import (
-    KINDS,
     QuestionWriter,
     WrittenQuestion,
     judge,

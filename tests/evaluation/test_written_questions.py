@@ -12,13 +12,13 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
+from prag_core.augmentation.question_options import QuestionOptions
 from prag_core.augmentation.question_writer import QuestionWriter, judge
 from prag_core.augmentation.question_writer import WrittenQuestion as Written
 from prag_core.corpus.documents import Document
 from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.evaluation.written_questions import (
-    QuestionOptions,
     draw_documents,
     golden_answers,
     is_right,
