@@ -6,7 +6,8 @@ the Markdown file. KIND is one of
 results        all of a benchmark's results.json: conditions, differences, ratios; SETS names
                question sets, all of them when empty
 grid           F1 and containment of every condition on every question set of a results.json
-conditions     results.json of `prag evaluate`; `summary` is the same without ratios
+conditions     results.json of `prag evaluate`; `summary` is the same without ratios; SETS names
+               conditions here
 demo, speed    of `prag demo` and `prag speed`
 tables         ablation.json of `hypernet ablate`
 
@@ -95,8 +96,9 @@ def render(text: str, path: Path) -> str:
 def _plain(rows: Callable[[Mapping], Rows]) -> Tables:
     """Return what makes a table without a title of rows, the first of them headings."""
 
-    def tables(record: Mapping, sets: Sequence[str]) -> list[Table]:
+    def tables(record: Mapping, names: Sequence[str]) -> list[Table]:
         head, *body = rows(record)
+        body = [row for row in body if not names or row[0] in names]
         return [Table("", tuple(head), (tuple(map(tuple, body)),))]
 
     return tables
