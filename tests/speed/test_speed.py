@@ -78,6 +78,9 @@ def test_a_stream_is_followed_while_documents_are_added(tiny_base, tmp_path, mon
     monkeypatch.setattr(serving, "DOCUMENTS", 4)
     monkeypatch.setattr(serving, "BATCH", 2)
     with running_server(tiny_base, tmp_path) as (address, service):
-        (row,) = serving.measure_stalls(int(address.rpartition(":")[2]))
+        port = int(address.rpartition(":")[2])
+        with pytest.raises(RuntimeError, match="got status 404 from /v1/none, expected success"):
+            serving.post(port, "/v1/none", {})
+        (row,) = serving.measure_stalls(port)
         assert len(service.list(99)) == 4
     assert row.ours > 0 < row.baseline and row.note.startswith("4 documents in ")
