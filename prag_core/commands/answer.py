@@ -44,6 +44,7 @@ def answer(
         output: write the answers to this JSON lines file too.
         where: metadata that a document needs to be found, e.g. '{"year": 1901}'.
     """
+    from prag_core.pipeline.modes import find_mode
     from prag_core.pipeline.rag import build_pipeline, require_text
 
     # Standard input may hold thousands of questions: the model is loaded once for all of them.
@@ -55,7 +56,8 @@ def answer(
         raise ValueError("; ".join(problems))
     if not questions:
         raise ValueError("got no question, expected one: give it as an argument or one a line")
-    with build_pipeline(setup, store, create=False) as rag:
+    reads_only = not find_mode(mode).needs_parametrizer
+    with build_pipeline(setup, store, create=False, reads_only=reads_only) as rag:
         answers = rag.answer(questions, mode, k, where=where)
     setup = rag.setup or setup  # with the path that the store has
     for reply in answers:  # first the answer, then what it was made from

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from prag_core.corpus.question_sets import QuestionSet, chunk_question_set, load_question_set
-from prag_core.evaluation.conditions import EvaluationOptions
+from prag_core.evaluation.conditions import EvaluationOptions, parse_condition
 from prag_core.evaluation.retrieval import retrieval_scores
 from prag_core.files import write_json
 from prag_core.pipeline.setup import Setup
@@ -98,7 +98,11 @@ def evaluate_set(
     sources = (unrelated,) if isinstance(unrelated, str) else unrelated
     strangers = {source: draw_unrelated(source, texts, seed) for source in sources if source}
     # The corpus is known to the pipeline before it is added: an augmentation file names it.
-    with build_pipeline(setup, store or Path(output) / "store", whole.documents, alone=True) as rag:
+    made = bool(strangers) or any(
+        parse_condition(name).needs_parametrizer for name in evaluation.conditions
+    )
+    opened = setup, store or Path(output) / "store", whole.documents
+    with build_pipeline(*opened, alone=True, reads_only=not made) as rag:
         if chunk_tokens:
             whole = chunk_question_set(whole, rag.base.tokenizer, chunk_tokens)
         ask: Ask = attrgetter("question")

@@ -88,6 +88,11 @@ class Condition:
         return self.how.needs_adapters or self.documents == "all" or self.gated
 
     @property
+    def needs_parametrizer(self) -> bool:
+        """Whether something is read that a parametrizer makes."""
+        return self.needs_adapters or self.how.needs_parametrizer
+
+    @property
     def gated(self) -> bool:
         """Whether adapters choose the documents whose passages are shown."""
         return bool(self.overrides.get(GATED))

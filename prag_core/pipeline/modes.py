@@ -48,6 +48,11 @@ class Mode:
         """Whether adapters of these documents are read."""
         return self.adapters in ("documents", "shared")
 
+    @property
+    def needs_parametrizer(self) -> bool:
+        """Whether something is read that a parametrizer makes, or its augmenter."""
+        return self.needs_adapters or self.adapters == "corpus" or self.passages == "augmented"
+
 
 # In the order in which tables show them: from nothing but the question to the whole corpus.
 MODES = {

@@ -618,7 +618,11 @@ def choose_path(setup: Setup, store: AdapterStore, base_model: str) -> Setup:
 
 
 def assemble(
-    setup: Setup, store: AdapterStore, documents: Sequence[Document] = (), alone: bool = False
+    setup: Setup,
+    store: AdapterStore,
+    documents: Sequence[Document] = (),
+    alone: bool = False,
+    reads_only: bool = False,
 ) -> ParametricRAG:
     """Load the base model and put the pipeline together over an open store.
 
@@ -627,11 +631,18 @@ def assemble(
         store: where adapters and documents are kept.
         documents: the corpus that an augmentation file names; the store's own when omitted.
         alone: these documents are searched instead of those that the store keeps.
+        reads_only: no adapter will be asked for: a base model without hypernetwork will do.
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     setup = choose_path(setup, store, base.fingerprint)
     corpus = documents or list(stored_documents(store))
-    parts = (build_retriever(setup), build_parametrizer(base, setup, store, corpus), store)
+    try:
+        maker = build_parametrizer(base, setup, store, corpus)
+    except (FileNotFoundError, ValueError):
+        if not reads_only:
+            raise
+        maker = None
+    parts = (build_retriever(setup), maker, store)
     options = (None, setup.generation, setup.answering)
     reader = build_reader(base, setup)
     rag = ParametricRAG(base, *parts, *options, documents=() if alone else None, reader=reader)
@@ -646,10 +657,11 @@ def build_pipeline(
     documents: Sequence[Document] = (),
     create: bool = True,
     alone: bool = False,
+    reads_only: bool = False,
 ) -> Iterator[ParametricRAG]:
     """Open the store and assemble the pipeline over it (see `assemble`); closes it at the end.
 
     Without `create` a store that is not there is refused.
     """
     with open_store(store, create) as opened:
-        yield assemble(setup, opened, documents, alone)
+        yield assemble(setup, opened, documents, alone, reads_only)

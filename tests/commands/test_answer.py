@@ -86,3 +86,13 @@ def test_questions_that_are_no_text_are_named_and_the_others_answered(
     (reply,) = map(json.loads, answers.read_text().splitlines())
     assert (reply["question"], reply["path"]) == ("Where is Ada?", "trained")
     assert json.loads(answers.with_suffix(".config.json").read_text())["path"] == "trained"
+
+
+def test_reading_needs_no_hypernetwork_of_the_base_model(corpus, options, tmp_path, capsys):
+    store = tmp_path / "store"
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    capsys.readouterr()
+    question = ("answer", "Where is Bo?", "--store", store, *options, "--path", "generated")
+    assert run(*question, "--mode", "in_context") == 0
+    assert run(*question, "--mode", "parametric") == 2
+    assert "no hypernetwork is shipped" in capsys.readouterr().err

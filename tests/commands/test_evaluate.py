@@ -56,6 +56,15 @@ def test_results_and_resolved_config_are_written(run, tmp_path, capsys):
     assert "generation.max_new_tokens" in capsys.readouterr().err
 
 
+def test_reading_is_measured_without_a_hypernetwork(run, tmp_path, capsys):
+    names = "[closed_book,in_context,kv_cache]"
+    options = ["--evaluation.k=1", "--questions=4", "--hypernet=auto"]
+    assert run(f"--evaluation.conditions={names}", *options) == 0
+    assert {*results(tmp_path)["conditions"]} == {"closed_book", "in_context", "kv_cache"}
+    assert run("--evaluation.conditions=[parametric]", *options) == 2
+    assert "no hypernetwork is shipped" in capsys.readouterr().err
+
+
 def two_hits(folder: Path) -> str:
     """Every question's own document, then the next one's."""
     rows = [(n, f"d{m % 12}", 3 - rank) for n in range(12) for rank, m in ((1, n), (2, n + 1))]
