@@ -10,6 +10,7 @@ conditions     results.json of `prag evaluate`; `summary` is the same without ra
                conditions here
 demo, speed    of `prag demo` and `prag speed`
 tables         ablation.json of `hypernet ablate`
+curve          curve.json of `hypernet fit`
 
 A figure beside every checkpoint's results.json shows F1 of its conditions: results.svg.
 """
@@ -148,6 +149,16 @@ def _speed(record: Mapping) -> Rows:
     return rows
 
 
+def _curve(record: Sequence[Mapping]) -> Rows:
+    """Return a row a validation of a training."""
+    rows = [["step", "documents seen", "hours", "own", "another's", "none"]]
+    for point in record:
+        losses = (f"{point[name]:.2f}" for name in rows[0][3:])
+        hours = f"{point['seconds'] / 3600:.2f}"
+        rows.append([str(point["step"]), f"{point['documents']:,}", hours, *losses])
+    return rows
+
+
 def _cells(metrics: Mapping) -> list[str]:
     return [format_estimate(metrics.get(name)) for name in SHOWN]
 
@@ -161,6 +172,7 @@ KINDS: dict[str, Tables] = {
     "summary": _plain(_summary),
     "demo": _plain(_demo),
     "speed": _plain(_speed),
+    "curve": _plain(_curve),
 }
 
 

@@ -95,6 +95,15 @@ def test_a_summary_of_named_conditions_shows_these_alone(root):
     assert rows == ["| gold", "| gold+9"]
 
 
+def test_a_curve_has_a_row_a_validation(root):
+    point = {"step": 9, "documents": 7200, "seconds": 5400, "own": 1, "another's": 4.3, "none": 5}
+    (root / "checkpoints/tiny/curve.json").write_text(json.dumps([point]))
+    card = root / "checkpoints/tiny/card.md"
+    card.write_text(block("curve", "curve.json"))
+    render_documents(root)
+    assert "| 9 | 7,200 | 1.50 | 1.00 | 4.30 | 5.00 |" in card.read_text()
+
+
 def test_the_command_renders_the_current_folder_and_runs_nothing(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
     assert cli.main(["benchmark", "--render"]) == 0
