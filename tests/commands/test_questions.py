@@ -42,7 +42,7 @@ def test_a_set_to_train_on_and_to_evaluate(
     items = read_question_set(str(out), tiny_base.tokenizer)
     assert len(items) == 4 and items[0].pairs[0][1].startswith("house ")
     report = json.loads((out / "report.json").read_text())
-    assert report["options"]["limit"] == 4 and report["command"].startswith("prag ")
+    assert report["options"]["limit"] == 4 and report["command"].startswith("prag")
     assert {"cpu", "versions"} <= report["machine"].keys()
     asked = [
         "--generation.max_new_tokens=2", "--evaluation.conditions=[closed_book,in_context]",
