@@ -173,8 +173,8 @@ class Adapter:
     def nbytes(self) -> int:
         """Bytes of all tensors as they are stored, those of the memory included."""
         pairs = sum(tensor.nbytes for pair in self.tensors.values() for tensor in pair)
-        if self.spec.dtype == INT8:  # 1 for 4, and a scale a row
-            pairs = pairs // 4 + sum(8 * len(a) for a, _ in self.tensors.values())
+        if self.spec.dtype == INT8:  # one a number, and a scale a row of each
+            pairs = sum(a.numel() + b.numel() + 8 * len(a) for a, b in self.tensors.values())
         return pairs + (self.memory.nbytes if self.memory else 0)
 
     def to(
