@@ -24,7 +24,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document, read_documents, require_all_read
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
 from prag_core.corpus.questions import Question
-from prag_core.evaluation.benchmark_options import SHARED, BenchmarkSet, Group
+from prag_core.evaluation.benchmark_options import UNADAPTED, BenchmarkSet, Group
 from prag_core.evaluation.estimates import document_groups
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.results import answers_path, claim_folder, conditions_in, read_answers
@@ -166,7 +166,7 @@ def _pipeline(
     """Put a group's pipeline together; `source` are all documents that the set has."""
     setup = group.setup
     # Conditions that share a folder have no adapters: no checkpoint is loaded for them.
-    adapted = group.path != SHARED
+    adapted = group.path not in UNADAPTED
     parametrizer = build_parametrizer(base, setup, store, source) if adapted else None
     # Documents of gold retrieval are nobody else's: their index is not kept.
     build = _retriever if group.spec.retrieval == "retriever" else make_retriever

@@ -19,6 +19,8 @@ from prag_core.model.wordings import Wording, find_wording
 from prag_core.pipeline.setup import Setup
 
 SHARED = "shared"  # folder of the conditions that no adapter changes
+READER = "reader"  # and of those that the reader answers: with another one the others stay valid
+UNADAPTED = (SHARED, READER)
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
 ASKING = ("prompt", "max_new_tokens", "epochs", "conditions", "limits")  # kept as settings
 
@@ -44,7 +46,8 @@ class BenchmarkSet:
         k: documents a question, at most.
         prompt: name of a wording, or one of your own, that the set is asked in and its trained
             adapters are trained in; those of `answering` and `training` when empty. Generated
-            adapters are asked as `answering` says, by default in the one that they were made for.
+            adapters and the reader are asked as `answering` says, by default in the one that they
+            were made for.
         max_new_tokens: longest answer; that of `generation` when 0.
         epochs: of the trained path; those of `training` when 0.
         conditions: of this set; the benchmark's when empty.
@@ -129,7 +132,7 @@ class Group:
         model: base model.
         spec: question set.
         seed: of samples and controls.
-        path: `trained`, `generated`, or `shared` (conditions without adapters).
+        path: `trained`, `generated`, `shared` (conditions without adapters) or `reader`.
         conditions: one cell each.
         setup: all settings that its answers are made with.
         folder: of answers and results.
@@ -147,18 +150,18 @@ class Group:
         """Name one cell, for messages."""
         # A path stands behind a condition only where there is one.
         place = f"{self.model.label}, {self.spec.label}, seed {self.seed}"
-        return f"{place}, {condition}" + ("" if self.path == SHARED else f" ({self.path})")
+        return f"{place}, {condition}" + ("" if self.path in UNADAPTED else f" ({self.path})")
 
     @property
     def limit(self) -> int:
         """Questions of this path, 0 for all of the set's."""
-        return self.spec.limits.get(self.path, 0)
+        return self.spec.limits.get(SHARED if self.path == READER else self.path, 0)
 
     def run_config(self) -> dict:
         """Return the settings that the answers depend on."""
         config = self.setup.answer_config()
         # Without adapters nothing depends on who would make them.
-        unread = ("path", "hypernet", "augmentation") if self.path == SHARED else ()
+        unread = ("path", "hypernet", "augmentation") if self.path in UNADAPTED else ()
         return {name: value for name, value in config.items() if name not in unread}
 
     def config(self) -> dict:
@@ -194,11 +197,11 @@ def expand(
     _check(question_sets, base_models, paths, conditions, seeds)
     groups = []
     # The model changes last: one is in memory at a time.
-    for model, spec, seed, path in product(base_models, question_sets, seeds, (SHARED, *paths)):
+    for model, spec, seed, path in product(base_models, question_sets, seeds, (*UNADAPTED, *paths)):
         settings = _settings(setup, model, spec, path)
         wanted = spec.conditions or conditions
         names = [name for name in wanted if _stands_in(settings, path, name)]
-        if names and (path in (SHARED, "trained") or model.hypernet):
+        if names and (path in (*UNADAPTED, "trained") or model.hypernet):
             folder = output / model.label / spec.label / f"seed{seed}" / path
             groups.append(Group(model, spec, seed, path, tuple(names), settings, folder))
     if not groups:
@@ -212,12 +215,12 @@ def expand(
 def _stands_in(settings: Setup, path: str, name: str) -> bool:
     """Return whether a condition is a cell of this path, with its settings."""
     condition = parse_condition(name)
-    if condition.how.adapters == "reader" and not settings.reader:
-        return False
+    if condition.how.adapters == "reader":
+        return path == READER and bool(settings.reader)
     if not condition.needs_adapters:
         return path == ("trained" if condition.mode in TRAINED_MODES else SHARED)
     if path != "trained":
-        return path != SHARED
+        return path not in UNADAPTED
     # Trained adapters have no rows that all share, respond to no question (all their documents
     # would be shown), and have no more than their rank to cut.
     cut = condition.overrides.get("rank", 0)
@@ -241,10 +244,9 @@ def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str
         setup,
         base_model=model.name,
         dtype=model.dtype,
-        path="generated" if path == SHARED else path,
+        path="generated" if path in UNADAPTED else path,
         hypernet=model.hypernet,
-        # Nothing else rests on it: with another reader the adapters' answers stay valid.
-        reader=model.reader if path == SHARED else "",
+        reader=model.reader if path == READER else "",
         training=training,
         generation=replace(setup.generation, max_new_tokens=tokens),
         answering=replace(setup.answering, prompt=prompt or setup.answering.prompt),
@@ -262,7 +264,7 @@ def _check(
         "question_sets": [spec.label for spec in question_sets],
         "base_models": [model.label for model in base_models],
         "seeds": list(seeds),
-        "paths": [SHARED, *paths],
+        "paths": [*UNADAPTED, *paths],
     }
     for name, given in names.items():  # they name folders
         if not given or len({*given}) != len(given):

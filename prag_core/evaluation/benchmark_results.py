@@ -19,7 +19,7 @@ from pathlib import Path
 
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.benchmark import kept_questions, read_run
-from prag_core.evaluation.benchmark_options import SHARED, BenchmarkModel, Group, last_part
+from prag_core.evaluation.benchmark_options import UNADAPTED, BenchmarkModel, Group, last_part
 from prag_core.evaluation.conditions import in_order, parse_condition
 from prag_core.evaluation.estimates import Estimate, correct, format_estimate
 from prag_core.evaluation.report.tables import BYTES, SECONDS, in_unit
@@ -96,7 +96,7 @@ def collect_results(groups: Sequence[Group]) -> dict:
         by_path: dict[str, list[Group]] = {}
         for group in members:  # seed by seed
             by_path.setdefault(group.path, []).append(group)
-        shared = _Answers(by_path.pop(SHARED, []), "")
+        shared = _Answers([group for path in UNADAPTED for group in by_path.pop(path, [])], "")
         parts = [shared, *(_Answers(part, path) for path, part in by_path.items())]
         for part in (each for each in parts if each.questions):  # not of sets that failed
             cells += part.cells(published)
@@ -135,11 +135,8 @@ class _Answers:
     @cached_property
     def questions(self) -> list[Question]:
         """What is kept of the questions, as far as they were drawn."""
-        return [
-            Question(f"{group.seed}/{q['id']}", "", (), (q["document"],), q)
-            for group in self.groups
-            for q in kept_questions(group)
-        ]
+        drawn = {f"{g.seed}/{q['id']}": q for g in self.groups for q in kept_questions(g)}
+        return [Question(name, "", (), (q["document"],), q) for name, q in drawn.items()]
 
     @cached_property
     def answers(self) -> dict[str, Answers]:
@@ -241,7 +238,7 @@ def published_f1(published: Mapping, group: Group, kind: str, condition: str) ->
         "questions": min(front, group.limit or front),
     }
     # The paper has no generated adapters.
-    if group.path not in (SHARED, "trained") or setting != published["setting"]:
+    if group.path not in (*UNADAPTED, "trained") or setting != published["setting"]:
         return None
     # Names are spelled in many ways; letters' case is the only one forgiven.
     place = (spec.label.casefold(), group.model.label.casefold(), kind, condition)

@@ -12,7 +12,7 @@ gold+K      the gold document's adapter merged with those of K others, half of t
             neighbours; gold+K:WEIGHTING for another than `ones` (see `merge_weights`),
             gold+K:concatenate for their plain sum
 in_context+K, combine+K    the same documents in the prompt, and both; in random order
-MODE@K      from the first K of the question's documents
+MODE@K      from the first K of the question's documents; also before what follows
 MODE:unanswerable    the retriever finds documents among those that cannot answer the question:
             none of its gold ones' titles, none that holds a golden answer
 MODE:gated    without the passages of documents whose adapters do not respond to the question (the
@@ -46,7 +46,7 @@ READING = ("in_context", "in_context_rows", "reader")
 UNANSWERABLE, ABSTAIN, GATED = "unanswerable", "abstain", "gated"
 # A mode, by itself or with what is changed of it.
 OF_MODE = re.compile(
-    rf"(?P<mode>\w+)(?:@(?P<k>[1-9]\d*)|(?P<{GATED}>:{GATED})|:prompt:(?P<prompt>\w+)"
+    rf"(?P<mode>\w+)(?:@(?P<k>[1-9]\d*))?(?:(?P<{GATED}>:{GATED})|:prompt:(?P<prompt>\w+)"
     rf"|(?P<{UNANSWERABLE}>:{UNANSWERABLE})?(?P<{ABSTAIN}>:{ABSTAIN})?)"
 )
 # Mode and documents; mean: one adapter for all questions, as in mode sft, but another one.
@@ -113,6 +113,7 @@ def parse_condition(name: str) -> Condition:
         possible = bool(mode.passages) if match[GATED] else mode.needs_documents
         if prompt := match["prompt"]:
             overrides, possible = {"prompt": prompt}, prompt in WORDINGS
+        possible = possible and (mode.needs_documents or not match["k"])
         if possible or name == mode.name:
             documents = "nearest" if match[UNANSWERABLE] else "own"
             return Condition(name, mode.name, documents, 0, overrides, int(match["k"] or 0))
@@ -126,7 +127,7 @@ def parse_condition(name: str) -> Condition:
             return Condition(name, mode, "gold", int(match["count"]), overrides)
     raise ValueError(
         f"got condition {name!r}, expected one of {', '.join((*MODES, 'gold', SHUFFLED, MEAN))}, "
-        "rank:R, gold+K, in_context+K or combine+K, of documents also MODE@K, "
+        "rank:R, gold+K, in_context+K or combine+K, of documents also MODE@K (before all else), "
         f"MODE:{UNANSWERABLE}, MODE:{ABSTAIN} or MODE:{UNANSWERABLE}:{ABSTAIN}, with passages also "
         f"MODE:{GATED}, with adapters also "
         f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}, or MODE:prompt:{'|'.join(WORDINGS)}: "

@@ -112,7 +112,8 @@ def test_the_reader_is_asked_of_base_models_that_have_one(tmp_path):
     paths = ("generated", "trained")
     groups = expand(Setup(), tmp_path, sets, models, paths, conditions, [0])
     assert [(g.model.name, g.path, g.conditions, g.setup.reader) for g in groups] == [
-        ("a", "shared", ("in_context", "reader@1"), "r"),
+        ("a", "shared", ("in_context",), ""),
+        ("a", "reader", ("reader@1",), "r"),
         ("a", "generated", ("in_context:gated",), ""),
         ("b", "shared", ("in_context",), ""),
         ("b", "generated", ("in_context:gated",), ""),

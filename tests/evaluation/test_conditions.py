@@ -58,7 +58,8 @@ def test_names(name, mode, documents, neighbours, overrides):
     ["golden", "gold+", "gold+x", "gold+2:best", "rank:", "rank:-1", "in_context+2:mean",
      "closed_book:unanswerable", "sft:abstain", "gold:abstain", "parametric:", "parametric:best",
      "parametric:abstain:unanswerable", "parametric:gated", "gold:gated", "in_context@0",
-     "in_context@", "closed_book@1", "gold@1"],
+     "in_context@", "closed_book@1", "gold@1", "closed_book@1:prompt:short", "parametric@2:gated",
+     "in_context:gated@1"],
 )  # fmt: skip
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=r"got condition '.*', expected one of closed_book"):
@@ -68,7 +69,10 @@ def test_other_names_are_refused(name):
 
 def test_a_mode_of_fewer_documents():
     assert parse_condition("in_context@1") == Condition("in_context@1", "in_context", k=1)
-    assert condition_of(file_name("combine@12")) == "combine@12"
+    gated = parse_condition("in_context@1:gated")
+    assert (gated.k, gated.overrides) == (1, {"gated": True})
+    assert parse_condition("combine@2:prompt:short").k == 2
+    assert condition_of(file_name("combine@12:gated")) == "combine@12:gated"
     names = ["in_context@12", "in_context@1", "combine", "in_context@2", "in_context"]
     assert sorted(names, key=in_order) == [
         "in_context", "in_context@1", "in_context@2", "in_context@12", "combine",
