@@ -80,7 +80,7 @@ DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see
     # public one loads torch.
     "evaluate": {"place": "prag_core.commands.evaluate:evaluate_set"},
     # Each request brings its own decoding options.
-    "serve": {"unread": ["generation", "answering", "reader"]},
+    "serve": {"unread": ["generation", "reader"]},
     "benchmark": {  # a list of models has them
         "unread": ["path", "base_model", "dtype", "hypernet", "reader"]
     },

@@ -72,6 +72,12 @@ def test_options_that_a_command_would_not_read_are_refused(arguments):
         run(*arguments)
 
 
+def test_a_server_takes_what_requests_do_not_say():
+    _, parser = cli.build_parser("prag serve", cli.COMMANDS["serve"])
+    options = parser.parse_args(["--answering.least_relevance=0.14", "--answering.abstain=true"])
+    assert options.answering.least_relevance == 0.14 and options.answering.abstain
+
+
 def listed(action: Literal["list", "fetch"] = "list", fast: bool = False) -> None:
     """List.
 
