@@ -326,9 +326,20 @@ def _named(rows: Sequence[Mapping], name: str, kind: str) -> dict[str, dict]:
     return {_with_path(row[kind], row["path"]): _estimates(row) for row in own}
 
 
-def grid_table(results: Mapping) -> Table:
-    """Return one row a condition and one column a question set: F1, then containment."""
+def grid_table(results: Mapping, conditions: Sequence[str] = ()) -> Table:
+    """Return one row a condition and one column a question set: F1, then containment.
+
+    Args:
+        results: of one base model, see `benchmark_results`.
+        conditions: rows to show; all when empty.
+
+    Raises:
+        ValueError: a condition without results.
+    """
     totals = [cell for cell in results["cells"] if cell["sub_task"] == TOTAL]
+    if unknown := {*conditions} - (known := {cell["condition"] for cell in totals}):
+        raise ValueError(f"got conditions {unknown}, expected some of {known}: correct them")
+    totals = [cell for cell in totals if not conditions or cell["condition"] in conditions]
     sets, notes = list(dict.fromkeys(cell["set"] for cell in totals)), results["notes"]
     texts: dict[str, dict[str, str]] = {}
     for cell in sorted(totals, key=lambda c: (in_order(c["condition"]), c["path"])):

@@ -1,13 +1,14 @@
 """Rendering: Markdown files go in, their tables come out as the results files have them.
 
-A table stands between `<!-- table: KIND FILE [SETS] -->` and `<!-- end -->`; FILE is relative to
-the Markdown file. KIND is one of
+A table stands between `<!-- table: KIND FILE [NAMES] -->` and `<!-- end -->`; FILE is relative to
+the Markdown file, NAMES are of what is shown, all when empty. KIND is one of
 
-results        all of a benchmark's results.json: conditions, differences, ratios; SETS names
-               question sets, all of them when empty
-grid           F1 and containment of every condition on every question set of a results.json
-conditions     results.json of `prag evaluate`; `summary` is the same without ratios; SETS names
-               conditions here
+results        all of a benchmark's results.json: conditions, differences, ratios; NAMES are of
+               question sets
+grid           F1 and containment of every condition on every question set of a results.json;
+               NAMES are of conditions
+conditions     results.json of `prag evaluate`; `summary` is the same without ratios; NAMES are of
+               conditions
 demo, speed    of `prag demo` and `prag speed`
 tables         ablation.json of `hypernet ablate`
 curve          curve.json of `hypernet fit`
@@ -80,7 +81,7 @@ def render(text: str, path: Path) -> str:
     """
 
     def block(match: re.Match[str]) -> str:
-        opening, kind, name, sets, end = match.groups()
+        opening, kind, name, names, end = match.groups()
         if kind not in KINDS or not (path.parent / name).is_file():
             raise ValueError(
                 f"got a table {kind} of {name} in {path}, expected one of {', '.join(KINDS)} and "
@@ -88,7 +89,7 @@ def render(text: str, path: Path) -> str:
                 "writes the file"
             )
         record = json.loads((path.parent / name).read_text("utf-8"))
-        tables = (table.markdown() for table in KINDS[kind](record, sets.split()))
+        tables = (table.markdown() for table in KINDS[kind](record, names.split()))
         return "\n\n".join([opening + next(tables), *tables]) + f"\n{end}"
 
     return BLOCK.sub(block, text)
@@ -165,9 +166,9 @@ def _cells(metrics: Mapping) -> list[str]:
 
 KINDS: dict[str, Tables] = {
     "results": results_tables,
-    "grid": lambda record, sets: [grid_table(record)],
+    "grid": lambda record, names: [grid_table(record, names)],
     # As the program that measured them wrote them down (`hypernet ablate`).
-    "tables": lambda record, sets: [Table(**table) for table in record["tables"]],
+    "tables": lambda record, names: [Table(**table) for table in record["tables"]],
     "conditions": _plain(_conditions),
     "summary": _plain(_summary),
     "demo": _plain(_demo),

@@ -205,6 +205,10 @@ def test_the_grid_has_all_sets_side_by_side(results):
     mean, low, high = (100 * v for v in cell(results, "in_context@1")["f1"])
     assert rows["in_context@1"] == (f"{mean:.1f} ({low:.1f} to {high:.1f}), {mean:.1f}",) * 2
     assert "\\* Trained on." in grid.note
+    part = grid_table(results, ["closed_book"])
+    assert [row[0] for row in part.sections[0]] == ["closed_book"]
+    with pytest.raises(ValueError, match=r"got conditions \{'open_book'\}, expected some of"):
+        grid_table(results, ["open_book"])
 
 
 def test_what_answers_were_made_with_is_kept_from_run_to_run(tmp_path, monkeypatch):
