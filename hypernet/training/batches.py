@@ -50,6 +50,8 @@ class BatchConfig:
         joint_share: share of groups, where their first document has questions over several, that
             get the documents of one; of the questions about a document whose group has such
             documents as many are over several.
+        combine_share: share of documents whose questions are asked with the passages in the prompt
+            too, as mode `combine` asks: of adapters that are to help a model that reads.
         no_title_share: share of documents encoded without their title.
         completion_tokens: longest completion; of a recitation twice as much is asked.
         passages: add prompts with the passage (for the teacher that reads it).
@@ -66,6 +68,7 @@ class BatchConfig:
     unrelated: int = 1
     near_share: float = 0.5
     joint_share: float = 0.5
+    combine_share: float = 0.0
     no_title_share: float = 0.15
     completion_tokens: int = 24
     passages: bool = False
@@ -261,14 +264,17 @@ class BatchBuilder:
         rows = StepRows()
         # Each kind of rows by its own dice: what one kind has changes nothing of the others, so
         # that variants of a training see the same documents and questions.
-        texts, strangers = (
-            random.Random(f"{self.seed}-{step}-{rank}-{kind}") for kind in ("text", "stranger")
+        texts, strangers, combined = (
+            random.Random(f"{self.seed}-{step}-{rank}-{kind}")
+            for kind in ("text", "stranger", "combine")
         )
         for index, item in enumerate(items):
             first = index - index % group
             members = {x.document.id: x.document for x in items[first : first + group]}
+            # All questions about a document alike: packed, they read its passage once.
+            read = combined.random() < self.config.combine_share
             for _ in range(self.config.questions):
-                self._question(rows, item, members, draw)
+                self._question(rows, item, members, draw, read)
             for _ in range(self.config.completions):
                 rows.add(*self._completion(item, texts), COMPLETION)
             for _ in range(self.config.recitations):
@@ -351,9 +357,14 @@ class BatchBuilder:
         return ask(item.facts, draw) if item.facts else None
 
     def _question(
-        self, rows: StepRows, item: Item, members: dict[str, Document], draw: random.Random
+        self,
+        rows: StepRows,
+        item: Item,
+        members: dict[str, Document],
+        draw: random.Random,
+        read: bool,
     ) -> None:
-        """Add a question, one over several documents where the group has them."""
+        """Add a question, one over several documents where the group has them; `read` with them."""
         joint = [row for row in item.joint if members.keys() >= {*row[2]}]
         documents = [item.document]
         if joint and draw.random() < self.config.joint_share:
@@ -364,9 +375,9 @@ class BatchBuilder:
         if pair is None:  # so that every document has as many rows
             rows.add(*self._completion(item, draw), COMPLETION)
             return
-        prompt = question_prompt(self.tokenizer, pair[0], (), self.wording)
-        ids, start = self._encode(prompt, pair[1])
-        row = rows.add(ids, start, ANSWER)
+        passages = documents if read else ()
+        prompt = question_prompt(self.tokenizer, pair[0], passages, self.wording)
+        row = rows.add(*self._encode(prompt, pair[1]), ANSWER)
         if self.config.passages:
             prompt = question_prompt(self.tokenizer, pair[0], documents, self.wording)
             rows.add_teacher(*self._encode(prompt, pair[1]), row)

@@ -210,7 +210,12 @@ class HypernetDataModule(lightning.LightningDataModule):
         # With the passage only in `validate` and `test`: reading it doubles a validation's time.
         alone = self.trainer is not None and self.trainer.state.fn != "fit"
         documents = max(2, self.batch.documents)
-        common = {"no_title_share": 0.0, "ranks": (0,), "documents": documents}
+        common = {
+            "no_title_share": 0.0,
+            "combine_share": 0.0,
+            "ranks": (0,),
+            "documents": documents,
+        }
         loaders = []
         for group in sorted({1, max(self.batch.groups)}):
             reads = alone and group == 1
