@@ -30,6 +30,7 @@ from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
+from prag_core.model.hardware import release_freed_memory
 from prag_core.model.padding import pad
 from prag_core.model.prompts import prompt_id
 from prag_core.model.wordings import find_wording
@@ -37,6 +38,7 @@ from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.stacked_lora import short_attention
 
 CALIBRATION_DOCUMENTS, BACKGROUND_DOCUMENTS = 64, 512
+STEPS_A_RELEASE = 10  # of memory that is free
 DEFAULT_NETWORK = NetworkConfig()
 
 
@@ -163,8 +165,10 @@ class HypernetModule(lightning.LightningModule):
         self.untrained = False
         self.clock.run()
 
-    def on_train_batch_end(self, *_) -> None:
+    def on_train_batch_end(self, outputs: object, batch: Batch, index: int) -> None:
         """End the training, with a last validation, when its time is used."""
+        if index % STEPS_A_RELEASE == 0:
+            release_freed_memory()
         if self.clock.share >= 1:
             self.trainer.should_stop = True
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -9,6 +13,22 @@ import hypernet.cli
 import prag_core.cli
 from prag_core.model.hardware import is_out_of_memory, require_device
 
+KEPT_AND_RELEASED = """
+import torch
+from prag_core.model.hardware import release_freed_memory, reuse_freed_memory
+
+def resident() -> int:
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+reuse_freed_memory()
+before = resident()
+blocks = [torch.ones(1 << 18) for _ in range(100)]  # 1 MiB each
+last = torch.ones(1 << 18)  # above them in the heap, which cannot shrink
+del blocks
+kept = resident() - before
+release_freed_memory()
+print(kept >> 20, (resident() - before) >> 20)
+"""
 CPU = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
 
 
@@ -56,3 +76,10 @@ def test_a_hint_and_no_stack_trace(command, place, hint, monkeypatch, capsys):
 def test_hypernet_refuses_bad_input_without_a_stack_trace(tmp_path, capsys):
     assert hypernet.cli.main(["export", str(tmp_path / "none.ckpt"), str(tmp_path)]) == 2
     assert "got no file at" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_freed_memory_is_kept_until_it_is_released():
+    command = [sys.executable, "-c", KEPT_AND_RELEASED]
+    kept, left = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(kept) > 95 and int(left) < 20
