@@ -7,7 +7,9 @@ adapter equals the one that it would get alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -64,12 +66,70 @@ def similar_steps(
     return [sequence for i in order for sequence in steps[i]]
 
 
+def scheduled(kind: str, share: float) -> float:
+    """Return what the learning rate is multiplied by when a share of all steps is done."""
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    return {"constant": 1.0, "linear": 1 - share, "cosine": cosine}[kind]
+
+
+class EarlyStop:
+    """Keeps the adapters of the epoch in which each document's held-out loss was lowest.
+
+    A document stops by its own losses alone: whoever trains beside it goes on without it.
+    """
+
+    def __init__(
+        self, stack: StackedLora, held_out: Sequence[Sequence[TrainingSequence]], patience: int
+    ) -> None:
+        """Hold sequences out of every document's training; of some there may be none."""
+        self.stack, self.patience, self.epoch = stack, patience, 0
+        self.empty = torch.tensor([not row for row in held_out])  # (N,)
+        # Every document has as many rows: one that nothing is predicted in fills up.
+        filler, most = TrainingSequence((0,), 1), max(map(len, held_out))
+        self.rows = [[*row, *[filler] * (most - len(row))] for row in held_out]
+        self.lowest = torch.full((len(held_out),), math.inf)  # (N,)
+        self.waited = torch.zeros(len(held_out), dtype=torch.long)  # (N,)
+        self.losses = torch.zeros(len(held_out), device=stack.base.device)  # (N,), of the last step
+        self.kept = [tensor.detach().clone() for tensor in stack.parameters]
+
+    @torch.no_grad()
+    def measure(self, base: BaseModel, trained: Tensor) -> bool:
+        """Measure every document after an epoch; return whether all have stopped.
+
+        Args:
+            base: base model.
+            trained: losses of the epoch's last step, (N,).
+        """
+        with self.stack:
+            losses = _loss(base, self.rows, "answer").cpu()  # (N,)
+        self.epoch += 1
+        # One that has nothing held out is best in the last epoch.
+        losses = losses.where(~self.empty, torch.tensor(-float(self.epoch)))
+        going = self.waited < self.patience
+        better = going & (losses < self.lowest)
+        self.lowest = losses.where(better, self.lowest)
+        self.waited = torch.where(better, 0, self.waited + going.long())
+        pairs = zip((*self.kept, self.losses), (*self.stack.parameters, trained), strict=True)
+        for kept, tensor in pairs:
+            rows = better.to(kept.device)
+            kept[rows] = tensor[rows]
+        return bool((self.waited >= self.patience).all())
+
+    @torch.no_grad()
+    def restore(self) -> Tensor:
+        """Put back what was kept, and return its losses (N,)."""
+        for kept, tensor in zip(self.kept, self.stack.parameters, strict=True):
+            tensor.copy_(kept)
+        return self.losses
+
+
 def fit_steps(
     base: BaseModel,
     stack: StackedLora,
     documents: Sequence[Sequence[TrainingSequence]],
     options: LoraTrainingOptions,
-    decay: Callable[[], float] = lambda: 1.0,
+    decay: Callable[[float], float] | None = None,
+    held_out: Sequence[Sequence[TrainingSequence]] = (),
 ) -> Generator[tuple[int, int], None, list[float]]:
     """Run all optimiser steps, and yield (steps done, steps in all) after each.
 
@@ -80,10 +140,12 @@ def fit_steps(
         stack: the adapters, one a document.
         documents: every document's sequences, equally many.
         options: training settings.
-        decay: returns what the learning rate is multiplied by in the next step.
+        decay: returns what the learning rate is multiplied by when a share of all steps is done;
+            that of the options when omitted.
+        held_out: every document's sequences that it is stopped by; none when omitted.
 
     Returns:
-        Each document's loss in its last step, in nats a token.
+        Each document's loss in the last step that its adapter has seen, in nats a token.
     """
     losses = torch.zeros(len(documents))  # (N,)
     optimizer = torch.optim.AdamW(
@@ -92,14 +154,16 @@ def fit_steps(
     count, per_step = len(documents[0]), options.sequences_per_step
     shuffle = torch.Generator().manual_seed(options.seed)
     starts = range(0, count, per_step)
+    done, total = 0, options.epochs * len(starts)
+    decay = decay or partial(scheduled, options.lr_scheduler_type)
+    stop = EarlyStop(stack, held_out, options.patience) if any(held_out) else None
     # One order for all documents, drawn from the seed alone: a document's sequences come in the
     # same order whoever trains beside it.
     for epoch in range(options.epochs):
         order = torch.randperm(len(starts), generator=shuffle).tolist()
         if not epoch or options.scheme == "paper":
             order = range(len(starts))  # as written
-        for number, step in enumerate(order, 1):
-            start = starts[step]
+        for start in (starts[step] for step in order):
             rows = [document[start : start + per_step] for document in documents]
             longest = max(len(sequence.ids) for row in rows for sequence in row)
             with stack, short_attention(base, longest), torch.enable_grad():
@@ -107,10 +171,13 @@ def fit_steps(
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()
             for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * decay()
+                group["lr"] = options.learning_rate * decay(done / total)
             optimizer.step()
-            losses = loss.detach()
-            yield epoch * len(starts) + number, options.epochs * len(starts)
+            losses, done = loss.detach(), done + 1
+            yield done, total
+        if stop and stop.measure(base, losses):
+            break
+    losses = stop.restore() if stop else losses
     return losses.tolist()
 
 

@@ -13,7 +13,7 @@ from prag_core.model.prompts import prompt_id
 from prag_core.model.wordings import find_wording
 from prag_core.training.loop import finish, fit_steps, group_documents, similar_steps
 from prag_core.training.options import SPEED_OPTIONS, LoraTrainingOptions
-from prag_core.training.sequences import TrainingSequence, build_sequences
+from prag_core.training.sequences import TrainingSequence, build_sequences, hold_out
 from prag_core.training.stacked_lora import StackedLora, initial_tensors
 
 # Su et al., 2025, section 4.1 and its code (README.md beside this file). The weight decay is the
@@ -29,6 +29,11 @@ PAPER = LoraTrainingOptions(
     dtype="float32",
 )
 GLOBAL_STEP = 8  # least sequences in a step of `train_global`: one adapter has many documents
+
+
+def pairs_alone(pairs: tuple[QAPair, ...]) -> AugmentedDocument:
+    """Return what makes sequences of pairs alone: no text, no recitation (`build_sequences`)."""
+    return AugmentedDocument(Document("", "warm-up"), (), pairs)
 
 
 def paper_options(**changes) -> LoraTrainingOptions:
@@ -114,12 +119,15 @@ class LoraTrainer:
 
         A server runs it between two decoding steps.
         """
-        sequences = [self._sequences(document) for document in augmented]
+        parted = [hold_out(document, self.options.held_out) for document in augmented]
+        sequences = [self._sequences(document) for document, _ in parted]
+        held_out = [self._sequences(pairs_alone(pairs)) if pairs else [] for _, pairs in parted]
         results: list = [None] * len(augmented)  # groups come in another order than documents
         for group in group_documents(sequences, self.options):
             stack = StackedLora(self.base, self.spec, [self.init] * len(group))
             rows = [sequences[i] for i in group]
-            losses = yield from fit_steps(self.base, stack, rows, self.options)
+            held = [held_out[i] for i in group]
+            losses = yield from fit_steps(self.base, stack, rows, self.options, held_out=held)
             for row, index in enumerate(group):
                 document = augmented[index].document
                 adapter = self.adapter(stack, row, document.id, document.title)
@@ -152,8 +160,7 @@ class LoraTrainer:
         It teaches the answer's form (Su et al., 2025, section 4.1), its end included; `init` starts
         documents there.
         """
-        empty = Document("", "warm-up")  # no text, no recitation: see `build_sequences`
-        return self.train_global([AugmentedDocument(empty, (), (pair,)) for pair in pairs])
+        return self.train_global([pairs_alone((pair,)) for pair in pairs])
 
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
         limit = min(self.options.max_tokens, self.base.context_length)

@@ -9,6 +9,7 @@ from prag_core.adapters.names import FFN_MODULES
 from prag_core.model.wordings import Wording, find_wording
 
 SCHEMES = ("paper", "recall")
+SCHEDULES = ("constant", "linear", "cosine")
 SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the adapters as they are
 
 
@@ -21,9 +22,16 @@ class LoraTrainingOptions:
         alpha: LoRA alpha; the update is alpha / rank * B A.
         modules: FFN matrices that get a LoRA.
         layers: decoder layers that get one; all when empty.
-        learning_rate: of AdamW, constant.
+        learning_rate: of AdamW, in the first step.
+        lr_scheduler_type: how it goes on: `constant` (paper), or down to 0 over all steps, `linear`
+            or `cosine`.
         weight_decay: of AdamW.
-        epochs: passes over a document's sequences.
+        epochs: passes over a document's sequences, at most.
+        held_out: share of a document's question-answer pairs that it is not trained on but measured
+            by after every epoch; its adapter is that of the epoch of their lowest loss. 0: none
+            (paper).
+        patience: epochs without a lower loss after which a document's training ends, where pairs
+            are held out.
         scheme: which sequences a document makes: `paper` (Su et al., 2025: passage, question and
             answer, 5 a document, in this order in every epoch; see prag_core/training/README.md)
             or `recall` (questions without the passage, and its text).
@@ -46,8 +54,11 @@ class LoraTrainingOptions:
     modules: tuple[str, ...] = FFN_MODULES
     layers: tuple[int, ...] = ()
     learning_rate: float = 2e-3
+    lr_scheduler_type: str = "constant"
     weight_decay: float = 0.0
     epochs: int = 5
+    held_out: float = 0.0
+    patience: int = 1
     scheme: str = "recall"
     loss: str = "answer"
     prompt: str | Wording = "short"
@@ -61,18 +72,25 @@ class LoraTrainingOptions:
 
     def __post_init__(self) -> None:
         """Raise ValueError for values out of range."""
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"got scheme {self.scheme!r}, expected one of {list(SCHEMES)}")
-        if self.loss not in ("all", "answer"):
-            raise ValueError(f"got loss {self.loss!r}, expected 'all' or 'answer'")
+        for name, choices in (
+            ("scheme", SCHEMES),
+            ("loss", ("all", "answer")),
+            ("lr_scheduler_type", SCHEDULES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"got {name} {getattr(self, name)!r}, expected one of {list(choices)}"
+                )
         find_wording(self.prompt)
-        least = dict.fromkeys(("epochs", "sequences_per_step", *SPEED_OPTIONS), 1)
+        least = dict.fromkeys(("epochs", "patience", "sequences_per_step", *SPEED_OPTIONS), 1)
         least["max_tokens"] = 2
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected {minimum} or more")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"got learning_rate {self.learning_rate}, expected a positive number")
+        if not 0 <= self.held_out <= 0.5:
+            raise ValueError(f"got held_out {self.held_out}, expected a share from 0 to 0.5")
 
 
 @dataclass(frozen=True)

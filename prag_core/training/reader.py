@@ -176,8 +176,11 @@ class _Clock:
         """Share of all time that is left."""
         return 1 - self.seconds / (3600 * self.options.max_hours)
 
-    def decay(self) -> float:
-        """Return what the learning rate is multiplied by: 1 in the race, then down to 0."""
+    def decay(self, share: float) -> float:
+        """Return what the learning rate is multiplied by: 1 in the race, then down to 0.
+
+        By the time that is left, whatever share of all steps is done.
+        """
         rest = 1 - self.options.race
         return max(0.0, min(1.0, self.left / rest)) if rest else 1.0
 

@@ -6,7 +6,7 @@ So do documents' texts and questions with their answers, to be scored (see `loop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -90,6 +90,17 @@ def pairs_with_passages(
     half = (len(pairs) + 1) // 2 if scheme == "paper" and texts else 0
     shown = [(pair, (Document(text, title),)) for pair in pairs[:half] for text in texts]
     return [*shown, *((pair, ()) for pair in pairs[half:])]
+
+
+def hold_out(
+    augmented: AugmentedDocument, share: float
+) -> tuple[AugmentedDocument, tuple[QAPair, ...]]:
+    """Part a share of the question-answer pairs from a document: every n-th one, n = 1 / share."""
+    if not share:
+        return augmented, ()
+    every, pairs = round(1 / share), augmented.qa_pairs
+    kept = tuple(pair for number, pair in enumerate(pairs, 1) if number % every)
+    return replace(augmented, qa_pairs=kept), pairs[every - 1 :: every]
 
 
 def trained_answer(pair: QAPair, wording: Wording) -> str:
