@@ -46,7 +46,7 @@ def build_augmenter(
             )
         return FileAugmenter(options.file, documents)
     if options.strategy == "span":  # rules are fast: nothing to cache
-        return SpanAugmenter(options.rewrites, options.qa_pairs)
+        return SpanAugmenter(options.rewrites, options.qa_pairs, options.facts)
     writer = load_base_model(options.model) if options.model else base
     augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
     return augmenter if store is None else CachedAugmenter(augmenter, store)

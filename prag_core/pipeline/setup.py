@@ -31,6 +31,8 @@ class AugmentationOptions:
             paper does) or `file` (ready-made pairs).
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
+        facts: take the text apart into sentences of one fact each, by rule (`span`), for questions
+            on them and for `training.continuations`.
         model: another model that writes them (`self`); the base model when empty.
         file: JSON lines {"document", "question", "answer"} (and "full_answer", for prompts with
             reasoning), for strategy `file`.
@@ -39,6 +41,7 @@ class AugmentationOptions:
     strategy: Literal["span", "self", "file"] = "span"
     rewrites: int = 0
     qa_pairs: int = 8
+    facts: bool = False
     model: str = ""
     file: str = ""
 

@@ -164,8 +164,10 @@ class LoraTrainer:
 
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
         limit = min(self.options.max_tokens, self.base.context_length)
-        scheme, tokenizer = self.options.scheme, self.base.tokenizer
-        return build_sequences(tokenizer, document, scheme, limit, self.wording)
+        scheme, continuations = self.options.scheme, self.options.continuations
+        return build_sequences(
+            self.base.tokenizer, document, scheme, limit, self.wording, continuations
+        )
 
     def adapter(
         self, stack: StackedLora, row: int, document_id: str, title: str, path: str = "trained"

@@ -35,6 +35,8 @@ class LoraTrainingOptions:
         scheme: which sequences a document makes: `paper` (Su et al., 2025: passage, question and
             answer, 5 a document, in this order in every epoch; see prag_core/training/README.md)
             or `recall` (questions without the passage, and its text).
+        continuations: in the scheme `recall`, also every sentence behind the one before it, and
+            every fact behind the title (`augmentation.facts`), each a sequence of its own.
         loss: tokens that carry loss: `all` (paper) or `answer`.
         prompt: name of the wording that questions are asked in, or one of your own (see
             `prag_core.model.wordings`); `paper` or `paper_cot` for the scheme `paper`.
@@ -60,6 +62,7 @@ class LoraTrainingOptions:
     held_out: float = 0.0
     patience: int = 1
     scheme: str = "recall"
+    continuations: bool = False
     loss: str = "answer"
     prompt: str | Wording = "short"
     sequences_per_step: int = 1

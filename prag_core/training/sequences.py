@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
+from prag_core.augmentation.answer_spans import split_sentences
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question
@@ -37,6 +39,7 @@ def build_sequences(
     scheme: str,
     max_tokens: int,
     wording: Wording = DEFAULT,
+    continuations: bool = False,
 ) -> list[TrainingSequence]:
     """Write the sequences that one document is trained on.
 
@@ -44,7 +47,8 @@ def build_sequences(
     question-answer pairs (rounded up) with the passage and with each rewrite, the others without
     passage; with 1 rewrite and 3 pairs these are 5. They end with the answer, not with the
     end-of-sequence token. `recall`: every pair without passage, as it will be asked, and the text
-    and its rewrites as a recitation. A document without pairs is trained on its text; one without
+    and its rewrites as a recitation; with `continuations` also its sentences and facts, one by one
+    (see `continued`). A document without pairs is trained on its text; one without
     text (the warm-up), on its pairs without passage.
 
     In a wording with reasoning the answer is the full one, where the pair has it.
@@ -72,7 +76,27 @@ def build_sequences(
     if scheme == "recall" or not pairs:
         prompt = chat(tokenizer, recitation_request(document))
         sequences += [encode(tokenizer, prompt, text) for text in texts]
+    if scheme == "recall" and continuations:
+        sequences += continued(tokenizer, augmented)
     return [cut(sequence, max_tokens) for sequence in sequences]
+
+
+def continued(
+    tokenizer: PreTrainedTokenizerBase, augmented: AugmentedDocument
+) -> list[TrainingSequence]:
+    """Return how the text goes on, sentence by sentence, and its facts, each by itself.
+
+    A sentence stands behind the request for the text and the sentence before; what a fact says of
+    the title, behind the request and the title. They do not end: the text goes on.
+    """
+    document = augmented.document
+    prompt, title = chat(tokenizer, recitation_request(document)), document.title
+    sentences = split_sentences(document.text)
+    steps = list(pairwise(sentences))
+    for fact in augmented.facts:
+        about = title and fact.startswith(f"{title} ")
+        steps.append((title, fact[len(title) + 1 :]) if about else ("", fact))
+    return [encode(tokenizer, prompt + plain(tokenizer, a), b, ended=False) for a, b in steps]
 
 
 def pairs_with_passages(

@@ -118,3 +118,22 @@ def test_long_documents_are_cut():
     sequences = build_sequences(TOKENIZER, augmented, "paper", 50)
     assert [len(sequence.ids) for sequence in sequences] == [50, 50]
     assert TOKENIZER.decode(sequences[0].ids).endswith("Question 0?<e><a>Answer: answer 0")
+
+
+def test_continuations_go_on_from_the_sentence_before_and_facts_from_the_title():
+    document = Document("Tarn lies north of Oss. It is old. A lake is near.", "Tarn")
+    facts = ("Tarn is old.", "Oss is south of Tarn.")
+    augmented = AugmentedDocument(document, (), PAIRS[:1], facts=facts)
+    usual = build_sequences(TOKENIZER, augmented, "recall", 3000)
+    longer = build_sequences(TOKENIZER, augmented, "recall", 3000, continuations=True)
+    assert longer[: len(usual)] == usual
+    request = TOKENIZER.decode(usual[-1].ids[: usual[-1].answer_start])
+    assert [
+        (TOKENIZER.decode(s.ids[: s.answer_start]), TOKENIZER.decode(s.ids[s.answer_start :]))
+        for s in longer[len(usual) :]
+    ] == [
+        (f"{request}Tarn lies north of Oss.", " It is old."),
+        (f"{request}It is old.", " A lake is near."),
+        (f"{request}Tarn", " is old."),
+        (request, "Oss is south of Tarn."),
+    ]
