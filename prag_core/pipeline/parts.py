@@ -16,6 +16,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import Augmenter, CachedAugmenter, FileAugmenter
 from prag_core.augmentation.self_augmenter import SelfAugmenter
 from prag_core.augmentation.span_augmenter import SpanAugmenter
+from prag_core.augmentation.writing_augmenter import WritingAugmenter
 from prag_core.corpus.documents import Document
 from prag_core.formats.peft_folder import from_peft
 from prag_core.model.base_model import BaseModel, load_base_model
@@ -48,7 +49,10 @@ def build_augmenter(
     if options.strategy == "span":  # rules are fast: nothing to cache
         return SpanAugmenter(options.rewrites, options.qa_pairs, options.facts)
     writer = load_base_model(options.model) if options.model else base
-    augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
+    augmenter: Augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
+    if options.strategy == "writer":
+        counts = options.rewrites, options.qa_pairs, options.facts
+        augmenter = WritingAugmenter(writer, *counts)
     return augmenter if store is None else CachedAugmenter(augmenter, store)
 
 

@@ -41,7 +41,7 @@ def test_facts_are_asked_about_too():
     assert plain.facts == ()
     assert taken_apart.facts == ("Mosaics were made by Greek masters.",)
     more = {p.question for p in taken_apart.qa_pairs} - {p.question for p in plain.qa_pairs}
-    assert "About M: mosaics were made by which masters?" in more
+    assert "About M: Mosaics were made by which masters?" in more
     assert len({pair.question for pair in taken_apart.qa_pairs}) == len(taken_apart.qa_pairs)
 
 
