@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -19,7 +20,14 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import labels, pad
-from prag_core.model.token_loss import IGNORE, next_token_loss, sequence_nll
+from prag_core.model.token_loss import (
+    IGNORE,
+    Distillation,
+    Taught,
+    next_token_loss,
+    sequence_nll,
+    teach,
+)
 from prag_core.training.options import LoraTrainingOptions
 from prag_core.training.sequences import TrainingSequence
 from prag_core.training.stacked_lora import StackedLora, short_attention
@@ -101,7 +109,7 @@ class EarlyStop:
             trained: losses of the epoch's last step, (N,).
         """
         with self.stack:
-            losses = _loss(base, self.rows, "answer").cpu()  # (N,)
+            losses = _loss(base, self.rows).cpu()  # (N,)
         self.epoch += 1
         # One that has nothing held out is best in the last epoch.
         losses = losses.where(~self.empty, torch.tensor(-float(self.epoch)))
@@ -167,7 +175,7 @@ def fit_steps(
             rows = [document[start : start + per_step] for document in documents]
             longest = max(len(sequence.ids) for row in rows for sequence in row)
             with stack, short_attention(base, longest), torch.enable_grad():
-                loss = _loss(base, rows, options.loss)  # (N,)
+                loss = _loss(base, rows, options)  # (N,)
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()
             for group in optimizer.param_groups:
@@ -219,12 +227,58 @@ def mean_nll(
     return values
 
 
-def _loss(base: BaseModel, rows: list[list[TrainingSequence]], tokens: str) -> Tensor:
-    """Mean next-token loss of each document's sequences, (N,)."""
+def teach_steps(
+    base: BaseModel,
+    documents: Sequence[Sequence[TrainingSequence]],
+    options: LoraTrainingOptions,
+    adapter: Adapter | None = None,
+) -> Generator[int, None, list[list[TrainingSequence]]]:
+    """Let the base model read every sequence's prompt with the document, once.
+
+    Args:
+        base: frozen base model.
+        documents: every document's sequences.
+        options: training settings.
+        adapter: attached to the reader, or None.
+
+    Yields:
+        Sequences read so far, after each batch.
+
+    Returns:
+        The sequences, each with what the reader says of its answer.
+    """
+    flat = [sequence for document in documents for sequence in document]
+    order = sorted(range(len(flat)), key=lambda i: len(flat[i].reading))  # less padding
+    for begin in range(0, len(order), BATCH):
+        rows = [flat[i] for i in order[begin : begin + BATCH]]
+        # Where there is nothing to read, the model as it is teaches.
+        prompts = [row.reading or row.ids[: row.answer_start] for row in rows]
+        answers = [row.ids[row.answer_start :] for row in rows]
+        ids, lengths = pad([(*p, *a) for p, a in zip(prompts, answers, strict=True)])  # (rows, T)
+        target = labels(ids, [len(prompt) for prompt in prompts], lengths, IGNORE)
+        with attached(base, adapter):
+            taught = teach(base, ids, target, options.distillation_top_k)
+        for i, row, part in zip(order[begin : begin + BATCH], rows, taught, strict=True):
+            flat[i] = replace(row, taught=part)
+        yield begin + len(rows)
+    rest = iter(flat)
+    return [[next(rest) for _ in document] for document in documents]
+
+
+def _loss(
+    base: BaseModel, rows: list[list[TrainingSequence]], options: LoraTrainingOptions | None = None
+) -> Tensor:
+    """Mean loss of each document's sequences, (N,); without options, NLL of answers alone."""
     flat = [sequence for document in rows for sequence in document]
     ids, lengths = pad([sequence.ids for sequence in flat])  # (rows, T), (rows,)
+    whole = options is not None and options.loss == "all"
     # Nothing predicts the first token, so that "all" begins at the second one.
-    starts = [sequence.answer_start if tokens == "answer" else 1 for sequence in flat]
+    starts = [1 if whole else sequence.answer_start for sequence in flat]
     target = labels(ids, starts, lengths, IGNORE)  # (rows, T)
     owner = torch.arange(len(rows)).repeat_interleave(len(rows[0]))  # (rows,), in 0..N - 1
-    return next_token_loss(base, ids, target, owner, len(rows))
+    taught = [sequence.taught for sequence in flat if sequence.taught]
+    mixed = None
+    if options is not None and taught:
+        reverse = options.distillation_kl == "reverse"
+        mixed = Distillation(Taught.joined(taught), options.distillation, reverse)
+    return next_token_loss(base, ids, target, owner, len(rows), mixed)

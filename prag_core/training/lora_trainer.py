@@ -11,7 +11,13 @@ from prag_core.corpus.documents import Document, as_documents
 from prag_core.model.base_model import BaseModel
 from prag_core.model.prompts import prompt_id
 from prag_core.model.wordings import find_wording
-from prag_core.training.loop import finish, fit_steps, group_documents, similar_steps
+from prag_core.training.loop import (
+    finish,
+    fit_steps,
+    group_documents,
+    similar_steps,
+    teach_steps,
+)
 from prag_core.training.options import SPEED_OPTIONS, LoraTrainingOptions
 from prag_core.training.sequences import TrainingSequence, build_sequences, hold_out
 from prag_core.training.stacked_lora import StackedLora, initial_tensors
@@ -127,12 +133,27 @@ class LoraTrainer:
             stack = StackedLora(self.base, self.spec, [self.init] * len(group))
             rows = [sequences[i] for i in group]
             held = [held_out[i] for i in group]
+            if self.options.distillation:
+                reading = teach_steps(self.base, rows, self.options)
+                rows = yield from self._counted(reading, len(rows[0]))
             losses = yield from fit_steps(self.base, stack, rows, self.options, held_out=held)
             for row, index in enumerate(group):
                 document = augmented[index].document
                 adapter = self.adapter(stack, row, document.id, document.title)
                 results[index] = (adapter, losses[row])
         return results
+
+    def _counted(
+        self, reading: Generator[int, None, list[list[TrainingSequence]]], sequences: int
+    ) -> Generator[tuple[int, int], None, list[list[TrainingSequence]]]:
+        """Do as `reading`, and yield 0 steps of those to come after each of its batches."""
+        steps = self.options.epochs * -(-sequences // self.options.sequences_per_step)
+        while True:
+            try:
+                next(reading)
+            except StopIteration as stop:
+                return stop.value
+            yield 0, steps
 
     def train_global(self, augmented: Sequence[AugmentedDocument]) -> Adapter:
         """Train one adapter on all documents together (the SFT baseline and control).
@@ -163,11 +184,11 @@ class LoraTrainer:
         return self.train_global([pairs_alone((pair,)) for pair in pairs])
 
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
-        limit = min(self.options.max_tokens, self.base.context_length)
-        scheme, continuations = self.options.scheme, self.options.continuations
-        return build_sequences(
-            self.base.tokenizer, document, scheme, limit, self.wording, continuations
-        )
+        options = self.options
+        limit = min(options.max_tokens, self.base.context_length)
+        more = {"continuations": options.continuations, "reading": options.distillation > 0}
+        how = options.scheme, limit, self.wording
+        return build_sequences(self.base.tokenizer, document, *how, **more)
 
     def adapter(
         self, stack: StackedLora, row: int, document_id: str, title: str, path: str = "trained"

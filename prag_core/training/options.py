@@ -10,6 +10,8 @@ from prag_core.model.wordings import Wording, find_wording
 
 SCHEMES = ("paper", "recall")
 SCHEDULES = ("constant", "linear", "cosine")
+LEAST_ONE = ("epochs", "patience", "sequences_per_step", "distillation_top_k",
+             "documents_per_batch", "tokens_per_batch")  # fmt: skip
 SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the adapters as they are
 
 
@@ -38,6 +40,11 @@ class LoraTrainingOptions:
         continuations: in the scheme `recall`, also every sentence behind the one before it, and
             every fact behind the title (`augmentation.facts`), each a sequence of its own.
         loss: tokens that carry loss: `all` (paper) or `answer`.
+        distillation: share of the loss that is the distance (KL) to the base model, the warm-up's
+            shared rows included, that reads the document; the rest is that of the tokens as they
+            stand. Of questions, texts and continuations alike (scheme `recall`, loss `answer`).
+        distillation_kl: `forward`, KL(reading || adapter), or `reverse`.
+        distillation_top_k: tokens whose probability by reading is kept; all others count as one.
         prompt: name of the wording that questions are asked in, or one of your own (see
             `prag_core.model.wordings`); `paper` or `paper_cot` for the scheme `paper`.
         sequences_per_step: sequences of one document in one optimiser step.
@@ -64,6 +71,9 @@ class LoraTrainingOptions:
     scheme: str = "recall"
     continuations: bool = False
     loss: str = "answer"
+    distillation: float = 0.0
+    distillation_kl: str = "forward"
+    distillation_top_k: int = 20
     prompt: str | Wording = "short"
     sequences_per_step: int = 1
     max_tokens: int = 3000
@@ -79,19 +89,27 @@ class LoraTrainingOptions:
             ("scheme", SCHEMES),
             ("loss", ("all", "answer")),
             ("lr_scheduler_type", SCHEDULES),
+            ("distillation_kl", ("forward", "reverse")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"got {name} {getattr(self, name)!r}, expected one of {list(choices)}"
                 )
         find_wording(self.prompt)
-        least = dict.fromkeys(("epochs", "patience", "sequences_per_step", *SPEED_OPTIONS), 1)
+        least = dict.fromkeys(LEAST_ONE, 1)
         least["max_tokens"] = 2
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected {minimum} or more")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"got learning_rate {self.learning_rate}, expected a positive number")
+        distilled = self.distillation and (self.scheme != "recall" or self.loss != "answer")
+        if distilled or not 0 <= self.distillation <= 1:
+            raise ValueError(
+                f"got distillation {self.distillation} with scheme {self.scheme} and loss "
+                f"{self.loss}, expected a share from 0 to 1, and above 0 scheme recall and loss "
+                "answer: what is trained with the passage in its prompt has no reader to learn from"
+            )
         if not 0 <= self.held_out <= 0.5:
             raise ValueError(f"got held_out {self.held_out}, expected a share from 0 to 0.5")
 

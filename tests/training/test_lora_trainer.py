@@ -63,6 +63,7 @@ def assert_same(ours, theirs, tolerance: float = 1e-5) -> None:
         {"scheme": "recall", "epochs": 2, "sequences_per_step": 2, "loss": "answer"},
         {"scheme": "recall", "epochs": 3, "lr_scheduler_type": "linear"},
         {"scheme": "recall", "epochs": 4, "held_out": 0.34, "lr_scheduler_type": "cosine"},
+        {"scheme": "recall", "loss": "answer", "continuations": True, "distillation": 0.7},
         {"weight_decay": 0.1, "modules": ("down_proj",), "layers": (1,), "rank": 3},
     ],
 )
@@ -138,6 +139,35 @@ def test_answer_loss_counts_the_answer_alone(tiny_base):
         answer = torch.tensor(sequence.ids[sequence.answer_start :])
         losses.append(cross_entropy(logits[sequence.answer_start - 1 : -1], answer))
     assert loss == pytest.approx(torch.stack(losses).mean().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["forward", "reverse"])
+def test_distilled_loss_is_the_distance_to_the_base_model_that_reads(tiny_base, kind):
+    """Of the first step, in which an adapter's B is zero: the base model beside itself."""
+    document = AugmentedDocument(augmented(0).document, (), (QAPair("What?", "Tarn"),))
+    options = replace(FAST, scheme="recall", loss="answer", sequences_per_step=2, epochs=1)
+    options = replace(
+        options, prompt="short", distillation=0.7, distillation_kl=kind, distillation_top_k=200
+    )
+    ((_, loss),) = LoraTrainer(tiny_base, AUGMENTER, options).train([document])
+    tokenizer, passage = tiny_base.tokenizer, f"Passage 1: P0: {document.document.text}"
+    total, count = 0.0, 0
+    how = ("recall", 3000, WORDINGS[options.prompt])
+    for sequence in build_sequences(tokenizer, document, *how, reading=True):
+        assert passage in tokenizer.decode(sequence.reading)
+        assert passage not in tokenizer.decode(sequence.ids[: sequence.answer_start])
+        answer = sequence.ids[sequence.answer_start :]
+        alone, read = (
+            tiny_base.model(torch.tensor([(*prompt, *answer)])).logits[0, len(prompt) - 1 : -1]
+            for prompt in (sequence.ids[: sequence.answer_start], sequence.reading)
+        )
+        p, q = read.log_softmax(-1), alone.log_softmax(-1)
+        p, q = (p, q) if kind == "forward" else (q, p)
+        total += 0.7 * (p.exp() * (p - q)).sum() + 0.3 * cross_entropy(
+            alone, torch.tensor(answer), reduction="sum"
+        )
+        count += len(answer)
+    assert loss == pytest.approx((total / count).item(), rel=1e-3)
 
 
 def test_training_lowers_the_loss_and_leaves_the_base(tiny_base):
@@ -240,6 +270,10 @@ def test_fingerprint_covers_settings_and_augmenter(tiny_base):
         ({"scheme": "all"}, r"got scheme 'all', expected one of \['paper', 'recall'\]"),
         ({"loss": "none"}, r"got loss 'none', expected one of \['all', 'answer'\]"),
         ({"lr_scheduler_type": "step"}, "got lr_scheduler_type 'step', expected one of"),
+        ({"distillation": 0.5}, "got distillation 0.5 with scheme paper and loss all"),
+        ({"distillation": 2, "scheme": "recall", "loss": "answer"}, "expected a share from 0 to 1"),
+        ({"distillation_kl": "both"}, "got distillation_kl 'both', expected one of"),
+        ({"distillation_top_k": 0}, "got distillation_top_k 0, expected 1 or more"),
         ({"held_out": 0.6}, "got held_out 0.6, expected a share from 0 to 0.5"),
         ({"patience": 0}, "got patience 0, expected 1 or more"),
         ({"epochs": 0}, "got epochs 0, expected 1 or more"),
