@@ -23,6 +23,7 @@ from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
+from prag_core.training.initial import load_initial
 from prag_core.training.lora_trainer import LoraTrainer
 
 PARAMETRIZERS = "prag.parametrizers"  # entry point group
@@ -98,5 +99,5 @@ def build_parametrizer(
 def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -> LoraTrainer:
     """Build the parametrizer of the trained path (entry point `trained`)."""
     # A warm-up adapter (`prag warmup`), from which every document's training starts.
-    init = from_peft(setup.training.init, base) if setup.training.init else None
+    init = load_initial(setup.training.init, base)
     return LoraTrainer(base, augmenter(), setup.training, init)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
+import torch
+
 from prag_core.adapters.adapter import Adapter, AdapterSpec, fingerprint
 from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPair
 from prag_core.corpus.documents import Document, as_documents
+from prag_core.formats.foreign_lora import pad_rank
 from prag_core.model.base_model import BaseModel
 from prag_core.model.prompts import prompt_id
 from prag_core.model.wordings import find_wording
@@ -18,7 +21,7 @@ from prag_core.training.loop import (
     similar_steps,
     teach_steps,
 )
-from prag_core.training.options import SPEED_OPTIONS, LoraTrainingOptions
+from prag_core.training.options import AUTO_INIT, SPEED_OPTIONS, LoraTrainingOptions
 from prag_core.training.sequences import TrainingSequence, build_sequences, hold_out
 from prag_core.training.stacked_lora import StackedLora, initial_tensors
 
@@ -63,7 +66,8 @@ class LoraTrainer:
             base: frozen base model.
             augmenter: makes rewrites and question-answer pairs.
             options: training settings.
-            init: adapter that every document starts from; a seeded random one when omitted.
+            init: adapter that every document starts from, or shares (`options.init_shared`); a
+                seeded random one when omitted.
 
         Raises:
             ValueError: rank, modules or layers that the base model cannot take, or an `init` of
@@ -86,18 +90,25 @@ class LoraTrainer:
             layers=layers,
             dtype=self.options.dtype,
         )
-        if self.options.init and init is None:
+        if self.options.init not in ("", AUTO_INIT) and init is None:
             raise ValueError(
                 f"got the option init {self.options.init!r} alone, expected its adapter too: pass "
-                "init=from_peft(options.init, base)"
+                "init=load_initial(options.init, base)"
             )
-        # The dtype may differ: training is in float32 whatever is stored.
-        if init and replace(init.spec, dtype=self.spec.dtype) != self.spec:
+        # The dtype may differ: training is in float32 whatever is stored. So may rank and scale of
+        # rows that are not trained.
+        free = {"dtype": self.spec.dtype}
+        if init and self.options.init_shared:
+            free |= {"rank": self.spec.rank, "alpha": self.spec.alpha}
+        if init and replace(init.spec, **free) != self.spec:
             raise ValueError(
                 f"got an initial adapter of {init.spec}, expected {self.spec}: "
                 "train it with the same base model, rank, alpha, modules and layers"
             )
-        self.init = init.tensors if init else initial_tensors(base, self.spec, self.options.seed)
+        self.shared = init if self.options.init_shared else None
+        started = init and not self.shared
+        drawn = initial_tensors(base, self.spec, self.options.seed)
+        self.init = init.tensors if started else drawn
         # Only what changes the adapters (the dtype stands in the spec): a store that was filled in
         # batches of another size stays valid.
         quality = asdict(self.options)
@@ -130,11 +141,11 @@ class LoraTrainer:
         held_out = [self._sequences(pairs_alone(pairs)) if pairs else [] for _, pairs in parted]
         results: list = [None] * len(augmented)  # groups come in another order than documents
         for group in group_documents(sequences, self.options):
-            stack = StackedLora(self.base, self.spec, [self.init] * len(group))
+            stack = self.stack(len(group))
             rows = [sequences[i] for i in group]
             held = [held_out[i] for i in group]
             if self.options.distillation:
-                reading = teach_steps(self.base, rows, self.options)
+                reading = teach_steps(self.base, rows, self.options, self.shared)
                 rows = yield from self._counted(reading, len(rows[0]))
             losses = yield from fit_steps(self.base, stack, rows, self.options, held_out=held)
             for row, index in enumerate(group):
@@ -167,7 +178,7 @@ class LoraTrainer:
         per_step = self.options.sequences_per_step
         if self.options.scheme != "paper":
             per_step = max(per_step, GLOBAL_STEP)
-        stack = StackedLora(self.base, self.spec, [self.init])
+        stack = self.stack()
         options = replace(self.options, sequences_per_step=per_step)
         steps = similar_steps(sequences, per_step, options.seed)
         finish(fit_steps(self.base, stack, [steps], options))
@@ -190,10 +201,24 @@ class LoraTrainer:
         how = options.scheme, limit, self.wording
         return build_sequences(self.base.tokenizer, document, *how, **more)
 
+    def stack(self, documents: int = 1) -> StackedLora:
+        """Return what documents start from, one row each."""
+        return StackedLora(self.base, self.spec, [self.init] * documents, self.shared)
+
     def adapter(
         self, stack: StackedLora, row: int, document_id: str, title: str, path: str = "trained"
     ) -> Adapter:
-        """Return the LoRA of one row of a stack as it is now."""
+        """Return the LoRA of one row of a stack as it is now, the shared rows behind its own."""
         metadata = {"document_id": document_id, "title": title, "path": path,
                     "prompt": prompt_id(self.wording, tokenizer=self.base.tokenizer)}  # fmt: skip
-        return Adapter(self.spec, stack.tensors(row, self.spec.torch_dtype), metadata).rounded()
+        tensors, count = stack.tensors(row, self.spec.torch_dtype), 0
+        if self.shared:
+            count = self.shared.rank
+            factor = self.shared.spec.scale / self.spec.scale  # one scale for all rows
+            for name, (a, b) in tensors.items():
+                rows, columns = pad_rank(*self.shared.tensors[name], count)
+                tensors[name] = (
+                    torch.cat([a, rows.to(a)]),  # (r + shared, I)
+                    torch.cat([b, (columns.float() * factor).to(b)], 1),  # (O, r + shared)
+                )
+        return Adapter(self.spec, tensors, metadata, shared_rows=count).rounded()

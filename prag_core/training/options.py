@@ -9,6 +9,7 @@ from prag_core.adapters.names import FFN_MODULES
 from prag_core.model.wordings import Wording, find_wording
 
 SCHEMES = ("paper", "recall")
+AUTO_INIT = "auto"
 SCHEDULES = ("constant", "linear", "cosine")
 LEAST_ONE = ("epochs", "patience", "sequences_per_step", "distillation_top_k",
              "documents_per_batch", "tokens_per_batch")  # fmt: skip
@@ -55,7 +56,11 @@ class LoraTrainingOptions:
             changes speed and memory only.
         dtype: of the stored adapter; `int8` has a scale a row.
         seed: of the initialisation and the order of sequences, the same for every document.
-        init: folder of a PEFT adapter to start from (warm-up initialisation), or empty.
+        init: folder of a PEFT adapter to start from (warm-up initialisation); `auto`: the one that
+            is shipped for the base model, where there is one; or empty.
+        init_shared: keep its rows as they are, beside `rank` rows of the document's own that start
+            at random: what all documents share (the answer's format), counted once in a merge. It
+            may have another rank then.
     """
 
     rank: int = 8
@@ -82,6 +87,7 @@ class LoraTrainingOptions:
     dtype: str = "bfloat16"
     seed: int = 0
     init: str = ""
+    init_shared: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for values out of range."""

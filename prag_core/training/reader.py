@@ -24,7 +24,6 @@ from prag_core.training.loop import fit_steps, mean_nll, similar_steps
 from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.options import ReaderOptions
 from prag_core.training.sequences import TrainingSequence, encode
-from prag_core.training.stacked_lora import StackedLora
 
 READER = "reader"
 EPOCHS = 1000  # more than any time is enough for: time or a flat loss ends the training
@@ -197,7 +196,7 @@ class _Run:
         clock: _Clock,
     ) -> None:
         self.trainer, self.learning_rate, self.every = trainer, learning_rate, options.every
-        self.stack = StackedLora(trainer.base, trainer.spec, [trainer.init])
+        self.stack = trainer.stack()
         settings = replace(
             trainer.options, learning_rate=learning_rate, epochs=EPOCHS, loss="answer",
             sequences_per_step=options.batch, seed=options.seed,

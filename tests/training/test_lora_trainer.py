@@ -13,9 +13,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from prag_core.adapters.adapter import AdapterSpec
+from prag_core.adapters.merge import merge
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
-from prag_core.formats.peft_folder import to_peft
+from prag_core.formats.peft_folder import from_peft, to_peft
 from prag_core.model.attach import attached
 from prag_core.model.wordings import WORDINGS
 from prag_core.training.lora_trainer import PAPER, LoraTrainer, paper_options
@@ -217,6 +218,74 @@ def test_initial_adapter_is_used(tiny_base):
     assert again.fingerprint == warm.fingerprint
 
 
+@pytest.fixture
+def shared(tiny_base):
+    """A trainer whose documents share rows of another rank and scale, and these rows."""
+    spec = LoraTrainer(tiny_base, AUGMENTER, FAST).spec
+    init = random_adapter(replace(spec, rank=3, alpha=6), tiny_base, seed=5)
+    options = replace(FAST, init="warm", init_shared=True)
+    return LoraTrainer(tiny_base, AUGMENTER, options, init), init
+
+
+def test_shared_rows_are_not_trained_and_stand_behind_the_documents_own(tiny_base, shared):
+    trainer, init = shared
+    together = [adapter for adapter, _ in trainer.train(UNEVEN[:2])]
+    for document, adapter in zip(UNEVEN[:2], together, strict=True):
+        ((alone, _),) = trainer.train([document])
+        assert_same(adapter, alone)
+        assert (adapter.shared_rows, adapter.rank, adapter.spec.rank) == (3, 5, 2)
+        for path, (a, b) in init.tensors.items():
+            own, (shared_a, shared_b) = adapter.split(path)
+            assert torch.equal(shared_a, a)
+            torch.testing.assert_close(16 * shared_b, 2 * b)  # of one scale with the others
+            assert own[1].abs().max() > 0
+    free = LoraTrainer(tiny_base, AUGMENTER, FAST)
+    assert free.fingerprint != trainer.fingerprint
+    ((bare, _),) = free.train(UNEVEN[:1])
+    path = trainer.spec.paths()[0]
+    own = together[0].split(path)[0][1]
+    assert (own - bare.tensors[path][1]).abs().max() > 1e-4  # learned beside the shared rows
+
+
+def test_first_loss_is_that_of_the_base_model_with_the_shared_rows(tiny_base, shared):
+    trainer, init = shared
+    document = augmented(0, pairs=0, rewrites=0)  # one sequence, one step
+    ((_, loss),) = trainer.train([document])
+    ((sequence,),) = [trainer._sequences(document)]
+    ids = torch.tensor([sequence.ids])
+    with attached(tiny_base, init):
+        expected = tiny_base.model(input_ids=ids, labels=ids).loss
+    assert loss == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_peft_reads_an_export_of_shared_rows_and_of_its_parts(tiny_base, shared, tmp_path):
+    trainer, _ = shared
+    first, second = (adapter for adapter, _ in trainer.train(UNEVEN[:2]))
+    ids = torch.randint(5, 250, (1, 9))
+    to_peft(first, tmp_path / "whole", "tiny")
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(tiny_base.model), tmp_path / "whole")
+    with attached(tiny_base, first):
+        expected = tiny_base.model(ids).logits
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+    assert "count once" in (tmp_path / "whole" / "prag_adapter.json").read_text()
+    assert from_peft(tmp_path / "whole", tiny_base).shared_rows == 3
+    # PEFT's own sum of the parts is our merge.
+    parts = {"shared": first.part("shared"), "one": first.part("own"), "two": second.part("own")}
+    model = None
+    for name, part in parts.items():
+        folder = to_peft(part, tmp_path / name, "tiny")
+        if model is None:
+            base = copy.deepcopy(tiny_base.model)
+            model = peft.PeftModel.from_pretrained(base, folder, adapter_name=name)
+        else:
+            model.load_adapter(folder, adapter_name=name)
+    model.add_weighted_adapter([*parts], [1.0] * 3, "sum", combination_type="cat")
+    model.set_adapter("sum")
+    with attached(tiny_base, merge([first, second])):
+        expected = tiny_base.model(ids).logits
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "change", [{"rank": 3}, {"alpha": 5}, {"layers": (0,)}, {"base_model": "other"}]
 )
@@ -227,7 +296,7 @@ def test_initial_adapter_of_another_spec_is_refused(tiny_base, change):
 
 
 def test_option_init_without_its_adapter_is_refused(tiny_base):
-    with pytest.raises(ValueError, match=r"got the option init 'warm' alone.*from_peft"):
+    with pytest.raises(ValueError, match=r"got the option init 'warm' alone.*load_initial"):
         LoraTrainer(tiny_base, AUGMENTER, replace(FAST, init="warm"))
 
 
