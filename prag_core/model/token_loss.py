@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import Cache
 
 from prag_core.model.base_model import BaseModel
 
@@ -179,7 +180,9 @@ def sequence_nll(base: BaseModel, ids: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def teach(base: BaseModel, ids: Tensor, labels: Tensor, count: int) -> list[Taught]:
+def teach(
+    base: BaseModel, ids: Tensor, labels: Tensor, count: int, past: Cache | None = None
+) -> list[Taught]:
     """Return what the model says of every row's labelled tokens.
 
     Args:
@@ -187,9 +190,11 @@ def teach(base: BaseModel, ids: Tensor, labels: Tensor, count: int) -> list[Taug
         ids: (rows, T) token ids, padded on the right.
         labels: (rows, T) token ids, IGNORE where a token does not count.
         count: k, the likeliest tokens that are kept.
+        past: keys and values of what all rows begin with; it is changed.
     """
     ids, inside = ids.to(base.device), labels.to(base.device)[:, 1:] != IGNORE  # (rows, T - 1)
-    hidden = base.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    read = base.model.model(input_ids=ids, past_key_values=past, use_cache=past is not None)
+    hidden = read.last_hidden_state[:, :-1]  # (rows, T - 1, H)
     cap = getattr(base.model.config, "final_logit_softcapping", None)  # of Gemma 2
     parts = []
     for rows in hidden[inside].split(CHUNK):

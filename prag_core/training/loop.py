@@ -20,6 +20,7 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import labels, pad
+from prag_core.model.prefix import common_start, prefix_cache, read_prefix
 from prag_core.model.token_loss import (
     IGNORE,
     Distillation,
@@ -247,22 +248,50 @@ def teach_steps(
     Returns:
         The sequences, each with what the reader says of its answer.
     """
-    flat = [sequence for document in documents for sequence in document]
-    order = sorted(range(len(flat)), key=lambda i: len(flat[i].reading))  # less padding
-    for begin in range(0, len(order), BATCH):
-        rows = [flat[i] for i in order[begin : begin + BATCH]]
-        # Where there is nothing to read, the model as it is teaches.
-        prompts = [row.reading or row.ids[: row.answer_start] for row in rows]
-        answers = [row.ids[row.answer_start :] for row in rows]
-        ids, lengths = pad([(*p, *a) for p, a in zip(prompts, answers, strict=True)])  # (rows, T)
-        target = labels(ids, [len(prompt) for prompt in prompts], lengths, IGNORE)
-        with attached(base, adapter):
-            taught = teach(base, ids, target, options.distillation_top_k)
-        for i, row, part in zip(order[begin : begin + BATCH], rows, taught, strict=True):
-            flat[i] = replace(row, taught=part)
-        yield begin + len(rows)
-    rest = iter(flat)
-    return [[next(rest) for _ in document] for document in documents]
+    done, taught = 0, []
+    for document in documents:
+        kept: dict[int, TrainingSequence] = {}
+        for places in _same_beginning(document):
+            with attached(base, adapter):
+                parts = _teach([document[i] for i in places], base, options.distillation_top_k)
+            kept |= {i: replace(document[i], taught=t) for i, t in zip(places, parts, strict=True)}
+            done += len(places)
+            yield done
+        taught.append([kept[i] for i in range(len(document))])
+    return taught
+
+
+def _prompt(sequence: TrainingSequence) -> tuple[int, ...]:
+    """Return what the reader is asked; where there is nothing to read, the prompt as it is."""
+    return sequence.reading or sequence.ids[: sequence.answer_start]
+
+
+def _same_beginning(sequences: Sequence[TrainingSequence]) -> Iterator[list[int]]:
+    """Yield batches of places whose prompts share most of their tokens: the document's."""
+    batch: list[int] = []
+    for i in sorted(range(len(sequences)), key=lambda i: _prompt(sequences[i])):
+        first, prompt = _prompt(sequences[batch[0] if batch else i]), _prompt(sequences[i])
+        if len(batch) == BATCH or 2 * common_start(first, prompt) < len(prompt):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _teach(rows: Sequence[TrainingSequence], base: BaseModel, count: int) -> list[Taught]:
+    """Read what all prompts begin with once, and then every row's rest."""
+    prompts = [_prompt(row) for row in rows]
+    # The last token of a prompt is always read: the answer's first one is predicted there.
+    shared = min(min(common_start(prompts[0], p), len(p) - 1) for p in prompts)
+    rests = [(*p[shared:], *r.ids[r.answer_start :]) for p, r in zip(prompts, rows, strict=True)]
+    ids, lengths = pad(rests)  # (rows, T)
+    target = labels(ids, [len(prompt) - shared for prompt in prompts], lengths, IGNORE)
+    past = None
+    if shared:
+        prefix = read_prefix(base, prompts[0][:shared])
+        past = prefix_cache(base, [prefix] * len(rows), [shared] * len(rows))[0]
+    return teach(base, ids, target, count, past)
 
 
 def _loss(
