@@ -18,9 +18,9 @@ from hypernet.network.config import NetworkConfig
 from hypernet.network.heads import build_head
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel
+from prag_core.model.checkpoints import SHIPPED
 
 VERSION = 1  # of config.json's fields and the tensors' names
-SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"  # in the source tree: a link
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 

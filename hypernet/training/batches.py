@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hypernet.training.packing import Packed, pack
-from hypernet.training.relations import ask
 from hypernet.training.sources import Item, Pool
+from prag_core.augmentation.relations import ask
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import start_token
 from prag_core.model.padding import pad

@@ -15,8 +15,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from hypernet.training.relations import find_relations, subject
 from hypernet.training.sources import NOTHING, corpus_file
+from prag_core.augmentation.relations import find_relations, subject
 from prag_core.corpus.documents import Document
 from prag_core.corpus.leave_out import LeaveOut
 

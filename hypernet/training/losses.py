@@ -23,18 +23,6 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
-def kl_to_teacher(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return KL(teacher || student) of every position; (P, V) twice -> (P,).
-
-    With the teacher reading the passage it is context distillation (Snell et al., 2022; used by
-    Doc-to-LoRA, 2026); with the base model as teacher, on what the document does not answer, it
-    says that an adapter leaves unrelated text alone.
-    """
-    student = torch.log_softmax(logits.float(), -1)  # (P, V)
-    teacher = torch.log_softmax(teacher_logits.float(), -1)
-    return (teacher.exp() * (teacher - student)).sum(-1)
-
-
 def weight_regression(rows: Rows, trained: Rows) -> Tensor:
     """Return the distance of every document's rows to those of its trained adapter, (N,).
 

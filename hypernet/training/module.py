@@ -19,7 +19,6 @@ from hypernet.network.rows import Rows, attached_rows
 from hypernet.training.batches import ANSWER, COMPLETION, Batch
 from hypernet.training.losses import (
     TrainedAdapters,
-    kl_to_teacher,
     mean_by_kind,
     token_nll,
     weight_regression,
@@ -33,6 +32,7 @@ from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.model.hardware import release_freed_memory
 from prag_core.model.padding import pad
 from prag_core.model.prompts import prompt_id
+from prag_core.model.token_loss import kl_to_teacher
 from prag_core.model.wordings import find_wording
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.stacked_lora import short_attention

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from hypernet.training.relations import find_facts
 from prag_core.adapters.adapter import fingerprint
+from prag_core.augmentation.relations import find_facts
 from prag_core.augmentation.span_augmenter import choose_pairs
 from prag_core.corpus.documents import Document
 from prag_core.corpus.leave_out import LeaveOut

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +27,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 INT8 = "int8"  # of stored adapters alone: in memory they are float32
 PEFT_PREFIX = "base_model.model."
 MEMORY_PREFIX = "memory."
+SHARED_NOTE = (
+    "The last {rows} rows of every module are the same in all adapters of one parametrizer. In a "
+    "sum of several adapters they count once: sum parts (prag store export --part own, and one "
+    "--part shared, each at its weight), not whole adapters."
+)
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,26 @@ class Adapter:
         own = a.shape[0] - self.shared_rows
         return (a[:own], b[:, :own]), (a[own:], b[:, own:])  # (R, I), (O, R); (shared, I), ..
 
+    def part(self, which: Literal["own", "shared"]) -> Adapter:
+        """Return the document's own rows alone, or those that it shares, as an adapter.
+
+        Whoever sums whole adapters with other programs counts the shared rows as often as there are
+        adapters. In parts the sum is that of `merge`: the shared ones once, and every document's
+        own ones.
+
+        Raises:
+            ValueError: there are no shared rows.
+        """
+        if not self.shared_rows:
+            raise ValueError(
+                f"got an adapter without shared rows, expected some to take its {which} ones: use "
+                "the whole adapter"
+            )
+        index = ("own", "shared").index(which)
+        tensors = {path: self.split(path)[index] for path in self.tensors}
+        memory = self.memory if which == "own" else None
+        return replace(self, tensors=tensors, memory=memory, shared_rows=0)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors as they are stored, those of the memory included."""
@@ -200,8 +225,14 @@ class Adapter:
 
     @property
     def note(self) -> dict[str, Any]:
-        """Spec and metadata, as a file keeps them beside the tensors."""
-        return {"spec": asdict(self.spec), "metadata": dict(self.metadata)}
+        """Spec and metadata, as a file keeps them beside the tensors.
+
+        And, for those who merge with other programs, how rows that all documents share count.
+        """
+        note: dict[str, Any] = {"spec": asdict(self.spec), "metadata": dict(self.metadata)}
+        if self.shared_rows:
+            note["shared_rows"] = SHARED_NOTE.format(rows=self.shared_rows)
+        return note
 
     def to_bytes(self) -> bytes:
         """Serialise to safetensors bytes, under stock PEFT tensor names (int8: scales beside)."""

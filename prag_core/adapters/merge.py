@@ -56,12 +56,13 @@ def merge(
 
     Args:
         adapters: adapters of one base model, modules and layers; ranks and alphas may differ.
-        weights: one weight an adapter; all 1 when omitted.
+        weights: one weight an adapter; all 1 when omitted. The shared rows weigh 1.
         method: `auto` or `concatenate`.
 
     Raises:
         ValueError: nothing to merge, another base model, modules or layers, a wrong count of
-            weights, an unknown method, or ridge memories of different networks.
+            weights, an unknown method, ridge memories of different networks, or shared rows that
+            are not the same.
     """
     if method not in METHODS:
         raise ValueError(f"got merge method {method!r}, expected one of {list(METHODS)}")
@@ -130,6 +131,29 @@ def _require_mergeable(adapters: Sequence[Adapter], weights: Sequence[float]) ->
     return first
 
 
+def _require_one_format(adapters: Sequence[Adapter]) -> Adapter:
+    """Return an adapter whose shared rows stand for those of all; ValueError where they differ."""
+    sharing = [adapter for adapter in adapters if adapter.shared_rows]
+    if not sharing:
+        return adapters[0]
+    path = sharing[0].spec.paths()[0]  # one module tells
+    first, *others = (_response(adapter, path) for adapter in sharing)
+    # Not bit by bit: a smaller rank's rows may be another basis of the same update.
+    if any((other - first).norm() > 0.05 * first.norm() for other in others):
+        raise ValueError(
+            "got adapters whose shared rows differ, expected those of one parametrizer, which a "
+            "merge counts once: parametrize all documents from one start (training.init), or with "
+            "one checkpoint"
+        )
+    return sharing[0]
+
+
+def _response(adapter: Adapter, path: str) -> Tensor:
+    """Return what the shared rows of a module add for an input of ones, (O,)."""
+    a, b = adapter.split(path)[1]
+    return adapter.spec.scale * b.float() @ a.float().sum(1)
+
+
 def _concatenate(adapters: Sequence[Adapter], factors: Sequence[float], path: str) -> Rows:
     """Return A (sum R, I) and B (O, sum R) of a module: B A is the weighted sum of the B_j A_j."""
     pairs = [adapter.tensors[path] for adapter in adapters]
@@ -151,8 +175,7 @@ def _join_memories(
     memories = [adapter.memory for adapter in adapters]
     present = [memory for memory in memories if memory is not None]
     require_one_network(present)
-    # One adapter's shared rows stand for those of all; trained adapters have none.
-    sharing = next((adapter for adapter in adapters if adapter.shared_rows), adapters[0])
+    sharing = _require_one_format(adapters)
     tensors: dict[str, Rows] = {}
     solved: list[Tensor] = []  # keys by module, each (sum R, I or I + k)
     for module, path in enumerate(adapters[0].spec.paths()):

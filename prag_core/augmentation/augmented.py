@@ -44,12 +44,14 @@ class AugmentedDocument:
         rewrites: the same facts in other words.
         qa_pairs: questions that the document answers.
         error: why something is missing ("": nothing is); the document is still trained on.
+        facts: sentences of one fact each, in other words than the text.
     """
 
     document: Document
     rewrites: tuple[str, ...]
     qa_pairs: tuple[QAPair, ...]
     error: str = ""
+    facts: tuple[str, ...] = ()
 
 
 # A Protocol, so that a user's own augmenter needs no class of ours.
@@ -83,14 +85,15 @@ def add_pairs(pairs: Sequence[QAPair], more: Sequence[QAPair]) -> tuple[QAPair, 
 
 
 def augmented_passage(augmented: AugmentedDocument) -> Document:
-    """Write text, rewrites and question-answer pairs as one passage (mode `da_rag`).
+    """Write text, rewrites, facts and question-answer pairs as one passage (mode `da_rag`).
 
     The control of Su et al. (2025): what the trained path learns from, read in the prompt instead.
     """
     document = augmented.document
     # The title stays apart: the prompt writes it before every passage.
     pairs = [f"Question: {p.question} Answer: {p.answer}" for p in augmented.qa_pairs]
-    return Document("\n".join([document.text, *augmented.rewrites, *pairs]), document.title)
+    texts = [document.text, *augmented.rewrites, *augmented.facts, *pairs]
+    return Document("\n".join(texts), document.title)
 
 
 class FileAugmenter:
@@ -184,8 +187,9 @@ class CachedAugmenter:
         for document in {document.id: document for document in documents}.values():
             if record := self.store.get_record(AUGMENTATION, self._key(document)):
                 pairs = tuple(QAPair(**pair) for pair in record.pop("qa_pairs"))
-                rewrites = tuple(record.pop("rewrites"))
-                results[document.id] = AugmentedDocument(document, rewrites, pairs, **record)
+                texts = {name: tuple(record.pop(name, ())) for name in ("rewrites", "facts")}
+                whole = AugmentedDocument(document, qa_pairs=pairs, **texts, **record)
+                results[document.id] = whole
             else:
                 pending.append(document)
         # Written batch by batch, so that an interruption costs one batch at most.

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.answer_spans import (
+    WORDS,
     choose_spans,
     content_words,
     find_details,
@@ -31,6 +32,8 @@ from prag_core.model.prefix import Prefix, common_start, read_prefix
 from prag_core.model.prompts import prompt_ids, question_prompt
 
 VERSION = 1  # of the rules below; part of the fingerprint
+RIGHT_F1 = 0.5  # an answer of more counts as right, though it does not hold the whole golden one
+DIGITS = {word: str(n) for n, word in enumerate(WORDS["numbers"][:19], 2)}  # two to twenty
 MOST_WORDS = 8  # of an answer: a span, no clause
 REPLY = re.compile(r"^\s*\d+[.)]\s*([^|\n]+)\|\s*([^|\n]*\?)\s*$", re.MULTILINE)
 
@@ -174,3 +177,14 @@ def judge(
     }
     problem = next((name for name, is_so in problems.items() if is_so), "")
     return replace(written, answer=answer, overlap=round(overlap, 3), problem=problem)
+
+
+def golden_answers(answer: str) -> list[str]:
+    """Return an answer, and a number that it writes as a word in digits too."""
+    return list(dict.fromkeys((answer, DIGITS.get(answer.lower(), answer))))
+
+
+def is_right(text: str, answer: str) -> bool:
+    """Say whether a text holds an answer, or has most of its words (F1)."""
+    scores = score_answer(text, golden_answers(answer))
+    return bool(scores.containment) or scores.f1 > RIGHT_F1

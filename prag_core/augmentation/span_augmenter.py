@@ -8,11 +8,13 @@ every pair is true.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.answer_spans import AnswerSpan, choose_spans, split_sentences
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair, check_counts, titled
+from prag_core.augmentation.facts import atomic_facts
+from prag_core.augmentation.relations import find_facts, subject
 from prag_core.augmentation.rule_questions import replace_pronoun, rule_question
 from prag_core.corpus.documents import Document
 
@@ -20,66 +22,77 @@ BLANK = "____"
 CLOZE = "Which words are missing here: {sentence}"
 # Of the rules below and in answer_spans.py and rule_questions.py. It is part of the fingerprint:
 # whoever changes a rule raises it, so that adapters of the old rules are not taken for new ones.
-VERSION = 3
+VERSION = 4
 GAP_WORDS = 14  # words on either side of a gap; more would give away what the question is about
 
 
 class SpanAugmenter:
     """Make m question-answer pairs and n rewrites a document; the same every time."""
 
-    def __init__(self, rewrites: int = 1, qa_pairs: int = 3) -> None:
+    def __init__(self, rewrites: int = 1, qa_pairs: int = 3, facts: bool = False) -> None:
         """Choose how many.
 
         Args:
             rewrites: n, rewrites a document (`rule_rewrite`).
             qa_pairs: m, question-answer pairs a document, at most.
+            facts: take the text apart into facts (`atomic_facts`), and ask about them, too.
 
         Raises:
             ValueError: a number below 0.
         """
         check_counts(rewrites, qa_pairs)
-        self.rewrites, self.qa_pairs = rewrites, qa_pairs
-        self.fingerprint = fingerprint(["span", VERSION, rewrites, qa_pairs, CLOZE])
+        self.rewrites, self.qa_pairs, self.facts = rewrites, qa_pairs, facts
+        self.fingerprint = fingerprint(["span", VERSION, rewrites, qa_pairs, facts, CLOZE])
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
         """Augment each document; `error` says where it has fewer spans than pairs asked for."""
         augmented = []
         for document in documents:
-            pairs = tuple(choose_pairs(document, self.qa_pairs))
+            facts = tuple(atomic_facts(document)) if self.facts else ()
+            pairs = tuple(choose_pairs(document, self.qa_pairs, facts))
             rewrites = tuple(rule_rewrite(document, number) for number in range(self.rewrites))
             short = len(pairs) < self.qa_pairs
             error = f"got {len(pairs)} answer spans in the text, expected {self.qa_pairs}"
-            augmented.append(AugmentedDocument(document, rewrites, pairs, error if short else ""))
+            error = error if short else ""
+            augmented.append(AugmentedDocument(document, rewrites, pairs, error, facts))
         return augmented
 
 
-def choose_pairs(document: Document, count: int) -> list[QAPair]:
+def choose_pairs(document: Document, count: int, facts: Sequence[str] = ()) -> list[QAPair]:
     """Make `count` pairs by rule, with distinct questions, spread over the document.
 
-    Sentences with a gap come last, where there are too few other questions.
+    First those on the text, then those on its facts, then, in other words, those on what a fact
+    says of the title (`relations`). Sentences with a gap come last, where there are too few other
+    questions.
     """
-    pairs: dict[str, QAPair] = {}
     # Far more spans than pairs: the rules make a proper question of about every third.
-    for question, span in _questions(document, choose_spans(document, 3 * count + 4)):
-        if len(pairs) == count:
-            break
-        pairs.setdefault(question.lower(), QAPair(question, span.text))
-    return list(pairs.values())
+    spans = choose_spans(document, 3 * count + 4)
+    stated = choose_spans(Document(" ".join(facts), document.title), 3 * count + 4)
+    proper, gaps = _questions(spans, document.title)
+    pairs = [*proper, *_questions(stated, document.title)[0]]
+    for fact in facts:
+        if fact.startswith(subject(document) or "\n"):  # it is about the title
+            asked = find_facts(document, fact)
+            pairs += [QAPair(way, said) for ways, said in asked for way in ways]
+    distinct: dict[str, QAPair] = {}
+    for pair in (*pairs, *gaps):
+        distinct.setdefault(pair.question.lower(), pair)
+    return list(distinct.values())[:count]
 
 
-def _questions(document: Document, spans: Sequence[AnswerSpan]) -> Iterator[tuple[str, AnswerSpan]]:
-    unasked = []
+def _questions(spans: Sequence[AnswerSpan], title: str) -> tuple[list[QAPair], list[QAPair]]:
+    """Return the proper questions for spans, and sentences with a gap for those without one."""
+    proper, gaps = [], []
     for span in spans:
-        if question := rule_question(span, document.title):
-            yield question, span
-        else:
-            unasked.append(span)
-    for span in unasked:
+        if question := rule_question(span, title):
+            proper.append(QAPair(question, span.text))
+            continue
         before = span.sentence[: span.start].split()[-GAP_WORDS:]
         # Split at spaces alone: the first part may be a comma that belongs to the gap's word.
         after = span.sentence[span.start + len(span.text) :].split(" ")[: GAP_WORDS + 1]
         gap = " ".join([*before, BLANK + after[0], *after[1:]])
-        yield CLOZE.format(sentence=titled(document.title, gap)), span
+        gaps.append(QAPair(CLOZE.format(sentence=titled(title, gap)), span.text))
+    return proper, gaps
 
 
 def rule_rewrite(document: Document, number: int = 0) -> str:

@@ -27,6 +27,7 @@ def store(
     engine_model: str = "",
     max_rank: int = 0,
     rank: int = 0,
+    part: Literal["whole", "own", "shared"] = "whole",
     grace: float = GRACE,
 ) -> None:
     """Look into a store, check it, keep it in order, and move adapters in and out.
@@ -47,6 +48,9 @@ def store(
         max_rank: view, export: the serving engine's limit, e.g. vLLM's --max-lora-rank; 0: 512,
             the most that vLLM takes, and none for a GGUF file.
         rank: view, export: cut adapters to this rank on average (see `reduce_rank`); 0: as is.
+        part: export: all rows, or of an adapter with rows that all documents share only the
+            document's `own` ones or the `shared` ones: a program that sums whole adapters would
+            count the latter once for each.
         grace: sweep: seconds that files must have lain unused; 0 where no one else has it open.
     """
     from prag_core.adapters.store import AdapterStore, reindex
@@ -86,7 +90,7 @@ def store(
             opened.delete_record("document", document_id)
         elif action == "export":
             whole_key = _whole_key(opened.keys(), key)
-            _export(opened, whole_key, to, format, base_model, max_rank, rank)
+            _export(opened, whole_key, to, format, base_model, max_rank, rank, part)
         else:
             read = from_peft if format == "peft" else from_gguf
             if not key or not source:
@@ -145,6 +149,7 @@ def _export(
     base_model: str,
     max_rank: int,
     rank: int,
+    part: Literal["whole", "own", "shared"],
 ) -> None:
     from prag_core.formats.gguf_file import to_gguf
     from prag_core.formats.peft_folder import to_peft
@@ -153,7 +158,8 @@ def _export(
 
     if not to:
         raise ValueError("got no target, expected a folder or file: set --to")
-    adapter = cut_rank(opened.get(key), rank)
+    adapter = opened.get(key)
+    adapter = cut_rank(adapter if part == "whole" else adapter.part(part), rank)
     if format == "peft":
         require_rank(key, adapter, max_rank or VLLM_RANKS[-1])
         print(to_peft(adapter, to, base_model))

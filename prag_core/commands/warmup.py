@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.pipeline.setup import Setup
 
@@ -15,6 +16,9 @@ def warmup(
     limit: int | None = None,
     skip: int = 0,
     more: tuple[str, ...] = (),
+    held_out: int = 0,
+    most_words: int = 0,
+    leave_out: LeaveOut = LeaveOut(),  # noqa: B008 (frozen)
 ) -> None:
     """Train an adapter on question-answer pairs, for the trained path to start from.
 
@@ -29,6 +33,11 @@ def warmup(
         limit: draw so many questions of each set (by training.seed); all when omitted.
         skip: leave out the first so many of each set, those that a benchmark asks.
         more: further question sets, treated alike.
+        held_out: draw so many documents of each set, as `prag evaluate` does with `documents` and
+            the seed training.seed, and take no question on their articles (by title): what is
+            measured on these documents then says something.
+        most_words: draw no longer documents.
+        leave_out: articles and relations that nothing is asked about.
     """
     from prag_core.augmentation.augmented import QAPair
     from prag_core.augmentation.self_augmenter import write_reasoning
@@ -44,6 +53,15 @@ def warmup(
         loaded = load_question_set(source, skip_bad=True)
         # Questions without golden answers (BEIR's) have nothing to be trained on.
         questions = [q for q in loaded.questions[skip:] if q.golden_answers]
+        titles = set(leave_out.articles)
+        if held_out:
+            drawn = loaded.sample(held_out, setup.training.seed, most_words=most_words)
+            titles |= {document.title for document in drawn.documents}
+        questions = [
+            q for q in questions
+            if not leave_out.asks(q.question)
+            and titles.isdisjoint(loaded.documents_by_id[i].title for i in q.gold_ids)
+        ]  # fmt: skip
         if limit is not None and limit < len(questions):
             questions = Random(setup.training.seed).sample(questions, limit)
         if trainer.wording.conclusion:

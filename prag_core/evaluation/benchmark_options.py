@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prag_core.evaluation.conditions import EvaluationOptions, parse_condition
 from prag_core.model.catalogue import EMBEDDED_NAME
@@ -22,7 +22,8 @@ SHARED = "shared"  # folder of the conditions that no adapter changes
 READER = "reader"  # and of those that the reader answers: with another one the others stay valid
 UNADAPTED = (SHARED, READER)
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
-ASKING = ("prompt", "max_new_tokens", "epochs", "conditions", "limits")  # kept as settings
+# Kept as settings.
+ASKING = ("prompt", "max_new_tokens", "epochs", "conditions", "limits", "overrides")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class BenchmarkSet:
         max_new_tokens: longest answer; that of `generation` when 0.
         epochs: of the trained path; those of `training` when 0.
         conditions: of this set; the benchmark's when empty.
+        overrides: settings of this set's adapters that differ from the benchmark's, by dotted name:
+            {training.rank: 4}. One source under several names, each with its own change, is an
+            ablation.
         note: what a reader of its rows must know; stands below them.
     """
 
@@ -71,6 +75,7 @@ class BenchmarkSet:
     max_new_tokens: int = 0
     epochs: int = 0
     conditions: tuple[str, ...] = ()
+    overrides: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -229,6 +234,7 @@ def _stands_in(settings: Setup, path: str, name: str) -> bool:
 
 
 def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:
+    setup = _overridden(setup, spec)
     # The model's own number first, then the set's, then the benchmark's.
     epochs = model.epochs.get(spec.label) or spec.epochs or setup.training.epochs
     tokens = spec.max_new_tokens or setup.generation.max_new_tokens
@@ -251,6 +257,25 @@ def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str
         generation=replace(setup.generation, max_new_tokens=tokens),
         answering=replace(setup.answering, prompt=prompt or setup.answering.prompt),
     )
+
+
+def _overridden(setup: Setup, spec: BenchmarkSet) -> Setup:
+    """Return the settings with a set's own for augmentation and training."""
+    for name, value in spec.overrides.items():
+        part, _, key = name.partition(".")
+        section = getattr(setup, part) if part in ("augmentation", "training") else None
+        if key not in getattr(section, "__dataclass_fields__", {}):
+            raise ValueError(
+                f"got override {name!r} of {spec.label}, expected a setting of augmentation or "
+                "training, e.g. training.rank: correct it"
+            )
+        kind = type(getattr(section, key))
+        if not isinstance(value, kind) and not (kind is float and isinstance(value, int)):
+            raise ValueError(
+                f"got {value!r} for {name} of {spec.label}, expected a {kind.__name__}: correct it"
+            )
+        setup = replace(setup, **{part: replace(section, **{key: value})})
+    return setup
 
 
 def _check(

@@ -22,6 +22,7 @@ from prag_core.evaluation.benchmark import kept_questions, read_run
 from prag_core.evaluation.benchmark_options import UNADAPTED, BenchmarkModel, Group, last_part
 from prag_core.evaluation.conditions import in_order, parse_condition
 from prag_core.evaluation.estimates import Estimate, correct, format_estimate
+from prag_core.evaluation.evaluate import MAKING
 from prag_core.evaluation.report.tables import BYTES, SECONDS, in_unit
 from prag_core.evaluation.results import (
     RESULTS_NAME,
@@ -179,6 +180,7 @@ class _Answers:
                     **_ends(cell.metrics),
                     "bytes": _kept_bytes(records),
                     "seconds": round(cell.seconds / cell.n, DIGITS),
+                    "making_seconds": _making_seconds(self.groups),
                     "published": published_f1(published, first, kind, condition),
                 }
 
@@ -202,6 +204,14 @@ def _kept_bytes(records: Sequence[Mapping]) -> int | None:
     sizes = {d["id"]: d.get("bytes") for record in records for d in record["documents"]}
     known = [size for size in sizes.values() if size is not None]
     return round(sum(known) / len(known)) if known else None
+
+
+def _making_seconds(groups: Sequence[Group]) -> float | None:
+    """Return the seconds in which an adapter was made, on average; None where none was."""
+    files = [path for group in groups if (path := group.folder / MAKING).exists()]
+    rows = [json.loads(line) for path in files for line in path.read_text("utf-8").splitlines()]
+    made = sum(row["documents"] for row in rows)
+    return round(sum(row["seconds"] for row in rows) / made, DIGITS) if made else None
 
 
 def _ends(metrics: Mapping[str, Estimate | None]) -> dict[str, list[float | None] | None]:
@@ -278,6 +288,10 @@ def _set_table(results: Mapping, name: str, narrow: bool) -> Table:
         "documents": [f"{cell['documents']:,}" for cell in cells.values()],
         "a document": [
             "" if (size := cell["bytes"]) is None else in_unit(size, BYTES)
+            for cell in cells.values()
+        ],
+        "to make it": [
+            in_unit(size, SECONDS) if (size := cell.get("making_seconds")) and cell["bytes"] else ""
             for cell in cells.values()
         ],
         "a question": [in_unit(cell["seconds"], SECONDS) for cell in cells.values()],

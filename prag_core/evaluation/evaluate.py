@@ -40,6 +40,7 @@ from prag_core.pipeline.modes import require_one_passage
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.terminal import progress_bar
 
+MAKING = "adapters.jsonl"  # a line a run: documents, and seconds in which their adapters were made
 Ask = Callable[[Question], prompts.Question]
 
 
@@ -92,7 +93,7 @@ def evaluate(
     resolved = {"evaluation": settings, "question_set": set_identity(question_set)}
     claim_folder(folder, resolved | {"run": dict(config or {})})
     strangers = dict(unrelated or {})
-    cells.make_adapters(conditions, strangers.values())
+    cells.make_adapters(conditions, strangers.values(), folder / MAKING)
     for condition in conditions:
         cells.answer(condition, folder, options.chunk)
     answers = {name: read_answers(answers_path(folder, name)) for name in conditions_in(folder)}
@@ -163,9 +164,15 @@ class _Cells:
     ask: Ask = attrgetter("question")
 
     def make_adapters(
-        self, conditions: Iterable[Condition], strangers: Iterable[UnrelatedTexts | Choices]
+        self,
+        conditions: Iterable[Condition],
+        strangers: Iterable[UnrelatedTexts | Choices],
+        making: Path,
     ) -> None:
-        """Make the adapters that the conditions, and what is unrelated, need."""
+        """Make the adapters that the conditions, and what is unrelated, need.
+
+        How many and how long it took is added to the file `making`.
+        """
         needed: dict[str, None] = {}  # in order, each once
         for condition in conditions:
             if condition.needs_adapters:
@@ -177,8 +184,20 @@ class _Cells:
             owners = part.owners(self.assignment.question_set.documents)
             needed |= dict.fromkeys(document.id for document in owners)
         if needed:
+            marks: list[tuple[int, float]] = []  # adapters that are there, and when
+
+            def step(done: int) -> None:
+                marks.append((done, time.perf_counter()))
+                advance(done)
+
             with progress_bar("adapters", len(needed)) as advance:
-                self.rag.ensure_adapters(needed, advance)
+                try:
+                    self.rag.ensure_adapters(needed, step)
+                finally:  # also of what an interrupted run has made
+                    (first, began), (last, ended) = marks[0], marks[-1]
+                    if last > first:
+                        row = {"documents": last - first, "seconds": round(ended - began, 3)}
+                        append_answers(making, [row])
 
     def answer(self, condition: Condition, folder: Path, chunk: int) -> None:
         """Answer what the condition's file does not have yet; every chunk is written at once."""

@@ -28,10 +28,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from prag_core.adapters.adapter import Adapter
-from prag_core.augmentation.answer_spans import WORDS
 from prag_core.augmentation.question_options import QuestionOptions
-from prag_core.augmentation.question_writer import QuestionWriter, WrittenQuestion
-from prag_core.corpus.answer_scores import score_answer
+from prag_core.augmentation.question_writer import (
+    QuestionWriter,
+    WrittenQuestion,
+    golden_answers,
+    is_right,
+)
 from prag_core.corpus.documents import Document
 from prag_core.evaluation.results import append_answers, claim_folder
 from prag_core.files import whole_lines, write_json
@@ -48,8 +51,6 @@ WITH, WITHOUT = "with_passage", "without_passage"
 WRONG, KNOWN = "wrong with the passage", "right without the passage"
 COPY, LEFT_OUT = "near copy of the text", "asks for what is left out"
 ANSWER_TOKENS = 24  # of a check's answer: golden ones have a few words
-DIGITS = {word: str(n) for n, word in enumerate(WORDS["numbers"][:19], 2)}  # two to twenty
-RIGHT_F1 = 0.5  # an answer of more counts as right, though it does not hold the whole golden one
 
 
 def draw_documents(source: str, options: QuestionOptions) -> list[Document]:
@@ -168,25 +169,14 @@ class _Checker:
             for (_, question), answer in zip(asked, answers, strict=True):
                 question[check] = answer.text
         for _, question in asked:
-            if WITH in question and not is_right(question, WITH):
+            if WITH in question and not is_right(question[WITH], question["answer"]):
                 question["problem"] = WRONG
-            elif WITHOUT in question and is_right(question, WITHOUT):
+            elif WITHOUT in question and is_right(question[WITHOUT], question["answer"]):
                 question["problem"] = KNOWN
 
 
 def _no_adapter(document_id: str) -> Adapter:
     raise AssertionError(f"no mode of a check attaches an adapter (asked for {document_id})")
-
-
-def golden_answers(answer: str) -> list[str]:
-    """Return an answer, and a number that it writes as a word in digits too."""
-    return list(dict.fromkeys((answer, DIGITS.get(answer.lower(), answer))))
-
-
-def is_right(question: Mapping, check: str) -> bool:
-    """Say whether the answer of a check holds the golden one, or has most of its words (F1)."""
-    scores = score_answer(question[check], golden_answers(question["answer"]))
-    return bool(scores.containment) or scores.f1 > RIGHT_F1
 
 
 @contextmanager
@@ -265,7 +255,7 @@ def _summary(records: Iterable[Mapping]) -> dict:
             reasons.update([question["problem"]] * (not kept))
             kinds.setdefault(question["kind"], Counter()).update(written=1, kept=kept)
             for check in {WITH, WITHOUT} & question.keys():
-                right = is_right(question, check)
+                right = is_right(question[check], question["answer"])
                 passed = right if check == WITH else not right
                 checks.setdefault(check, Counter()).update(asked=1, passed=passed)
     return {

@@ -22,6 +22,9 @@ SUPPORTED = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_te
 QUANTISATIONS = ("bitsandbytes",)  # its 4-bit layers are linear layers that hooks fit
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 INDEX = "model.safetensors.index.json"
+# What is shipped for base models: networks, and warm-ups beside them. The folder belongs to the
+# package of the networks; in the source tree it is a link.
+SHIPPED = Path(__file__).resolve().parents[2] / "hypernet" / "checkpoints"
 
 
 def require_supported(name: str, config: Mapping[str, Any]) -> None:

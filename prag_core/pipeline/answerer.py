@@ -364,14 +364,12 @@ def shared_rows(adapter: Adapter) -> Adapter:
     Raises:
         ValueError: an adapter without such rows.
     """
-    count = adapter.shared_rows  # the last rows of every module
-    if not count:
+    if not adapter.shared_rows:
         raise ValueError(
             "got adapters without shared rows, expected those of a ridge network for "
             "in_context_rows: leave it out, or name another checkpoint"
         )
-    tensors = {path: (a[-count:], b[:, -count:]) for path, (a, b) in adapter.tensors.items()}
-    return merge([Adapter(adapter.spec, tensors, adapter.metadata)])  # the scale is folded in
+    return merge([adapter.part("shared")])  # the scale is folded in
 
 
 def _unmatched(

@@ -16,12 +16,14 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import Augmenter, CachedAugmenter, FileAugmenter
 from prag_core.augmentation.self_augmenter import SelfAugmenter
 from prag_core.augmentation.span_augmenter import SpanAugmenter
+from prag_core.augmentation.writing_augmenter import WritingAugmenter
 from prag_core.corpus.documents import Document
 from prag_core.formats.peft_folder import from_peft
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
+from prag_core.training.initial import load_initial
 from prag_core.training.lora_trainer import LoraTrainer
 
 PARAMETRIZERS = "prag.parametrizers"  # entry point group
@@ -46,9 +48,12 @@ def build_augmenter(
             )
         return FileAugmenter(options.file, documents)
     if options.strategy == "span":  # rules are fast: nothing to cache
-        return SpanAugmenter(options.rewrites, options.qa_pairs)
+        return SpanAugmenter(options.rewrites, options.qa_pairs, options.facts)
     writer = load_base_model(options.model) if options.model else base
-    augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
+    augmenter: Augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
+    if options.strategy == "writer":
+        counts = options.rewrites, options.qa_pairs, options.facts
+        augmenter = WritingAugmenter(writer, *counts)
     return augmenter if store is None else CachedAugmenter(augmenter, store)
 
 
@@ -94,5 +99,5 @@ def build_parametrizer(
 def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -> LoraTrainer:
     """Build the parametrizer of the trained path (entry point `trained`)."""
     # A warm-up adapter (`prag warmup`), from which every document's training starts.
-    init = from_peft(setup.training.init, base) if setup.training.init else None
+    init = load_initial(setup.training.init, base)
     return LoraTrainer(base, augmenter(), setup.training, init)

@@ -27,18 +27,22 @@ class AugmentationOptions:
     """How a document gets rewrites and question-answer pairs.
 
     Attributes:
-        strategy: `span` (by rule, from answer spans), `self` (asks for JSON, as the
+        strategy: `span` (by rule, from answer spans), `writer` (these, and before them a model's
+            questions in several kinds, checked, and its rewrites), `self` (asks for JSON, as the
             paper does) or `file` (ready-made pairs).
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
-        model: another model that writes them (`self`); the base model when empty.
+        facts: take the text apart into sentences of one fact each, by rule (`span`, `writer`), for
+            questions on them and for `training.continuations`.
+        model: another model that writes (`writer`, `self`); the base model when empty.
         file: JSON lines {"document", "question", "answer"} (and "full_answer", for prompts with
             reasoning), for strategy `file`.
     """
 
-    strategy: Literal["span", "self", "file"] = "span"
+    strategy: Literal["span", "writer", "self", "file"] = "span"
     rewrites: int = 0
     qa_pairs: int = 8
+    facts: bool = False
     model: str = ""
     file: str = ""
 

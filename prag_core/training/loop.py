@@ -7,7 +7,10 @@ adapter equals the one that it would get alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -17,7 +20,15 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import labels, pad
-from prag_core.model.token_loss import IGNORE, next_token_loss, sequence_nll
+from prag_core.model.prefix import common_start, prefix_cache, read_prefix
+from prag_core.model.token_loss import (
+    IGNORE,
+    Distillation,
+    Taught,
+    next_token_loss,
+    sequence_nll,
+    teach,
+)
 from prag_core.training.options import LoraTrainingOptions
 from prag_core.training.sequences import TrainingSequence
 from prag_core.training.stacked_lora import StackedLora, short_attention
@@ -64,12 +75,70 @@ def similar_steps(
     return [sequence for i in order for sequence in steps[i]]
 
 
+def scheduled(kind: str, share: float) -> float:
+    """Return what the learning rate is multiplied by when a share of all steps is done."""
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    return {"constant": 1.0, "linear": 1 - share, "cosine": cosine}[kind]
+
+
+class EarlyStop:
+    """Keeps the adapters of the epoch in which each document's held-out loss was lowest.
+
+    A document stops by its own losses alone: whoever trains beside it goes on without it.
+    """
+
+    def __init__(
+        self, stack: StackedLora, held_out: Sequence[Sequence[TrainingSequence]], patience: int
+    ) -> None:
+        """Hold sequences out of every document's training; of some there may be none."""
+        self.stack, self.patience, self.epoch = stack, patience, 0
+        self.empty = torch.tensor([not row for row in held_out])  # (N,)
+        # Every document has as many rows: one that nothing is predicted in fills up.
+        filler, most = TrainingSequence((0,), 1), max(map(len, held_out))
+        self.rows = [[*row, *[filler] * (most - len(row))] for row in held_out]
+        self.lowest = torch.full((len(held_out),), math.inf)  # (N,)
+        self.waited = torch.zeros(len(held_out), dtype=torch.long)  # (N,)
+        self.losses = torch.zeros(len(held_out), device=stack.base.device)  # (N,), of the last step
+        self.kept = [tensor.detach().clone() for tensor in stack.parameters]
+
+    @torch.no_grad()
+    def measure(self, base: BaseModel, trained: Tensor) -> bool:
+        """Measure every document after an epoch; return whether all have stopped.
+
+        Args:
+            base: base model.
+            trained: losses of the epoch's last step, (N,).
+        """
+        with self.stack:
+            losses = _loss(base, self.rows).cpu()  # (N,)
+        self.epoch += 1
+        # One that has nothing held out is best in the last epoch.
+        losses = losses.where(~self.empty, torch.tensor(-float(self.epoch)))
+        going = self.waited < self.patience
+        better = going & (losses < self.lowest)
+        self.lowest = losses.where(better, self.lowest)
+        self.waited = torch.where(better, 0, self.waited + going.long())
+        pairs = zip((*self.kept, self.losses), (*self.stack.parameters, trained), strict=True)
+        for kept, tensor in pairs:
+            rows = better.to(kept.device)
+            kept[rows] = tensor[rows]
+        return bool((self.waited >= self.patience).all())
+
+    @torch.no_grad()
+    def restore(self) -> Tensor:
+        """Put back what was kept, and return its losses (N,)."""
+        for kept, tensor in zip(self.kept, self.stack.parameters, strict=True):
+            tensor.copy_(kept)
+        return self.losses
+
+
 def fit_steps(
     base: BaseModel,
     stack: StackedLora,
     documents: Sequence[Sequence[TrainingSequence]],
     options: LoraTrainingOptions,
-    decay: Callable[[], float] = lambda: 1.0,
+    decay: Callable[[float], float] | None = None,
+    held_out: Sequence[Sequence[TrainingSequence]] = (),
 ) -> Generator[tuple[int, int], None, list[float]]:
     """Run all optimiser steps, and yield (steps done, steps in all) after each.
 
@@ -80,10 +149,12 @@ def fit_steps(
         stack: the adapters, one a document.
         documents: every document's sequences, equally many.
         options: training settings.
-        decay: returns what the learning rate is multiplied by in the next step.
+        decay: returns what the learning rate is multiplied by when a share of all steps is done;
+            that of the options when omitted.
+        held_out: every document's sequences that it is stopped by; none when omitted.
 
     Returns:
-        Each document's loss in its last step, in nats a token.
+        Each document's loss in the last step that its adapter has seen, in nats a token.
     """
     losses = torch.zeros(len(documents))  # (N,)
     optimizer = torch.optim.AdamW(
@@ -92,25 +163,30 @@ def fit_steps(
     count, per_step = len(documents[0]), options.sequences_per_step
     shuffle = torch.Generator().manual_seed(options.seed)
     starts = range(0, count, per_step)
+    done, total = 0, options.epochs * len(starts)
+    decay = decay or partial(scheduled, options.lr_scheduler_type)
+    stop = EarlyStop(stack, held_out, options.patience) if any(held_out) else None
     # One order for all documents, drawn from the seed alone: a document's sequences come in the
     # same order whoever trains beside it.
     for epoch in range(options.epochs):
         order = torch.randperm(len(starts), generator=shuffle).tolist()
         if not epoch or options.scheme == "paper":
             order = range(len(starts))  # as written
-        for number, step in enumerate(order, 1):
-            start = starts[step]
+        for start in (starts[step] for step in order):
             rows = [document[start : start + per_step] for document in documents]
             longest = max(len(sequence.ids) for row in rows for sequence in row)
             with stack, short_attention(base, longest), torch.enable_grad():
-                loss = _loss(base, rows, options.loss)  # (N,)
+                loss = _loss(base, rows, options)  # (N,)
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()
             for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * decay()
+                group["lr"] = options.learning_rate * decay(done / total)
             optimizer.step()
-            losses = loss.detach()
-            yield epoch * len(starts) + number, options.epochs * len(starts)
+            losses, done = loss.detach(), done + 1
+            yield done, total
+        if stop and stop.measure(base, losses):
+            break
+    losses = stop.restore() if stop else losses
     return losses.tolist()
 
 
@@ -152,12 +228,86 @@ def mean_nll(
     return values
 
 
-def _loss(base: BaseModel, rows: list[list[TrainingSequence]], tokens: str) -> Tensor:
-    """Mean next-token loss of each document's sequences, (N,)."""
+def teach_steps(
+    base: BaseModel,
+    documents: Sequence[Sequence[TrainingSequence]],
+    options: LoraTrainingOptions,
+    adapter: Adapter | None = None,
+) -> Generator[int, None, list[list[TrainingSequence]]]:
+    """Let the base model read every sequence's prompt with the document, once.
+
+    Args:
+        base: frozen base model.
+        documents: every document's sequences.
+        options: training settings.
+        adapter: attached to the reader, or None.
+
+    Yields:
+        Sequences read so far, after each batch.
+
+    Returns:
+        The sequences, each with what the reader says of its answer.
+    """
+    done, taught = 0, []
+    for document in documents:
+        kept: dict[int, TrainingSequence] = {}
+        for places in _same_beginning(document):
+            with attached(base, adapter):
+                parts = _teach([document[i] for i in places], base, options.distillation_top_k)
+            kept |= {i: replace(document[i], taught=t) for i, t in zip(places, parts, strict=True)}
+            done += len(places)
+            yield done
+        taught.append([kept[i] for i in range(len(document))])
+    return taught
+
+
+def _prompt(sequence: TrainingSequence) -> tuple[int, ...]:
+    """Return what the reader is asked; where there is nothing to read, the prompt as it is."""
+    return sequence.reading or sequence.ids[: sequence.answer_start]
+
+
+def _same_beginning(sequences: Sequence[TrainingSequence]) -> Iterator[list[int]]:
+    """Yield batches of places whose prompts share most of their tokens: the document's."""
+    batch: list[int] = []
+    for i in sorted(range(len(sequences)), key=lambda i: _prompt(sequences[i])):
+        first, prompt = _prompt(sequences[batch[0] if batch else i]), _prompt(sequences[i])
+        if len(batch) == BATCH or 2 * common_start(first, prompt) < len(prompt):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _teach(rows: Sequence[TrainingSequence], base: BaseModel, count: int) -> list[Taught]:
+    """Read what all prompts begin with once, and then every row's rest."""
+    prompts = [_prompt(row) for row in rows]
+    # The last token of a prompt is always read: the answer's first one is predicted there.
+    shared = min(min(common_start(prompts[0], p), len(p) - 1) for p in prompts)
+    rests = [(*p[shared:], *r.ids[r.answer_start :]) for p, r in zip(prompts, rows, strict=True)]
+    ids, lengths = pad(rests)  # (rows, T)
+    target = labels(ids, [len(prompt) - shared for prompt in prompts], lengths, IGNORE)
+    past = None
+    if shared:
+        prefix = read_prefix(base, prompts[0][:shared])
+        past = prefix_cache(base, [prefix] * len(rows), [shared] * len(rows))[0]
+    return teach(base, ids, target, count, past)
+
+
+def _loss(
+    base: BaseModel, rows: list[list[TrainingSequence]], options: LoraTrainingOptions | None = None
+) -> Tensor:
+    """Mean loss of each document's sequences, (N,); without options, NLL of answers alone."""
     flat = [sequence for document in rows for sequence in document]
     ids, lengths = pad([sequence.ids for sequence in flat])  # (rows, T), (rows,)
+    whole = options is not None and options.loss == "all"
     # Nothing predicts the first token, so that "all" begins at the second one.
-    starts = [sequence.answer_start if tokens == "answer" else 1 for sequence in flat]
+    starts = [1 if whole else sequence.answer_start for sequence in flat]
     target = labels(ids, starts, lengths, IGNORE)  # (rows, T)
     owner = torch.arange(len(rows)).repeat_interleave(len(rows[0]))  # (rows,), in 0..N - 1
-    return next_token_loss(base, ids, target, owner, len(rows))
+    taught = [sequence.taught for sequence in flat if sequence.taught]
+    mixed = None
+    if options is not None and taught:
+        reverse = options.distillation_kl == "reverse"
+        mixed = Distillation(Taught.joined(taught), options.distillation, reverse)
+    return next_token_loss(base, ids, target, owner, len(rows), mixed)

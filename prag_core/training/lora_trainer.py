@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
+import torch
+
 from prag_core.adapters.adapter import Adapter, AdapterSpec, fingerprint
 from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPair
 from prag_core.corpus.documents import Document, as_documents
+from prag_core.formats.foreign_lora import pad_rank
 from prag_core.model.base_model import BaseModel
 from prag_core.model.prompts import prompt_id
 from prag_core.model.wordings import find_wording
-from prag_core.training.loop import finish, fit_steps, group_documents, similar_steps
-from prag_core.training.options import SPEED_OPTIONS, LoraTrainingOptions
-from prag_core.training.sequences import TrainingSequence, build_sequences
+from prag_core.training.loop import (
+    finish,
+    fit_steps,
+    group_documents,
+    similar_steps,
+    teach_steps,
+)
+from prag_core.training.options import AUTO_INIT, SPEED_OPTIONS, LoraTrainingOptions
+from prag_core.training.sequences import TrainingSequence, build_sequences, hold_out
 from prag_core.training.stacked_lora import StackedLora, initial_tensors
 
 # Su et al., 2025, section 4.1 and its code (README.md beside this file). The weight decay is the
@@ -29,6 +38,11 @@ PAPER = LoraTrainingOptions(
     dtype="float32",
 )
 GLOBAL_STEP = 8  # least sequences in a step of `train_global`: one adapter has many documents
+
+
+def pairs_alone(pairs: tuple[QAPair, ...]) -> AugmentedDocument:
+    """Return what makes sequences of pairs alone: no text, no recitation (`build_sequences`)."""
+    return AugmentedDocument(Document("", "warm-up"), (), pairs)
 
 
 def paper_options(**changes) -> LoraTrainingOptions:
@@ -52,7 +66,8 @@ class LoraTrainer:
             base: frozen base model.
             augmenter: makes rewrites and question-answer pairs.
             options: training settings.
-            init: adapter that every document starts from; a seeded random one when omitted.
+            init: adapter that every document starts from, or shares (`options.init_shared`); a
+                seeded random one when omitted.
 
         Raises:
             ValueError: rank, modules or layers that the base model cannot take, or an `init` of
@@ -75,18 +90,25 @@ class LoraTrainer:
             layers=layers,
             dtype=self.options.dtype,
         )
-        if self.options.init and init is None:
+        if self.options.init not in ("", AUTO_INIT) and init is None:
             raise ValueError(
                 f"got the option init {self.options.init!r} alone, expected its adapter too: pass "
-                "init=from_peft(options.init, base)"
+                "init=load_initial(options.init, base)"
             )
-        # The dtype may differ: training is in float32 whatever is stored.
-        if init and replace(init.spec, dtype=self.spec.dtype) != self.spec:
+        # The dtype may differ: training is in float32 whatever is stored. So may rank and scale of
+        # rows that are not trained.
+        free = {"dtype": self.spec.dtype}
+        if init and self.options.init_shared:
+            free |= {"rank": self.spec.rank, "alpha": self.spec.alpha}
+        if init and replace(init.spec, **free) != self.spec:
             raise ValueError(
                 f"got an initial adapter of {init.spec}, expected {self.spec}: "
                 "train it with the same base model, rank, alpha, modules and layers"
             )
-        self.init = init.tensors if init else initial_tensors(base, self.spec, self.options.seed)
+        self.shared = init if self.options.init_shared else None
+        started = init and not self.shared
+        drawn = initial_tensors(base, self.spec, self.options.seed)
+        self.init = init.tensors if started else drawn
         # Only what changes the adapters (the dtype stands in the spec): a store that was filled in
         # batches of another size stays valid.
         quality = asdict(self.options)
@@ -114,17 +136,35 @@ class LoraTrainer:
 
         A server runs it between two decoding steps.
         """
-        sequences = [self._sequences(document) for document in augmented]
+        parted = [hold_out(document, self.options.held_out) for document in augmented]
+        sequences = [self._sequences(document) for document, _ in parted]
+        held_out = [self._sequences(pairs_alone(pairs)) if pairs else [] for _, pairs in parted]
         results: list = [None] * len(augmented)  # groups come in another order than documents
         for group in group_documents(sequences, self.options):
-            stack = StackedLora(self.base, self.spec, [self.init] * len(group))
+            stack = self.stack(len(group))
             rows = [sequences[i] for i in group]
-            losses = yield from fit_steps(self.base, stack, rows, self.options)
+            held = [held_out[i] for i in group]
+            if self.options.distillation:
+                reading = teach_steps(self.base, rows, self.options, self.shared)
+                rows = yield from self._counted(reading, len(rows[0]))
+            losses = yield from fit_steps(self.base, stack, rows, self.options, held_out=held)
             for row, index in enumerate(group):
                 document = augmented[index].document
                 adapter = self.adapter(stack, row, document.id, document.title)
                 results[index] = (adapter, losses[row])
         return results
+
+    def _counted(
+        self, reading: Generator[int, None, list[list[TrainingSequence]]], sequences: int
+    ) -> Generator[tuple[int, int], None, list[list[TrainingSequence]]]:
+        """Do as `reading`, and yield 0 steps of those to come after each of its batches."""
+        steps = self.options.epochs * -(-sequences // self.options.sequences_per_step)
+        while True:
+            try:
+                next(reading)
+            except StopIteration as stop:
+                return stop.value
+            yield 0, steps
 
     def train_global(self, augmented: Sequence[AugmentedDocument]) -> Adapter:
         """Train one adapter on all documents together (the SFT baseline and control).
@@ -138,7 +178,7 @@ class LoraTrainer:
         per_step = self.options.sequences_per_step
         if self.options.scheme != "paper":
             per_step = max(per_step, GLOBAL_STEP)
-        stack = StackedLora(self.base, self.spec, [self.init])
+        stack = self.stack()
         options = replace(self.options, sequences_per_step=per_step)
         steps = similar_steps(sequences, per_step, options.seed)
         finish(fit_steps(self.base, stack, [steps], options))
@@ -152,18 +192,33 @@ class LoraTrainer:
         It teaches the answer's form (Su et al., 2025, section 4.1), its end included; `init` starts
         documents there.
         """
-        empty = Document("", "warm-up")  # no text, no recitation: see `build_sequences`
-        return self.train_global([AugmentedDocument(empty, (), (pair,)) for pair in pairs])
+        return self.train_global([pairs_alone((pair,)) for pair in pairs])
 
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
-        limit = min(self.options.max_tokens, self.base.context_length)
-        scheme, tokenizer = self.options.scheme, self.base.tokenizer
-        return build_sequences(tokenizer, document, scheme, limit, self.wording)
+        options = self.options
+        limit = min(options.max_tokens, self.base.context_length)
+        more = {"continuations": options.continuations, "reading": options.distillation > 0}
+        how = options.scheme, limit, self.wording
+        return build_sequences(self.base.tokenizer, document, *how, **more)
+
+    def stack(self, documents: int = 1) -> StackedLora:
+        """Return what documents start from, one row each."""
+        return StackedLora(self.base, self.spec, [self.init] * documents, self.shared)
 
     def adapter(
         self, stack: StackedLora, row: int, document_id: str, title: str, path: str = "trained"
     ) -> Adapter:
-        """Return the LoRA of one row of a stack as it is now."""
+        """Return the LoRA of one row of a stack as it is now, the shared rows behind its own."""
         metadata = {"document_id": document_id, "title": title, "path": path,
                     "prompt": prompt_id(self.wording, tokenizer=self.base.tokenizer)}  # fmt: skip
-        return Adapter(self.spec, stack.tensors(row, self.spec.torch_dtype), metadata).rounded()
+        tensors, count = stack.tensors(row, self.spec.torch_dtype), 0
+        if self.shared:
+            count = self.shared.rank
+            factor = self.shared.spec.scale / self.spec.scale  # one scale for all rows
+            for name, (a, b) in tensors.items():
+                rows, columns = pad_rank(*self.shared.tensors[name], count)
+                tensors[name] = (
+                    torch.cat([a, rows.to(a)]),  # (r + shared, I)
+                    torch.cat([b, (columns.float() * factor).to(b)], 1),  # (O, r + shared)
+                )
+        return Adapter(self.spec, tensors, metadata, shared_rows=count).rounded()

@@ -9,6 +9,10 @@ from prag_core.adapters.names import FFN_MODULES
 from prag_core.model.wordings import Wording, find_wording
 
 SCHEMES = ("paper", "recall")
+AUTO_INIT = "auto"
+SCHEDULES = ("constant", "linear", "cosine")
+LEAST_ONE = ("epochs", "patience", "sequences_per_step", "distillation_top_k",
+             "documents_per_batch", "tokens_per_batch")  # fmt: skip
 SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the adapters as they are
 
 
@@ -21,13 +25,27 @@ class LoraTrainingOptions:
         alpha: LoRA alpha; the update is alpha / rank * B A.
         modules: FFN matrices that get a LoRA.
         layers: decoder layers that get one; all when empty.
-        learning_rate: of AdamW, constant.
+        learning_rate: of AdamW, in the first step.
+        lr_scheduler_type: how it goes on: `constant` (paper), or down to 0 over all steps, `linear`
+            or `cosine`.
         weight_decay: of AdamW.
-        epochs: passes over a document's sequences.
+        epochs: passes over a document's sequences, at most.
+        held_out: share of a document's question-answer pairs that it is not trained on but measured
+            by after every epoch; its adapter is that of the epoch of their lowest loss. 0: none
+            (paper).
+        patience: epochs without a lower loss after which a document's training ends, where pairs
+            are held out.
         scheme: which sequences a document makes: `paper` (Su et al., 2025: passage, question and
             answer, 5 a document, in this order in every epoch; see prag_core/training/README.md)
             or `recall` (questions without the passage, and its text).
+        continuations: in the scheme `recall`, also every sentence behind the one before it, and
+            every fact behind the title (`augmentation.facts`), each a sequence of its own.
         loss: tokens that carry loss: `all` (paper) or `answer`.
+        distillation: share of the loss that is the distance (KL) to the base model, the warm-up's
+            shared rows included, that reads the document; the rest is that of the tokens as they
+            stand. Of questions, texts and continuations alike (scheme `recall`, loss `answer`).
+        distillation_kl: `forward`, KL(reading || adapter), or `reverse`.
+        distillation_top_k: tokens whose probability by reading is kept; all others count as one.
         prompt: name of the wording that questions are asked in, or one of your own (see
             `prag_core.model.wordings`); `paper` or `paper_cot` for the scheme `paper`.
         sequences_per_step: sequences of one document in one optimiser step.
@@ -38,7 +56,11 @@ class LoraTrainingOptions:
             changes speed and memory only.
         dtype: of the stored adapter; `int8` has a scale a row.
         seed: of the initialisation and the order of sequences, the same for every document.
-        init: folder of a PEFT adapter to start from (warm-up initialisation), or empty.
+        init: folder of a PEFT adapter to start from (warm-up initialisation); `auto`: the one that
+            is shipped for the base model, where there is one; or empty.
+        init_shared: keep its rows as they are, beside `rank` rows of the document's own that start
+            at random: what all documents share (the answer's format), counted once in a merge. It
+            may have another rank then.
     """
 
     rank: int = 8
@@ -46,10 +68,17 @@ class LoraTrainingOptions:
     modules: tuple[str, ...] = FFN_MODULES
     layers: tuple[int, ...] = ()
     learning_rate: float = 2e-3
+    lr_scheduler_type: str = "constant"
     weight_decay: float = 0.0
     epochs: int = 5
+    held_out: float = 0.0
+    patience: int = 1
     scheme: str = "recall"
+    continuations: bool = False
     loss: str = "answer"
+    distillation: float = 0.0
+    distillation_kl: str = "forward"
+    distillation_top_k: int = 20
     prompt: str | Wording = "short"
     sequences_per_step: int = 1
     max_tokens: int = 3000
@@ -58,21 +87,37 @@ class LoraTrainingOptions:
     dtype: str = "bfloat16"
     seed: int = 0
     init: str = ""
+    init_shared: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for values out of range."""
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"got scheme {self.scheme!r}, expected one of {list(SCHEMES)}")
-        if self.loss not in ("all", "answer"):
-            raise ValueError(f"got loss {self.loss!r}, expected 'all' or 'answer'")
+        for name, choices in (
+            ("scheme", SCHEMES),
+            ("loss", ("all", "answer")),
+            ("lr_scheduler_type", SCHEDULES),
+            ("distillation_kl", ("forward", "reverse")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"got {name} {getattr(self, name)!r}, expected one of {list(choices)}"
+                )
         find_wording(self.prompt)
-        least = dict.fromkeys(("epochs", "sequences_per_step", *SPEED_OPTIONS), 1)
+        least = dict.fromkeys(LEAST_ONE, 1)
         least["max_tokens"] = 2
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected {minimum} or more")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"got learning_rate {self.learning_rate}, expected a positive number")
+        distilled = self.distillation and (self.scheme != "recall" or self.loss != "answer")
+        if distilled or not 0 <= self.distillation <= 1:
+            raise ValueError(
+                f"got distillation {self.distillation} with scheme {self.scheme} and loss "
+                f"{self.loss}, expected a share from 0 to 1, and above 0 scheme recall and loss "
+                "answer: what is trained with the passage in its prompt has no reader to learn from"
+            )
+        if not 0 <= self.held_out <= 0.5:
+            raise ValueError(f"got held_out {self.held_out}, expected a share from 0 to 0.5")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from prag_core.training.loop import fit_steps, mean_nll, similar_steps
 from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.options import ReaderOptions
 from prag_core.training.sequences import TrainingSequence, encode
-from prag_core.training.stacked_lora import StackedLora
 
 READER = "reader"
 EPOCHS = 1000  # more than any time is enough for: time or a flat loss ends the training
@@ -176,8 +175,11 @@ class _Clock:
         """Share of all time that is left."""
         return 1 - self.seconds / (3600 * self.options.max_hours)
 
-    def decay(self) -> float:
-        """Return what the learning rate is multiplied by: 1 in the race, then down to 0."""
+    def decay(self, share: float) -> float:
+        """Return what the learning rate is multiplied by: 1 in the race, then down to 0.
+
+        By the time that is left, whatever share of all steps is done.
+        """
         rest = 1 - self.options.race
         return max(0.0, min(1.0, self.left / rest)) if rest else 1.0
 
@@ -194,7 +196,7 @@ class _Run:
         clock: _Clock,
     ) -> None:
         self.trainer, self.learning_rate, self.every = trainer, learning_rate, options.every
-        self.stack = StackedLora(trainer.base, trainer.spec, [trainer.init])
+        self.stack = trainer.stack()
         settings = replace(
             trainer.options, learning_rate=learning_rate, epochs=EPOCHS, loss="answer",
             sequences_per_step=options.batch, seed=options.seed,

@@ -6,16 +6,19 @@ So do documents' texts and questions with their answers, to be scored (see `loop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
+from prag_core.augmentation.answer_spans import split_sentences
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question
 from prag_core.corpus.text_tokens import ids_behind, plain, text_ids
 from prag_core.model.base_model import BaseModel, start_token
-from prag_core.model.prompts import chat, prompt_ids, question_prompt
+from prag_core.model.prompts import chat, format_passages, prompt_ids, question_prompt
+from prag_core.model.token_loss import Taught
 from prag_core.model.wordings import DEFAULT, Wording
 
 # Also what the hypernetwork's recitations ask: both paths learn the text under one request.
@@ -25,10 +28,19 @@ TEXT_TOKENS = 512  # of a document that are scored
 
 @dataclass(frozen=True)
 class TrainingSequence:
-    """Token ids (T,) of prompt and answer; the answer begins at `answer_start`."""
+    """A prompt and its answer.
+
+    Attributes:
+        ids: token ids (T,) of both.
+        answer_start: where the answer begins.
+        reading: the prompt with the document in it, where one learns from whoever reads that.
+        taught: what the latter says of the answer's tokens.
+    """
 
     ids: tuple[int, ...]
     answer_start: int
+    reading: tuple[int, ...] = ()
+    taught: Taught | None = None
 
 
 def build_sequences(
@@ -37,6 +49,8 @@ def build_sequences(
     scheme: str,
     max_tokens: int,
     wording: Wording = DEFAULT,
+    continuations: bool = False,
+    reading: bool = False,
 ) -> list[TrainingSequence]:
     """Write the sequences that one document is trained on.
 
@@ -44,8 +58,10 @@ def build_sequences(
     question-answer pairs (rounded up) with the passage and with each rewrite, the others without
     passage; with 1 rewrite and 3 pairs these are 5. They end with the answer, not with the
     end-of-sequence token. `recall`: every pair without passage, as it will be asked, and the text
-    and its rewrites as a recitation. A document without pairs is trained on its text; one without
-    text (the warm-up), on its pairs without passage.
+    and its rewrites as a recitation; with `continuations` also its sentences and facts, one by one
+    (see `continued`). A document without pairs is trained on its text; one without
+    text (the warm-up), on its pairs without passage. With `reading` every sequence of `recall` also
+    has the prompt of whoever reads the text.
 
     In a wording with reasoning the answer is the full one, where the pair has it.
 
@@ -60,19 +76,38 @@ def build_sequences(
             "one of both: leave it out of the corpus"
         )
     ended = scheme != "paper" or not texts  # of Su et al. only the warm-up learns to stop
-    sequences = [
-        encode(
-            tokenizer,
-            question_prompt(tokenizer, pair.question, passages, wording),
-            trained_answer(pair, wording),
-            ended,
+    # What a teacher reads: the text, whichever rewrite or fact of it is trained on.
+    shown = [Document(document.text, document.title)] if reading and texts else []
+    sequences = []
+    for pair, passages in pairs_with_passages(augmented, scheme, texts):
+        prompt, read = (
+            question_prompt(tokenizer, pair.question, given, wording) for given in (passages, shown)
         )
-        for pair, passages in pairs_with_passages(augmented, scheme, texts)
-    ]
-    if scheme == "recall" or not pairs:
-        prompt = chat(tokenizer, recitation_request(document))
-        sequences += [encode(tokenizer, prompt, text) for text in texts]
+        answer = trained_answer(pair, wording)
+        sequences.append(encode(tokenizer, prompt, answer, ended, read if shown else ""))
+    prompt, read = (chat(tokenizer, recitation_request(document, given)) for given in ((), shown))
+    steps = [("", text, True) for text in texts if scheme == "recall" or not pairs]
+    if scheme == "recall" and continuations:
+        steps += continued(augmented)
+    for context, text, ends in steps:
+        begun, begun_read = (start + plain(tokenizer, context) for start in (prompt, read))
+        sequences.append(encode(tokenizer, begun, text, ends, begun_read if shown else ""))
     return [cut(sequence, max_tokens) for sequence in sequences]
+
+
+def continued(augmented: AugmentedDocument) -> list[tuple[str, str, bool]]:
+    """Return how the text goes on, sentence by sentence, and its facts, each by itself.
+
+    Returns:
+        Context, what is trained behind it, and whether that ends: the sentence before, and the
+        next one; the title, and what a fact says of it. They do not end: the text goes on.
+    """
+    title, sentences = augmented.document.title, split_sentences(augmented.document.text)
+    steps = [(before, sentence, False) for before, sentence in pairwise(sentences)]
+    for fact in augmented.facts:
+        about = title and fact.startswith(f"{title} ")
+        steps.append((title, fact[len(title) + 1 :], False) if about else ("", fact, False))
+    return steps
 
 
 def pairs_with_passages(
@@ -92,31 +127,49 @@ def pairs_with_passages(
     return [*shown, *((pair, ()) for pair in pairs[half:])]
 
 
+def hold_out(
+    augmented: AugmentedDocument, share: float
+) -> tuple[AugmentedDocument, tuple[QAPair, ...]]:
+    """Part a share of the question-answer pairs from a document: every n-th one, n = 1 / share."""
+    if not share:
+        return augmented, ()
+    every, pairs = round(1 / share), augmented.qa_pairs
+    kept = tuple(pair for number, pair in enumerate(pairs, 1) if number % every)
+    return replace(augmented, qa_pairs=kept), pairs[every - 1 :: every]
+
+
 def trained_answer(pair: QAPair, wording: Wording) -> str:
     """Return what stands behind the lead in training."""
     answer = (wording.conclusion and pair.full_answer) or pair.answer
     return answer.strip().removesuffix(".") + "." if wording.punctuated else answer
 
 
-def recitation_request(document: Document) -> str:
-    """Ask for a document's text."""
-    return RECITE.format(title=document.title or "the document")
+def recitation_request(document: Document, passages: Sequence[Document] = ()) -> str:
+    """Ask for a document's text; `passages` are shown before."""
+    request = RECITE.format(title=document.title or "the document")
+    return f"{format_passages(passages)}\n{request}" if passages else request
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, ended: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    answer: str,
+    ended: bool = True,
+    reading: str = "",
 ) -> TrainingSequence:
     """Tokenise prompt and answer; `ended` with the end-of-sequence token.
 
-    Behind a lead ("Answer:") the answer begins with its space, as a text that goes on; not behind
-    a control token or a line break, with which chat formats begin a turn.
+    `reading` is the prompt of whoever reads the document. Behind a lead ("Answer:") the answer
+    begins with its space, as a text that goes on; not behind a control token or a line break, with
+    which chat formats begin a turn.
     """
     head = prompt_ids(tokenizer, prompt)
     begins = prompt[-1:].isspace() or (head and head[-1] in tokenizer.added_tokens_decoder)
     # Apart, so that no token spans both and the answer's start is exact.
     tail = ids_behind(tokenizer, prompt[-1:], plain(tokenizer, ("" if begins else " ") + answer))
     end = (tokenizer.eos_token_id,) if ended else ()
-    return TrainingSequence((*head, *tail, *end), len(head))
+    read = tuple(prompt_ids(tokenizer, reading)) if reading else ()
+    return TrainingSequence((*head, *tail, *end), len(head), read)
 
 
 def cut(sequence: TrainingSequence, max_tokens: int) -> TrainingSequence:
@@ -125,7 +178,10 @@ def cut(sequence: TrainingSequence, max_tokens: int) -> TrainingSequence:
     Of an answer that is longer itself, all tokens but the first are still predicted.
     """
     excess = max(len(sequence.ids) - max_tokens, 0)
-    return TrainingSequence(sequence.ids[excess:], max(sequence.answer_start - excess, 1))
+    ids, start = sequence.ids[excess:], max(sequence.answer_start - excess, 1)
+    # The reader's prompt, too, has room for an answer of this length; one token of it at least.
+    room = max_tokens - len(ids) + start
+    return TrainingSequence(ids, start, sequence.reading[-room:])
 
 
 def text_sequences(base: BaseModel, documents: Sequence[Document]) -> list[TrainingSequence]:

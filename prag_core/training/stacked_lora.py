@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from prag_core.adapters.adapter import AdapterSpec
+from prag_core.adapters.adapter import Adapter, AdapterSpec
+from prag_core.model.attach import hooked, shared_updates
 from prag_core.model.base_model import BaseModel
 
 EAGER_TOKENS = 512  # longest row that trains with eager attention on a CPU
@@ -48,7 +49,13 @@ def short_attention(base: BaseModel, length: int) -> Iterator[None]:
 class StackedLora:
     """Stacked trainable A (N, R, I) and B (N, O, R) of N documents, hooked into the base model."""
 
-    def __init__(self, base: BaseModel, spec: AdapterSpec, starts: Sequence[dict]) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        spec: AdapterSpec,
+        starts: Sequence[dict],
+        shared: Adapter | None = None,
+    ) -> None:
         """Start every document from its own {path: (A (r, I), B (O, r))}.
 
         Smaller ranks are padded with zero rows, which get no gradient and stay zero.
@@ -57,7 +64,9 @@ class StackedLora:
             base: frozen base model.
             spec: modules, layers and scale.
             starts: one a document.
+            shared: adapter that is attached to all documents beside, and not trained.
         """
+        self.shared = shared_updates(base, shared) if shared else {}
         self.base, self.spec, self.count = base, spec, len(starts)
         self.ranks = [{path: a.shape[0] for path, (a, _) in start.items()} for start in starts]
         self.pairs: dict[str, tuple[Tensor, Tensor]] = {}
@@ -86,16 +95,17 @@ class StackedLora:
 
     def __enter__(self) -> StackedLora:
         """Add scale * B A x to the model's outputs; rows of one document stand together."""
-        self.handles = [
-            self.base.model.get_submodule(path).register_forward_hook(self._hook(*pair))
-            for path, pair in self.pairs.items()
-        ]
+        with ExitStack() as hooks:
+            hooks.enter_context(hooked(self.base, self.shared))
+            for path, pair in self.pairs.items():
+                module = self.base.model.get_submodule(path)
+                hooks.callback(module.register_forward_hook(self._hook(*pair)).remove)
+            self.hooks = hooks.pop_all()
         return self
 
     def __exit__(self, *_) -> None:
         """Leave the model as it was."""
-        for handle in self.handles:
-            handle.remove()
+        self.hooks.close()
 
     def _hook(self, a: Tensor, b: Tensor):
         def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:

@@ -125,3 +125,56 @@ def test_mean_adapter_is_the_mean_of_the_updates(three):
         torch.testing.assert_close(mean.spec.scale * (b @ a), sum(updates) / 3)
     with pytest.raises(ValueError, match="got no adapters"):
         mean_adapter([])
+
+
+@pytest.fixture
+def sharing(tiny_base, tiny_spec):
+    """Three adapters of 3 own rows each, the last 2 rows shared; scale 16."""
+    adapters = [random_adapter(tiny_spec, tiny_base, seed, rank=5) for seed in range(3)]
+    common = adapters[0].tensors
+    same = [
+        {
+            path: (torch.cat([a[:3], common[path][0][3:]]),
+                   torch.cat([b[:, :3], common[path][1][:, 3:]], 1))
+            for path, (a, b) in adapter.tensors.items()
+        }
+        for adapter in adapters
+    ]  # fmt: skip
+    pairs = zip(adapters, same, strict=True)
+    return [replace(adapter, tensors=tensors, shared_rows=2) for adapter, tensors in pairs]
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, -1.5, 3.0]])
+def test_shared_rows_count_once_in_a_sum(sharing, weights):
+    merged = merge(sharing, weights)
+    parts = merge([sharing[0].part("shared"), *(x.part("own") for x in sharing)],
+                  [1, *(weights or [1, 1, 1])])  # fmt: skip
+    for path in sharing[0].spec.paths():
+        expected = 0
+        for weight, adapter in zip(weights or [1, 1, 1], sharing, strict=True):
+            a, b = adapter.tensors[path]
+            expected = expected + weight * 16 * b[:, :3].double() @ a[:3].double()
+        a, b = sharing[0].tensors[path]
+        expected = expected + 16 * b[:, 3:].double() @ a[3:].double()
+        for ours in (merged, parts):  # the latter as other programs sum
+            torch.testing.assert_close(dense(ours, path), expected, rtol=1e-5, atol=1e-5)
+    assert (merged.shared_rows, merged.rank) == (2, 3 * 3 + 2)
+    whole = merge(sharing, weights, method="concatenate")
+    assert (dense(whole, path) - expected).abs().max() > 1e-2  # the shared ones three times
+
+
+def test_adapters_that_share_other_rows_are_refused(sharing, tiny_base, tiny_spec):
+    other = replace(random_adapter(tiny_spec, tiny_base, 7, rank=5), shared_rows=2)
+    with pytest.raises(ValueError, match=r"got adapters whose shared rows differ.*training\.init"):
+        merge([sharing[0], other])
+    bare = random_adapter(tiny_spec, tiny_base, 8)
+    with pytest.raises(ValueError, match="without shared rows, expected some to take its own"):
+        bare.part("own")
+    assert merge([sharing[0], bare]).shared_rows == 2
+
+
+def test_files_say_that_shared_rows_count_once(sharing):
+    assert "The last 2 rows" in sharing[0].note["shared_rows"]
+    assert "shared_rows" not in sharing[0].part("own").note
+    again = type(sharing[0]).from_bytes(sharing[0].to_bytes())
+    assert again.shared_rows == 2

@@ -128,6 +128,21 @@ def test_peft_export_of_a_rank_above_vllms(tmp_path, tiny_base, tiny_spec, capsy
     assert run(*export, "--to", tmp_path / "b", "--max_rank", 1024) == 0
 
 
+def test_export_of_parts(tmp_path, tiny_base, tiny_spec, capsys):
+    whole = replace(random_adapter(tiny_spec, tiny_base, rank=5), shared_rows=2)
+    with AdapterStore(tmp_path / "store") as opened:
+        opened.put_many({"sharing": whole, "plain": random_adapter(tiny_spec, tiny_base)})
+    export = ("store", "export", "--path", tmp_path / "store")
+    for part, rank in (("own", 3), ("shared", 2), ("whole", 5)):
+        to = tmp_path / part
+        assert run(*export, "--key", "sharing", "--part", part, "--to", to) == 0
+        read = from_peft(to, tiny_base)
+        assert (read.rank, read.shared_rows) == (rank, 2 if part == "whole" else 0)
+        assert read.spec.scale == whole.spec.scale
+    assert run(*export, "--key", "plain", "--part", "own", "--to", tmp_path / "none") == 2
+    assert "without shared rows" in capsys.readouterr().err
+
+
 def test_store_view_leaves_out_what_is_damaged_and_says_so(adapters, tmp_path, capsys):
     path, _ = adapters.rglob("adapter_model.safetensors")
     path.write_bytes(path.read_bytes()[:-1])

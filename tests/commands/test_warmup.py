@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prag_core.augmentation import self_augmenter
+from prag_core.corpus.question_sets import load_question_set
 from prag_core.training.lora_trainer import LoraTrainer
 from tests.fixtures.command_line import run
 
@@ -38,6 +39,26 @@ def test_warmup_draws_from_each_set_behind_the_questions_of_a_benchmark(
     assert trained.pop() == sorted(["Where does Ed live?", "Where does Flo live?"] * 2)
     assert run("warmup", corpus, tmp_path / "b", "--limit=3", *shared) == 0
     assert len({*trained.pop()}) == 3
+
+
+def test_warmup_takes_nothing_on_what_is_held_out(corpus, options, tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def record(self, pairs):
+        trained.append({pair.question for pair in pairs})
+        return train(self, pairs)
+
+    train = LoraTrainer.train_warmup
+    monkeypatch.setattr(LoraTrainer, "train_warmup", record)
+    shared = [option for option in options if "augmentation" not in option]
+    titles = tmp_path / "titles.txt"
+    titles.write_text("Ada\nBo\n")
+    assert run("warmup", corpus, tmp_path / "a", f"--leave_out.titles={titles}", *shared) == 0
+    assert trained.pop() == {f"Where does {name} live?" for name in ("Cy", "Di", "Ed", "Flo")}
+    drawn = load_question_set(corpus).sample(4, seed=0)
+    assert run("warmup", corpus, tmp_path / "b", "--held_out=4", *shared) == 0
+    asked = {question.question for question in drawn.questions}
+    assert len(asked) == 4 and len(trained[0]) == 2 and not trained.pop() & asked
 
 
 def test_warmup_without_questions_is_refused(corpus, options, tmp_path, capsys):

@@ -184,3 +184,33 @@ def test_a_limit_chooses_a_part_of_the_whole_choice(choice):
 def test_samples_differ_between_seeds():
     spec = BenchmarkSet("towns", questions=20)
     assert choose(spec, 0)[0] != choose(spec, 1)[0]
+
+
+def test_a_set_under_several_names_is_an_ablation(settings):
+    """One change each: adapters of their own, the same documents and questions."""
+    source = settings["question_sets"][0] | {"conditions": ["closed_book", "parametric"]}
+    changes = {"plain": {}, "smaller": {"training.rank": 1}, "faster": {"training.epochs": 2}}
+    sets = [{**source, "name": n, "overrides": o} for n, o in changes.items()]
+    chosen = {"question_sets": sets, "paths": ["trained"], "seeds": [0]}
+    assert prag_benchmark(settings | chosen) == 0
+    rows = {name: row(settings, name, "parametric", "trained") for name in changes}
+    assert rows["plain"]["bytes"] == 2 * rows["smaller"]["bytes"] == rows["faster"]["bytes"]
+    assert all(r["making_seconds"] > 0 and r["documents"] == 6 for r in rows.values())
+    assert row(settings, "plain", "closed_book")["making_seconds"] is None
+    stored = Path(settings["output"]) / "tiny"
+    kept = {n: (stored / n / "seed0/trained/asked/questions.json").read_bytes() for n in changes}
+    assert len({*kept.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"training.rang": 1}, "got override 'training.rang' of plain, expected a setting of"),
+        ({"store.rank": 1}, "got override 'store.rank'"),
+        ({"training.rank": "much"}, "got 'much' for training.rank of plain, expected a int"),
+    ],
+)
+def test_overrides_are_refused(settings, capsys, override, message):
+    sets = [{**settings["question_sets"][0], "name": "plain", "overrides": override}]
+    assert prag_benchmark(settings | {"question_sets": sets}) == 2
+    assert message in capsys.readouterr().err

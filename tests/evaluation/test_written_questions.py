@@ -136,7 +136,7 @@ def test_a_check_may_be_left_out(options, kept, writer, answers, tiny_base, tmp_
     ],
 )  # fmt: skip
 def test_what_counts_as_right(said, answer, right):
-    assert is_right({"answer": answer, "check": said}, "check") is right
+    assert is_right(said, answer) is right
     assert golden_answers(answer)[0] == answer
 
 

@@ -7,8 +7,19 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from prag_core.adapters.adapter import AdapterSpec
+from prag_core.model import token_loss
 from prag_core.model.attach import attached
-from prag_core.model.token_loss import CHUNK, IGNORE, _LinearCrossEntropy, next_token_loss
+from prag_core.model.token_loss import (
+    CHUNK,
+    IGNORE,
+    Distillation,
+    Taught,
+    _LinearCrossEntropy,
+    kl_divergence,
+    kl_to_teacher,
+    next_token_loss,
+    teach,
+)
 from tests.fixtures.tiny import random_adapter
 
 
@@ -105,3 +116,51 @@ def test_padding_on_the_right_changes_nothing(tiny_base):
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_distillation_with_its_gradient(tiny_base, monkeypatch, reverse, cap):
+    """Against autograd over whole distributions: of all tokens but one, the others are that one."""
+    monkeypatch.setattr(token_loss, "CHUNK", 3)
+    torch.manual_seed(0)
+    hidden, target = torch.randn(5, 32), torch.randint(0, 250, (5,))
+    head = tiny_base.model.lm_head.weight
+    teacher = torch.randn(5, len(head))
+    likely = teacher.topk(len(head) - 1).indices
+    taught = Taught(likely.int(), token_loss.coarse(teacher, likely))
+    ours, theirs = (hidden.clone().requires_grad_() for _ in range(2))
+    losses = Distillation(taught, 0.3, reverse).losses(tiny_base, ours, target, cap)
+    logits = theirs @ head.mT
+    logits = cap * torch.tanh(logits / cap) if cap else logits
+    pair = (teacher.log_softmax(-1), logits.log_softmax(-1))
+    pair = pair[::-1] if reverse else pair
+    nll = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+    expected = 0.7 * nll + 0.3 * kl_divergence(*pair)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4)
+    for part in (losses, expected):
+        part.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_distance_to_a_teacher():
+    torch.manual_seed(0)
+    logits, others = torch.randn(5, 7), torch.randn(5, 7)
+    assert kl_to_teacher(logits, logits).abs().max() < 1e-6
+    assert (kl_to_teacher(logits, others) > 0).all()
+    p = others.softmax(-1)
+    expected = (p * (p / logits.softmax(-1)).log()).sum(-1)
+    torch.testing.assert_close(kl_to_teacher(logits, others), expected)
+
+
+def test_what_a_teacher_says_is_kept_of_labelled_tokens(tiny_base):
+    ids = torch.randint(5, 250, (2, 9))
+    labels = torch.full_like(ids, IGNORE)
+    labels[0, 4:7], labels[1, 8:] = ids[0, 4:7], ids[1, 8:]
+    first, second = teach(tiny_base, ids, labels, 4)
+    logits = tiny_base.model(ids).logits.log_softmax(-1)
+    expected = logits[0, 3:6].topk(4)
+    assert torch.equal(first.ids.long(), expected.indices)
+    torch.testing.assert_close(first.logs[:, :4], expected.values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first.logs.exp().sum(-1), torch.ones(3))
+    assert second.ids.shape == (1, 4)

@@ -13,9 +13,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from prag_core.adapters.adapter import AdapterSpec
+from prag_core.adapters.merge import merge
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
-from prag_core.formats.peft_folder import to_peft
+from prag_core.formats.peft_folder import from_peft, to_peft
 from prag_core.model.attach import attached
 from prag_core.model.wordings import WORDINGS
 from prag_core.training.lora_trainer import PAPER, LoraTrainer, paper_options
@@ -61,6 +62,9 @@ def assert_same(ours, theirs, tolerance: float = 1e-5) -> None:
         {"scheme": "recall"},
         {"epochs": 3},
         {"scheme": "recall", "epochs": 2, "sequences_per_step": 2, "loss": "answer"},
+        {"scheme": "recall", "epochs": 3, "lr_scheduler_type": "linear"},
+        {"scheme": "recall", "epochs": 4, "held_out": 0.34, "lr_scheduler_type": "cosine"},
+        {"scheme": "recall", "loss": "answer", "continuations": True, "distillation": 0.7},
         {"weight_decay": 0.1, "modules": ("down_proj",), "layers": (1,), "rank": 3},
     ],
 )
@@ -138,6 +142,36 @@ def test_answer_loss_counts_the_answer_alone(tiny_base):
     assert loss == pytest.approx(torch.stack(losses).mean().item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse"])
+def test_distilled_loss_is_the_distance_to_the_base_model_that_reads(tiny_base, kind):
+    """Of the first step, in which an adapter's B is zero: the base model beside itself."""
+    document = AugmentedDocument(augmented(0).document, (), (QAPair("What?", "Tarn"),))
+    options = replace(FAST, scheme="recall", loss="answer", sequences_per_step=2, epochs=1)
+    # All tokens but one are kept: the others are that one, and nothing is rounded.
+    kept = len(tiny_base.tokenizer) - 1
+    options = replace(options, prompt="short", distillation=0.7, distillation_kl=kind)
+    options = replace(options, distillation_top_k=kept)
+    ((_, loss),) = LoraTrainer(tiny_base, AUGMENTER, options).train([document])
+    tokenizer, passage = tiny_base.tokenizer, f"Passage 1: P0: {document.document.text}"
+    total, count = 0.0, 0
+    how = ("recall", 3000, WORDINGS[options.prompt])
+    for sequence in build_sequences(tokenizer, document, *how, reading=True):
+        assert passage in tokenizer.decode(sequence.reading)
+        assert passage not in tokenizer.decode(sequence.ids[: sequence.answer_start])
+        answer = sequence.ids[sequence.answer_start :]
+        alone, read = (
+            tiny_base.model(torch.tensor([(*prompt, *answer)])).logits[0, len(prompt) - 1 : -1]
+            for prompt in (sequence.ids[: sequence.answer_start], sequence.reading)
+        )
+        p, q = read.log_softmax(-1), alone.log_softmax(-1)
+        p, q = (p, q) if kind == "forward" else (q, p)
+        total += 0.7 * (p.exp() * (p - q)).sum() + 0.3 * cross_entropy(
+            alone, torch.tensor(answer), reduction="sum"
+        )
+        count += len(answer)
+    assert loss == pytest.approx((total / count).item(), rel=1e-3)
+
+
 def test_training_lowers_the_loss_and_leaves_the_base(tiny_base):
     ids = torch.randint(5, 250, (1, 7))
     before = tiny_base.model(input_ids=ids).logits
@@ -184,6 +218,74 @@ def test_initial_adapter_is_used(tiny_base):
     assert again.fingerprint == warm.fingerprint
 
 
+@pytest.fixture
+def shared(tiny_base):
+    """A trainer whose documents share rows of another rank and scale, and these rows."""
+    spec = LoraTrainer(tiny_base, AUGMENTER, FAST).spec
+    init = random_adapter(replace(spec, rank=3, alpha=6), tiny_base, seed=5)
+    options = replace(FAST, init="warm", init_shared=True)
+    return LoraTrainer(tiny_base, AUGMENTER, options, init), init
+
+
+def test_shared_rows_are_not_trained_and_stand_behind_the_documents_own(tiny_base, shared):
+    trainer, init = shared
+    together = [adapter for adapter, _ in trainer.train(UNEVEN[:2])]
+    for document, adapter in zip(UNEVEN[:2], together, strict=True):
+        ((alone, _),) = trainer.train([document])
+        assert_same(adapter, alone)
+        assert (adapter.shared_rows, adapter.rank, adapter.spec.rank) == (3, 5, 2)
+        for path, (a, b) in init.tensors.items():
+            own, (shared_a, shared_b) = adapter.split(path)
+            assert torch.equal(shared_a, a)
+            torch.testing.assert_close(16 * shared_b, 2 * b)  # of one scale with the others
+            assert own[1].abs().max() > 0
+    free = LoraTrainer(tiny_base, AUGMENTER, FAST)
+    assert free.fingerprint != trainer.fingerprint
+    ((bare, _),) = free.train(UNEVEN[:1])
+    path = trainer.spec.paths()[0]
+    own = together[0].split(path)[0][1]
+    assert (own - bare.tensors[path][1]).abs().max() > 1e-4  # learned beside the shared rows
+
+
+def test_first_loss_is_that_of_the_base_model_with_the_shared_rows(tiny_base, shared):
+    trainer, init = shared
+    document = augmented(0, pairs=0, rewrites=0)  # one sequence, one step
+    ((_, loss),) = trainer.train([document])
+    ((sequence,),) = [trainer._sequences(document)]
+    ids = torch.tensor([sequence.ids])
+    with attached(tiny_base, init):
+        expected = tiny_base.model(input_ids=ids, labels=ids).loss
+    assert loss == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_peft_reads_an_export_of_shared_rows_and_of_its_parts(tiny_base, shared, tmp_path):
+    trainer, _ = shared
+    first, second = (adapter for adapter, _ in trainer.train(UNEVEN[:2]))
+    ids = torch.randint(5, 250, (1, 9))
+    to_peft(first, tmp_path / "whole", "tiny")
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(tiny_base.model), tmp_path / "whole")
+    with attached(tiny_base, first):
+        expected = tiny_base.model(ids).logits
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+    assert "count once" in (tmp_path / "whole" / "prag_adapter.json").read_text()
+    assert from_peft(tmp_path / "whole", tiny_base).shared_rows == 3
+    # PEFT's own sum of the parts is our merge.
+    parts = {"shared": first.part("shared"), "one": first.part("own"), "two": second.part("own")}
+    model = None
+    for name, part in parts.items():
+        folder = to_peft(part, tmp_path / name, "tiny")
+        if model is None:
+            base = copy.deepcopy(tiny_base.model)
+            model = peft.PeftModel.from_pretrained(base, folder, adapter_name=name)
+        else:
+            model.load_adapter(folder, adapter_name=name)
+    model.add_weighted_adapter([*parts], [1.0] * 3, "sum", combination_type="cat")
+    model.set_adapter("sum")
+    with attached(tiny_base, merge([first, second])):
+        expected = tiny_base.model(ids).logits
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "change", [{"rank": 3}, {"alpha": 5}, {"layers": (0,)}, {"base_model": "other"}]
 )
@@ -194,7 +296,7 @@ def test_initial_adapter_of_another_spec_is_refused(tiny_base, change):
 
 
 def test_option_init_without_its_adapter_is_refused(tiny_base):
-    with pytest.raises(ValueError, match=r"got the option init 'warm' alone.*from_peft"):
+    with pytest.raises(ValueError, match=r"got the option init 'warm' alone.*load_initial"):
         LoraTrainer(tiny_base, AUGMENTER, replace(FAST, init="warm"))
 
 
@@ -236,7 +338,14 @@ def test_fingerprint_covers_settings_and_augmenter(tiny_base):
         ({"layers": (-1,)}, r"got layers \[-1\]"),
         ({"dtype": "int4"}, "got dtype 'int4'"),
         ({"scheme": "all"}, r"got scheme 'all', expected one of \['paper', 'recall'\]"),
-        ({"loss": "none"}, "got loss 'none', expected 'all' or 'answer'"),
+        ({"loss": "none"}, r"got loss 'none', expected one of \['all', 'answer'\]"),
+        ({"lr_scheduler_type": "step"}, "got lr_scheduler_type 'step', expected one of"),
+        ({"distillation": 0.5}, "got distillation 0.5 with scheme paper and loss all"),
+        ({"distillation": 2, "scheme": "recall", "loss": "answer"}, "expected a share from 0 to 1"),
+        ({"distillation_kl": "both"}, "got distillation_kl 'both', expected one of"),
+        ({"distillation_top_k": 0}, "got distillation_top_k 0, expected 1 or more"),
+        ({"held_out": 0.6}, "got held_out 0.6, expected a share from 0 to 0.5"),
+        ({"patience": 0}, "got patience 0, expected 1 or more"),
         ({"epochs": 0}, "got epochs 0, expected 1 or more"),
         ({"sequences_per_step": 0}, "got sequences_per_step 0"),
         ({"documents_per_batch": 0}, "got documents_per_batch 0"),

@@ -126,7 +126,7 @@ def test_it_ends_with_the_time_or_where_the_loss_is_flat(trainer, clock):
 
 def test_the_learning_rate_falls_to_nothing(trainer, clock):
     held = reader_module._Clock(replace(OPTIONS, max_hours=1.0, race=0.5))
-    factors = [held.decay() for _ in range(70)]
+    factors = [held.decay(0.5) for _ in range(70)]
     assert factors[:28] == [1.0] * 28 and factors[-1] == 0.0
     assert all(a > b for a, b in pairwise(factors[31:58]))
 

@@ -118,3 +118,43 @@ def test_long_documents_are_cut():
     sequences = build_sequences(TOKENIZER, augmented, "paper", 50)
     assert [len(sequence.ids) for sequence in sequences] == [50, 50]
     assert TOKENIZER.decode(sequences[0].ids).endswith("Question 0?<e><a>Answer: answer 0")
+
+
+def test_continuations_go_on_from_the_sentence_before_and_facts_from_the_title():
+    document = Document("Tarn lies north of Oss. It is old. A lake is near.", "Tarn")
+    facts = ("Tarn is old.", "Oss is south of Tarn.")
+    augmented = AugmentedDocument(document, (), PAIRS[:1], facts=facts)
+    usual = build_sequences(TOKENIZER, augmented, "recall", 3000)
+    longer = build_sequences(TOKENIZER, augmented, "recall", 3000, continuations=True)
+    assert longer[: len(usual)] == usual
+    request = TOKENIZER.decode(usual[-1].ids[: usual[-1].answer_start])
+    assert [
+        (TOKENIZER.decode(s.ids[: s.answer_start]), TOKENIZER.decode(s.ids[s.answer_start :]))
+        for s in longer[len(usual) :]
+    ] == [
+        (f"{request}Tarn lies north of Oss.", " It is old."),
+        (f"{request}It is old.", " A lake is near."),
+        (f"{request}Tarn", " is old."),
+        (request, "Oss is south of Tarn."),
+    ]
+
+
+def test_what_a_reader_is_asked_has_the_text_before_it():
+    augmented = AugmentedDocument(TARN, ("Rewrite.",), PAIRS[:1])
+    usual = build_sequences(TOKENIZER, augmented, "recall", 3000, continuations=True)
+    read = build_sequences(TOKENIZER, augmented, "recall", 3000, continuations=True, reading=True)
+    assert [(s.ids, s.answer_start) for s in read] == [(s.ids, s.answer_start) for s in usual]
+    assert not any(sequence.reading for sequence in usual)
+    for sequence in read:
+        prompt = TOKENIZER.decode(sequence.ids[: sequence.answer_start])
+        shown = TOKENIZER.decode(sequence.reading)
+        assert "Passage 1: Tarn: Tarn lies north of Oss.\n" in shown
+        assert shown.rpartition("Oss.\n")[2].splitlines()[-1] in prompt
+
+
+def test_a_reader_is_cut_to_the_same_length():
+    sequence = TrainingSequence(tuple(range(10)), 4, tuple(range(20, 40)))
+    shorter = cut(sequence, 12)
+    assert shorter == TrainingSequence(tuple(range(10)), 4, tuple(range(34, 40)))
+    assert len(shorter.reading) + len(shorter.ids) - shorter.answer_start == 12
+    assert cut(sequence, 5) == TrainingSequence((5, 6, 7, 8, 9), 1, (39,))

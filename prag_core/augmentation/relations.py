@@ -1,9 +1,9 @@
 """Questions from patterns: an encyclopedic introduction goes in, question-answer pairs come out.
 
 Corpora without questions still state facts in fixed phrases ("born in", "directed by", "is a").
-Each pattern finds one; its answer is a span of the text and its question names the document's
-title. Only training uses them: they teach that the title answers for the relation, in words that
-the document does not use.
+Each pattern finds one; its answer is a span of the text and its questions name the document's
+title. Only trainings use them, of adapters and of hypernetworks: they teach that the title answers
+for the relation, in words that the document does not use.
 """
 
 from __future__ import annotations
@@ -98,13 +98,18 @@ def subject(document: Document) -> str:
     return re.sub(r"\s*\([^)]*\)$", "", document.title).strip()
 
 
-def find_facts(document: Document) -> list[tuple[tuple[str, ...], str]]:
-    """Return (ways to ask, answer) for every pattern that the text matches; none without title."""
-    title = subject(document)
-    return [(tuple(q.format(title) for q in ways), said) for ways, said in find_relations(document)]
+def find_facts(document: Document, text: str = "") -> list[tuple[tuple[str, ...], str]]:
+    """Return (ways to ask, answer) for every pattern that the text matches; none without title.
+
+    Args:
+        document: whose title the questions name.
+        text: part of its text that the patterns look in; all of it when empty.
+    """
+    title, relations = subject(document), find_relations(document, text)
+    return [(tuple(q.format(title) for q in ways), said) for ways, said in relations]
 
 
-def find_relations(document: Document) -> list[tuple[tuple[str, ...], str]]:
+def find_relations(document: Document, text: str = "") -> list[tuple[tuple[str, ...], str]]:
     """Return the same with {} where the questions name the document's subject."""
     title = subject(document)
     if not title:
@@ -113,7 +118,7 @@ def find_relations(document: Document) -> list[tuple[tuple[str, ...], str]]:
     kind = "person" if PERSON.search(document.text[:400]) else "thing"
     facts = []
     for pattern, questions in PATTERNS[kind]:
-        match = pattern.search(document.text)
+        match = pattern.search(text or document.text)
         if match is None:
             continue
         answer = match["a"].strip(" .")

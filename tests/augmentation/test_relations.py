@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hypernet.training.relations import ask, find_facts
+from prag_core.augmentation.relations import ask, find_facts
 from prag_core.corpus.documents import Document
 
 

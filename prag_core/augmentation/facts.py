@@ -1,0 +1,98 @@
+"""Facts: a document goes in, short sentences of one fact each come out, by rules alone.
+
+A sentence is taken apart where the cut is safe: side clauses ("X, which ..., is"), a second verb of
+the same subject ("was designed by Y and first lit in Z"), semicolons. Each part gets its subject
+back. What opens a sentence in place of the title ("It", "He", "The lighthouse") becomes the title,
+a pronoun only where the sentence before is about it, too. So every fact can be read alone; false is
+one where "It" is something else that the sentence before names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from prag_core.augmentation.answer_spans import split_sentences, words
+from prag_core.augmentation.rule_questions import (
+    BRACKETS,
+    OPENING,
+    PREPOSITIONS,
+    PRONOUN,
+    SUBORDINATE,
+    replace_pronoun,
+)
+from prag_core.corpus.documents import Document
+
+VERBS = "was|were|is|are|has|had"
+BEFORE = "|".join(PREPOSITIONS)
+IRREGULAR = "lit|built|made|born|sold|won|known|given|held|led|written|taken|set|put|lost|found"
+# A subject without clause, comma or "and" of its own: what stands behind it is all about it.
+INSIDE = rf"and|or|that|which|who|whose|where|{VERBS}"
+SUBJECT = rf"(?P<subject>(?!(?i:{BEFORE})\b)(?:(?!\b(?:{INSIDE})\b)[^,;:]){{3,60}}?)"
+SIDE_CLAUSE = re.compile(rf"^{SUBJECT}, (?:which|who) (?P<first>[^,]+), (?P<second>.+)$")
+# A second verb of its own, or a participle that the first one's "was" belongs to as well.
+PAIR = re.compile(
+    rf"^{SUBJECT} (?P<verb>{VERBS}) (?P<first>[^,;]+?),? and "
+    rf"(?:(?P<other>{VERBS}|became) |(?P<participle>(?:\w+ly |later |first |then )?"
+    rf"(?:\w+ed|{IRREGULAR}) ))"
+    r"(?P<second>[^,;]+)$"
+)
+# "X is a small lighthouse on ...": later "The lighthouse" is X.
+KIND = re.compile(
+    r"\b(?:is|was) (?:an?|the) (?P<kind>[a-z][a-z -]*?)(?= (?:[a-z]*ed )?"
+    r"(?:in|of|on|at|for|from|by|to|with|that|which|who|near)\b|[,.(;]|$)"
+)
+# What cannot be read alone: it speaks of something else, or goes on from another sentence.
+DEPENDENT = re.compile(r"(?:It|He|She|They|This|These|Those|That|Its|His|Her|Their|There|Due|To)\b")
+LEAST_WORDS, MOST_WORDS = 4, 30
+
+
+def atomic_facts(document: Document) -> list[str]:
+    """Return the document's facts that its text does not state in these words already."""
+    sentences, facts = split_sentences(document.text), dict[str, str]()
+    kind, about = _kind(sentences[:1], document.title), False
+    for sentence in sentences:
+        bare = OPENING.sub("", BRACKETS.sub("", sentence)).strip(" .")
+        for clause in re.split(r"; (?:and |but )?", bare):
+            opened = clause[:1].upper() + clause[1:]
+            named = opened if PRONOUN.match(opened) and not about else ""
+            named = named or _name_subject(opened, document.title, kind)
+            about = bool(document.title) and named.startswith(document.title)
+            for part in _parts(named):
+                if _stands_alone(part):
+                    facts.setdefault(part.lower(), f"{part[:1].upper()}{part[1:]}.")
+    return [fact for fact in facts.values() if fact not in document.text]
+
+
+def _stands_alone(fact: str) -> bool:
+    whole = fact.count('"') % 2 == 0 and ". " not in fact
+    return whole and LEAST_WORDS <= len(fact.split()) <= MOST_WORDS and not DEPENDENT.match(fact)
+
+
+def _kind(opening: list[str], title: str) -> str:
+    """Return what the first sentence calls the title's subject: its noun, "" where it says none."""
+    about = opening and title and words(title)[0] in words(opening[0].split(" is ")[0])
+    match = KIND.search(opening[0]) if about else None
+    return match["kind"].split()[-1] if match else ""
+
+
+def _name_subject(clause: str, title: str, kind: str) -> str:
+    """Put the title in place of a pronoun or a description that opens the clause."""
+    described = kind and title and re.match(rf"The {re.escape(kind)}\b(?=['’ ])", clause)
+    return title + clause[described.end() :] if described else replace_pronoun(clause, title)
+
+
+def _parts(clause: str) -> Iterator[str]:
+    """Yield a clause, or those that it is made of, each with its subject."""
+    if SUBORDINATE.match(clause):
+        yield clause
+    elif match := SIDE_CLAUSE.match(clause):
+        for part in (match["first"], match["second"]):
+            yield from _parts(f"{match['subject']} {part}")
+    elif match := PAIR.match(clause):
+        subject, verb = match["subject"], match["verb"]
+        yield f"{subject} {verb} {match['first']}"
+        shared = f"{match['other'] or verb} {match['participle'] or ''}"
+        yield from _parts(f"{subject} {shared}{match['second']}")
+    else:
+        yield clause

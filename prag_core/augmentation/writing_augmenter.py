@@ -1,0 +1,103 @@
+"""Writing augmenter: a model's questions and rewrites, with what the rules make, as one document.
+
+    document -> rules (`SpanAugmenter`) + questions in every kind (`QuestionWriter`) + rewrites
+             -> asked with the passage -> what the model answers right is kept
+
+The model's questions are in other words than the text, which is how people ask; the rules' are true
+by construction and fill up what the model leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prag_core.adapters.adapter import fingerprint
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair, add_pairs, check_counts
+from prag_core.augmentation.question_options import KINDS
+from prag_core.augmentation.question_writer import QuestionWriter, is_right
+from prag_core.augmentation.self_augmenter import ask_rewrites
+from prag_core.augmentation.span_augmenter import SpanAugmenter
+from prag_core.corpus.documents import Document
+from prag_core.model.base_model import BaseModel
+from prag_core.model.generate import generate
+from prag_core.model.options import GenerationOptions
+from prag_core.model.prefix import kept_prefix
+from prag_core.model.prompts import question_prompt
+from prag_core.model.wordings import reading_wording
+
+VERSION = 1  # of the check below; part of the fingerprint
+ANSWER_TOKENS = 24  # of the check's answer
+QUESTION_TOKENS = 32
+
+
+class WritingAugmenter:
+    """Let a model and rules write about documents.
+
+    Args:
+        base: the model that writes and checks; it need not be the one that the adapters are for.
+        rewrites: rewrites a document, by the model.
+        qa_pairs: question-answer pairs a document, at most: the model's first.
+        facts: see `SpanAugmenter`.
+        batch_size: documents asked about together.
+
+    Raises:
+        ValueError: a number below 0.
+    """
+
+    def __init__(
+        self, base: BaseModel, rewrites: int, qa_pairs: int, facts: bool, batch_size: int = 16
+    ) -> None:
+        check_counts(rewrites, qa_pairs)
+        self.base, self.rewrites, self.qa_pairs = base, rewrites, qa_pairs
+        self.rules, self.batch_size = SpanAugmenter(0, qa_pairs, facts), batch_size
+        each = max(1, -(-qa_pairs // len(KINDS)))  # rounded up: checks drop some
+        self.writers = [
+            QuestionWriter(base, each, (kind,), QUESTION_TOKENS, batch_size) for kind in KINDS
+        ]
+        self.fingerprint = fingerprint(
+            ["writing", VERSION, rewrites, qa_pairs, self.rules.fingerprint]
+            + [writer.fingerprint for writer in self.writers]
+        )
+
+    def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
+        """Augment each document, in order; `error` says where pairs or rewrites are missing."""
+        rows: list[tuple[QAPair, ...]] = [()] * len(documents)
+        for writer in self.writers if self.qa_pairs else ():
+            for row, questions in enumerate(writer.write(documents)):
+                pairs = [QAPair(q.question, q.answer) for q in questions if not q.problem]
+                rows[row] = add_pairs(rows[row], pairs)
+        rewrites = ask_rewrites(self.base, documents, self.rewrites, self.batch_size)
+        augmented = []
+        columns = self.rules.augment(documents), self._answerable(documents, rows), rewrites
+        for ruled, pairs, texts in zip(*columns, strict=True):
+            pairs = add_pairs(pairs, ruled.qa_pairs)[: self.qa_pairs]
+            kept = tuple(filter(None, texts))
+            missing = {
+                f"got {len(pairs)} question-answer pairs, expected {self.qa_pairs}": (
+                    len(pairs) < self.qa_pairs
+                ),
+                "got no rewrite that keeps the facts": len(kept) < self.rewrites,
+            }
+            error = "; ".join(text for text, is_so in missing.items() if is_so)
+            augmented.append(replace(ruled, rewrites=kept, qa_pairs=pairs, error=error))
+        return augmented
+
+    def _answerable(
+        self, documents: Sequence[Document], rows: Sequence[Sequence[QAPair]]
+    ) -> list[list[QAPair]]:
+        """Keep the pairs that the model answers right with the passage in the prompt."""
+        options = GenerationOptions(ANSWER_TOKENS, batch_size=2 * self.batch_size)
+        wording, kept = reading_wording(self.base.fingerprint), []
+        for document, pairs in zip(documents, rows, strict=True):
+            prompts = [
+                question_prompt(self.base.tokenizer, pair.question, [document], wording)
+                for pair in pairs
+            ]
+            # The passage is read once for all questions on it.
+            known = kept_prefix(self.base, None, document, wording, ANSWER_TOKENS, lambda w: w())
+            prefixes = [known] * len(prompts)
+            texts = generate(self.base, prompts, options=options, prefixes=prefixes)
+            checked = zip(pairs, texts, strict=True)
+            kept.append([p for p, text in checked if is_right(wording.answer(text), p.answer)])
+        return kept

@@ -1,0 +1,52 @@
+"""Facts: one a sentence, true, and about what the text is about."""
+
+from __future__ import annotations
+
+import pytest
+
+from prag_core.augmentation.facts import atomic_facts
+from prag_core.augmentation.span_augmenter import SpanAugmenter
+from prag_core.corpus.documents import Document
+from tests.fixtures.invented_documents import LIGHT
+
+OPENING = "Brannock Light is a small lighthouse on the skerry of Ulvaset."
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        (LIGHT.text, ["Brannock Light was designed by the engineer Ottoline Varga.",
+                      "Brannock Light was first lit on 9 March 1867."]),
+        (f"{OPENING} The lighthouse was sold in 1988.", ["Brannock Light was sold in 1988."]),
+        ("The tower, which was built by Ida Brandt, rises 41 metres.",
+         ["The tower was built by Ida Brandt.", "The tower rises 41 metres."]),
+        ("The tower (of 1867) was painted red; it was sold in 1988.",
+         ["The tower was painted red."]),  # whatever "it" is, no sentence before is on the title
+        (f"{OPENING} It was closed in 1988 and became a museum.",
+         ["Brannock Light was closed in 1988.", "Brannock Light became a museum."]),
+        # Neither is a subject with a second verb: nothing is taken apart.
+        ("Arches and towers were built and painted by them.", []),
+        ("In the tower, which was painted red, lives Ida Brandt.", []),
+        ("They were built in 1867.", []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_facts(text, facts):
+    assert atomic_facts(Document(text, "Brannock Light")) == facts
+
+
+def test_facts_are_asked_about_too():
+    document = Document("Mosaics (of stone), which were made by Greek masters, adorn Palermo.", "M")
+    plain, taken_apart = (SpanAugmenter(0, 9, facts).augment([document])[0] for facts in (0, 1))
+    assert plain.facts == ()
+    assert taken_apart.facts == ("Mosaics were made by Greek masters.",)
+    more = {p.question for p in taken_apart.qa_pairs} - {p.question for p in plain.qa_pairs}
+    assert "About M: Mosaics were made by which masters?" in more
+    assert len({pair.question for pair in taken_apart.qa_pairs}) == len(taken_apart.qa_pairs)
+
+
+def test_what_a_fact_says_of_the_title_is_asked_in_other_words():
+    text = "Ida Brandt (a poet) was born in Ulm. She lived in Ulm and was known in Ulm."
+    augmented = SpanAugmenter(0, 20, True).augment([Document(text, "Ida Brandt")])[0]
+    asked = {pair.question: pair.answer for pair in augmented.qa_pairs}
+    assert asked["What is Ida Brandt's place of birth?"] == "Ulm"

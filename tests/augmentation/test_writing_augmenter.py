@@ -1,0 +1,60 @@
+"""Writing augmenter: the model's questions come first, those that it answers wrong go."""
+
+from __future__ import annotations
+
+import pytest
+
+from prag_core.augmentation import question_writer, self_augmenter, writing_augmenter
+from prag_core.augmentation.augmented import CachedAugmenter
+from prag_core.augmentation.span_augmenter import choose_pairs
+from prag_core.augmentation.writing_augmenter import WritingAugmenter
+from tests.fixtures.invented_documents import LIGHT
+from tests.fixtures.tiny import tiny_model
+
+ANSWERS = {
+    "Which engineer drew Brannock Light?": ("Ottoline Varga", "It was Ottoline Varga."),
+    "Who was the last to keep Brannock Light?": ("Josiah Trewin", "Ottoline Varga"),
+    "How tall is Brannock Light?": ("41 metres", "41"),
+}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Let the model write all questions in each kind, and answer as given."""
+    calls = []
+
+    def write(base, prompts, options, prefixes=None):
+        calls.append("write")
+        reply = "\n".join(f"{n}. {a} | {q}" for n, (q, (a, _)) in enumerate(ANSWERS.items(), 1))
+        return [reply.removeprefix("1. ")] * len(prompts)
+
+    def read(base, prompts, options, prefixes):
+        assert all("Passage 1: Brannock Light: Brannock Light is a" in prompt for prompt in prompts)
+        assert len({id(prefix) for prefix in prefixes}) == 1  # the passage is read once
+        return [next(a for q, (_, a) in ANSWERS.items() if q in prompt) for prompt in prompts]
+
+    monkeypatch.setattr(question_writer, "generate_fitting", write)
+    monkeypatch.setattr(self_augmenter, "generate_fitting", lambda b, prompts, o: [None])
+    monkeypatch.setattr(writing_augmenter, "generate", read)
+    return calls
+
+
+def test_questions_that_the_model_answers_wrong_go_and_rules_fill_up(calls, store):
+    base = tiny_model()
+    base.model.config.max_position_embeddings = 8192
+    writer = WritingAugmenter(base, rewrites=1, qa_pairs=9, facts=True)
+    cached = CachedAugmenter(writer, store)
+    (augmented,) = cached.augment([LIGHT])
+    questions = [pair.question for pair in augmented.qa_pairs]
+    assert questions[:2] == [*ANSWERS][::2]
+    ruled = choose_pairs(LIGHT, 9, augmented.facts)
+    assert questions[2:] == [pair.question for pair in ruled][:7]
+    assert len(augmented.facts) == 2
+    assert augmented.error == "got no rewrite that keeps the facts"
+    before = len(calls)
+    assert cached.augment([LIGHT]) == [augmented]  # facts included
+    assert len(calls) == before
+    others = [{"rewrites": 0}, {"qa_pairs": 8}, {"facts": False}]
+    made = [WritingAugmenter(base, **{"rewrites": 1, "qa_pairs": 9, "facts": True} | change)
+            for change in others]  # fmt: skip
+    assert len({writer.fingerprint, *(one.fingerprint for one in made)}) == 4

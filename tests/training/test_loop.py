@@ -1,0 +1,82 @@
+"""Schedule and early stop: what a document ends with, whoever trains beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from prag_core.augmentation.augmented import AugmentedDocument, QAPair
+from prag_core.corpus.documents import Document
+from prag_core.training import loop
+from prag_core.training.loop import EarlyStop, scheduled
+from prag_core.training.lora_trainer import LoraTrainer, paper_options
+from prag_core.training.sequences import TrainingSequence, hold_out
+from prag_core.training.stacked_lora import StackedLora
+
+AUGMENTER = SimpleNamespace(fingerprint="fixed")
+OPTIONS = paper_options(scheme="recall", loss="answer", learning_rate=3e-3)
+PAIRS = tuple(QAPair(f"What is {i}?", f"Value {i}") for i in range(8))
+DOCUMENT = AugmentedDocument(Document("Tarn lies north of Oss.", "Tarn"), (), PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "factors"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ("cosine", [1, 0.853553, 0.5, 0.146447]),
+    ],
+)
+def test_learning_rate_of_every_step(tiny_base, monkeypatch, kind, factors):
+    rates = []
+
+    class Recorded(torch.optim.AdamW):
+        def step(self, *arguments):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*arguments)
+
+    monkeypatch.setattr(loop.torch.optim, "AdamW", Recorded)
+    options = replace(OPTIONS, epochs=2, sequences_per_step=5, lr_scheduler_type=kind)
+    LoraTrainer(tiny_base, AUGMENTER, options).train([DOCUMENT])  # 9 sequences, 2 steps an epoch
+    assert rates == pytest.approx([3e-3 * factor for factor in factors], rel=1e-4)
+    assert scheduled(kind, 0) == 1
+
+
+def test_every_nth_pair_is_held_out():
+    kept, held = hold_out(DOCUMENT, 0.25)
+    assert [pair.answer for pair in held] == ["Value 3", "Value 7"]
+    assert kept.qa_pairs == (*PAIRS[:3], *PAIRS[4:7])
+    assert hold_out(DOCUMENT, 0) == (DOCUMENT, ())
+
+
+def test_each_document_keeps_the_epoch_of_its_lowest_loss(tiny_base, monkeypatch):
+    """Losses are given: the first document is best in epoch 2, the second in 1, the third last."""
+    trainer = LoraTrainer(tiny_base, AUGMENTER, OPTIONS)
+    stack = StackedLora(tiny_base, trainer.spec, [trainer.init] * 3)
+    one = [TrainingSequence((5, 6), 1)]
+    stop = EarlyStop(stack, [one, one, []], patience=2)
+    losses = iter(((5, 3, 0), (4, 6, 0), (6, 7, 0), (6, 1, 0)))
+    monkeypatch.setattr(loop, "_loss", lambda *_: torch.tensor(next(losses)).float())
+    for epoch in range(1, 5):
+        with torch.no_grad():
+            for tensor in stack.parameters:
+                tensor.fill_(epoch)
+        stopped = stop.measure(tiny_base, torch.full((3,), float(epoch)))
+        assert not stopped  # the third has nothing to be stopped by
+    assert stop.restore().tolist() == [2, 1, 4]
+    assert [stack.parameters[0][row].unique().item() for row in range(3)] == [2, 1, 4]
+
+
+def test_training_ends_when_all_documents_have_stopped(tiny_base):
+    options = replace(OPTIONS, epochs=9, learning_rate=0.05, held_out=0.25)
+    trainer = LoraTrainer(tiny_base, AUGMENTER, options)
+    steps = list(trainer.train_steps([DOCUMENT]))
+    assert steps[-1][0] < steps[-1][1] == 9 * 7
+    ((adapter, _),) = trainer.train([DOCUMENT])
+    shorter = replace(options, epochs=steps[-1][0] // 7 - 1)  # one epoch was one too many
+    ((best, _),) = LoraTrainer(tiny_base, AUGMENTER, shorter).train([DOCUMENT])
+    for path, pair in adapter.tensors.items():
+        assert all(map(torch.equal, pair, best.tensors[path]))
