@@ -7,6 +7,8 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from queue import Queue
 from types import SimpleNamespace
 
 import httpx
@@ -19,8 +21,12 @@ from prag_core.corpus.question_sets import demo_question_set
 from prag_core.formats.merge_name import MergeName, named_adapter
 from prag_core.model.attach import attached
 from prag_core.model.base_model import load_base_model
+from prag_core.model.decoding_rows import Row
+from prag_core.model.generate import generate
 from prag_core.model.gguf_weights import embedded_model_folder
+from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import prompt_ids, question_prompt
+from prag_core.server.vllm_engine import VllmEngine
 
 PYTHON = os.environ.get("PRAG_VLLM_PYTHON", "")
 pytestmark = [
@@ -46,13 +52,13 @@ def vllm(model, store, log, **environment):
     command = [
         PYTHON, "-m", "vllm.entrypoints.openai.api_server", f"--model={model}", f"--port={port}",
         "--dtype=float32", "--max-model-len=1024", "--max-num-seqs=8", "--enforce-eager",
-        "--enable-lora", "--max-lora-rank=512", "--max-loras=2", "--max-cpu-loras=2",
+        "--enable-lora", "--max-lora-rank=320", "--max-loras=2", "--max-cpu-loras=2",
         "--lora-target-modules=down_proj",
     ]  # fmt: skip
     settings = {
         "VLLM_PLUGINS": "prag", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "PRAG_VLLM_STORE": str(store),
-        "PRAG_VLLM_MAX_RANK": "512", "PRAG_VLLM_URL": url,
+        "PRAG_VLLM_MAX_RANK": "320", "PRAG_VLLM_URL": url,
     }  # fmt: skip
     settings = {**os.environ, **settings, **environment}
     with (
@@ -104,6 +110,9 @@ def our_log_probabilities(base, prompt, tokens, adapter):
 
 
 def test_tokens_of_single_and_merged_documents_have_our_probabilities(served):
+    """One request at a time: on a CPU, vLLM 0.32 computes rows without adapter with that of its last
+    slot where a batch has both (its index, -1, is taken for the last).
+    """
     base, store, ids = served.base, served.store, sorted(served.store.keys())
     model = served.http.get("/v1/models").json()["data"][0]["id"]
     texts, worst, compared = {"base": [], "single": [], "merged": []}, 0.0, 0
@@ -125,7 +134,7 @@ def test_tokens_of_single_and_merged_documents_have_our_probabilities(served):
             ours, most = our_log_probabilities(base, prompt, tokens, adapter)
             worst = max(worst, (torch.tensor(theirs) - ours).abs().max().item())
             # What vLLM took is our greedy choice too, or as likely.
-            assert (most - ours).max() <= 2 * CLOSE
+            assert (most - ours).max() <= 2 * CLOSE, (question, kind, choice, ours, most)
             compared += len(tokens)
     assert worst <= CLOSE
     count = len(served.asked)
@@ -142,9 +151,29 @@ def test_what_is_not_there_or_too_large_is_said(served):
     assert reply.status_code == 404 and "`prag:nothing` does not exist" in reply.text
     everything = "prag:" + "+".join(served.store.keys())  # twelve documents
     reply = complete(served.http, everything, [1, 2, 3])
-    assert reply.status_code == 400 and "expected at most 512" in reply.text
+    assert reply.status_code == 400 and "expected at most 320" in reply.text
     reply = complete(served.http, "prag:a+", [1, 2, 3])
     assert reply.status_code == 400 and "expected KEY" in reply.text
+
+
+def test_the_servers_engine_streams_our_texts(served):
+    base, options = served.base, GenerationOptions(TOKENS)
+    engine, different = VllmEngine(str(served.http.base_url)), []
+    for question in served.asked[:6]:
+        (gold,) = question.gold_ids
+        prompt, adapter = question_prompt(base.tokenizer, question.question), served.store.get(gold)
+        keyed = replace(adapter, metadata={**adapter.metadata, "key": gold})
+        row, pieces = Row(base, prompt, engine.merge([keyed], [1.0], "auto"), options), Queue()
+        engine.submit(lambda row=row: row, lambda *event, q=pieces: q.put(event), 600)
+        text = ""
+        while not row.finish or not pieces.empty():
+            piece, error = pieces.get(timeout=600)
+            assert error is None
+            text += piece
+        expected = generate(base, [prompt], adapter, options)[0]
+        different += [] if text.strip() == expected else [(text, expected)]
+    engine.close(60)
+    assert different == []
 
 
 def test_adapters_that_left_come_back(served, tmp_path):
