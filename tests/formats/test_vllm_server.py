@@ -110,8 +110,9 @@ def our_log_probabilities(base, prompt, tokens, adapter):
 
 
 def test_tokens_of_single_and_merged_documents_have_our_probabilities(served):
-    """One request at a time: on a CPU, vLLM 0.32 computes rows without adapter with that of its last
-    slot where a batch has both (its index, -1, is taken for the last).
+    """One request at a time: beside adapters' rows, vLLM on a CPU computes the base's wrongly.
+
+    Their slot has the index -1, which picks the last one's adapter (0.32, torch_ops/lora_ops.py).
     """
     base, store, ids = served.base, served.store, sorted(served.store.keys())
     model = served.http.get("/v1/models").json()["data"][0]["id"]
