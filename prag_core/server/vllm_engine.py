@@ -128,11 +128,9 @@ class VllmEngine:
                 self._stream(ticket, ticket.row)
         except httpx.TimeoutException:
             ticket.emit("", TimeoutError(LATE))
-        except httpx.HTTPError as error:
-            words = (
-                f"got no answer from vLLM at {self.url} ({error}), expected one: try again later"
-            )
-            ticket.emit("", BackendError(502, words))
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
+            words = f"got no answer from vLLM at {self.url} ({error}), expected one"
+            ticket.emit("", BackendError(502, f"{words}: start it again, or try again later"))
         except Exception as error:  # of any kind: it is the request's
             ticket.emit("", error)
         finally:
