@@ -185,6 +185,9 @@ class VllmEngine:
             if row.finish:
                 return
         if choice.get("finish_reason"):  # of an end token that it keeps to itself
+            if not row.tokens:
+                problem = f"got an answer without its tokens from vLLM at {self.url}"
+                raise BackendError(502, f"{problem}, expected return_token_ids: update vLLM")
             row.finish = choice["finish_reason"]
             ticket.emit(row.text.flush(), None)
 

@@ -118,6 +118,11 @@ def test_an_answer_that_breaks_off_and_a_vllm_that_is_gone_are_said(front):
         assert "got half an answer from vLLM" in chat(front.http, status=502)
     finally:
         front.breaks_off_after = 1000
+    front.sends_tokens = False
+    try:
+        assert "expected return_token_ids: update vLLM" in chat(front.http, status=502)
+    finally:
+        front.sends_tokens = True
     with asked_at(front, "http://127.0.0.1:9"):
         assert "got no answer from vLLM" in chat(front.http, status=502)
     assert chat(front.http)["choices"]
