@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from typing import Literal
 
 from prag_core.pipeline.setup import Setup
 from prag_core.server.limits import Limits
@@ -32,6 +33,8 @@ def serve(
     model_name: str = "",
     allowed_hosts: str = "",
     allowed_origins: str = "",
+    backend: Literal["own", "vllm"] = "own",
+    backend_url: str = "",
 ) -> None:
     """Answer questions over HTTP, as OpenAI's API does, while documents come and go.
 
@@ -55,6 +58,9 @@ def serve(
             listens elsewhere.
         allowed_origins: other sites whose pages may send requests, such as
             https://docs.example.com, with commas between; * is all.
+        backend: who decodes: this process, or a vLLM server with this package's plugin on the same
+            store (see prag_core/formats/README.md).
+        backend_url: where it answers, such as http://127.0.0.1:8000; its key is VLLM_API_KEY.
     """
     try:  # deferred: installed with the extra `server` alone
         import uvicorn
@@ -68,6 +74,7 @@ def serve(
         from prag_core.server.guard import checked_hosts, checked_origins, is_loopback
         from prag_core.server.metrics import Metrics
         from prag_core.server.service import Service
+        from prag_core.server.vllm_engine import VllmEngine
         from prag_core.training.lora_trainer import LoraTrainer
     except ImportError as error:
         raise ValueError(
@@ -87,13 +94,21 @@ def serve(
         raise ValueError(
             "got path trained, expected generated: documents are trained as jobs, see POST /v1/jobs"
         )
+    if (backend == "vllm") != bool(backend_url):
+        raise ValueError(
+            f"got backend {backend} and backend_url {backend_url!r}, expected the address of a "
+            "server with backend vllm alone: set both, or neither"
+        )
     _require_port(host, port)  # before the model is loaded
+    remote, key = None, os.environ.get("VLLM_API_KEY", "")
+    if backend == "vllm":
+        remote = VllmEngine(backend_url, key, max_rows, max_queue)
     name = model_name or setup.base_model.rstrip("/").rsplit("/", 1)[-1]
     write_json_logs()  # before anything is loaded, which logs too
     metrics = Metrics()
     with open_store(store) as opened:
         rag = assemble(setup, opened)
-        engine = Engine(rag.base, max_rows, max_queue, max_wait, metrics.observe_step)
+        engine = remote or Engine(rag.base, max_rows, max_queue, max_wait, metrics.observe_step)
 
         def make_trainer() -> LoraTrainer:
             corpus = list(rag.documents.values())  # a file of pairs may name any of them

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,11 +38,14 @@ def store(
             key) or import (a source, as a key).
         path: folder of the adapter store.
         key: the adapter; a beginning that only one key has is enough. view: all that begin so.
+            export: several are merged, as KEY+KEY or, with weights, KEY+KEY@1,0.5.
         to: view, export: folder, or file (gguf), to write.
         source: import: PEFT folder or GGUF file to read.
         format: PEFT folder or GGUF LoRA file.
-        base_model: the model that the adapters belong to; what a PEFT folder calls it. A GGUF file
-            names its architecture, so that it is loaded and must be the right one.
+        base_model: the model that the adapters belong to. A PEFT folder names it in
+            base_model_name_or_path: models of the catalogue and GGUF files by their folder in the
+            cache, so that AutoPeftModelForCausalLM loads both. A GGUF LoRA file names its
+            architecture, so that the model is loaded and must be the right one.
         engine_model: view: the base model's name, as the serving engine was started with.
         max_rank: view, export: the serving engine's limit, e.g. vLLM's --max-lora-rank; 0: 512,
             the most that vLLM takes, and none for a GGUF file.
@@ -55,6 +57,7 @@ def store(
     """
     from prag_core.adapters.store import AdapterStore, reindex
     from prag_core.formats.gguf_file import from_gguf
+    from prag_core.formats.merge_name import whole_key
     from prag_core.formats.peft_folder import from_peft
     from prag_core.model.base_model import load_base_model
     from prag_core.pipeline.rag import forget_made
@@ -83,14 +86,13 @@ def store(
         elif action == "view":
             _view(opened, to, engine_model, max_rank, key, rank)
         elif action == "delete":
-            opened.delete(_whole_key(opened.keys(), key))  # its files go with the next sweep
+            opened.delete(whole_key(opened.keys(), key))  # its files go with the next sweep
         elif action == "forget":
-            document_id = _whole_key(opened.record_keys("document"), key)
+            document_id = whole_key(opened.record_keys("document"), key)
             forget_made(opened, [document_id])
             opened.delete_record("document", document_id)
         elif action == "export":
-            whole_key = _whole_key(opened.keys(), key)
-            _export(opened, whole_key, to, format, base_model, max_rank, rank, part)
+            _export(opened, key, to, format, base_model, max_rank, rank, part)
         else:
             read = from_peft if format == "peft" else from_gguf
             if not key or not source:
@@ -132,15 +134,6 @@ def _view(opened: Any, to: str, engine_model: str, max_rank: int, key: str, rank
         )
 
 
-def _whole_key(names: Iterable[str], key: str) -> str:
-    # An empty key would be the beginning of the only adapter in a store.
-    keys = [name for name in names if name.startswith(key)] if key else []
-    if len(keys) != 1:
-        count = f"got key {key!r}, which {len(keys)} entries have"
-        raise ValueError(f"{count}, expected exactly one: see `prag store list`")
-    return keys[0]
-
-
 def _export(
     opened: Any,
     key: str,
@@ -152,17 +145,19 @@ def _export(
     part: Literal["whole", "own", "shared"],
 ) -> None:
     from prag_core.formats.gguf_file import to_gguf
+    from prag_core.formats.merge_name import named_adapter
     from prag_core.formats.peft_folder import to_peft
     from prag_core.formats.view import VLLM_RANKS, cut_rank, require_rank
-    from prag_core.model.base_model import load_base_model
+    from prag_core.model.base_model import load_base_model, transformers_name
 
     if not to:
         raise ValueError("got no target, expected a folder or file: set --to")
-    adapter = opened.get(key)
+    adapter = named_adapter(opened, key)
     adapter = cut_rank(adapter if part == "whole" else adapter.part(part), rank)
     if format == "peft":
         require_rank(key, adapter, max_rank or VLLM_RANKS[-1])
-        print(to_peft(adapter, to, base_model))
+        # A name of the catalogue is known here alone: other programs get the folder that it means.
+        print(to_peft(adapter, to, transformers_name(base_model)))
         return
     require_rank(key, adapter, max_rank)  # llama.cpp has no limit of its own
     base = load_base_model(base_model)

@@ -67,6 +67,19 @@ def cut_rank(adapter: Adapter, rank: int) -> Adapter:
     return reduce_rank(adapter, rank) if rank else adapter
 
 
+def fit_rank(adapter: Adapter, max_rank: int) -> Adapter:
+    """Return the adapter cut so far that no module has more than `max_rank` rows.
+
+    Raises:
+        ValueError: no row is left for the document.
+    """
+    fitted, rank = adapter, max_rank
+    while fitted.rank > max_rank:  # `reduce_rank` keeps so many on average, and more in some
+        fitted = reduce_rank(adapter, rank)
+        rank = rank * max_rank // max(fitted.rank, max_rank + 1)
+    return fitted
+
+
 def require_rank(key: str, adapter: Adapter, max_rank: int) -> None:
     """Raise ValueError where a module has more rows than an engine takes; 0: it takes any."""
     if not max_rank or adapter.rank <= max_rank:

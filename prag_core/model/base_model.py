@@ -18,13 +18,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prag_core.adapters.adapter import DTYPES, FFN_MODULES, fingerprint
-from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME
+from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME, cache_folder
 from prag_core.model.checkpoints import (
     named_errors,
     require_supported,
     require_weights,
 )
-from prag_core.model.gguf_weights import embedded_model_folder, gguf_model_folder
+from prag_core.model.gguf_weights import (
+    embedded_model_folder,
+    gguf_model_folder,
+    is_complete,
+)
 from prag_core.model.hardware import computes_bfloat16, require_device, reuse_freed_memory
 
 CONFIG_KEYS = (
@@ -136,6 +140,15 @@ def model_source(name: str) -> str | Path:
     if name in CATALOGUE:
         return embedded_model_folder(name)
     return gguf_model_folder(Path(name)) if name.endswith(".gguf") else name
+
+
+def transformers_name(name: str) -> str:
+    """Return what transformers, and so PEFT, loads the same model by, for files that name it.
+
+    A name of the catalogue stays where its model was never loaded here: none is fetched for that.
+    """
+    missing = name in CATALOGUE and not is_complete(cache_folder() / name)
+    return name if missing else str(model_source(name))
 
 
 def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BaseModel:

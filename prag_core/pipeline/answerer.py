@@ -95,6 +95,7 @@ class Answerer:
         run: runs a function that uses the model, where another thread owns it.
         reader: returns the adapter that mode `reader` attaches.
         kept: folder of passages' keys and values, for mode `kv_cache`; None: they are not kept.
+        merge: makes one adapter of several, their weights and the method.
     """
 
     base: BaseModel
@@ -107,6 +108,7 @@ class Answerer:
     run: Callable[[Callable[[], Any]], Any] = lambda work: work()
     reader: Callable[[], Adapter] = _no_reader
     kept: Path | None = None
+    merge: Callable[[Sequence[Adapter], Sequence[float], str], Adapter] = merge
 
     def answer(
         self,
@@ -344,7 +346,7 @@ class Answerer:
             parts = [loaded[source.document_id] for source in used]
             weights = {source.document_id: source.weight or 0.0 for source in used}
             if used and used not in merged:
-                merged[used] = merge(parts, list(weights.values()), options.merge_method)
+                merged[used] = self.merge(parts, list(weights.values()), options.merge_method)
             # Of those that were left out the weight is 0.
             sources = (
                 Source(

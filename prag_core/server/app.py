@@ -30,6 +30,7 @@ from prag_core.server.limits import Limits
 from prag_core.server.metrics import Metrics
 from prag_core.server.schemas import error_object
 from prag_core.server.service import Service
+from prag_core.server.vllm_engine import BackendError
 
 log = logging.getLogger(__name__)
 # Which of the many OSErrors mean a full or failing disk; the others are the server's own fault.
@@ -108,7 +109,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(FieldError, _field_error)
-    for kind in FAILURES:
+    for kind in (*FAILURES, BackendError):
         app.add_exception_handler(kind, _failure)
     access = (api_key, limits.max_body_bytes, allowed_hosts, allowed_origins)
     app.add_middleware(Guard, metrics, *access)
@@ -146,6 +147,9 @@ async def _field_error(http: HttpRequest, error: FieldError) -> JSONResponse:
 
 
 async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
+    if isinstance(error, BackendError):
+        kind = {400: "invalid_request_error", 404: "not_found_error"}.get(error.status)
+        return JSONResponse(error_object(str(error), kind or "server_error"), error.status)
     cause = next(cause for cause in FAILURES if isinstance(error, cause))  # TimeoutError first
     status, kind, message = FAILURES[cause]
     if cause is OSError and error.errno in READONLY:

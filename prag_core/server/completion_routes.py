@@ -25,6 +25,7 @@ from prag_core.server.engine import Ticket
 from prag_core.server.fields import NO_MODEL, FieldError, shown
 from prag_core.server.limits import Limits
 from prag_core.server.service import Service
+from prag_core.server.vllm_engine import BackendError
 
 # A conversation, token ids, or a text to go on from.
 Prompt = Sequence[Mapping[str, str]] | Sequence[int] | str
@@ -238,9 +239,10 @@ class CompletionEndpoints:
             yield b"data: [DONE]\n\n"
         except Exception as error:  # the status was sent: only an event can say so
             late = isinstance(error, TimeoutError)
-            if not late:
+            told = late or isinstance(error, BackendError)
+            if not told:
                 log.exception("a stream failed")
-            message = str(error) if late else "the server failed; its log says why"
+            message = str(error) if told else "the server failed; its log says why"
             record = schemas.error_object(message, "timeout_error" if late else "server_error")
             yield f"data: {json.dumps(record)}\n\n".encode()
         finally:

@@ -15,10 +15,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
+from prag_core.adapters.adapter import Adapter
+from prag_core.adapters.merge import merge
 from prag_core.model.base_model import BaseModel, share_weights
 from prag_core.model.decoding import DecodingBatch
 from prag_core.model.decoding_rows import Row
@@ -29,6 +32,7 @@ BUILDERS = 2  # threads that build rows: one may wait for the disk
 AHEAD = 2  # rows that are built before there is room for them
 PATIENCE = 0.1  # seconds between two looks at the deadlines of rows that wait
 NICENESS = 10  # of threads that must not slow down decoding
+LATE = "got no answer in time: ask for fewer tokens"
 Emit = Callable[[str, "Exception | None"], None]
 log = logging.getLogger(__name__)
 
@@ -72,8 +76,38 @@ class Ticket:
         self.cancelled = True
 
 
+class AnsweringEngine(Protocol):
+    """What a service needs of whoever decodes its rows; `Engine` says what each member does."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes requests."""
+
+    @property
+    def waiting(self) -> list[Ticket]:
+        """Those that wait."""
+
+    @property
+    def decoding(self) -> int:
+        """Number of rows that are decoded."""
+
+    def merge(self, adapters: Sequence[Adapter], weights: Sequence[float], method: str) -> Adapter:
+        """Make one adapter of a question's documents', to be attached to its row."""
+
+    def submit(self, build: Callable[[], Row], emit: Emit, timeout: float) -> Ticket:
+        """Queue a row."""
+
+    def require_room(self) -> None:
+        """Raise what `submit` would raise now."""
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take no more requests, and stop."""
+
+
 class Engine:
     """Decodes rows together in one thread."""
+
+    merge = staticmethod(merge)
 
     def __init__(
         self,
@@ -117,6 +151,11 @@ class Engine:
         with self._changed:  # re-entrant: `submit` holds it
             tickets = (*self._ready, *self._building, *self._waiting)
             return [ticket for ticket in tickets if not ticket.cancelled]
+
+    @property
+    def decoding(self) -> int:
+        """Number of rows in the batch."""
+        return len(self.batch.rows)
 
     def submit(self, build: Callable[[], Row], emit: Emit, timeout: float) -> Ticket:
         """Queue a row; its text comes through `emit`.
@@ -229,7 +268,7 @@ class Engine:
             del self._tickets[id(ticket.row)]
         for ticket in (*late, *running):
             if not ticket.cancelled:
-                ticket.emit("", TimeoutError("got no answer in time: ask for fewer tokens"))
+                ticket.emit("", TimeoutError(LATE))
 
     def _admit(self) -> None:
         """Let waiting rows join while there is room."""

@@ -48,7 +48,7 @@ class Metrics:
         # Without locks: a length that is a moment old does no harm.
         gauges: dict[str, Callable[[], float]] = {
             "prag_queue_rows": lambda: len(service.engine.waiting),
-            "prag_decoding_rows": lambda: len(service.engine.batch.rows),
+            "prag_decoding_rows": lambda: service.engine.decoding,
             "prag_documents": lambda: len(service.rag.documents),
             "prag_adapters_in_memory": lambda: len(service.cache),
             "prag_adapter_bytes_in_memory": lambda: service.cache.currsize,

@@ -29,7 +29,7 @@ from prag_core.pipeline.answerer import Answerer, Prepared
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.rag import ParametricRAG, parametrized
 from prag_core.retrieval.retriever import Hit
-from prag_core.server.engine import ClosedError, Engine
+from prag_core.server.engine import AnsweringEngine, ClosedError
 from prag_core.server.jobs import Job, Jobs, clear_message
 from prag_core.training.lora_trainer import LoraTrainer
 
@@ -101,7 +101,7 @@ class Service:
     def __init__(
         self,
         rag: ParametricRAG,
-        engine: Engine,
+        engine: AnsweringEngine,
         make_trainer: Callable[[], LoraTrainer],
         cache_bytes: int = 1 << 30,
         observe: Callable[[str, float], None] = lambda path, seconds: None,
@@ -306,6 +306,7 @@ class Service:
             generation=generation or self.rag.generation,
             options=replace(self.rag.options, **given),
             run=self._read,
+            merge=self.engine.merge,
         )
         return answerer.prepare([question], [hits], mode)[0]
 
@@ -342,14 +343,18 @@ class Service:
             wide *= 2  # those without adapter take no place
 
     def _adapters(self, document_ids: Sequence[str], path: str | None) -> dict[str, Adapter] | None:
-        """Return documents' adapters; None where one cannot be read, which is noted."""
+        """Return documents' adapters, which know their keys; None where one cannot be read."""
         served = {i: self.adapter_of(i) for i in document_ids}
         keys = self._mergeable({i: one for i, one in served.items() if one}, path)
         try:
-            return {i: self._load(key) for i, key in keys.items()}
+            loaded = {i: (key, self._load(key)) for i, key in keys.items()}
         except RuntimeError:
             self.refresh()  # another process may just have removed it
             return None
+        return {
+            i: replace(adapter, metadata={**adapter.metadata, "key": key})
+            for i, (key, adapter) in loaded.items()
+        }
 
     def _read(self, work: Callable[[], Any]) -> Any:
         with self._reading:

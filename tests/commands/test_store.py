@@ -7,11 +7,15 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
 
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
 from prag_core.formats.gguf_file import from_gguf
+from prag_core.formats.merge_name import named_adapter
 from prag_core.formats.peft_folder import from_peft
+from prag_core.model.attach import attached
 from tests.fixtures.command_line import run
 from tests.fixtures.tiny import family_model, random_adapter, tiny_model
 
@@ -116,6 +120,35 @@ def test_gguf_export_of_a_qwen_base_and_of_the_wrong_one(adapters, tmp_path, cap
     assert run(*export, "--key", "one", "--to", tmp_path / "other.gguf") == 2
     assert "load the base model it was made for" in capsys.readouterr().err
     assert not (tmp_path / "other.gguf").exists()
+
+
+@pytest.mark.parametrize("key", ["one", "one+two-x@1,0.5"])
+def test_peft_loads_an_export_with_its_base_model(adapters, tmp_path, tiny_base, key):
+    with AdapterStore(adapters) as opened:
+        opened.put("two-x", random_adapter(opened.get("one-x").spec, tiny_base, seed=5))
+        expected = named_adapter(opened, key)
+    model, target = tmp_path / "model", tmp_path / "lora"
+    tiny_base.model.save_pretrained(model)
+    export = ("store", "export", "--path", adapters, "--key", key, "--to", target)
+    assert run(*export, "--base_model", model) == 0
+    loaded = AutoPeftModelForCausalLM.from_pretrained(target)
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        logits = loaded(ids).logits
+        with attached(tiny_base, [expected]):
+            torch.testing.assert_close(logits, tiny_base.model(ids).logits, atol=1e-5, rtol=0)
+
+
+def test_a_model_of_the_catalogue_is_exported_by_its_folder(adapters, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path))
+    export = ("store", "export", "--path", adapters, "--key", "one", "--to")
+    assert run(*export, tmp_path / "a") == 0  # it is not there: the name stays, nothing is fetched
+    (tmp_path / "smollm2-135m").mkdir()
+    (tmp_path / "smollm2-135m" / "config.json").write_text("{}")
+    assert run(*export, tmp_path / "b") == 0
+    configs = [json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in "ab"]
+    names = [config["base_model_name_or_path"] for config in configs]
+    assert names == ["smollm2-135m", str(tmp_path / "smollm2-135m")]
 
 
 def test_peft_export_of_a_rank_above_vllms(tmp_path, tiny_base, tiny_spec, capsys):
