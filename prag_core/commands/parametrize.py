@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from prag_core.commands.store import STORE
 from prag_core.corpus.chunking import CHUNK_TOKENS, chunk_document
-from prag_core.corpus.documents import read_documents, require_all_read
-from prag_core.files import write_json
+from prag_core.corpus.documents import Document, read_documents, require_all_read
+from prag_core.files import locked, write_json
 from prag_core.pipeline.setup import Setup
 from prag_core.terminal import progress_bar
 
@@ -23,10 +25,14 @@ def parametrize(
     chunk_overlap: int = 0,
     replace: bool = False,
     encoding: str = "",
+    shard: int = 0,
+    num_shards: int = 1,
 ) -> None:
     """Turn documents into adapters; what the store has already is skipped.
 
-    The resolved settings are written to config.json beside the store.
+    The resolved settings are written to config.json beside the store. With `num_shards`, as in an
+    array of jobs, each job takes its part of the same corpus and writes a store of its own,
+    STORE/0-of-4 say; all commands read STORE as one (see prag_core/adapters/README.md).
 
     Args:
         setup: shared settings.
@@ -42,23 +48,40 @@ def parametrize(
         chunk_overlap: tokens that neighbouring chunks share.
         replace: remove the store's other documents that have the id of a new one.
         encoding: of files that are not UTF-8 and do not say what they are, e.g. cp1252.
+        shard: number of this part, from 0 (e.g. $SLURM_ARRAY_TASK_ID, $JOB_COMPLETION_INDEX).
+        num_shards: parts that the corpus is divided into, by the hash of the document.
     """
+    from prag_core.adapters.shards import holds_shards, shard_path
     from prag_core.pipeline.rag import build_pipeline
 
+    if not 0 <= shard < num_shards:
+        raise ValueError(
+            f"got shard {shard} of {num_shards}, expected 0 to num_shards - 1: correct it"
+        )
+    if num_shards > 1:
+        store = str(shard_path(store, shard, num_shards))
+        Path(store).mkdir(parents=True, exist_ok=True)
+    elif holds_shards(store):
+        raise ValueError(
+            f"got {store}, which holds shards, expected a store to write to: name a shard with "
+            "--shard and --num_shards, or a new folder"
+        )
     if not corpus:
         return _complete(setup, store)
     counts: Counter[str] = Counter()
-    cut = 0  # documents that became chunks
-    documents = read_documents(corpus, skip_bad, counts, encoding)
-    # With the documents, whose ids or titles a file of question-answer pairs may name.
-    with build_pipeline(setup, store, documents) as rag:
-        if chunk_tokens:  # here, as tokens are those of the base model
-            sizes = rag.base.tokenizer, chunk_tokens, chunk_overlap
-            parts = [[d] if d.id in rag.documents else chunk_document(d, *sizes) for d in documents]
-            cut = sum(len(part) > 1 for part in parts)
-            documents = [chunk for part in parts for chunk in part]
+    whole = read_documents(corpus, skip_bad, counts, encoding)
+    # With all documents, whose ids or titles a file of question-answer pairs may name.
+    with (
+        locked(Path(store)) if num_shards > 1 else nullcontext(),
+        build_pipeline(setup, store, whole) as rag,
+    ):
+        # By the hash of the whole: a document's chunks stay together, whoever cuts them.
+        documents = [d for d in whole if int(d.id, 16) % num_shards == shard]
+        sizes = chunk_tokens, chunk_overlap
+        documents, cut = _chunked(rag, documents, *sizes) if chunk_tokens else (documents, 0)
         with progress_bar("documents", len(documents)) as advance:
-            rag.add_documents(documents, advance, replace=replace)
+            if documents or num_shards == 1:  # of few documents a shard may have none
+                rag.add_documents(documents, advance, replace=replace)
         stats = rag.store.stats()  # of the whole store, earlier documents included
     write_json(Path(store) / "config.json", asdict(rag.setup or setup))
     if cut:
@@ -72,6 +95,15 @@ def parametrize(
         f"{store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
     )
     require_all_read(corpus, skip_bad, counts)  # last: the others are there
+
+
+def _chunked(
+    rag: Any, documents: list[Document], chunk_tokens: int, overlap: int
+) -> tuple[list[Document], int]:
+    """Cut long documents by tokens of the base model; returns all, and how many were cut."""
+    sizes = rag.base.tokenizer, chunk_tokens, overlap
+    parts = [[d] if d.id in rag.documents else chunk_document(d, *sizes) for d in documents]
+    return [chunk for part in parts for chunk in part], sum(len(part) > 1 for part in parts)
 
 
 def _complete(setup: Setup, store: str) -> None:
