@@ -103,13 +103,16 @@ def read_part(store: Path, row: Row, name: str) -> bytes:
 def damage(store: Path, row: Row, error: Exception) -> str:
     """Say of an adapter that cannot be read what its error means, and the remedy."""
     problem = str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.filename:
         missing = isinstance(error, FileNotFoundError)
         problem = f"got {'no file' if missing else error.strerror} {error.filename}"
-    return (
-        f"{problem}, expected what was written: delete the key (`prag store delete --path {store} "
-        f"--key {row.key}`) and parametrize the document again (`prag parametrize --store {store}`)"
+    remedy = (
+        f"delete the key (`prag store delete --path {store} --key {row.key}`) and parametrize the "
+        f"document again (`prag parametrize --store {store}`)"
     )
+    if is_url(row.place) or Path(row.place).is_absolute():
+        remedy = "remove this shard and write it again (`prag parametrize`, `prag store push`)"
+    return f"{problem}, expected what was written: {remedy}"
 
 
 def check_files(store: Path, row: Row) -> None:
