@@ -51,6 +51,11 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def is_url(place: str | Path) -> bool:
+    """Say whether a place is a url; else it is a path."""
+    return "://" in str(place)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write JSON under a temporary name, then rename."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"

@@ -9,15 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ETIMEDOUT
-from pathlib import Path
 from typing import Any
 
 import fsspec
-
-
-def is_url(place: str | Path) -> bool:
-    """Say whether a place is a url; else it is a path."""
-    return "://" in str(place)
 
 
 def filesystem(url: str) -> tuple[Any, str]:

@@ -28,11 +28,11 @@ from filelock import FileLock
 
 from prag_core.adapters.adapter import Adapter, fingerprint
 from prag_core.adapters.durable import sync_folders
-from prag_core.adapters.remote import clear_remote_errors, filesystem, is_url
+from prag_core.adapters.remote import clear_remote_errors, filesystem
 from prag_core.adapters.store import HEADER, AdapterStore
 from prag_core.adapters.store_index import INDEX, Row, StoreIndex
 from prag_core.adapters.store_places import PACK_BYTES, PACK_ROWS, PACKS, SCRATCH
-from prag_core.files import cache_folder
+from prag_core.files import cache_folder, is_url
 
 SHARD = "shard"  # kind of the records that say which state of which shard was copied
 # Of a shard's adapters: the end of the last in each pack, and their kinds, which is what keys say
@@ -70,21 +70,12 @@ def holds_shards(path: str | Path) -> bool:
     return not (folder / HEADER).exists() and any(folder.glob(f"*/{HEADER}"))
 
 
-def shard_path(path: str | Path, shard: int, count: int) -> Path:
-    """Return the store of one of so many writers; ValueError where no shards can lie.
-
-    A url is refused: stores are written on a file system.
-    """
-    if is_url(path):
-        raise ValueError(
-            f"got the url {path} for a shard, expected a folder: write there and copy the store "
-            "with `prag store push`"
-        )
-    if (Path(path) / HEADER).exists():
+def require_place(path: str | Path) -> None:
+    """Raise ValueError where no shards can lie."""
+    if not is_url(path) and (Path(path) / HEADER).exists():
         raise ValueError(
             f"got {path}, which is a store itself, expected a folder for shards: name a new one"
         )
-    return Path(path) / f"{shard}-of-{count}"
 
 
 def open_shards(path: str | Path, create: bool = False) -> AdapterStore:

@@ -34,9 +34,8 @@ from prag_core.adapters import store_changes, store_places
 from prag_core.adapters.adapter import INT8, Adapter, AdapterSpec
 from prag_core.adapters.names import GRACE
 from prag_core.adapters.peft_files import WEIGHTS
-from prag_core.adapters.remote import is_url
 from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors
-from prag_core.files import FAILURES, write_json
+from prag_core.files import FAILURES, is_url, write_json
 
 FORMAT = {"format": "prag-adapters", "version": 2}
 HEADER, OLD_FILE = "store.json", "data.mdb"

@@ -21,8 +21,9 @@ from safetensors.torch import load
 
 from prag_core.adapters.adapter import Adapter, AdapterSpec
 from prag_core.adapters.peft_files import CONFIG, NOTE, adapter_files, json_bytes
-from prag_core.adapters.remote import is_url, read_url
+from prag_core.adapters.remote import read_url
 from prag_core.adapters.store_index import Row
+from prag_core.files import is_url
 
 FOLDERS, PACKS, SCRATCH = "adapters", "packs", "tmp"
 PATTERNS = f"{FOLDERS}/*/*", f"{PACKS}/*", f"{SCRATCH}/*"  # of all that lies there

@@ -43,6 +43,28 @@ class AugmentationOptions:
     file: str = ""
 
 
+@dataclass(frozen=True)
+class RayOptions:
+    """How the blocks are spread over a Ray cluster.
+
+    The cluster is that of RAY_ADDRESS, or else a new one on this machine.
+
+    Attributes:
+        actors: processes that make adapters; each loads the base model.
+        cpus: of each. All actors together must leave the cluster one CPU, or Ray waits for ever.
+        gpus: of each, 0.5 for two actors on one.
+    """
+
+    actors: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for sizes out of range."""
+        if self.actors < 1 or self.cpus < 0 or self.gpus < 0:
+            raise ValueError(f"got {self}, expected 1 actor or more, and no negative sizes")
+
+
 def content_hash(name: str) -> str:
     """Hash the files of a local file or folder, empty where there is none (a hub name, say)."""
     path, digest = Path(name), hashlib.blake2b(digest_size=8)

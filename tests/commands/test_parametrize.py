@@ -155,7 +155,6 @@ def test_jobs_of_an_array_write_shards_that_are_read_as_one(
     assert "which another process writes to" in capsys.readouterr().err
     for words, message in (
         ((*array, "--shard", 2), "got shard 2 of 2"),
-        (("parametrize", corpus, "--store", shards, *options), "which holds shards"),
         (("store", "sweep", "--path", shards), "name one of them"),
         (("parametrize", corpus, "--store", serial, *options, "--num_shards", 3), "is a store"),
     ):
