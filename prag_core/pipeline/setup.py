@@ -96,7 +96,8 @@ class Setup:
         hypernet_dtype: that a generated adapter is stored in; `int8` has a scale a row.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by
             words; `dense` or `dense:MODEL` (of sentence-transformers: hub name or folder) by
-            meaning; `hybrid` or `hybrid:MODEL` by both.
+            meaning; `hybrid` or `hybrid:MODEL` by both; `lancedb`, `lancedb:URI` or
+            `elasticsearch:URL/INDEX` by words, where one machine is not enough.
         least_coverage: share of a question that one of its documents needs, by words; without, it
             is answered without documents (see `prag_core.retrieval.bm25`). 0: one common word is
             enough.

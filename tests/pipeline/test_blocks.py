@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-
 import pytest
 
 from prag_core.adapters.shards import open_store
@@ -13,8 +9,8 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.pipeline.blocks import BlockWriter, missing_blocks, run_serial, take
 from prag_core.pipeline.rag import ParametricRAG
-from tests.fixtures.command_line import run
 from tests.fixtures.parametrizers import RandomParametrizer, make_parametrizer
+from tests.fixtures.stores import assert_same
 
 DOCUMENTS = [Document(f"{'Ada ' * (9 - i % 7)}lives in house {i}.") for i in range(11)]
 
@@ -24,9 +20,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("path", ["trained", "generated"])
-def test_blocks_give_the_adapters_of_a_serial_run_bit_for_bit(tiny_base, tmp_path, path):
-    parametrizer = make_parametrizer(path, tiny_base)
+def test_blocks_give_the_adapters_of_a_serial_run_bit_for_bit(tiny_base, tmp_path):
+    parametrizer = make_parametrizer("generated", tiny_base)
     place = tmp_path / "place"
     with AdapterStore(tmp_path / "serial") as serial:
         ParametricRAG(tiny_base, None, parametrizer, serial).add_documents(DOCUMENTS)
@@ -37,7 +32,7 @@ def test_blocks_give_the_adapters_of_a_serial_run_bit_for_bit(tiny_base, tmp_pat
             assert list(shards) == list(serial) and len(list(place.glob("*/packs/*"))) == 3
             assert list(shards.records("document")) == list(serial.records("document"))
             for key, adapter in serial.items():
-                assert shards.get(key).to_bytes() == adapter.to_bytes()
+                assert_same(shards.get(key), adapter)
             assert missing_blocks(DOCUMENTS, parametrizer, shards, 5) == []
 
 
@@ -73,46 +68,3 @@ def test_documents_that_no_adapter_can_be_made_of_are_named(tiny_base, tmp_path)
     with pytest.raises(ValueError, match=r"1 of 11 documents .* got house 3"):
         take(run_serial(writer, [DOCUMENTS]), done.append, 11)
     assert done == [11] and len(open_store(tmp_path / "place")) == 10
-
-
-def test_a_missing_ray_and_a_small_cluster_are_named(
-    corpus, options, tmp_path, capsys, monkeypatch
-):
-    command = ("parametrize", corpus, "--store", tmp_path / "s", *options, "--runner", "ray")
-    monkeypatch.setitem(sys.modules, "ray", None)
-    assert run(*command) == 2
-    assert "pip install 'prag[ray]'" in capsys.readouterr().err
-    assert run(*command, "--ray.actors", 0) == 2
-
-
-ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prag[ray]'")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A real cluster on this machine: workers import this checkout."""
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
-    yield
-    ray.shutdown()
-
-
-def test_ray_gives_the_adapters_of_a_serial_run(cluster, corpus, options, tmp_path, capsys):
-    options = [*options, "--augmentation.strategy=span", "--training.epochs=1",
-               "--training.documents_per_batch=2"]  # fmt: skip
-    serial, place = tmp_path / "serial", tmp_path / "place"
-    assert run("parametrize", corpus, "--store", serial, *options) == 0
-    command = ("parametrize", corpus, "--store", place, *options, "--block", 2)
-    assert run(*command, "--runner", "ray") == 0
-    assert "holds 6 adapters" in capsys.readouterr().out
-    with AdapterStore(serial) as one, open_store(place) as shards:
-        assert {k: a.to_bytes() for k, a in one.items()} == {
-            k: a.to_bytes() for k, a in shards.items()
-        }
-    assert len(list(place.glob("*/packs/*"))) == 3
-    assert json.loads((place / "config.json").read_text())["dtype"] == "float32"
-    assert run(*command) == 0  # what is there is not made again, whoever asks
-    assert run(*command, "--runner", "ray", "--ray.actors", 2) == 0  # nothing to do: no cluster
-    (next(place.glob("*/store.json")).parent).rename(tmp_path / "lost")
-    assert run(*command, "--runner", "ray", "--ray.actors", 2) == 2
-    assert "expected one CPU to be left" in capsys.readouterr().err
