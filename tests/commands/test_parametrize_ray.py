@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import signal
+import subprocess
 import sys
+import time
+import uuid
+from pathlib import Path
 
 import pytest
 
@@ -27,34 +32,62 @@ def test_a_missing_ray_is_named(corpus, options, tmp_path, capsys, monkeypatch):
     assert run(*command, "--ray.actors", 0) == 2
 
 
-ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prag[ray]'")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A real cluster on this machine: workers import this checkout."""
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
-    yield
-    ray.shutdown()
-
-
-def test_ray_gives_the_adapters_of_a_serial_run(cluster, corpus, options, tmp_path, capsys):
-    options = [*options, "--augmentation.strategy=span", "--training.epochs=1",
-               "--training.documents_per_batch=2"]  # fmt: skip
+@pytest.mark.skipif(not os.environ.get("PRAG_TEST_SCALE"), reason="`make test-scale` starts Ray")
+def test_ray_gives_the_adapters_of_a_serial_run_though_actor_and_driver_are_killed(
+    corpus, options, tmp_path, capsys, monkeypatch
+):
+    mark = f"PRAG_TEST_SCALE={uuid.uuid4().hex}"
+    monkeypatch.setenv(*mark.split("="))  # the processes of this test's clusters have it
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # no token is written to the home folder
+    options = [*options, "--augmentation.strategy=span", "--training.epochs=40",
+               "--training.documents_per_batch=1"]  # fmt: skip
     serial, place = tmp_path / "serial", tmp_path / "place"
     assert run("parametrize", corpus, "--store", serial, *options) == 0
-    command = ("parametrize", corpus, "--store", place, *options, "--block", 2)
-    assert run(*command, "--runner", "ray") == 0
-    assert "holds 6 adapters" in capsys.readouterr().out
-    with AdapterStore(serial) as one, open_store(place) as shards:
-        assert list(shards) == list(one)
+    command = ["parametrize", str(corpus), "--store", str(place), *options, "--block", "1"]
+    command = [sys.executable, "-m", "prag_core.cli", *command, "--runner", "ray"]
+
+    def shards() -> int:
+        return len(list(place.glob("*/index.sqlite")))
+
+    def wait_for(count: int) -> None:
+        end = time.monotonic() + 300
+        while shards() < count:
+            assert driver.poll() is None and time.monotonic() < end, "no shard came"
+            time.sleep(0.02)
+
+    driver = subprocess.Popen(command)
+    try:
+        wait_for(1)
+        (actor,) = processes(mark, "MapWorker(MapBatches(_Actor))")
+        os.kill(actor, signal.SIGKILL)
+        wait_for(shards() + 1)  # another actor goes on
+        assert processes(mark, "MapWorker(MapBatches(_Actor))") != [actor]
+        driver.kill()
+    finally:
+        driver.wait()
+        for process in processes(mark, ""):
+            os.kill(process, signal.SIGKILL)
+    with AdapterStore(serial) as one, open_store(place) as there:
+        assert 2 <= len(there) < len(one) and there.verify() == []
+    assert subprocess.run(command).returncode == 0
+    with AdapterStore(serial) as one, open_store(place) as there:
+        assert list(there) == list(one) and shards() == len(one) == 6
         for key, adapter in one.items():
-            assert_same(shards.get(key), adapter)
-    assert len(list(place.glob("*/packs/*"))) == 3
-    assert json.loads((place / "config.json").read_text())["dtype"] == "float32"
-    assert run(*command) == 0  # what is there is not made again, whoever asks
-    assert run(*command, "--runner", "ray", "--ray.actors", 2) == 0  # nothing to do: no cluster
-    (next(place.glob("*/store.json")).parent).rename(tmp_path / "lost")
-    assert run(*command, "--runner", "ray", "--ray.actors", 2) == 2
+            assert_same(there.get(key), adapter)
+    capsys.readouterr()
+    assert run(*command[3:], "--ray.actors", 9) == 0  # nothing is missing: no cluster starts
+    next(place.glob("*/index.sqlite")).parent.rename(tmp_path / "lost")
+    assert run(*command[3:], "--ray.actors", 9) == 2
     assert "expected one CPU to be left" in capsys.readouterr().err
+
+
+def processes(mark: str, name: str) -> list[int]:
+    """Return the processes below this one with a variable in their environment and such a name."""
+    numbers = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            words = (folder / "cmdline").read_bytes()
+            if mark.encode() in environment and name.encode() in words:
+                numbers.append(int(folder.name))
+    return [number for number in numbers if number != os.getpid()]

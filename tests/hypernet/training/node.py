@@ -44,7 +44,7 @@ class Losses(lightning.Callback):
         self.values: list[float] = []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
-        self.values.append(outputs["loss"].item())
+        self.values.append(trainer.callback_metrics["train/loss"].item())  # of this process
 
 
 def train(folder: Path, **options) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
