@@ -34,7 +34,7 @@ def test_a_missing_ray_is_named(corpus, options, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.skipif(not os.environ.get("PRAG_TEST_SCALE"), reason="`make test-scale` starts Ray")
 def test_ray_gives_the_adapters_of_a_serial_run_though_actor_and_driver_are_killed(
-    options, tmp_path, capsys, monkeypatch
+    options, tmp_path, monkeypatch
 ):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(f'{{"text": "Ada lives in house {i}."}}\n' for i in range(DOCUMENTS)))
@@ -76,11 +76,7 @@ def test_ray_gives_the_adapters_of_a_serial_run_though_actor_and_driver_are_kill
         assert list(there) == list(one) and shards() == len(one) == DOCUMENTS
         for key, adapter in one.items():
             assert_same(there.get(key), adapter)
-    capsys.readouterr()
     assert run(*command[3:], "--ray.actors", 9) == 0  # nothing is missing: no cluster starts
-    next(place.glob("*/index.sqlite")).parent.rename(tmp_path / "lost")
-    assert run(*command[3:], "--ray.actors", 9) == 2
-    assert "expected one CPU to be left" in capsys.readouterr().err
 
 
 def actors(driver: subprocess.Popen) -> list[psutil.Process]:
