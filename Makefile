@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint speed tables clean
+.PHONY: help demo test test-vllm test-scale lint speed tables clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else f"got Python {v[0]}.{v[1]}, expected 3.10 to 3.13: call make with PYTHON=python3.11, say")'
@@ -32,6 +32,10 @@ $(VENV)-vllm/.installed: pyproject.toml
 
 test-vllm: $(STAMP) $(VENV)-vllm/.installed ## Compare with a real vLLM (3.5 GB, on CPU)
 	PRAG_VLLM_PYTHON=$(VENV)-vllm/bin/python $(BIN)/python -m pytest -q -rP -m vllm tests/formats $(PYTEST)
+
+test-scale: $(STAMP) ## Kill an actor and the driver of a Ray cluster on this machine, and compare
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	PRAG_TEST_SCALE=1 $(BIN)/python -m pytest -q tests/commands/test_parametrize_ray.py
 
 lint: $(STAMP) ## Check style, docstrings, spelling, the import contract and types
 	$(BIN)/ruff check .

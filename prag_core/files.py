@@ -4,14 +4,56 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, ETIMEDOUT
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 ROOMLESS = (ENOSPC, EDQUOT, EFBIG, EIO)
 FAILURES = (*ROOMLESS, EMFILE, ENFILE, ETIMEDOUT)  # of the machine, not of what a user wrote
 FULL = "got no room to write {}, expected free space: free some and try again; all is kept that was"
 # What libraries and other programs say of them, in words alone.
 FULL_WORDS = tuple(os.strerror(number) for number in (ENOSPC, EDQUOT))
+
+
+def cache_folder() -> Path:
+    """Folder of the cache: `$PRAG_CACHE`, else `$XDG_CACHE_HOME/prag`, else `~/.cache/prag`.
+
+    Raises:
+        ValueError: none of them, as for a user without HOME and without an entry in passwd.
+    """
+    if named := os.environ.get("PRAG_CACHE"):
+        return Path(named)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "prag"
+    try:
+        return Path.home() / ".cache" / "prag"
+    except RuntimeError as error:
+        raise ValueError(
+            "got no home folder (no HOME, and no such user), expected a folder for "
+            "the cache: set PRAG_CACHE to one"
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process; TimeoutError where another has it. A dead one has nothing."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise TimeoutError(
+            ETIMEDOUT,
+            f"got {folder}, which another process writes to, expected one at a time: wait until it "
+            "has ended, or choose another folder",
+        ) from error
+
+
+def is_url(place: str | Path) -> bool:
+    """Say whether a place is a url; else it is a path."""
+    return "://" in str(place)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -35,7 +35,7 @@ from prag_core.adapters.adapter import INT8, Adapter, AdapterSpec
 from prag_core.adapters.names import GRACE
 from prag_core.adapters.peft_files import WEIGHTS
 from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors
-from prag_core.files import FAILURES, write_json
+from prag_core.files import FAILURES, is_url, write_json
 
 FORMAT = {"format": "prag-adapters", "version": 2}
 HEADER, OLD_FILE = "store.json", "data.mdb"
@@ -168,9 +168,11 @@ class AdapterStore:
         return adapter
 
     def weights_path(self, key: str) -> Path | None:
-        """Return the file with an adapter's weights; None where it lies in a pack."""
+        """Return the file with an adapter's weights; None where it lies in a pack, or remote."""
         row = self._row(key)
-        return self.path / row.place / WEIGHTS if row.start == store_places.IN_FOLDER else None
+        if row.start != store_places.IN_FOLDER or is_url(row.place):
+            return None
+        return self.path / row.place / WEIGHTS
 
     def has(self, key: str) -> bool:
         """Say whether the key is there."""
@@ -206,6 +208,21 @@ class AdapterStore:
         for key in self.keys():
             with suppress(UnknownKeyError):  # deleted since its key was read
                 yield key, self.get(key)
+
+    def absorb(self, folder: Path, prefix: str) -> None:
+        """Copy the rows and records of another store's index; its adapters stay in their places.
+
+        Args:
+            folder: with the index.
+            prefix: path or url of the other store, which ends with a slash.
+        """
+        self._index.absorb(folder / INDEX, prefix)
+
+    def clear(self) -> None:
+        """Forget all adapters and records; files stay where they are."""
+        with self._index.writing() as connection:
+            for table in ("adapters", "records", "specs"):
+                connection.execute(f"DELETE FROM {table}")
 
     def version(self) -> int:
         """Return a number that changes when others, not this opening, have changed the store."""
@@ -340,17 +357,6 @@ class AdapterStore:
             f"got key {key!r}, expected one of the {len(self)} in {self.path}: "
             "parametrize the document first"
         )
-
-
-def open_store(path: str | Path, create: bool = True) -> AdapterStore:
-    """Open a store for writing where it can be written, else for reading.
-
-    Args:
-        path: folder of the store.
-        create: make it where there is none.
-    """
-    missing = create and not (Path(path) / HEADER).exists()
-    return AdapterStore(path, readonly=False if missing else None)
 
 
 def reindex(path: str | Path) -> int:

@@ -72,7 +72,8 @@ class Row:
         document: id of its document.
         spec: fields of its `AdapterSpec`; the table `specs` has each once.
         metadata: of the adapter.
-        place: its folder, or the file of its pack, below the store.
+        place: its folder, or the file of its pack, below the store; where it lies in a shard, the
+            whole path or url.
         start: its first byte in the pack, -1 in a folder.
         bytes: of the weights, and of the memory.
         checksums: CRC-32 by file name.
@@ -166,6 +167,29 @@ class StoreIndex:
                     connection.execute("ROLLBACK")
                 raise
 
+    def absorb(self, other: Path, prefix: str) -> None:
+        """Copy rows and records of another index, in one transaction; equal keys are replaced.
+
+        Args:
+            other: the file, which is only read.
+            prefix: path or url of its store with a slash, under which its places lie.
+        """
+        with self._lock, clear_errors(other):
+            connection = self._open()
+            # Before BEGIN: SQLite attaches nothing within a transaction.
+            connection.execute("ATTACH ? AS other", (_uri(other, "ro"),))
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                with connection:  # commits, or undoes all
+                    connection.execute("INSERT OR IGNORE INTO specs SELECT * FROM other.specs")
+                    connection.execute(
+                        "INSERT OR REPLACE INTO adapters SELECT key, document, spec, metadata, "
+                        "? || place, start, bytes, checksums FROM other.adapters", (prefix,)
+                    )  # fmt: skip
+                    connection.execute("INSERT OR REPLACE INTO records SELECT * FROM other.records")
+            finally:
+                connection.execute("DETACH other")
+
     def require_writable(self) -> None:
         """Raise OSError where the index was opened for reading."""
         if self.readonly:
@@ -192,7 +216,7 @@ class StoreIndex:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(os.fsencode(self.path.absolute()))}?mode={mode}",
+            _uri(self.path, mode),
             uri=True,
             timeout=PATIENCE,
             isolation_level=None,  # transactions are begun in `writing`
@@ -234,6 +258,10 @@ class StoreIndex:
             return False
         with journal.open("rb") as file:
             return file.read(1) not in (b"", b"\0")
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
 
 
 def insert_rows(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:

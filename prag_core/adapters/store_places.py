@@ -21,7 +21,9 @@ from safetensors.torch import load
 
 from prag_core.adapters.adapter import Adapter, AdapterSpec
 from prag_core.adapters.peft_files import CONFIG, NOTE, adapter_files, json_bytes
+from prag_core.adapters.remote import read_url
 from prag_core.adapters.store_index import Row
+from prag_core.files import is_url
 
 FOLDERS, PACKS, SCRATCH = "adapters", "packs", "tmp"
 PATTERNS = f"{FOLDERS}/*/*", f"{PACKS}/*", f"{SCRATCH}/*"  # of all that lies there
@@ -91,29 +93,27 @@ def load_adapter(store: Path, row: Row) -> Adapter:
 
 def read_part(store: Path, row: Row, name: str) -> bytes:
     """Read one file of an adapter's folder, or its slice of a pack; raises as `load_adapter`."""
-    path = store / row.place
-    if row.start == IN_FOLDER:
-        path = path / name
-        content = path.read_bytes()
-    else:
-        with path.open("rb", buffering=0) as file:  # unbuffered: not a byte of the neighbours
-            file.seek(row.start)
-            content = file.read(row.bytes)
+    place = f"{row.place}/{name}" if row.start == IN_FOLDER else row.place
+    content = _read(store, place, row.start, row.bytes)
     if zlib.crc32(content) != row.checksums[name]:
-        raise ValueError(f"got damaged bytes for {row.key!r} in {path}")
+        where = place if is_url(place) else store / place
+        raise ValueError(f"got damaged bytes for {row.key!r} in {where}")
     return content
 
 
 def damage(store: Path, row: Row, error: Exception) -> str:
     """Say of an adapter that cannot be read what its error means, and the remedy."""
     problem = str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.filename:
         missing = isinstance(error, FileNotFoundError)
         problem = f"got {'no file' if missing else error.strerror} {error.filename}"
-    return (
-        f"{problem}, expected what was written: delete the key (`prag store delete --path {store} "
-        f"--key {row.key}`) and parametrize the document again (`prag parametrize --store {store}`)"
+    remedy = (
+        f"delete the key (`prag store delete --path {store} --key {row.key}`) and parametrize the "
+        f"document again (`prag parametrize --store {store}`)"
     )
+    if is_url(row.place) or Path(row.place).is_absolute():
+        remedy = "remove this shard and write it again (`prag parametrize`, `prag store push`)"
+    return f"{problem}, expected what was written: {remedy}"
 
 
 def check_files(store: Path, row: Row) -> None:
@@ -121,10 +121,9 @@ def check_files(store: Path, row: Row) -> None:
     for name in row.checksums:
         read_part(store, row, name)
     if row.start == IN_FOLDER:
-        path = store / row.place / NOTE
-        content = path.read_bytes()
-        if content != json_bytes(row.note):
-            raise ValueError(f"got damaged bytes in {path}")
+        place = f"{row.place}/{NOTE}"
+        if _read(store, place, IN_FOLDER, 0) != json_bytes(row.note):
+            raise ValueError(f"got damaged bytes in {store / place}")
     load_adapter(store, row)
 
 
@@ -172,6 +171,17 @@ def _packed(row: Row, name: str, content: bytes, start: int, stop: int) -> Row:
     checksums = {SLICE: zlib.crc32(content[start:stop])}
     place = f"{PACKS}/{name}"
     return replace(row, place=place, start=start, bytes=stop - start, checksums=checksums)
+
+
+def _read(store: Path, place: str, start: int, size: int) -> bytes:
+    """Read a file, or a slice of it; its place is below the store, or anywhere as a path or url."""
+    if is_url(place):
+        return read_url(place) if start == IN_FOLDER else read_url(place, start, start + size)
+    with open(store / place, "rb", buffering=0) as file:  # not a byte of the neighbours
+        if start == IN_FOLDER:
+            return file.readall()
+        file.seek(start)
+        return file.read(size)
 
 
 def _hash(*parts: bytes) -> str:

