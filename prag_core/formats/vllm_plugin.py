@@ -14,7 +14,8 @@ from functools import cached_property
 from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
-from prag_core.adapters.store import AdapterStore, UnknownKeyError
+from prag_core.adapters.shards import open_store
+from prag_core.adapters.store import UnknownKeyError
 from prag_core.formats.merge_name import PREFIX
 from prag_core.formats.merged_folders import MergedFolders
 from prag_core.formats.vllm_settings import STORE, VllmSettings
@@ -34,7 +35,7 @@ class PragResolver(LoRAResolver):
         """The folders that vLLM loads."""
         settings = self.settings
         limits = settings.most_bytes, settings.max_rank, settings.cut
-        store = AdapterStore(settings.store, readonly=None)
+        store = open_store(settings.store, create=False)
         return MergedFolders(store, *limits, settings.forget, settings.folder)
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:

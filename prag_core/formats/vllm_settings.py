@@ -1,6 +1,6 @@
 """Settings of the plugin for vLLM: environment variables go in, checked values come out.
 
-PRAG_VLLM_STORE     folder of the store; without it the plugin does nothing
+PRAG_VLLM_STORE     folder of the store, or place of many; without it the plugin does nothing
 PRAG_VLLM_MAX_RANK  as vLLM's --max-lora-rank (default 16, as vLLM's)
 PRAG_VLLM_CUT       1: a merge of a higher rank is cut to it; 0 (default): it is refused by name
 PRAG_VLLM_BYTES     of merged folders (default 10 GiB)
@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prag_core.adapters.store import AdapterStore
+from prag_core.adapters.shards import open_store
 from prag_core.formats.view import VLLM_RANKS
 
 STORE = "PRAG_VLLM_STORE"
@@ -63,7 +63,7 @@ class VllmSettings:
         ):
             if not fits:
                 raise ValueError(f"got {name}={texts[name]}, expected {expected}: correct it")
-        AdapterStore(environment[STORE], readonly=None).close()  # never makes one
+        open_store(environment[STORE], create=False).close()
         limits = int(rank), cut == "1", int(most)
         return cls(environment[STORE], *limits, folder or None, url, api_key)
 
