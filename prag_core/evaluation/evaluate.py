@@ -40,7 +40,7 @@ from prag_core.pipeline.modes import require_one_passage
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.terminal import progress_bar
 
-MAKING = "adapters.jsonl"  # a line a run: documents, and seconds in which their adapters were made
+MAKING = "making.ndjson"  # a line a run: documents, and seconds in which their adapters were made
 Ask = Callable[[Question], prompts.Question]
 
 
@@ -194,7 +194,7 @@ class _Cells:
                 try:
                     self.rag.ensure_adapters(needed, step)
                 finally:  # also of what an interrupted run has made
-                    (first, began), (last, ended) = marks[0], marks[-1]
+                    (first, began), (last, ended) = [*marks[:1], *marks[-1:]] or [(0, 0.0)] * 2
                     if last > first:
                         row = {"documents": last - first, "seconds": round(ended - began, 3)}
                         append_answers(making, [row])

