@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -355,12 +355,8 @@ def grid_table(results: Mapping, conditions: Sequence[str] = ()) -> Table:
         raise ValueError(f"got conditions {unknown}, expected some of {known}: correct them")
     totals = [cell for cell in totals if not conditions or cell["condition"] in conditions]
     sets, notes = list(dict.fromkeys(cell["set"] for cell in totals)), results["notes"]
-    texts: dict[str, dict[str, str]] = {}
-    for cell in sorted(totals, key=lambda c: (in_order(c["condition"]), c["path"])):
-        estimates = _estimates(cell)
-        shown = f"{format_estimate(estimates['f1'])}, {100 * cell['containment'][0]:.1f}"
-        texts.setdefault(_cell_name(cell), {})[cell["set"]] = shown
-    rows = tuple((name, *(row.get(each, "") for each in sets)) for name, row in texts.items())
+    in_rows = sorted(totals, key=lambda c: (in_order(c["condition"]), c["path"]))
+    rows = _side_by_side(((_cell_name(cell), cell) for cell in in_rows), sets)
     signs = {name: "*" * number for number, name in enumerate(notes, 1)}
     note = (
         "F1 with its 95 % interval (bootstrap over documents), then containment, in %. The "
@@ -374,6 +370,27 @@ def grid_table(results: Mapping, conditions: Sequence[str] = ()) -> Table:
     note += "".join(f" {signs[name]} {text}" for name, text in notes.items())
     headings = ("condition", *(name + signs.get(name, "").replace("*", "\\*") for name in sets))
     return Table(f"F1, {results['base_model']}", headings, (rows,), note.replace("*", "\\*"))
+
+
+def ratio_table(results: Mapping) -> Table:
+    """Return one row a ratio and one column a question set: of F1, then of containment."""
+    sets = list(dict.fromkeys(cell["set"] for cell in results["cells"]))
+    named = ((_with_path(row["ratio"], row["path"]), row) for row in results["ratios"])
+    rows = _side_by_side(named, sets)
+    note = "Of F1 with its 95 % interval (bootstrap over documents), then of containment, in %."
+    return Table(f"Ratios, {results['base_model']}", ("ratio", *sets), (rows,), note)
+
+
+def _side_by_side(
+    named: Iterable[tuple[str, Mapping]], sets: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """Return rows of a name and, for every set, F1 with its interval and containment."""
+    texts: dict[str, dict[str, str]] = {}
+    for name, row in named:
+        f1, containment = (_estimates(row)[metric] for metric in ("f1", "containment"))
+        share = "-" if containment is None else f"{100 * containment.mean:.1f}"
+        texts.setdefault(name, {})[row["set"]] = f"{format_estimate(f1)}, {share}"
+    return tuple((name, *(row.get(each, "") for each in sets)) for name, row in texts.items())
 
 
 def results_markdown(results: Mapping) -> str:

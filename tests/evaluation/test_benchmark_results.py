@@ -17,6 +17,7 @@ from prag_core.evaluation.benchmark_results import (
     SCORED,
     collect_results,
     grid_table,
+    ratio_table,
     results_markdown,
     results_tables,
     write_results,
@@ -209,6 +210,17 @@ def test_the_grid_has_all_sets_side_by_side(results):
     assert [row[0] for row in part.sections[0]] == ["closed_book"]
     with pytest.raises(ValueError, match=r"got conditions \{'open_book'\}, expected some of"):
         grid_table(results, ["open_book"])
+
+
+def test_ratios_have_all_sets_side_by_side(results):
+    table = ratio_table(results)
+    assert table.headings == ("ratio", "towns", "rivers")
+    rows = {row[0]: row[1:] for row in table.sections[0]}
+    assert results["ratios"]
+    for one in results["ratios"]:
+        name = one["ratio"] + (f" ({one['path']})" if one["path"] else "")
+        shown = rows[name][table.headings.index(one["set"]) - 1]
+        assert one["f1"] is None or shown.startswith(f"{100 * one['f1'][0]:.1f} (")
 
 
 def test_what_answers_were_made_with_is_kept_from_run_to_run(tmp_path, monkeypatch):
