@@ -32,7 +32,7 @@ from prag_core.evaluation.estimates import format_estimate
 from prag_core.evaluation.report.figures import draw_bars, figure_text, new_figure, styled
 from prag_core.evaluation.tables import SHOWN, Table
 
-FILES = ("README.md", "*/README.md", "checkpoints/*/card.md")
+FILES = ("README.md", "*/README.md", "checkpoints/*/card.md", "checkpoints/*/results.md")
 RESULTS = "checkpoints/*/results.json"
 BLOCK = re.compile(r"(<!-- table: (\w+) (\S+)((?: [^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 Rows = list[list[str]]
