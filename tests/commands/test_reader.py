@@ -31,7 +31,7 @@ def test_adapter_and_curves_are_written(trained, tiny_base):
     assert adapter.rank == 2 and adapter.metadata["prompt"] == kept["prompt"] != ""
     assert [point["learning_rate"] for point in kept["curves"][:2]] == [1e-2, 1e-4]
     assert kept["best"] == min(kept["curves"], key=lambda point: point["held_out_loss"])
-    assert kept["stopped"] == "time" and len(kept["held_out_articles"]) == 2
+    assert kept["stopped"] in ("time", "flat") and len(kept["held_out_articles"]) == 2
     assert (kept["questions"], kept["held_out_questions"]) == (4, 2)
 
 
