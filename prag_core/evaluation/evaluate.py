@@ -194,8 +194,8 @@ class _Cells:
                 try:
                     self.rag.ensure_adapters(needed, step)
                 finally:  # also of what an interrupted run has made
-                    (first, began), (last, ended) = [*marks[:1], *marks[-1:]] or [(0, 0.0)] * 2
-                    if last > first:
+                    if marks and marks[-1][0] > marks[0][0]:
+                        (first, began), (last, ended) = marks[0], marks[-1]
                         row = {"documents": last - first, "seconds": round(ended - began, 3)}
                         append_answers(making, [row])
 
