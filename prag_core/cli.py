@@ -65,6 +65,7 @@ SUMMARIES = {
     "compare": "Compare trained with generated adapters: quality, side effects, merging, cost.",
     "speed": "Measure speed beside stock PEFT; parts measured earlier stay in the file.",
     "warmup": "Train an adapter on question-answer pairs, for the trained path to start from.",
+    "writer": "Train an adapter that asks questions about a document, as people do.",
     "reader": "Train the baseline `reader`: one LoRA that answers with the passage in the prompt.",
     "store": "Look into a store, check it, keep it in order, and move adapters in and out.",
     "models": "Show which base models load by name, or fetch one now.",
@@ -87,6 +88,7 @@ DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see
     "belief": {"unread": [*OF_DOCUMENTS, "training"]},
     "compare": {"unread": ["path"]},
     "warmup": {"unread": ["reader"]},
+    "writer": {"unread": [*OF_DOCUMENTS, "reader", "generation", "answering"]},
     "reader": {"unread": [*OF_DOCUMENTS, "reader", "generation", "answering"]},
     "models": {"words": ["action", "name"]},
 }

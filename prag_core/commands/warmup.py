@@ -51,19 +51,12 @@ def warmup(
     pairs: list[QAPair] = []
     for source in (question_set, *more):
         loaded = load_question_set(source, skip_bad=True)
-        # Questions without golden answers (BEIR's) have nothing to be trained on.
-        questions = [q for q in loaded.questions[skip:] if q.golden_answers]
-        titles = set(leave_out.articles)
-        if held_out:
-            drawn = loaded.sample(held_out, setup.training.seed, most_words=most_words)
-            titles |= {document.title for document in drawn.documents}
-        questions = [
-            q for q in questions
-            if not leave_out.asks(q.question)
-            and titles.isdisjoint(loaded.documents_by_id[i].title for i in q.gold_ids)
-        ]  # fmt: skip
+        first = {question.id for question in loaded.questions[:skip]}
+        seed = setup.training.seed
+        questions = leave_out.questions(loaded, held_out, most_words, seed)
+        questions = [question for question in questions if question.id not in first]
         if limit is not None and limit < len(questions):
-            questions = Random(setup.training.seed).sample(questions, limit)
+            questions = Random(seed).sample(questions, limit)
         if trainer.wording.conclusion:
             pairs += write_reasoning(base, loaded, questions, trainer.wording)
         else:

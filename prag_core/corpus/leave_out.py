@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.question_sets import QuestionSet
+from prag_core.corpus.questions import Question
 
 PLACE = (
     r"(?:city|town|village|country|place|state|province|county|nation|region|island|area|location|"
@@ -85,6 +87,30 @@ class LeaveOut:
         """Say whether a question asks for one of the relations."""
         patterns = (pattern for name in self.relations for pattern in RELATIONS[name])
         return any(re.search(pattern, question) for pattern in patterns)
+
+    def questions(
+        self, whole: QuestionSet, held_out: int = 0, most_words: int = 0, seed: int = 0
+    ) -> list[Question]:
+        """Return a set's questions with golden answers on what is not left out.
+
+        Args:
+            whole: the set.
+            held_out: draw so many documents, as `prag evaluate` does with `documents`, and take no
+                question on their articles (by title) either.
+            most_words: draw no longer ones.
+            seed: of the draw.
+        """
+        titles = set(self.articles)
+        if held_out:
+            drawn = whole.sample(held_out, seed, most_words=most_words)
+            titles |= {document.title for document in drawn.documents}
+        # Questions without golden answers (BEIR's) have nothing to be trained on.
+        return [
+            q for q in whole.questions
+            if q.golden_answers
+            and not self.asks(q.question)
+            and titles.isdisjoint(whole.documents_by_id[i].title for i in q.gold_ids)
+        ]  # fmt: skip
 
     def remaining(self, path: str | Path) -> Iterator[Document]:
         """Yield a corpus' documents but the last ones, and no other copy of these."""

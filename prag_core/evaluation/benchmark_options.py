@@ -166,7 +166,7 @@ class Group:
         """Return the settings that the answers depend on."""
         config = self.setup.answer_config()
         # Without adapters nothing depends on who would make them.
-        unread = ("path", "hypernet", "augmentation") if self.path in UNADAPTED else ()
+        unread = ("path", "hypernet") if self.path in UNADAPTED else ()
         return {name: value for name, value in config.items() if name not in unread}
 
     def config(self) -> dict:

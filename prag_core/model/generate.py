@@ -16,7 +16,7 @@ def generate(
     base: BaseModel,
     prompts: Sequence[str],
     adapters: Sequence[Adapter | None] | Adapter | None = None,
-    options: GenerationOptions | None = None,
+    options: GenerationOptions | Sequence[GenerationOptions] | None = None,
     prefixes: Sequence[Prefix | None] | None = None,
 ) -> list[str]:
     """Answer each prompt; rows of similar length are decoded together.
@@ -25,27 +25,29 @@ def generate(
         base: the base model.
         prompts: full prompts (see `prompts`), special tokens included.
         adapters: one for all prompts, one a prompt (None: none), or None.
-        options: decoding options.
+        options: decoding options, of all prompts or one a prompt; batches are as the first says.
         prefixes: what is known already of every prompt's beginning (see `prefix`), or None.
 
     Returns:
         One text a prompt, in order, without stop strings and surrounding space.
 
     Raises:
-        ValueError: not one adapter a prompt, or a prompt that is empty or too long.
+        ValueError: not one adapter or option a prompt, or a prompt that is empty or too long.
     """
-    options = options or GenerationOptions()
+    each = _of_rows(options, len(prompts))
     shared = adapters is None or isinstance(adapters, Adapter)
     if not shared and len(adapters) != len(prompts):
         raise ValueError(f"got {len(adapters)} adapters, expected {len(prompts)}: one a prompt")
     # By length in characters, near enough to tokens: short prompts are not padded to long ones.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
-    for start in range(0, len(order), options.batch_size):
-        rows = order[start : start + options.batch_size]
+    size = each[0].batch_size if each else 1
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
         batch = adapters if shared else [adapters[i] for i in rows]
         known = prefixes and [prefixes[i] for i in rows]
-        for row, piece in stream(base, [prompts[i] for i in rows], batch, options, known):
+        decoding = [each[i] for i in rows]
+        for row, piece in stream(base, [prompts[i] for i in rows], batch, decoding, known):
             answers[rows[row]] += piece
     return [answer.strip() for answer in answers]
 
@@ -54,7 +56,7 @@ def stream(
     base: BaseModel,
     prompts: Sequence[str],
     adapters: Sequence[Adapter | None] | Adapter | None = None,
-    options: GenerationOptions | None = None,
+    options: GenerationOptions | Sequence[GenerationOptions] | None = None,
     prefixes: Sequence[Prefix | None] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Decode one batch and yield (row, new text) as soon as the text is final.
@@ -71,7 +73,8 @@ def stream(
         shared = adapters[0]
     singles = [None] * len(prompts) if shared or adapters is None else adapters
     known = prefixes or [None] * len(prompts)
-    rows = [Row(base, p, a, options, k) for p, a, k in zip(prompts, singles, known, strict=True)]
+    each = _of_rows(options, len(prompts))
+    rows = [Row(base, *row) for row in zip(prompts, singles, each, known, strict=True)]
     # By identity: equal prompts are different rows.
     index = {id(row): place for place, row in enumerate(rows)}
     batch = DecodingBatch(base, shared)
@@ -81,3 +84,14 @@ def stream(
         if not batch.rows:
             return
         pieces = batch.step()
+
+
+def _of_rows(
+    options: GenerationOptions | Sequence[GenerationOptions] | None, count: int
+) -> Sequence[GenerationOptions]:
+    """Return one option a row."""
+    if options is None or isinstance(options, GenerationOptions):
+        return [options or GenerationOptions()] * count
+    if len(options) != count:
+        raise ValueError(f"got {len(options)} options, expected {count}: one a prompt, or one")
+    return options

@@ -8,12 +8,14 @@ packages can bring theirs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 
 from prag_core.adapters.adapter import Adapter, Parametrizer
 from prag_core.adapters.store import AdapterStore
 from prag_core.augmentation.augmented import Augmenter, CachedAugmenter, FileAugmenter
+from prag_core.augmentation.question_lists import ListAugmenter
 from prag_core.augmentation.self_augmenter import SelfAugmenter
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.augmentation.writing_augmenter import WritingAugmenter
@@ -23,8 +25,9 @@ from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
-from prag_core.training.initial import load_initial
+from prag_core.training.initial import load_initial, load_writer
 from prag_core.training.lora_trainer import LoraTrainer
+from prag_core.training.options import GENERATED_INIT
 
 PARAMETRIZERS = "prag.parametrizers"  # entry point group
 
@@ -47,13 +50,17 @@ def build_augmenter(
                 "question-answer pairs: set --augmentation.file"
             )
         return FileAugmenter(options.file, documents)
+    counts = options.rewrites, options.qa_pairs, options.facts
     if options.strategy == "span":  # rules are fast: nothing to cache
-        return SpanAugmenter(options.rewrites, options.qa_pairs, options.facts)
+        return SpanAugmenter(*counts)
     writer = load_base_model(options.model) if options.model else base
-    augmenter: Augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
+    augmenter: Augmenter
     if options.strategy == "writer":
-        counts = options.rewrites, options.qa_pairs, options.facts
         augmenter = WritingAugmenter(writer, *counts)
+    elif options.strategy == "adapter":
+        augmenter = ListAugmenter(writer, load_writer(options.adapter, writer), *counts)
+    else:
+        augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
     return augmenter if store is None else CachedAugmenter(augmenter, store)
 
 
@@ -98,6 +105,12 @@ def build_parametrizer(
 
 def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -> LoraTrainer:
     """Build the parametrizer of the trained path (entry point `trained`)."""
-    # A warm-up adapter (`prag warmup`), from which every document's training starts.
-    init = load_initial(setup.training.init, base)
+    # What every document's training starts from: the generated path's adapter of it, or one warm-up
+    # adapter (`prag warmup`).
+    init: Adapter | Parametrizer | None
+    if setup.training.init == GENERATED_INIT:
+        start = replace(setup, path=GENERATED_INIT, hypernet_rank=setup.training.rank)
+        init = build_parametrizer(base, start, None)
+    else:
+        init = load_initial(setup.training.init, base)
     return LoraTrainer(base, augmenter(), setup.training, init)

@@ -16,7 +16,7 @@ from prag_core.pipeline.answers import AnswerOptions
 from prag_core.retrieval.bm25 import LEAST_COVERAGE
 from prag_core.retrieval.dense import LEAST_SIMILARITY
 from prag_core.retrieval.factory import check_name
-from prag_core.training.options import SPEED_OPTIONS, LoraTrainingOptions
+from prag_core.training.options import GENERATED_INIT, SPEED_OPTIONS, LoraTrainingOptions
 
 AdapterPath = Literal["trained", "generated"]  # who makes adapters, of the paths in this repository
 DEFAULT_PATH: AdapterPath = "generated"
@@ -28,22 +28,26 @@ class AugmentationOptions:
 
     Attributes:
         strategy: `span` (by rule, from answer spans), `writer` (these, and before them a model's
-            questions in several kinds, checked, and its rewrites), `self` (asks for JSON, as the
-            paper does) or `file` (ready-made pairs).
+            questions in several kinds, checked, and its rewrites), `adapter` (these, and before
+            them the questions of a LoRA that was trained to ask as people do, see `prag writer`),
+            `self` (asks for JSON, as the paper does) or `file` (ready-made pairs).
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
-        facts: take the text apart into sentences of one fact each, by rule (`span`, `writer`), for
-            questions on them and for `training.continuations`.
+        facts: take the text apart into sentences of one fact each, by rule (`span`, `writer`,
+            `adapter`), for questions on them and for `training.continuations`.
         model: another model that writes (`writer`, `self`); the base model when empty.
+        adapter: PEFT folder of the base model's LoRA that asks (`adapter`); `auto`: the one that is
+            shipped for it.
         file: JSON lines {"document", "question", "answer"} (and "full_answer", for prompts with
             reasoning), for strategy `file`.
     """
 
-    strategy: Literal["span", "writer", "self", "file"] = "span"
+    strategy: Literal["span", "writer", "adapter", "self", "file"] = "span"
     rewrites: int = 0
     qa_pairs: int = 8
     facts: bool = False
     model: str = ""
+    adapter: str = "auto"
     file: str = ""
 
 
@@ -140,12 +144,14 @@ class Setup:
                 config[part].pop(name)
         unread = {
             "trained": ("hypernet", "hypernet_rank", "hypernet_dtype"),
-            "generated": ("training",),
+            "generated": ("training", "augmentation"),
         }
+        if self.training.init == GENERATED_INIT:
+            del unread["trained"]
         for name in ("device", *unread.get(self.path, ())):
             config.pop(name)
         # A path may hold other files tomorrow: their hashes are kept beside the names.
         paths = [config.get("hypernet"), config.get("training", {}).get("init"), self.reader]
-        paths.append(config["augmentation"]["file"])
+        paths += [config.get("augmentation", {}).get(name) for name in ("adapter", "file")]
         config["contents"] = {path: content_hash(path) for path in paths if path}
         return config

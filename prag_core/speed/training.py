@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from prag_core.adapters.adapter import Adapter
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model.base_model import BaseModel
 from prag_core.pipeline.parts import build_parametrizer
@@ -36,7 +35,7 @@ def measure_training(base: BaseModel, peft: Peft, hypernet: str, quick: bool) ->
     sequences = [[s.ids for s in build_sequences(base.tokenizer, a, *how)] for a in augmented]
     times, made, losses, tight = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        start = to_peft(Adapter(trainer.spec, trainer.init), Path(folder) / "start", base.name)
+        start = to_peft(trainer.start, Path(folder) / "start", base.name)
         # PEFT gets our token ids and our initial adapter: the two differ in nothing but the loop.
         run = partial(peft, "train", adapter=str(start), rate=options.learning_rate)
         for dtype in ("bfloat16", "float32"):  # loads the models

@@ -75,6 +75,29 @@ def similar_steps(
     return [sequence for i in order for sequence in steps[i]]
 
 
+def drawn_steps(
+    sequences: Sequence[TrainingSequence], steps: int, per_step: int, seed: int
+) -> list[TrainingSequence]:
+    """Repeat one document's sequences until they fill so many steps, each as often, or once more.
+
+    Those of a step are of similar length, and no copies of one sequence where it can be helped. The
+    steps' order is that of the seed: at the same step other documents, too, have long sequences.
+    """
+    shuffle, count = torch.Generator().manual_seed(seed), steps * per_step
+    passes = -(-count // len(sequences))
+    orders = [torch.randperm(len(sequences), generator=shuffle).tolist() for _ in range(passes)]
+    copies = [i for order in orders for i in order][:count]
+    copies.sort(key=lambda i: (-len(sequences[i].ids), i))
+    rows = []
+    # Copies of a sequence now stand side by side: they are dealt out to as many steps.
+    for start in range(0, steps, passes):
+        block = copies[start * per_step : (start + passes) * per_step]
+        dealt = len(block) // per_step
+        rows += [block[place::dealt] for place in range(dealt)]
+    order = torch.randperm(steps, generator=torch.Generator().manual_seed(seed)).tolist()
+    return [sequences[i] for step in order for i in rows[step]]
+
+
 def scheduled(kind: str, share: float) -> float:
     """Return what the learning rate is multiplied by when a share of all steps is done."""
     cosine = 0.5 * (1 + math.cos(math.pi * share))

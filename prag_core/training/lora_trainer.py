@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
-import torch
-
-from prag_core.adapters.adapter import Adapter, AdapterSpec, fingerprint
+from prag_core.adapters.adapter import Adapter, AdapterSpec, Parametrizer, fingerprint
 from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPair
+from prag_core.augmentation.question_lists import list_prompt, write_list
 from prag_core.corpus.documents import Document, as_documents
-from prag_core.formats.foreign_lora import pad_rank
 from prag_core.model.base_model import BaseModel
 from prag_core.model.prompts import prompt_id
 from prag_core.model.wordings import find_wording
+from prag_core.training.initial import WRITER
 from prag_core.training.loop import (
+    drawn_steps,
     finish,
     fit_steps,
     group_documents,
@@ -22,8 +22,13 @@ from prag_core.training.loop import (
     teach_steps,
 )
 from prag_core.training.options import AUTO_INIT, SPEED_OPTIONS, LoraTrainingOptions
-from prag_core.training.sequences import TrainingSequence, build_sequences, hold_out
-from prag_core.training.stacked_lora import StackedLora, initial_tensors
+from prag_core.training.sequences import (
+    TrainingSequence,
+    build_sequences,
+    encode,
+    hold_out,
+)
+from prag_core.training.stacked_lora import StackedLora, initial_adapter
 
 # Su et al., 2025, section 4.1 and its code (README.md beside this file). The weight decay is the
 # default of torch's AdamW, which their code leaves as it is.
@@ -58,7 +63,7 @@ class LoraTrainer:
         base: BaseModel,
         augmenter: Augmenter,
         options: LoraTrainingOptions | None = None,
-        init: Adapter | None = None,
+        init: Adapter | Parametrizer | None = None,
     ) -> None:
         """Prepare the trainer.
 
@@ -67,7 +72,9 @@ class LoraTrainer:
             augmenter: makes rewrites and question-answer pairs.
             options: training settings.
             init: adapter that every document starts from, or shares (`options.init_shared`); a
-                seeded random one when omitted.
+                seeded random one when omitted. Or what generates a start for every document
+                (`options.init` is `generated`): its spec holds, and only B is trained, so that the
+                rows still answer to the document's keys.
 
         Raises:
             ValueError: rank, modules or layers that the base model cannot take, or an `init` of
@@ -75,6 +82,9 @@ class LoraTrainer:
         """
         self.base, self.augmenter = base, augmenter
         self.options = options or LoraTrainingOptions()
+        # Counted steps are one pass over what `_ordered` returns.
+        counted = {"epochs": 1} if self.options.max_steps else {}
+        self.passes = replace(self.options, **counted)
         self.batch_size = self.options.documents_per_batch
         self.wording = find_wording(self.options.prompt)
         layers = self.options.layers or tuple(range(base.num_layers))
@@ -95,28 +105,24 @@ class LoraTrainer:
                 f"got the option init {self.options.init!r} alone, expected its adapter too: pass "
                 "init=load_initial(options.init, base)"
             )
-        # The dtype may differ: training is in float32 whatever is stored. So may rank and scale of
-        # rows that are not trained.
-        free = {"dtype": self.spec.dtype}
-        if init and self.options.init_shared:
-            free |= {"rank": self.spec.rank, "alpha": self.spec.alpha}
-        if init and replace(init.spec, **free) != self.spec:
-            raise ValueError(
-                f"got an initial adapter of {init.spec}, expected {self.spec}: "
-                "train it with the same base model, rank, alpha, modules and layers"
-            )
-        self.shared = init if self.options.init_shared else None
-        started = init and not self.shared
-        drawn = initial_tensors(base, self.spec, self.options.seed)
-        self.init = init.tensors if started else drawn
         # Only what changes the adapters (the dtype stands in the spec): a store that was filled in
         # batches of another size stays valid.
         quality = asdict(self.options)
         for name in (*SPEED_OPTIONS, "dtype"):
             del quality[name]
-        quality["prompt"] = self.wording.id
-        # The warm-up by its weights, not by the folder that they came from.
-        quality["init"] = fingerprint(init.to_bytes().hex()) if init else "random"
+        quality["prompt"], quality["init"] = self.wording.id, "random"
+        self.generator = None if init is None or isinstance(init, Adapter) else init
+        if self.generator:
+            self.spec = replace(self.generator.spec, dtype=self.options.dtype)
+            quality["init"] = ["generated", self.generator.fingerprint]
+        elif init:
+            self._require_start(init)
+            # By its weights, not by the folder that they came from.
+            quality["init"] = fingerprint(init.to_bytes().hex())
+        if init and not self.generator and not self.options.init_shared:
+            self.start = replace(init, spec=self.spec)
+        elif not self.generator:
+            self.start = initial_adapter(base, self.spec, self.options.seed, init)
         self.fingerprint = fingerprint(["lora", quality, augmenter.fingerprint])
 
     def parametrize(self, documents: Sequence[Document]) -> list[Adapter]:
@@ -136,29 +142,39 @@ class LoraTrainer:
 
         A server runs it between two decoding steps.
         """
-        parted = [hold_out(document, self.options.held_out) for document in augmented]
+        options = self.options
+        parted = [hold_out(document, options.held_out) for document in augmented]
         sequences = [self._sequences(document) for document, _ in parted]
         held_out = [self._sequences(pairs_alone(pairs)) if pairs else [] for _, pairs in parted]
+        starts = self._starts([document.document for document in augmented])
         results: list = [None] * len(augmented)  # groups come in another order than documents
-        for group in group_documents(sequences, self.options):
-            stack = self.stack(len(group))
+        for group in group_documents([self._ordered(s) for s in sequences], options):
+            stack = self.stack([starts[i] for i in group])
             rows = [sequences[i] for i in group]
             held = [held_out[i] for i in group]
-            if self.options.distillation:
-                reading = teach_steps(self.base, rows, self.options, self.shared)
-                rows = yield from self._counted(reading, len(rows[0]))
-            losses = yield from fit_steps(self.base, stack, rows, self.options, held_out=held)
+            if options.distillation:
+                reading = teach_steps(self.base, rows, options, stack.shared)
+                rows = yield from self._counted(reading, len(self._ordered(rows[0])))
+            rows = [self._ordered(row) for row in rows]
+            losses = yield from fit_steps(self.base, stack, rows, self.passes, held_out=held)
             for row, index in enumerate(group):
                 document = augmented[index].document
                 adapter = self.adapter(stack, row, document.id, document.title)
                 results[index] = (adapter, losses[row])
         return results
 
+    def _ordered(self, sequences: list[TrainingSequence]) -> list[TrainingSequence]:
+        """Return a document's sequences as its steps have them, where steps are counted."""
+        options = self.options
+        if not options.max_steps:
+            return sequences
+        return drawn_steps(sequences, options.max_steps, options.sequences_per_step, options.seed)
+
     def _counted(
         self, reading: Generator[int, None, list[list[TrainingSequence]]], sequences: int
     ) -> Generator[tuple[int, int], None, list[list[TrainingSequence]]]:
         """Do as `reading`, and yield 0 steps of those to come after each of its batches."""
-        steps = self.options.epochs * -(-sequences // self.options.sequences_per_step)
+        steps = self.passes.epochs * -(-sequences // self.options.sequences_per_step)
         while True:
             try:
                 next(reading)
@@ -174,7 +190,15 @@ class LoraTrainer:
         """
         if not augmented:
             raise ValueError("got no documents to train on, expected some: check the corpus")
+        # Three name a global adapter well enough; a corpus has thousands.
+        name = "+".join(document.document.id for document in augmented[:3])
         sequences = [s for document in augmented for s in self._sequences(document)]
+        return self._train_one(sequences, name, augmented[0].document.title)
+
+    def _train_one(
+        self, sequences: Sequence[TrainingSequence], name: str, title: str, path: str = "trained"
+    ) -> Adapter:
+        """Train one adapter on all sequences; steps are of similar length."""
         per_step = self.options.sequences_per_step
         if self.options.scheme != "paper":
             per_step = max(per_step, GLOBAL_STEP)
@@ -182,9 +206,7 @@ class LoraTrainer:
         options = replace(self.options, sequences_per_step=per_step)
         steps = similar_steps(sequences, per_step, options.seed)
         finish(fit_steps(self.base, stack, [steps], options))
-        # Three name a global adapter well enough; a corpus has thousands.
-        name = "+".join(document.document.id for document in augmented[:3])
-        return self.adapter(stack, 0, name, augmented[0].document.title)
+        return self.adapter(stack, 0, name, title, path)
 
     def train_warmup(self, pairs: Sequence[QAPair]) -> Adapter:
         """Train one adapter on question-answer pairs alone: the warm-up initialisation.
@@ -194,6 +216,23 @@ class LoraTrainer:
         """
         return self.train_global([pairs_alone((pair,)) for pair in pairs])
 
+    def train_writer(
+        self, documents: Sequence[Document], pairs: Sequence[Sequence[QAPair]]
+    ) -> Adapter:
+        """Train one adapter that asks questions about a document in the prompt (`ListAugmenter`).
+
+        Args:
+            documents: what is asked about.
+            pairs: people's questions about each, in the order of the text.
+        """
+        limit = min(self.options.max_tokens, self.base.context_length)
+        rows = (
+            encode(self.base.tokenizer, list_prompt(self.base, document), write_list(asked))
+            for document, asked in zip(documents, pairs, strict=True)
+        )
+        # Left out, not cut: of a passage without its beginning nobody asked these questions.
+        return self._train_one([row for row in rows if len(row.ids) <= limit], *[WRITER] * 3)
+
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
         options = self.options
         limit = min(options.max_tokens, self.base.context_length)
@@ -201,9 +240,9 @@ class LoraTrainer:
         how = options.scheme, limit, self.wording
         return build_sequences(self.base.tokenizer, document, *how, **more)
 
-    def stack(self, documents: int = 1) -> StackedLora:
-        """Return what documents start from, one row each."""
-        return StackedLora(self.base, self.spec, [self.init] * documents, self.shared)
+    def stack(self, starts: Sequence[Adapter] = ()) -> StackedLora:
+        """Return what documents start from, one row each; without starts, one row."""
+        return StackedLora(self.base, starts or [self.start], train_a=self.generator is None)
 
     def adapter(
         self, stack: StackedLora, row: int, document_id: str, title: str, path: str = "trained"
@@ -211,14 +250,24 @@ class LoraTrainer:
         """Return the LoRA of one row of a stack as it is now, the shared rows behind its own."""
         metadata = {"document_id": document_id, "title": title, "path": path,
                     "prompt": prompt_id(self.wording, tokenizer=self.base.tokenizer)}  # fmt: skip
-        tensors, count = stack.tensors(row, self.spec.torch_dtype), 0
-        if self.shared:
-            count = self.shared.rank
-            factor = self.shared.spec.scale / self.spec.scale  # one scale for all rows
-            for name, (a, b) in tensors.items():
-                rows, columns = pad_rank(*self.shared.tensors[name], count)
-                tensors[name] = (
-                    torch.cat([a, rows.to(a)]),  # (r + shared, I)
-                    torch.cat([b, (columns.float() * factor).to(b)], 1),  # (O, r + shared)
-                )
-        return Adapter(self.spec, tensors, metadata, shared_rows=count).rounded()
+        return stack.adapter(row, metadata)
+
+    def _starts(self, documents: Sequence[Document]) -> list[Adapter]:
+        """Return what each document starts from."""
+        if self.generator is None:
+            return [self.start] * len(documents)
+        made = self.generator.parametrize(documents)
+        return [replace(adapter, spec=self.spec) for adapter in made]
+
+    def _require_start(self, init: Adapter) -> None:
+        """Raise ValueError unless an adapter fits as the start of every document."""
+        # The dtype may differ: training is in float32 whatever is stored. So may rank and scale of
+        # rows that are not trained.
+        free = {"dtype": self.spec.dtype}
+        if self.options.init_shared:
+            free |= {"rank": self.spec.rank, "alpha": self.spec.alpha}
+        if replace(init.spec, **free) != self.spec:
+            raise ValueError(
+                f"got an initial adapter of {init.spec}, expected {self.spec}: "
+                "train it with the same base model, rank, alpha, modules and layers"
+            )

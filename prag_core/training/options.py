@@ -10,6 +10,7 @@ from prag_core.model.wordings import Wording, find_wording
 
 SCHEMES = ("paper", "recall")
 AUTO_INIT = "auto"
+GENERATED_INIT = "generated"
 SCHEDULES = ("constant", "linear", "cosine")
 LEAST_ONE = ("epochs", "patience", "sequences_per_step", "distillation_top_k",
              "documents_per_batch", "tokens_per_batch")  # fmt: skip
@@ -30,6 +31,9 @@ class LoraTrainingOptions:
             or `cosine`.
         weight_decay: of AdamW.
         epochs: passes over a document's sequences, at most.
+        max_steps: optimiser steps of a document, whatever the number of its sequences, which come
+            in turn; in place of `epochs`. 0: as many as the epochs have. Documents of any number of
+            sequences then train side by side.
         held_out: share of a document's question-answer pairs that it is not trained on but measured
             by after every epoch; its adapter is that of the epoch of their lowest loss. 0: none
             (paper).
@@ -57,7 +61,9 @@ class LoraTrainingOptions:
         dtype: of the stored adapter; `int8` has a scale a row.
         seed: of the initialisation and the order of sequences, the same for every document.
         init: folder of a PEFT adapter to start from (warm-up initialisation); `auto`: the one that
-            is shipped for the base model, where there is one; or empty.
+            is shipped for the base model, where there is one; `generated`: the hypernetwork's
+            adapter of each document, of which B is trained. `rank` is then rows a module on
+            average, 32 say, and modules, layers and scale are the hypernetwork's; or empty.
         init_shared: keep its rows as they are, beside `rank` rows of the document's own that start
             at random: what all documents share (the answer's format), counted once in a merge. It
             may have another rank then.
@@ -71,6 +77,7 @@ class LoraTrainingOptions:
     lr_scheduler_type: str = "constant"
     weight_decay: float = 0.0
     epochs: int = 5
+    max_steps: int = 0
     held_out: float = 0.0
     patience: int = 1
     scheme: str = "recall"
@@ -118,6 +125,12 @@ class LoraTrainingOptions:
             )
         if not 0 <= self.held_out <= 0.5:
             raise ValueError(f"got held_out {self.held_out}, expected a share from 0 to 0.5")
+        if self.max_steps < 0 or (self.max_steps and (self.held_out or self.scheme == "paper")):
+            raise ValueError(
+                f"got max_steps {self.max_steps} with held_out {self.held_out} and scheme "
+                f"{self.scheme}, expected 0, or more without held_out in the scheme recall: it has "
+                "no epochs, which the other two go by"
+            )
 
 
 @dataclass(frozen=True)

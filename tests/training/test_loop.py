@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,8 +13,9 @@ import torch
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.training import loop
-from prag_core.training.loop import EarlyStop, scheduled
+from prag_core.training.loop import EarlyStop, drawn_steps, scheduled
 from prag_core.training.lora_trainer import LoraTrainer, paper_options
+from prag_core.training.options import LoraTrainingOptions
 from prag_core.training.sequences import TrainingSequence, hold_out
 from prag_core.training.stacked_lora import StackedLora
 
@@ -55,7 +58,7 @@ def test_every_nth_pair_is_held_out():
 def test_each_document_keeps_the_epoch_of_its_lowest_loss(tiny_base, monkeypatch):
     """Losses are given: the first document is best in epoch 2, the second in 1, the third last."""
     trainer = LoraTrainer(tiny_base, AUGMENTER, OPTIONS)
-    stack = StackedLora(tiny_base, trainer.spec, [trainer.init] * 3)
+    stack = StackedLora(tiny_base, [trainer.start] * 3)
     one = [TrainingSequence((5, 6), 1)]
     stop = EarlyStop(stack, [one, one, []], patience=2)
     losses = iter(((5, 3, 0), (4, 6, 0), (6, 7, 0), (6, 1, 0)))
@@ -80,3 +83,28 @@ def test_training_ends_when_all_documents_have_stopped(tiny_base):
     ((best, _),) = LoraTrainer(tiny_base, AUGMENTER, shorter).train([DOCUMENT])
     for path, pair in adapter.tensors.items():
         assert all(map(torch.equal, pair, best.tensors[path]))
+
+
+@pytest.mark.parametrize(
+    ("count", "steps", "per_step"), [(7, 6, 3), (2, 4, 3), (9, 5, 4), (4, 8, 2)]
+)
+def test_counted_steps_take_every_sequence_as_often(count, steps, per_step):
+    sequences = [TrainingSequence((7,) * (2 + i % 3 * 9) + (i,), 1) for i in range(count)]
+    drawn = drawn_steps(sequences, steps, per_step, seed=3)
+    assert drawn == drawn_steps(sequences, steps, per_step, seed=3)
+    times = Counter(drawn)
+    assert len(drawn) == steps * per_step
+    assert max(times.values()) - min(times[s] for s in sequences) <= 1
+    rows = [drawn[i : i + per_step] for i in range(0, len(drawn), per_step)]
+    passes = math.ceil(steps * per_step / count)
+    if steps % passes == 0 and per_step <= count:  # no copies side by side in a step
+        assert all(len({*row}) == per_step for row in rows)
+    lengths = [[len(s.ids) for s in row] for row in rows]
+    apart = sum(max(row) - min(row) for row in lengths) / len(rows)
+    assert apart <= 9  # of a kind, or of two neighbouring ones
+
+
+@pytest.mark.parametrize("change", [{"max_steps": -1}, {"held_out": 0.2}, {"scheme": "paper"}])
+def test_counted_steps_that_cannot_be_are_refused(change):
+    with pytest.raises(ValueError, match=r"got max_steps .* expected 0, or more without held_out"):
+        LoraTrainingOptions(**{"max_steps": 4} | change)

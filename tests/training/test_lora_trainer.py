@@ -65,6 +65,13 @@ def assert_same(ours, theirs, tolerance: float = 1e-5) -> None:
         {"scheme": "recall", "epochs": 3, "lr_scheduler_type": "linear"},
         {"scheme": "recall", "epochs": 4, "held_out": 0.34, "lr_scheduler_type": "cosine"},
         {"scheme": "recall", "loss": "answer", "continuations": True, "distillation": 0.7},
+        {
+            "scheme": "recall",
+            "max_steps": 5,
+            "sequences_per_step": 2,
+            "lr_scheduler_type": "cosine",
+        },
+        {"scheme": "recall", "loss": "answer", "max_steps": 3, "distillation": 0.7},
         {"weight_decay": 0.1, "modules": ("down_proj",), "layers": (1,), "rank": 3},
     ],
 )
@@ -102,7 +109,7 @@ def test_equals_a_peft_training_loop(tiny_base, scheme, tmp_path):
     options = replace(FAST, scheme=scheme)
     trainer = LoraTrainer(tiny_base, AUGMENTER, options)
     ((ours, our_loss),) = trainer.train([UNEVEN[0]])
-    start = replace(ours, tensors=trainer.init)
+    start = replace(ours, tensors=trainer.start.tensors)
     to_peft(start, tmp_path, "tiny")
     model = peft.PeftModel.from_pretrained(
         copy.deepcopy(tiny_base.model), tmp_path, is_trainable=True
@@ -208,7 +215,7 @@ def test_long_documents_are_cut_to_the_context(tiny_base):
 
 def test_initial_adapter_is_used(tiny_base):
     trainer = LoraTrainer(tiny_base, AUGMENTER, FAST)
-    assert all(not b.any() for _, b in trainer.init.values())
+    assert all(not b.any() for _, b in trainer.start.tensors.values())
     init = random_adapter(replace(trainer.spec, dtype="bfloat16"), tiny_base)
     warm = LoraTrainer(tiny_base, AUGMENTER, replace(FAST, learning_rate=1e-12), init)
     ((made, _),) = warm.train([UNEVEN[0]])

@@ -168,7 +168,7 @@ def test_training_of_each_set_equals_a_plain_loop(name, tiny_base, tmp_path):
     options = set_options(name, learning_rate=rate, prompt=wording)
     trainer = LoraTrainer(tiny_base, SimpleNamespace(fingerprint="fixed"), options)
     ((ours, _),) = trainer.train([AUGMENTED])
-    to_peft(replace(ours, tensors=trainer.init), tmp_path, "tiny")
+    to_peft(replace(ours, tensors=trainer.start.tensors), tmp_path, "tiny")
     model = peft.PeftModel.from_pretrained(
         copy.deepcopy(tiny_base.model), tmp_path, is_trainable=True
     )

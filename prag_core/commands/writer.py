@@ -1,0 +1,60 @@
+"""Writer: questions with their gold documents go in; a LoRA that asks such questions comes out."""
+
+from __future__ import annotations
+
+from random import Random
+
+from prag_core.corpus.leave_out import LeaveOut
+from prag_core.corpus.question_sets import load_question_set
+from prag_core.pipeline.setup import Setup
+
+
+def writer(
+    question_set: str,
+    to: str,
+    setup: Setup,
+    limit: int = 0,
+    held_out: int = 0,
+    most_words: int = 0,
+    leave_out: LeaveOut = LeaveOut(),  # noqa: B008 (frozen)
+) -> None:
+    """Train an adapter that asks questions about a document, as people do.
+
+    Name its folder in --augmentation.adapter, with --augmentation.strategy adapter.
+
+    Args:
+        question_set: questions with gold documents and golden answers.
+        to: PEFT folder to write.
+        setup: shared settings; `training` has rank, learning rate and epochs.
+        limit: documents to draw (by training.seed); 0: all.
+        held_out: draw so many documents, as `prag evaluate` does with `documents` and the seed
+            training.seed, and take none of their articles (by title): what is measured on these
+            documents then says something.
+        most_words: draw no longer documents, and train on none.
+        leave_out: articles and relations that nothing is asked about.
+    """
+    from prag_core.augmentation.augmented import QAPair
+    from prag_core.augmentation.span_augmenter import SpanAugmenter
+    from prag_core.formats.peft_folder import to_peft
+    from prag_core.model.base_model import load_base_model
+    from prag_core.training.lora_trainer import LoraTrainer
+
+    whole, seed = load_question_set(question_set, skip_bad=True), setup.training.seed
+    asked: dict[str, list[QAPair]] = {}
+    for question in leave_out.questions(whole, held_out, most_words, seed):
+        for document_id in question.gold_ids[:1]:
+            pair = QAPair(question.question, question.golden_answers[0])
+            asked.setdefault(document_id, []).append(pair)
+    known = whole.documents_by_id
+    ids = [i for i in asked if not most_words or len(known[i].text.split()) <= most_words]
+    if limit and limit < len(ids):
+        ids = Random(seed).sample(ids, limit)
+    if not ids:
+        raise ValueError(
+            f"got no questions with gold documents from {question_set} beside those that are left "
+            "out, expected some: hold out fewer documents, or name a larger set"
+        )
+    base = load_base_model(setup.base_model, setup.dtype, setup.device)
+    trainer = LoraTrainer(base, SpanAugmenter(), setup.training)
+    made = trainer.train_writer([known[i] for i in ids], [asked[i] for i in ids])
+    print(to_peft(made, to, setup.base_model))
