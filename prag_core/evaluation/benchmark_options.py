@@ -23,7 +23,7 @@ READER = "reader"  # and of those that the reader answers: with another one the 
 UNADAPTED = (SHARED, READER)
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
 # Kept as settings.
-ASKING = ("prompt", "max_new_tokens", "epochs", "conditions", "limits", "overrides")
+ASKING = ("prompt", "max_new_tokens", "epochs", "conditions", "paths", "limits", "overrides")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class BenchmarkSet:
         max_new_tokens: longest answer; that of `generation` when 0.
         epochs: of the trained path; those of `training` when 0.
         conditions: of this set; the benchmark's when empty.
+        paths: of this set, some of the benchmark's; all of them when empty.
         overrides: settings of this set's adapters that differ from the benchmark's, by dotted name:
             {training.rank: 4}. One source under several names, each with its own change, is an
             ablation.
@@ -75,6 +76,7 @@ class BenchmarkSet:
     max_new_tokens: int = 0
     epochs: int = 0
     conditions: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -203,6 +205,8 @@ def expand(
     groups = []
     # The model changes last: one is in memory at a time.
     for model, spec, seed, path in product(base_models, question_sets, seeds, (*UNADAPTED, *paths)):
+        if path not in (*UNADAPTED, *(spec.paths or paths)):
+            continue
         settings = _settings(setup, model, spec, path)
         wanted = spec.conditions or conditions
         names = [name for name in wanted if _stands_in(settings, path, name)]
@@ -310,6 +314,11 @@ def _check(
                 f"{' and '.join(TRAINED_MODES)} need: add it to `paths`, or leave them out"
             )
     for spec in question_sets:
+        if not {*spec.paths} <= {*paths}:
+            raise ValueError(
+                f"got paths {[*spec.paths]} for {spec.label}, expected some of the benchmark's, "
+                f"{', '.join(paths)}: correct `paths`"
+            )
         if not {*spec.limits} <= {SHARED, *paths}:
             raise ValueError(
                 f"got limits of {[*spec.limits]} for {spec.label}, expected some of {SHARED}, "

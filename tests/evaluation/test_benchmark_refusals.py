@@ -106,6 +106,17 @@ def test_limits_of_an_unknown_path_are_refused():
         )  # fmt: skip
 
 
+def test_a_set_may_have_some_of_the_paths(tmp_path):
+    sets = [BenchmarkSet("s", paths=("trained",)), BenchmarkSet("t")]
+    models, paths = [BenchmarkModel("a", hypernet="h")], ("trained", "generated")
+    groups = expand(Setup(), tmp_path, sets, models, paths, ("parametric",), [0])
+    places = [(group.spec.label, group.path) for group in groups]
+    assert places == [("s", "trained"), ("t", "trained"), ("t", "generated")]
+    sets = [BenchmarkSet("s", paths=("drawn",))]
+    with pytest.raises(ValueError, match=r"got paths \['drawn'\] for s, expected some of"):
+        expand(Setup(), tmp_path, sets, models, paths, ("parametric",), [0])
+
+
 def test_the_reader_is_asked_of_base_models_that_have_one(tmp_path):
     sets, conditions = [BenchmarkSet("s")], ("in_context", "reader@1", "in_context:gated")
     models = [BenchmarkModel("a", hypernet="h", reader="r"), BenchmarkModel("b", hypernet="h")]
