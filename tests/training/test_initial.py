@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model import checkpoints
-from prag_core.training.initial import load_initial
+from prag_core.training.initial import load_initial, load_writer
 from tests.fixtures.tiny import random_adapter
 
 
@@ -24,3 +26,14 @@ def test_the_shipped_warm_up_is_found_by_the_base_model(
     path = tiny_spec.paths()[0]
     for name in ("auto", str(tmp_path / "tiny-warmup")):
         assert load_initial(name, tiny_base).tensors[path][0].equal(ours.tensors[path][0])
+
+
+def test_the_shipped_writer_is_found_by_the_base_model(tiny_base, tiny_spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path)
+    with pytest.raises(ValueError, match=r"got augmentation.adapter 'auto', .* prag writer"):
+        load_writer("auto", tiny_base)
+    ours = random_adapter(tiny_spec, tiny_base)
+    to_peft(ours, tmp_path / "tiny-writer", "tiny")
+    path = tiny_spec.paths()[0]
+    for name in ("auto", str(tmp_path / "tiny-writer")):
+        assert load_writer(name, tiny_base).tensors[path][0].equal(ours.tensors[path][0])
