@@ -106,6 +106,8 @@ class ListAugmenter:
 
     def _asked(self, documents: Sequence[Document]) -> list[list[QAPair]]:
         """Let the writer ask about each passage of the documents, in turn."""
+        if not self.qa_pairs:
+            return [[] for _ in documents]
         parts = [(number, part) for number, d in enumerate(documents) for part in self._parts(d)]
         prompts = [list_prompt(self.base, part) for _, part in parts]
         with attached(self.base, self.writer):  # each passage is read once for all its lists

@@ -111,7 +111,7 @@ class LoraTrainer:
         for name in (*SPEED_OPTIONS, "dtype"):
             del quality[name]
         quality["prompt"], quality["init"] = self.wording.id, "random"
-        self.generator = None if init is None or isinstance(init, Adapter) else init
+        self.generator = None if isinstance(init, Adapter) else init
         if self.generator:
             self.spec = replace(self.generator.spec, dtype=self.options.dtype)
             quality["init"] = ["generated", self.generator.fingerprint]
@@ -119,10 +119,12 @@ class LoraTrainer:
             self._require_start(init)
             # By its weights, not by the folder that they came from.
             quality["init"] = fingerprint(init.to_bytes().hex())
-        if init and not self.generator and not self.options.init_shared:
+        # What one adapter of many documents starts from, and every document without a generator.
+        if isinstance(init, Adapter) and not self.options.init_shared:
             self.start = replace(init, spec=self.spec)
-        elif not self.generator:
-            self.start = initial_adapter(base, self.spec, self.options.seed, init)
+        else:
+            shared = init if isinstance(init, Adapter) else None
+            self.start = initial_adapter(base, self.spec, self.options.seed, shared)
         self.fingerprint = fingerprint(["lora", quality, augmenter.fingerprint])
 
     def parametrize(self, documents: Sequence[Document]) -> list[Adapter]:
@@ -242,7 +244,8 @@ class LoraTrainer:
 
     def stack(self, starts: Sequence[Adapter] = ()) -> StackedLora:
         """Return what documents start from, one row each; without starts, one row."""
-        return StackedLora(self.base, starts or [self.start], train_a=self.generator is None)
+        generated = self.generator is not None and bool(starts)
+        return StackedLora(self.base, starts or [self.start], train_a=not generated)
 
     def adapter(
         self, stack: StackedLora, row: int, document_id: str, title: str, path: str = "trained"

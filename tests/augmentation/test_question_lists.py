@@ -70,6 +70,8 @@ def test_a_document_has_the_same_lists_whoever_is_beside_it(tiny_base, writer):
     together = augmenter.augment([*others, LIGHT])
     assert together[-1:] == augmenter.augment([LIGHT])
     assert augmenter.augment([]) == []
+    (none,) = ListAugmenter(tiny_base, writer, 0, 0, False).augment([LIGHT])
+    assert none.qa_pairs == () and not none.error
 
 
 def test_fingerprint_covers_the_writer_and_the_counts(tiny_base, writer):

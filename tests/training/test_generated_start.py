@@ -58,6 +58,16 @@ def test_together_equals_one_by_one(tiny_base, generator):
             torch.testing.assert_close(made.tensors[path][1], b, rtol=0, atol=1e-4)
 
 
+def test_one_adapter_of_all_documents_starts_at_random(tiny_base, tmp_path):
+    generator = parametrizer(tiny_base, tmp_path / "network", rank=6)
+    augmenter = SpanAugmenter(0, 2)
+    trainer = LoraTrainer(tiny_base, augmenter, OPTIONS, generator)
+    made = trainer.train_global(augmenter.augment(DOCUMENTS[:2]))
+    assert made.spec == trainer.spec and made.memory is None and not made.shared_rows
+    for path, (a, b) in trainer.start.tensors.items():
+        assert not made.tensors[path][0].equal(a) and not made.tensors[path][1].equal(b)
+
+
 def test_fingerprint_covers_the_network_and_its_rank(tiny_base, generator, tmp_path):
     other = parametrizer(tiny_base, tmp_path / "other", rank=4)
     made = [
