@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 
 import pytest
 import torch
@@ -38,9 +37,9 @@ def test_readme_code_answers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = README.read_text("utf-8")
     code, *clients = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    printed = re.search(r"It prints:\n\n((?:    .*\n)+)", text)[1]
+    printed = re.findall(r"^print\(.*\) +# (.*)$", code, re.MULTILINE)
     exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out == textwrap.dedent(printed)
+    assert capsys.readouterr().out.splitlines() == printed != []
     for client in clients:  # what they ask a server is asked in test_serve_clients and test_server
         compile(client, "README.md", "exec")
 
