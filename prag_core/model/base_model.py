@@ -29,7 +29,12 @@ from prag_core.model.gguf_weights import (
     gguf_model_folder,
     is_complete,
 )
-from prag_core.model.hardware import computes_bfloat16, require_device, reuse_freed_memory
+from prag_core.model.hardware import (
+    avoid_cudnn_attention,
+    computes_bfloat16,
+    require_device,
+    reuse_freed_memory,
+)
 
 CONFIG_KEYS = (
     "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
@@ -106,6 +111,8 @@ def load_base_model(
         raise ValueError(f"got dtype {dtype!r}, expected one of {', '.join(dtypes)}")
     if device == "cpu":
         reuse_freed_memory()
+    else:
+        avoid_cudnn_attention()
     return freeze(name, *_read(name, dtypes[dtype], device))
 
 

@@ -58,6 +58,15 @@ def reuse_freed_memory() -> None:
     mallopt(top_pad, 2**26)  # grow it 64 MiB at a time
 
 
+def avoid_cudnn_attention() -> None:
+    """Leave cuDNN's attention to the other fused kernels, in the whole process.
+
+    With a mask and rows of 64, 192, 320, ... tokens its backward pass gives gradients that are no
+    numbers (torch 2.11 on an H100, one training step of 15; pytorch/pytorch#196678).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def release_freed_memory() -> None:
     """Give the pages that are free now back to the system (glibc only).
 

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from prag_core.adapters.adapter import AdapterSpec
-from prag_core.adapters.low_rank import PASSED_ON, POST_NORM, rank_of_shared, reduce_rank
+from prag_core.adapters.low_rank import (
+    PASSED_ON,
+    POST_NORM,
+    rank_of_shared,
+    reduce_rank,
+    response_directions,
+)
 from prag_core.adapters.merge import merge
 from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
@@ -159,3 +165,29 @@ def test_a_long_document_keeps_the_budget(tiny_base, tmp_path):
     long = replace(DOCUMENTS[0], text="abcdefghij" * 6)
     ranks = [len(a) for a, _ in made.parametrize([long])[0].tensors.values()]
     assert sum(ranks) == 10 * len(ranks)
+
+
+class OnGPU(torch.Tensor):
+    """A tensor of the CPU that says it is a GPU's."""
+
+    is_cuda = True
+
+
+def test_threads_find_the_directions_of_a_gpu():
+    """The threads' part alone: there is no GPU here."""
+    torch.manual_seed(0)
+    responses, threads = torch.randn(5, 3, 20, 9), torch.get_num_threads()
+    left, energies = response_directions(responses)
+    found = [x.as_subclass(torch.Tensor) for x in response_directions(responses.as_subclass(OnGPU))]
+    assert torch.allclose(found[0].abs(), left.abs(), atol=1e-4)  # the sign is anyone's
+    assert torch.allclose(found[1], energies, rtol=1e-4)
+    assert torch.get_num_threads() == threads
+
+
+def test_directions_of_fewer_tokens_than_rows():
+    responses = torch.randn(2, 20, 4) @ torch.randn(2, 4, 9)
+    left, energies = response_directions(responses)
+    kept = left[..., :4]
+    assert torch.allclose(kept.mT @ kept, torch.eye(4).expand(2, 4, 4), atol=1e-4)
+    assert torch.allclose(kept @ (kept.mT @ responses), responses, atol=1e-4)
+    assert left[..., 4:].norm() < 0.1 and energies[..., 4:].abs().max() < 1e-3

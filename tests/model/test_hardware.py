@@ -11,7 +11,7 @@ import torch
 
 import hypernet.cli
 import prag_core.cli
-from prag_core.model.hardware import is_out_of_memory, require_device
+from prag_core.model.hardware import avoid_cudnn_attention, is_out_of_memory, require_device
 
 KEPT_AND_RELEASED = """
 import torch
@@ -83,3 +83,14 @@ def test_freed_memory_is_kept_until_it_is_released():
     command = [sys.executable, "-c", KEPT_AND_RELEASED]
     kept, left = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert int(kept) > 95 and int(left) < 20
+
+
+def test_cudnn_attention_is_left_out():
+    """Whether it is taken; that its gradients are no numbers was seen on a GPU."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        avoid_cudnn_attention()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
