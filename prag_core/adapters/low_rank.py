@@ -139,7 +139,7 @@ def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
     if not matrices.is_cuda:
         energies, vectors = torch.linalg.eigh(matrices)
         return energies, vectors
-    flat, threads = matrices.flatten(0, -3).cpu(), torch.get_num_threads()
+    flat, threads = matrices.reshape(-1, *matrices.shape[-2:]).cpu(), torch.get_num_threads()
     torch.set_num_threads(1)  # of each thread that begins now
     try:
         with ThreadPoolExecutor(threads) as pool:

@@ -173,10 +173,11 @@ class OnGPU(torch.Tensor):
     is_cuda = True
 
 
-def test_threads_find_the_directions_of_a_gpu():
+@pytest.mark.parametrize("shape", [(20, 9), (5, 3, 20, 9)])
+def test_threads_find_the_directions_of_a_gpu(shape):
     """The threads' part alone: there is no GPU here."""
     torch.manual_seed(0)
-    responses, threads = torch.randn(5, 3, 20, 9), torch.get_num_threads()
+    responses, threads = torch.randn(shape), torch.get_num_threads()
     left, energies = response_directions(responses)
     found = [x.as_subclass(torch.Tensor) for x in response_directions(responses.as_subclass(OnGPU))]
     assert torch.allclose(found[0].abs(), left.abs(), atol=1e-4)  # the sign is anyone's
