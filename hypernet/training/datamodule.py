@@ -23,6 +23,7 @@ from hypernet.training.sources import (
     read_corpus,
     read_question_set,
     split,
+    without,
 )
 from prag_core.corpus.documents import iter_documents
 from prag_core.corpus.leave_out import LeaveOut
@@ -141,9 +142,15 @@ class HypernetDataModule(lightning.LightningDataModule):
         self.base = base  # its tokenizer cuts the documents
         bounds = LEAST_TOKENS, self.max_document_tokens
         left_out, never = self.leave_out, self.leave_out.articles
-        sets = [read_question_set(path, base.tokenizer, left_out) for path in self.question_sets]
         settings = self.corpus_pairs, self.corpus_limit, bounds, self.corpus_on_disk, left_out
-        corpora = [read_corpus(path, base, *settings) for path in map(corpus_file, self.corpora)]
+        paths = [corpus_file(source) for source in self.corpora]
+        # Of every source: question sets may be written about documents of a corpus.
+        texts = set().union(*map(left_out.last_texts, paths))
+        sets = [
+            without(read_question_set(source, base.tokenizer, left_out), texts)
+            for source in self.question_sets
+        ]
+        corpora = [without(read_corpus(path, base, *settings), texts) for path in paths]
         # All sets first: an article that one holds out may be in another one, too.
         drawn_from = [articles_of([items]) for items in sets] or [articles_of(corpora)]
         held_out = set().union(

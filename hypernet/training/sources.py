@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.relations import find_facts
 from prag_core.augmentation.span_augmenter import choose_pairs
-from prag_core.corpus.documents import Document
+from prag_core.corpus.documents import Document, iter_documents
 from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.corpus.text_tokens import text_ids
@@ -95,12 +95,11 @@ class DiskCorpus(Sequence):
         source = {"path": str(path.resolve()), "size": state.st_size, "time": state.st_mtime_ns}
         table = datasets.Dataset.from_generator(
             _records,
-            gen_kwargs=source | {"limit": limit, "last": leave_out.last_documents},
+            gen_kwargs=source | {"limit": limit},
             cache_dir=str(cache_folder() / "corpora"),
         )
         # Named by us: `datasets` would hash the tokenizer, which changes from process to process.
-        state = [source, limit, leave_out.last_documents, base.fingerprint, "articles"]
-        name = fingerprint(state)
+        name = fingerprint([source, limit, base.fingerprint, "articles"])
         self.table = table.map(self._count, batched=True, new_fingerprint=name)
         column = self.table.with_format("numpy")["tokens"][:]
         lengths = np.asarray(column, dtype=np.int32)  # (N,), as len(item)
@@ -113,16 +112,15 @@ class DiskCorpus(Sequence):
 
     def split(self, articles: set[str]) -> tuple[DiskCorpus, list[Item]]:
         """Leave out these articles' documents; returns the corpus and what was left out."""
-        import pyarrow
-        from pyarrow import compute
-
-        names = pyarrow.array(sorted(articles), pyarrow.string())
-        # In Arrow: a list of a large corpus' articles would not fit into memory.
-        outside = compute.is_in(self.table.data.column("article"), value_set=names).to_numpy()
-        outside = outside[self.places]  # (N,)
+        outside = self._among("article", articles)
         items = [self[int(place)] for place in np.flatnonzero(outside)]
-        self.lengths, self.places = self.lengths[~outside], self.places[~outside]
+        self._keep(~outside)
         return self, items
+
+    def without(self, texts: set[str]) -> DiskCorpus:
+        """Leave out documents of these texts."""
+        self._keep(~self._among("text", texts))
+        return self
 
     def __len__(self) -> int:
         return len(self.places)
@@ -132,6 +130,19 @@ class DiskCorpus(Sequence):
         document = Document(row["text"], row["title"])
         facts = _facts(document, self.pairs, self.leave_out)
         return make_items(self.tokenizer, [document], facts=[facts])[0]
+
+    def _among(self, column: str, values: set[str]) -> np.ndarray:
+        """Say of each document whether its column holds one of the values: (N,)."""
+        import pyarrow
+        from pyarrow import compute
+
+        found = pyarrow.array(sorted(values), pyarrow.string())
+        # In Arrow: a list of a large corpus' articles would not fit into memory.
+        rows = compute.is_in(self.table.data.column(column), value_set=found)
+        return rows.to_numpy()[self.places]
+
+    def _keep(self, kept: np.ndarray) -> None:
+        self.lengths, self.places = self.lengths[kept], self.places[kept]
 
     def _count(self, rows: dict[str, list[str]]) -> dict[str, list[int]]:
         documents = [Document(*row) for row in zip(rows["text"], rows["title"], strict=True)]
@@ -155,11 +166,12 @@ def read_corpus(
         limit: documents taken from the file; None: all.
         bounds: tokens of a document, more than the first and at most the second.
         on_disk: keep it there. Corpora that fit are faster as lists: nothing is tokenised twice.
-        leave_out: questions and documents that are not taken; its articles are (see `split`).
+        leave_out: its questions are not taken; its articles and documents are (see `split`,
+            `without`).
     """
     if on_disk:
         return DiskCorpus(path, base, pairs, limit, bounds, leave_out)
-    documents = list(islice(leave_out.remaining(path), limit))
+    documents = list(islice(iter_documents(path), limit))
     facts = [_facts(document, pairs, leave_out) for document in documents]
     return fitting(make_items(base.tokenizer, documents, facts=facts), bounds)
 
@@ -218,6 +230,13 @@ def split(pool: Pool, articles: set[str]) -> tuple[Pool, list[Item]]:
     return rest, [item for item in pool if item.article in articles]
 
 
+def without(pool: Pool, texts: set[str]) -> Pool:
+    """Return the pool without documents of these texts."""
+    if isinstance(pool, DiskCorpus):
+        return pool.without(texts)
+    return [item for item in pool if item.document.text not in texts]
+
+
 def articles_of(pools: Iterable[Pool]) -> set[str]:
     """Return the articles that documents come from."""
     named = (p.articles() if isinstance(p, DiskCorpus) else {x.article for x in p} for p in pools)
@@ -244,10 +263,7 @@ def _facts(document: Document, pairs: int, leave_out: LeaveOut) -> tuple:
     return tuple(fact for fact in facts if not any(map(leave_out.asks, fact[0])))
 
 
-def _records(
-    path: str, size: int, time: int, limit: int | None, last: int
-) -> Iterator[dict[str, str]]:
+def _records(path: str, size: int, time: int, limit: int | None) -> Iterator[dict[str, str]]:
     """Yield the rows of the table; size and time make a changed file another table."""
-    documents = LeaveOut(last_documents=last).remaining(path)
-    for document in islice(documents, limit):
+    for document in islice(iter_documents(path), limit):
         yield {"title": document.title, "text": document.text}

@@ -51,7 +51,7 @@ class LeaveOut:
         titles: file with the titles of articles, one a line; of question sets and corpora alike.
         relations: questions of these relations, however they ask: `occupation`, `place of birth`.
             Documents keep the sentences that state them.
-        last_documents: documents at the end of every corpus.
+        last_documents: documents at the end of every corpus, whatever other source has them, too.
     """
 
     titles: str | None = None
@@ -112,10 +112,14 @@ class LeaveOut:
             and titles.isdisjoint(whole.documents_by_id[i].title for i in q.gold_ids)
         ]  # fmt: skip
 
+    def last_texts(self, path: str | Path) -> set[str]:
+        """Return the texts of a corpus' last documents."""
+        count = self.last_documents
+        ending = deque(iter_documents(path), maxlen=count) if count else ()
+        return {document.text for document in ending}
+
     def remaining(self, path: str | Path) -> Iterator[Document]:
         """Yield a corpus' documents but the last ones, and no other copy of these."""
         # Read twice, so that no more than the last ones are in memory.
-        count = self.last_documents
-        ending = deque(iter_documents(path), maxlen=count) if count else ()
-        texts = {document.text for document in ending}
+        texts = self.last_texts(path)
         return (document for document in iter_documents(path) if document.text not in texts)

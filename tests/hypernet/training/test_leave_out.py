@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -30,10 +31,17 @@ def test_no_pool_holds_what_is_left_out(tiny_base, tmp_path, monkeypatch, on_dis
     ]
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with (folder / "corpus.jsonl").open("a") as file:  # one of the last, under another title
+        file.write(json.dumps({"id": "ivo", "title": "Ivo R.", "text": lines[-2]["text"]}) + "\n")
+    with (folder / "questions.jsonl").open("a") as file:
+        asked = {"question": "When was Ivo born?", "golden_answers": ["1971"], "gold_ids": ["ivo"]}
+        file.write(json.dumps({"id": "q-ivo"} | asked) + "\n")
+    second = tmp_path / "second.jsonl"
+    second.write_text("".join(json.dumps(x) + "\n" for x in [lines[-1], *lines[:1], *lines[:1]]))
     (tmp_path / "titles.txt").write_text(f"{names[0]}\nHal\n")
     leave_out = LeaveOut(str(tmp_path / "titles.txt"), BOTH.relations, last_documents=2)
     data = HypernetDataModule(
-        [str(folder)], [str(corpus)], corpus_on_disk=on_disk, corpus_pairs=4, leave_out=leave_out,
+        [str(folder)], [str(corpus), str(second)], corpus_on_disk=on_disk, corpus_pairs=4, leave_out=leave_out,
         batch=BATCH, validation_articles=2,
     )  # fmt: skip
     data.load(tiny_base)
@@ -51,18 +59,37 @@ def _records(path) -> list[dict]:
         return [json.loads(line) for line in file]
 
 
+def _questions_over(documents: list[dict], folder) -> Path:
+    """Write a question set that asks one question a document."""
+    folder.mkdir()
+    questions = [
+        {"id": d["id"], "question": "What is it?", "golden_answers": ["x"], "gold_ids": [d["id"]]}
+        for d in documents
+    ]
+    for name, records in (("corpus", documents), ("questions", questions)):
+        lines = (json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
 def _drawn(steps, count: int) -> set[str]:
     return {i for step in range(count) for i in steps[step]["document_ids"]}
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data")
-def test_the_shipped_configuration_keeps_the_benchmarks_out(tiny_base):
-    """From the real data: popqa_250's relations, the titles, the last introductions."""
+def test_the_shipped_configuration_keeps_the_benchmarks_out(tiny_base, tmp_path):
+    """From the real data: popqa_250's relations, the titles, the last introductions.
+
+    A question set over introductions names some of the last ones.
+    """
     settings = yaml.safe_load((CONFIGS / "hypernet.yaml").read_text())["data"]
     assert settings["leave_out"]["last_documents"] == 4000
     titles = DATA / "leave_out_titles.txt"
     leave_out = LeaveOut(str(titles), tuple(settings["leave_out"]["relations"]), 4000)
-    sets, corpora = [DATA / "squad_train", DATA / "qamr"], [DATA / "wiki_intros_80k"]
+    corpora = [DATA / "wiki_intros_80k"]
+    introductions = _records(corpora[0] / "corpus.jsonl.gz")
+    over = _questions_over(introductions[-3:] + introductions[:3], tmp_path / "over")
+    sets = [DATA / "squad_train", DATA / "qamr", over]
     # A tokenizer of bytes: every document is long.
     data = HypernetDataModule(
         [*map(str, sets)], [*map(str, corpora)], leave_out=leave_out,
@@ -80,7 +107,7 @@ def test_the_shipped_configuration_keeps_the_benchmarks_out(tiny_base):
     questions += [way for item in items for asked, _ in item.facts for way in asked]
     assert len(questions) > 200_000 and not any(map(leave_out.asks, questions))
 
-    last = {record["text"] for record in _records(corpora[0] / "corpus.jsonl.gz")[-4000:]}
+    last = {record["text"] for record in introductions[-4000:]}
     assert len(last) > 3900 and not last & {item.document.text for item in items}
     steps = data.train_dataloader().dataset
     texts = {item.document.id: item.document.text for item in items}
