@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from prag_core.adapters.merge import merge
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.augmentation.augmented import Augmenter
 from prag_core.corpus.characters import is_blank
+from prag_core.corpus.chunking import SENTENCE_END
 from prag_core.corpus.documents import Document, as_documents
 from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
@@ -110,7 +112,7 @@ class HypernetParametrizer:
         parts: list[list[Adapter]] = [[] for _ in documents]
         for index, (number, _) in enumerate(flat):
             parts[number].append(made[index])
-        return [self._join(adapters) for adapters in parts]
+        return [self._join(*whole) for whole in zip(documents, parts, strict=True)]
 
     def _chunks(self, document: Document) -> list[list[int]]:
         """Tokenise `title: text` and cut it; every chunk begins with the title."""
@@ -124,6 +126,18 @@ class HypernetParametrizer:
             self.encoder.frame([*head, *text[start : start + room]])
             for start in range(0, max(len(text) - overlap, 1), room - overlap)
         ]
+
+    def _sentences(self, document: Document, rows: int) -> Tensor:
+        """Return the sentence that each of so many tokens of `title: text` is in; -1: the title."""
+        ends = [match.end() for match in SENTENCE_END.finditer(document.text)]
+        texts = [document.text[:end] for end in ends]
+        *counts, whole = map(len, text_ids(self.base.tokenizer, [*texts, document.text]))
+        places = torch.full((rows,), -1, dtype=torch.int16)
+        # Counted from the start: nearly everywhere a token ends where a sentence does.
+        borders = [0, *(min(count, whole) for count in counts), whole]
+        for number, (start, end) in enumerate(itertools.pairwise(borders)):
+            places[rows - whole + start : rows - whole + end] = number
+        return places
 
     def _generate(self, rows: Sequence[list[int]], documents: list[Document]) -> list[Adapter]:
         ids, lengths = pad(rows, self.base.tokenizer.pad_token_id)
@@ -158,11 +172,14 @@ class HypernetParametrizer:
         memory = memory and memory.to("cpu")
         return Adapter(self.spec, tensors, metadata, memory, self.network.shared_count)
 
-    def _join(self, parts: list[Adapter]) -> Adapter:
+    def _join(self, document: Document, parts: list[Adapter]) -> Adapter:
         """Merge a long document's chunks into one adapter, and keep the rank budget."""
         whole = parts[0]
         if len(parts) > 1:  # the title stands in each, so that all answer for it
             whole = replace(merge(parts), spec=self.spec, metadata=parts[0].metadata)
+        elif whole.memory:
+            sentences = self._sentences(document, whole.memory.gram.shape[1])
+            whole = replace(whole, memory=replace(whole.memory, sentences=sentences))
         return (whole if self.rank is None else reduce_rank(whole, self.rank)).rounded()
 
 

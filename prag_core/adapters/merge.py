@@ -83,6 +83,37 @@ def merge(
     return Adapter(spec, tensors, {"document_id": "+".join(identifiers)}, memory, shared)
 
 
+def weigh_rows(adapter: Adapter, weights: Tensor) -> Adapter:
+    """Solve a ridge memory again, with a weight for each of its rows.
+
+    Weighted least squares, as a merge weighs documents: a token of small weight also claims less of
+    what the others address. The shared rows stay as they are.
+
+    Args:
+        adapter: of a document, with its memory.
+        weights: of its R own rows, (R,).
+
+    Raises:
+        ValueError: an adapter without memory, or another number of weights.
+    """
+    memory = adapter.memory
+    rows = 0 if memory is None else memory.gram.shape[1]
+    if memory is None or weights.shape != (rows,):
+        raise ValueError(
+            f"got weights {tuple(weights.shape)} and a memory of {rows} rows, expected one weight "
+            "a row: leave adapters without memory as they are"
+        )
+    tensors, solved = {}, []
+    for module, path in enumerate(adapter.tensors):
+        (a, b), (shared_a, shared_b) = adapter.split(path)
+        keys = memory.keys(a, module) * weights[:, None]  # (R, I or I + k)
+        own = memory.solve(keys, module).to(a.dtype)  # (R, I)
+        tensors[path] = torch.cat([own, shared_a]), torch.cat([b * weights.to(b), shared_b], 1)
+        solved.append(keys)
+    again = RidgeMemory.from_keys(torch.stack(solved), memory.whitening, memory.ridge)
+    return replace(adapter, tensors=tensors, memory=again)
+
+
 def mean_adapter(adapters: Iterable[Adapter]) -> Adapter:
     """Return the mean update of many adapters, read one by one, as one adapter of full rank.
 

@@ -34,12 +34,15 @@ class RidgeMemory:
         ridge: lambda, (L,); equal in all memories of one network.
         beside: columns that K^ has beyond its first I where the network spares a background of
             k directions, (L, R, k); A does not tell them.
+        sentences: place of the sentence that each row's token stands in, (R,); -1: in the title.
+            None where that is not known, as after a merge.
     """
 
     gram: Tensor
     whitening: Tensor
     ridge: Tensor
     beside: Tensor | None = None
+    sentences: Tensor | None = None
 
     @classmethod
     def from_keys(cls, keys: Tensor, whitening: Tensor, ridge: Tensor) -> RidgeMemory:
@@ -56,10 +59,11 @@ class RidgeMemory:
             ValueError: a tensor is missing or unknown.
         """
         names = {field.name for field in fields(cls)}
-        if not names - {"beside"} <= tensors.keys() <= names:
+        if not names - {"beside", "sentences"} <= tensors.keys() <= names:
             raise ValueError(
-                f"got a ridge memory of {sorted(tensors)}, expected gram, whitening and ridge, and "
-                "beside where there is a background: parametrize the document again"
+                f"got a ridge memory of {sorted(tensors)}, expected gram, whitening and ridge, "
+                "beside where there is a background, and sentences where they are known: "
+                "parametrize the document again"
             )
         return cls(**tensors)
 

@@ -99,6 +99,11 @@ def serve(
             f"got backend {backend} and backend_url {backend_url!r}, expected the address of a "
             "server with backend vllm alone: set both, or neither"
         )
+    if backend == "vllm" and setup.answering.focus:
+        raise ValueError(
+            f"got answering.focus {setup.answering.focus} with backend vllm, expected 0: it merges "
+            "adapters by name, and weighs no sentences"
+        )
     _require_port(host, port)  # before the model is loaded
     remote, key = None, os.environ.get("VLLM_API_KEY", "")
     if backend == "vllm":

@@ -18,6 +18,7 @@ MODE:unanswerable    the retriever finds documents among those that cannot answe
 MODE:gated    without the passages of documents whose adapters do not respond to the question (the
             option `least_relevance`), as they are left out of a merge
 MODE:abstain, MODE:unanswerable:abstain    with the option `abstain`
+MODE:focus:X    with the option `focus`, of modes that attach documents' adapters
 MODE:prompt:NAME    asked in another wording (see `prag_core.model.wordings`)
 """
 
@@ -43,10 +44,11 @@ ORDER = (
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
 READING = ("in_context", "in_context_rows", "reader")
-UNANSWERABLE, ABSTAIN, GATED = "unanswerable", "abstain", "gated"
+UNANSWERABLE, ABSTAIN, GATED, FOCUS = "unanswerable", "abstain", "gated", "focus"
 # A mode, by itself or with what is changed of it.
 OF_MODE = re.compile(
     rf"(?P<mode>\w+)(?:@(?P<k>[1-9]\d*))?(?:(?P<{GATED}>:{GATED})|:prompt:(?P<prompt>\w+)"
+    rf"|:{FOCUS}:(?P<{FOCUS}>0\.\d+|1)"
     rf"|(?P<{UNANSWERABLE}>:{UNANSWERABLE})?(?P<{ABSTAIN}>:{ABSTAIN})?)"
 )
 # Mode and documents; mean: one adapter for all questions, as in mode sft, but another one.
@@ -113,6 +115,8 @@ def parse_condition(name: str) -> Condition:
         possible = bool(mode.passages) if match[GATED] else mode.needs_documents
         if prompt := match["prompt"]:
             overrides, possible = {"prompt": prompt}, prompt in WORDINGS
+        if share := match[FOCUS]:
+            overrides, possible = {FOCUS: float(share)}, mode.adapters == "documents"
         possible = possible and (mode.needs_documents or not match["k"])
         if possible or name == mode.name:
             documents = "nearest" if match[UNANSWERABLE] else "own"
@@ -129,7 +133,7 @@ def parse_condition(name: str) -> Condition:
         f"got condition {name!r}, expected one of {', '.join((*MODES, 'gold', SHUFFLED, MEAN))}, "
         "rank:R, gold+K, in_context+K or combine+K, of documents also MODE@K (before all else), "
         f"MODE:{UNANSWERABLE}, MODE:{ABSTAIN} or MODE:{UNANSWERABLE}:{ABSTAIN}, with passages also "
-        f"MODE:{GATED}, with adapters also "
+        f"MODE:{GATED}, with adapters also MODE:{FOCUS}:X (0.1 to 1), "
         f"gold+K:{'|'.join((*WEIGHTINGS, 'concatenate'))}, or MODE:prompt:{'|'.join(WORDINGS)}: "
         "correct it"
     )
@@ -202,7 +206,8 @@ class EvaluationOptions:
             `in_context`, `in_context_rows`, `kv_cache`, `reader`, `da_rag`, `parametric`,
             `combine`, `sft`; the controls `shuffled` (another document's adapter) and `mean` (of
             all adapters); of gold documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K
-            documents; MODE:gated, without passages whose adapters do not respond;
+            documents; MODE:gated, without passages whose adapters do not respond; MODE:focus:X,
+            with sentences weighed;
             MODE:unanswerable, from the nearest documents that do not hold the answer, MODE:abstain
             and MODE:unanswerable:abstain; and MODE:prompt:NAME, in another wording (see
             `prag_core.evaluation.conditions`).

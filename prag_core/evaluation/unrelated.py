@@ -104,7 +104,7 @@ def meant(base: BaseModel, adapter: Adapter, text: str, least: float) -> Adapter
     """Return an adapter that responds to a text by `least`, as a question's must; else None."""
     if least <= 0:
         return adapter
-    (keys,) = question_keys(base, [text], adapter.spec.layers[0])
+    (keys,) = question_keys(base, [text], adapter.spec.layers[:1])
     return adapter if is_meant(adapter, keys, least) else None
 
 

@@ -29,7 +29,13 @@ from prag_core.model.prefix import Prefix, kept_prefix
 from prag_core.model.wordings import CONVERSATION, DEFAULT, Wording, find_wording, reading_wording
 from prag_core.pipeline.answers import ABSTENTION, AUTO, Answer, AnswerOptions, Source
 from prag_core.pipeline.modes import Mode, find_mode, require_one_passage
-from prag_core.pipeline.relevance import relevant_hits
+from prag_core.pipeline.relevance import (
+    Keys,
+    focused,
+    looking_layers,
+    question_keys,
+    relevant_hits,
+)
 from prag_core.pipeline.search_text import search_text
 from prag_core.retrieval.retriever import Hit
 
@@ -326,6 +332,20 @@ class Answerer:
         meant: Hits = self.run(lambda: relevant_hits(self.base, texts, hits, loaded, least))
         return meant
 
+    def _looked_up(
+        self,
+        questions: Sequence[prompts.Question],
+        adapters: Iterable[Adapter],
+        options: AnswerOptions,
+    ) -> Sequence[Keys | None]:
+        """Return every question's keys, by which sentences are weighed; None where they are not."""
+        layers = {layer for adapter in adapters for layer in looking_layers(adapter)}
+        if not (options.focus and layers):
+            return [None] * len(questions)
+        texts = [search_text(q) for q in questions]
+        keys: list[Keys] = self.run(lambda: question_keys(self.base, texts, layers))
+        return keys
+
     def _merged(
         self,
         questions: Sequence[prompts.Question],
@@ -337,14 +357,17 @@ class Answerer:
         meant = self._relevant(questions, hits, loaded, options)  # whose adapters take part
         if options.rank:  # after relevance, which reads the addresses that a smaller rank has not
             loaded = {i: reduce_rank(adapter, options.rank) for i, adapter in loaded.items()}
+        asked = self._looked_up(questions, loaded.values(), options)
         merged: dict[tuple[Source, ...], Adapter] = {}  # questions often share their documents
         results = []
-        for row, kept in zip(hits, meant, strict=True):
+        for row, kept, keys in zip(hits, meant, asked, strict=True):
             shares = merge_weights(options.merge_weights, [hit.score for hit in kept])
             pairs = zip(kept, shares, strict=True)
             used = tuple(Source(h.document_id, h.score, share) for h, share in pairs)
             parts = [loaded[source.document_id] for source in used]
             weights = {source.document_id: source.weight or 0.0 for source in used}
+            if keys:  # no two questions weigh sentences alike
+                parts, merged = [focused(part, keys, options.focus) for part in parts], {}
             if used and used not in merged:
                 merged[used] = self.merge(parts, list(weights.values()), options.merge_method)
             # Of those that were left out the weight is 0.

@@ -67,6 +67,8 @@ class AnswerOptions:
             `score` (see `prag_core.adapters.merge.merge_weights`).
         least_relevance: generated adapters that respond less to a question are left out (see
             `prag_core.pipeline.relevance`; without any left it answers as closed_book). 0: none is.
+        focus: what a sentence of a generated adapter loses that does not respond to the question,
+            in [0, 1] (see `prag_core.pipeline.relevance.focused`). 0: all sentences count alike.
         merge_method: `auto` (ridge memories are solved again together) or `concatenate`.
         rank: adapters are cut to so many rows a module before they are merged; 0: not.
         gated: passages of documents that `least_relevance` leaves out are not shown either.
@@ -78,12 +80,15 @@ class AnswerOptions:
     prompt: str | Wording = "auto"
     merge_weights: str = "relative"
     least_relevance: float = 0.0
+    focus: float = 0.0
     merge_method: str = "auto"
     rank: int = 0
     gated: bool = False
     abstain: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown prompt."""
+        """Raise ValueError for an unknown prompt, or a focus out of range."""
         if self.prompt != AUTO:
             find_wording(self.prompt)
+        if not 0 <= self.focus <= 1:
+            raise ValueError(f"got focus {self.focus}, expected 0 (off) to 1: correct it")

@@ -36,6 +36,8 @@ def test_every_mode_is_a_condition(mode):
         ("in_context:prompt:turns", "in_context", "own", 0, {"prompt": "turns"}),
         ("in_context:gated", "in_context", "own", 0, {"gated": True}),
         ("parametric:abstain", "parametric", "own", 0, {"abstain": True}),
+        ("parametric:focus:0.8", "parametric", "own", 0, {"focus": 0.8}),
+        ("combine:focus:1", "combine", "own", 0, {"focus": 1.0}),
         ("combine:unanswerable:abstain", "combine", "nearest", 0, {"abstain": True}),
         (
             "gold+2:concatenate", "parametric", "gold", 2,
@@ -59,7 +61,8 @@ def test_names(name, mode, documents, neighbours, overrides):
      "closed_book:unanswerable", "sft:abstain", "gold:abstain", "parametric:", "parametric:best",
      "parametric:abstain:unanswerable", "parametric:gated", "gold:gated", "in_context@0",
      "in_context@", "closed_book@1", "gold@1", "closed_book@1:prompt:short", "parametric@2:gated",
-     "in_context:gated@1"],
+     "in_context:gated@1", "in_context:focus:0.5", "gold:focus:0.5", "combine:focus:0",
+     "combine:focus:2", "combine:focus:0.5:abstain"],
 )  # fmt: skip
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=r"got condition '.*', expected one of closed_book"):

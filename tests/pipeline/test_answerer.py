@@ -219,7 +219,7 @@ def test_several_documents_are_not_kept_together(answerer):
 
 @pytest.mark.parametrize("mode", ["in_context", "combine"])
 def test_a_gate_shows_the_documents_that_adapters_respond_to(answerer, adapters, tiny_base, mode):
-    keys = question_keys(tiny_base, QUESTIONS, adapters[CORPUS[0].id].spec.layers[0])
+    keys = question_keys(tiny_base, QUESTIONS, adapters[CORPUS[0].id].spec.layers[:1])
     pairs = zip(HITS, keys, strict=True)
     scores = [[relevance(adapters[h.document_id], k) for h in r] for r, k in pairs]
     least = sorted(score for row in scores for score in row)[2]  # two of five are below

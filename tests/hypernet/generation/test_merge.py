@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hypernet.network.encoder import Encoder
-from prag_core.adapters.merge import merge
+from prag_core.adapters.low_rank import reduce_rank
+from prag_core.adapters.merge import merge, weigh_rows
 from prag_core.corpus.documents import Document
 from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, parametrizer
@@ -55,6 +56,41 @@ def test_merge_equals_a_dense_float64_reference(tiny_base, adapters):
     a, b = adapters[0].tensors[path]
     expected += b[:, -3:].double() @ a[-3:].double()  # shared rows once
     torch.testing.assert_close(update(merged, path).double(), expected, atol=1e-3, rtol=1e-2)
+
+
+def test_weighed_rows_equal_a_dense_float64_reference(adapters):
+    memory = adapters[0].memory
+    weights = torch.linspace(0.1, 1, memory.gram.shape[1])
+    weighed, path = weigh_rows(adapters[0], weights), adapters[0].spec.paths()[0]
+    a, b = (tensor.double() for tensor in adapters[0].tensors[path])
+    gram, strength = memory.gram[0].double(), memory.ridge[0].double()
+    scale = memory.whitening[0].double() / 64**0.5
+    keys = (gram + strength * torch.eye(len(gram))) @ (a[:-3] / scale) * weights[:, None]
+    system = keys @ keys.mT + strength * torch.eye(len(keys), dtype=torch.float64)
+    expected = (b[:, :-3] * weights) @ torch.linalg.solve(system, keys) * scale
+    expected += b[:, -3:] @ a[-3:]  # shared rows as they are
+    torch.testing.assert_close(update(weighed, path).double(), expected, atol=1e-3, rtol=1e-2)
+    # It merges as any other: the keys that are solved again are the weighed ones.
+    torch.testing.assert_close(weighed.memory.keys(weighed.split(path)[0][0], 0).double(), keys,
+                               atol=1e-3, rtol=1e-2)  # fmt: skip
+
+
+def test_rows_weigh_as_documents_do(adapters):
+    """Weighing all rows of one document is weighing it in a merge."""
+    first, second = adapters[:2]
+    half = weigh_rows(second, torch.full((second.memory.gram.shape[1],), 0.5))
+    merged, expected = merge([first, half]), merge([first, second], [1.0, 0.5])
+    for path in first.spec.paths():
+        torch.testing.assert_close(
+            update(merged, path), update(expected, path), atol=1e-3, rtol=1e-2
+        )
+
+
+def test_rows_without_memory_or_of_another_number_are_refused(adapters):
+    with pytest.raises(ValueError, match=r"weights \(2,\) and a memory of"):
+        weigh_rows(adapters[0], torch.ones(2))
+    with pytest.raises(ValueError, match="a memory of 0 rows"):
+        weigh_rows(reduce_rank(adapters[0], 8), torch.ones(2))
 
 
 @pytest.mark.parametrize("count", [2, 6])

@@ -39,11 +39,31 @@ def test_adapter_survives_bytes_and_acts(tiny_base, tmp_path):
     copy = Adapter.from_bytes(adapter.to_bytes())
     assert_same(copy, adapter)
     assert_same(from_peft(to_peft(adapter, tmp_path / "lora", "tiny"), tiny_base), adapter)
-    assert set(copy.memory.tensors()) == {"gram", "whitening", "ridge"} and copy.shared_rows == 3
+    assert set(copy.memory.tensors()) == {"gram", "whitening", "ridge", "sentences"}
+    assert copy.shared_rows == 3
     ids = torch.tensor([[5, 6, 7]])
     plain = tiny_base.model(input_ids=ids).logits
     with attached(tiny_base, copy):
         assert not torch.allclose(tiny_base.model(input_ids=ids).logits, plain, atol=1e-4)
+
+
+def test_every_row_knows_its_sentence(tiny_base, tmp_path):
+    made = parametrizer(tiny_base, tmp_path, max_tokens=40, overlap=4)
+    sentences = ["Dr. A. Roe likes tea.", " He is 3."]
+    titled, plain, long = made.parametrize(
+        [Document("".join(sentences), "Roe"), Document("One\ntwo"), Document("Long. " * 20)]
+    )
+    of_bytes = [len(x) for x in sentences]  # the tiny tokenizer has a token a byte
+    expected = [-1] * len("Roe: ") + [0] * of_bytes[0] + [1] * of_bytes[1]
+    assert titled.memory.sentences.tolist() == expected
+    assert plain.memory.sentences.tolist() == [0] * 4 + [1] * 3
+    assert long.memory is None or long.memory.sentences is None  # merged of chunks
+
+
+def test_a_long_titles_rest_is_no_row(tiny_base, tmp_path):
+    made = parametrizer(tiny_base, tmp_path, max_tokens=40, overlap=4)
+    (adapter,) = made.parametrize([Document("Aa. Bb.", "t" * 60)])
+    assert adapter.memory.sentences.tolist() == [-1] * 20 + [0] * 3 + [1] * 4
 
 
 def test_chunked_document_equals_its_parts_merged(tiny_base, tmp_path):

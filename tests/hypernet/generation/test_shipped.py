@@ -49,7 +49,7 @@ def test_shipped_weights_answer_from_the_adapter_alone():
     assert right([own[d] for _, _, d in QUESTIONS]) >= 4
     assert right(merge(own)) >= 4
     assert right([own[1 - d] for _, _, d in QUESTIONS]) == 0
-    keys = question_keys(base, [question for question, _, _ in QUESTIONS], own[0].spec.layers[0])
+    keys = question_keys(base, [question for question, _, _ in QUESTIONS], own[0].spec.layers[:1])
     for key, (_, _, d) in zip(keys, QUESTIONS, strict=True):  # the threshold that the card names
         assert is_meant(own[d], key, 0.14) and not is_meant(own[1 - d], key, 0.14)
 

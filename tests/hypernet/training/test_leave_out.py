@@ -41,8 +41,8 @@ def test_no_pool_holds_what_is_left_out(tiny_base, tmp_path, monkeypatch, on_dis
     (tmp_path / "titles.txt").write_text(f"{names[0]}\nHal\n")
     leave_out = LeaveOut(str(tmp_path / "titles.txt"), BOTH.relations, last_documents=2)
     data = HypernetDataModule(
-        [str(folder)], [str(corpus), str(second)], corpus_on_disk=on_disk, corpus_pairs=4, leave_out=leave_out,
-        batch=BATCH, validation_articles=2,
+        [str(folder)], [str(corpus), str(second)], corpus_on_disk=on_disk, corpus_pairs=4,
+        leave_out=leave_out, batch=BATCH, validation_articles=2,
     )  # fmt: skip
     data.load(tiny_base)
     pools = [*data.training, data.validation]
