@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from prag_core.evaluation.conditions import EvaluationOptions, parse_condition
+from prag_core.evaluation.conditions import FOCUS, EvaluationOptions, parse_condition
 from prag_core.model.catalogue import EMBEDDED_NAME
 from prag_core.model.wordings import Wording, find_wording
 from prag_core.pipeline.setup import Setup
@@ -231,9 +231,9 @@ def _stands_in(settings: Setup, path: str, name: str) -> bool:
     if path != "trained":
         return path not in UNADAPTED
     # Trained adapters have no rows that all share, respond to no question (all their documents
-    # would be shown), and have no more than their rank to cut.
+    # would be shown, no sentence weighs more), and have no more than their rank to cut.
     cut = condition.overrides.get("rank", 0)
-    others = condition.how.adapters == "shared" or condition.gated
+    others = condition.how.adapters == "shared" or condition.gated or FOCUS in condition.overrides
     return not others and (not cut or int(str(cut)) < settings.training.rank)
 
 

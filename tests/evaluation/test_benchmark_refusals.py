@@ -118,16 +118,18 @@ def test_a_set_may_have_some_of_the_paths(tmp_path):
 
 
 def test_the_reader_is_asked_of_base_models_that_have_one(tmp_path):
-    sets, conditions = [BenchmarkSet("s")], ("in_context", "reader@1", "in_context:gated")
+    """Neither does the trained path gate passages or weigh sentences."""
+    sets = [BenchmarkSet("s")]
+    conditions = ("in_context", "reader@1", "in_context:gated", "combine:focus:0.5")
     models = [BenchmarkModel("a", hypernet="h", reader="r"), BenchmarkModel("b", hypernet="h")]
     paths = ("generated", "trained")
     groups = expand(Setup(), tmp_path, sets, models, paths, conditions, [0])
     assert [(g.model.name, g.path, g.conditions, g.setup.reader) for g in groups] == [
         ("a", "shared", ("in_context",), ""),
         ("a", "reader", ("reader@1",), "r"),
-        ("a", "generated", ("in_context:gated",), ""),
+        ("a", "generated", ("in_context:gated", "combine:focus:0.5"), ""),
         ("b", "shared", ("in_context",), ""),
-        ("b", "generated", ("in_context:gated",), ""),
+        ("b", "generated", ("in_context:gated", "combine:focus:0.5"), ""),
     ]
     with pytest.raises(ValueError, match="no base model with a reader, expected its adapter"):
         expand(Setup(), tmp_path, sets, models[1:], paths, conditions, [0])
