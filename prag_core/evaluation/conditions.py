@@ -43,8 +43,10 @@ ORDER = (
 )  # fmt: skip
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
-READING = ("in_context", "in_context_rows", "reader")
+READER = "reader"
+READING = ("in_context", "in_context_rows", READER)
 UNANSWERABLE, ABSTAIN, GATED, FOCUS = "unanswerable", "abstain", "gated", "focus"
+OF_FOCUS = f":{FOCUS}:"  # of its conditions' names: before it the mode, behind it the number
 # A mode, by itself or with what is changed of it.
 OF_MODE = re.compile(
     rf"(?P<mode>\w+)(?:@(?P<k>[1-9]\d*))?(?:(?P<{GATED}>:{GATED})|:prompt:(?P<prompt>\w+)"

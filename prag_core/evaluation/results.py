@@ -19,6 +19,8 @@ from prag_core.corpus.questions import Question
 from prag_core.evaluation.belief import stances
 from prag_core.evaluation.conditions import (
     MEAN,
+    OF_FOCUS,
+    READER,
     SHUFFLED,
     condition_of,
     file_name,
@@ -231,28 +233,33 @@ def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
     reading = [*filter(is_reading, names)]
     pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", *reading)]
     pairs += [("combine", b) for b in reading]
+    pairs += [(name, name.partition(OF_FOCUS)[0]) for name in names if OF_FOCUS in name]
     return [(a, b) for a, b in pairs if a in names and b in names]
 
 
 def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
     """Return what is divided by what, by name: mostly what is kept of a better condition.
 
-    The best reading is that of the highest F1. `kept by shuffled` is what closed_book answers and
+    The best reading is that of the highest F1; the reader, which was trained to read, stands beside
+    it. `kept by shuffled` is what closed_book answers and
     another document's adapter does not spoil.
     """
     pairs: dict[str, tuple[Scores, Scores]] = {}
     adapter = _adapter_condition([*scores])
     # The strongest reading is what adapters have to reach.
-    reading = filter(is_reading, scores)
-    best = max(reading, key=lambda name: scores[name]["f1"].sum(), default=None)
+    reading = [name for name in scores if is_reading(name)]
+    trained = [name for name in reading if name.startswith(READER)]
+    kinds = [name for name in reading if name not in trained], trained
+    best = [max(kind, key=lambda name: scores[name]["f1"].sum()) for kind in kinds if kind]
     others, plain = scores.get(SHUFFLED), scores.get("closed_book")
     # What is lost with another document's adapter is knowledge; the rest is format.
     if adapter and others:
         lost = {m: scores[adapter][m] - others[m] for m in METRICS}
         pairs[f"({adapter} - {SHUFFLED}) / {adapter}"] = lost, scores[adapter]
-    for name in (adapter, "combine"):
-        if best and name in scores:
-            pairs[f"{name} / {best}"] = scores[name], scores[best]
+    focused = [name for name in scores if OF_FOCUS in name]
+    for name in filter(scores.__contains__, (adapter, "combine", *focused)):
+        for baseline in best:
+            pairs[f"{name} / {baseline}"] = scores[name], scores[baseline]
     for name in scores:
         if adapter and name.startswith(("gold+", "rank:")):
             pairs[f"{name} / {adapter}"] = scores[name], scores[adapter]

@@ -67,6 +67,21 @@ def test_ratios_are_to_the_own_adapter_and_the_best_reading():
     }  # fmt: skip
 
 
+def test_a_trained_reader_stands_beside_the_best_reading():
+    found = report(
+        in_context=[1, 1, 0, 0, 0, 0], reader=[1, 1, 1, 1, 0, 0], parametric=[1, 1, 1, 0, 0, 0],
+        **{"parametric:focus:1": [1, 1, 1, 1, 0, 0], "combine:focus:1": [1] * 6},
+    )  # fmt: skip
+    assert {name: row["f1"].mean for name, row in found.ratios.items()} == pytest.approx({
+        "parametric / in_context": 1.5, "parametric / reader": 0.75,
+        "parametric:focus:1 / in_context": 2, "parametric:focus:1 / reader": 1,
+        "combine:focus:1 / in_context": 3, "combine:focus:1 / reader": 1.5,
+    })  # fmt: skip
+    assert {*found.differences} == {
+        "parametric - in_context", "parametric - reader", "parametric:focus:1 - parametric",
+    }  # fmt: skip
+
+
 def test_the_best_reading_may_be_gated_or_asked_in_another_wording():
     names = ("in_context", "in_context:gated", "in_context:prompt:turns", "in_context:abstain")
     found = report(parametric=[1, 0, 0, 0, 0, 0], **{
