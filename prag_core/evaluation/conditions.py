@@ -209,10 +209,9 @@ class EvaluationOptions:
             `combine`, `sft`; the controls `shuffled` (another document's adapter) and `mean` (of
             all adapters); of gold documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K
             documents; MODE:gated, without passages whose adapters do not respond; MODE:focus:X,
-            with sentences weighed;
-            MODE:unanswerable, from the nearest documents that do not hold the answer, MODE:abstain
-            and MODE:unanswerable:abstain; and MODE:prompt:NAME, in another wording (see
-            `prag_core.evaluation.conditions`).
+            with sentences weighed; MODE:unanswerable, from the nearest documents that do not hold
+            the answer, MODE:abstain and MODE:unanswerable:abstain; and MODE:prompt:NAME, in
+            another wording (see `prag_core.evaluation.conditions`).
         k: documents a question, at most.
         retrieval: `gold` gives each question its own documents (the first k of its gold ids);
             `retriever` searches for them.

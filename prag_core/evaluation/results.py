@@ -241,8 +241,8 @@ def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
     """Return what is divided by what, by name: mostly what is kept of a better condition.
 
     The best reading is that of the highest F1; the reader, which was trained to read, stands beside
-    it. `kept by shuffled` is what closed_book answers and
-    another document's adapter does not spoil.
+    it. `kept by shuffled` is what closed_book answers and another document's adapter does not
+    spoil.
     """
     pairs: dict[str, tuple[Scores, Scores]] = {}
     adapter = _adapter_condition([*scores])

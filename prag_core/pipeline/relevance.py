@@ -23,8 +23,6 @@ from prag_core.retrieval.retriever import Hit
 
 BATCH = 32  # questions read together
 LOOKING_LAYERS = 3  # adapted layers, from the first: deeper ones find a question's sentence less
-
-
 Keys = dict[int, Tensor]  # by layer: inputs of down_proj at a question's tokens, (T, I)
 
 
@@ -89,7 +87,9 @@ def focused(adapter: Adapter, keys: Keys, focus: float) -> Adapter:
         best = torch.zeros(len(responses), len(counts))
         best.scatter_reduce_(1, places.cpu().expand_as(responses), responses, "amax")
         counts += best.sum(0)
-    shares = counts / counts[1:].amax().clamp(min=1e-6)
+    if not counts[1:].any():
+        return adapter  # no sentence answers: none is better than another
+    shares = counts / counts[1:].amax()
     shares[0] = 1
     return weigh_rows(adapter, 1 - focus * (1 - shares[places]))
 

@@ -101,6 +101,8 @@ def test_without_sentences_nothing_is_weighed(tiny_base, tmp_path):
     for adapter in (one, random, reduce_rank(several, 8)):
         assert focused(adapter, keys, 1.0) is adapter
     assert focused(several, keys, 1.0) is not several
+    nothing = {layer: torch.zeros_like(key) for layer, key in keys.items()}
+    assert focused(several, nothing, 1.0) is several  # else all would weigh nothing
     assert looking_layers(random) == ()
 
 
