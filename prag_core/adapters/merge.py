@@ -91,7 +91,7 @@ def weigh_rows(adapter: Adapter, weights: Tensor) -> Adapter:
 
     Args:
         adapter: of a document, with its memory.
-        weights: of its R own rows, (R,).
+        weights: of its R own rows, (R,), on any device.
 
     Raises:
         ValueError: an adapter without memory, or another number of weights.
@@ -103,6 +103,7 @@ def weigh_rows(adapter: Adapter, weights: Tensor) -> Adapter:
             f"got weights {tuple(weights.shape)} and a memory of {rows} rows, expected one weight "
             "a row: leave adapters without memory as they are"
         )
+    weights = weights.to(memory.gram.device)
     tensors, solved = {}, []
     for module, path in enumerate(adapter.tensors):
         (a, b), (shared_a, shared_b) = adapter.split(path)

@@ -80,12 +80,12 @@ def focused(adapter: Adapter, keys: Keys, focus: float) -> Adapter:
     sentences = adapter.memory.sentences if adapter.memory else None
     if sentences is None or sentences.amax() < 1:
         return adapter  # not known, or nothing to choose from
-    places = sentences.long() + 1  # 0: the title
+    places = sentences.long().cpu() + 1  # 0: the title
     counts = torch.zeros(int(places.amax()) + 1)
     for layer in looking_layers(adapter):
         responses = _responses(adapter, keys, layer).clamp(min=0).cpu()  # (T, R)
         best = torch.zeros(len(responses), len(counts))
-        best.scatter_reduce_(1, places.cpu().expand_as(responses), responses, "amax")
+        best.scatter_reduce_(1, places.expand_as(responses), responses, "amax")
         counts += best.sum(0)
     if not counts[1:].any():
         return adapter  # no sentence answers: none is better than another
