@@ -13,35 +13,52 @@ from rich.console import Console
 from prag_core.files import write_json
 from prag_core.model.catalogue import EMBEDDED_NAME
 from prag_core.pipeline.setup import Setup
-from prag_core.speed import PARTS
+from prag_core.speed import NAMED, PARTS
+
+Part = Literal[
+    "train", "merge", "generate", "latency", "store", "serve", "vllm", "place", "retrieval"
+]
 
 
 def speed(
     output: str = "runs/speed",
-    parts: tuple[Literal["train", "merge", "generate", "latency", "store", "serve"], ...] = PARTS,
+    parts: tuple[Part, ...] = PARTS,
     quick: bool = False,
     base_model: str = EMBEDDED_NAME,
     hypernet: str = Setup.hypernet,
     adapters: int = 100_000,
+    vllm_python: str = "",
+    place: str = "",
+    corpus: str = "",
+    question_sets: tuple[str, ...] = (),
 ) -> None:
     """Measure speed beside stock PEFT; parts measured earlier stay in the file.
 
     Args:
         output: folder for speed.json and for the adapters that are measured with.
-        parts: what to measure.
+        parts: what to measure; `vllm`, `place` and `retrieval` when they are named.
         quick: one or two of everything, to see that all parts run; its figures mean nothing.
         base_model: `smollm2-135m` (embedded) or a local folder.
-        hypernet: checkpoint of the generated path, for the parts `train` and `serve`.
+        hypernet: checkpoint of the generated path, for the parts `train`, `serve` and `vllm`.
         adapters: adapters in the store of part `store`.
+        vllm_python: for part `vllm`, the Python of an environment with vLLM and this package, such
+            as .venv-vllm/bin/python of `make test-vllm`.
+        place: for part `place`, a store that is there, by folder or url.
+        corpus: for part `retrieval`, what is searched; with the documents of the question sets.
+        question_sets: for part `retrieval`, sets whose questions are asked.
     """
     from prag_core.model.hardware import machine
-    from prag_core.speed.run import measure_parts, speed_table
+    from prag_core.speed.run import Measured, measure_parts, speed_table
 
+    on = Measured(base_model, hypernet, adapters, vllm_python, place, corpus, question_sets)
+    for part, option in NAMED.items():
+        if part in parts and not getattr(on, option):
+            raise ValueError(f"got the part {part} without --{option}, expected both: name it")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "speed.json"
     report = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    for part, rows in measure_parts(parts, folder, quick, base_model, hypernet, adapters):
+    for part, rows in measure_parts(parts, folder, quick, on):
         report[part] = {
             "base_model": base_model,
             "quick": quick,

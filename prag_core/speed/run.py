@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table as RichTable
 
 from prag_core.evaluation.tables import Table
 from prag_core.model.base_model import load_base_model
-from prag_core.speed import PARTS
+from prag_core.speed import NAMED, PARTS
 from prag_core.speed.answering import measure_generate, measure_latency, measure_merge
 from prag_core.speed.measurement import Measurement, peft_process
+from prag_core.speed.scale import measure_place, measure_retrieval
 from prag_core.speed.serving import measure_serving
 from prag_core.speed.store import measure_store
 from prag_core.speed.training import measure_training
+from prag_core.speed.vllm import measure_vllm
 
 # Those that answer share their store of adapters.
 ANSWERING = {"merge": measure_merge, "generate": measure_generate, "latency": measure_latency}
@@ -24,7 +27,9 @@ ANSWERING = {"merge": measure_merge, "generate": measure_generate, "latency": me
 def speed_table(report: dict) -> RichTable:
     """Format the report of all parts that were measured."""
     sections = [
-        tuple(_texts(part, row) for row in report[part]["rows"]) for part in PARTS if part in report
+        tuple(_texts(part, row) for row in report[part]["rows"])
+        for part in (*PARTS, *NAMED)
+        if part in report
     ]
     headings = ("part", "ours", "baseline", "ratio", "target", "met")
     return Table("Speed", headings, tuple(sections)).rich()
@@ -39,21 +44,41 @@ def _texts(part: str, row: dict) -> tuple[str, ...]:
     return f"{part}: {row['name']}{note}", *shown, ratio, row["target"], met
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the parts are measured on; the arguments of `prag speed`."""
+
+    base_model: str
+    hypernet: str
+    adapters: int
+    vllm_python: str = ""
+    place: str = ""
+    corpus: str = ""
+    question_sets: Sequence[str] = ()
+
+
 def measure_parts(
-    parts: Sequence[str], folder: Path, quick: bool, base_model: str, hypernet: str, adapters: int
+    parts: Sequence[str], folder: Path, quick: bool, on: Measured
 ) -> Iterator[tuple[str, list[Measurement]]]:
     """Yield (part, its measurements), one part after the other."""
     if with_model := [part for part in PARTS[:4] if part in parts]:
-        base = load_base_model(base_model, device="cpu")  # where PEFT runs
+        base = load_base_model(on.base_model, device="cpu")  # where PEFT runs
         with peft_process(base) as peft:
             for part in with_model:
                 if part == "train":
-                    yield part, measure_training(base, peft, hypernet, quick)
+                    yield part, measure_training(base, peft, on.hypernet, quick)
                 else:
                     yield part, ANSWERING[part](base, peft, str(folder / "adapters"), quick)
     # Below the output folder, so that its disk is what is measured.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         if "store" in parts:
-            yield "store", measure_store(Path(scratch) / "store", adapters)
+            yield "store", measure_store(Path(scratch) / "store", on.adapters)
         if "serve" in parts:
-            yield "serve", measure_serving(base_model, hypernet, Path(scratch), quick)
+            yield "serve", measure_serving(on.base_model, on.hypernet, Path(scratch), quick)
+        if "vllm" in parts:
+            models = on.vllm_python, on.base_model, on.hypernet
+            yield "vllm", measure_vllm(*models, Path(scratch), quick)
+    if "place" in parts:
+        yield "place", measure_place(on.place)
+    if "retrieval" in parts:
+        yield "retrieval", measure_retrieval(on.corpus, on.question_sets)

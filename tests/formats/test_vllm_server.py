@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import time
-from contextlib import contextmanager
 from dataclasses import replace
 from queue import Queue
 from types import SimpleNamespace
 
-import httpx
 import pytest
 import torch
 
@@ -27,6 +22,7 @@ from prag_core.model.gguf_weights import embedded_model_folder
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import prompt_ids, question_prompt
 from prag_core.server.vllm_engine import VllmEngine
+from prag_core.speed.vllm import vllm_server
 
 PYTHON = os.environ.get("PRAG_VLLM_PYTHON", "")
 pytestmark = [
@@ -39,45 +35,14 @@ TOKENS = 12
 CLOSE = 0.01  # of log probabilities
 QUESTIONS = 27  # each asked without adapter, with its document's, and with two documents'
 BASES = ("smollm2-135m", "qwen2.5-coder-0.5b")
-STARTS_WITHIN = 1800  # seconds
 
 
-@contextmanager
-def vllm(model, store, log, **environment):
+def vllm(model, store, log, **settings):
     """A real server; gives a client."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [
-        PYTHON, "-m", "vllm.entrypoints.openai.api_server", f"--model={model}", f"--port={port}",
-        "--dtype=float32", "--max-model-len=1024", "--max-num-seqs=8", "--enforce-eager",
-        "--enable-lora", "--max-lora-rank=320", "--max-loras=2", "--max-cpu-loras=2",
-        "--lora-target-modules=down_proj",
-    ]  # fmt: skip
-    settings = {
-        "VLLM_PLUGINS": "prag", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "HF_HUB_OFFLINE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "PRAG_VLLM_STORE": str(store),
-        "PRAG_VLLM_MAX_RANK": "320", "PRAG_VLLM_URL": url,
-    }  # fmt: skip
-    settings = {**os.environ, **settings, **environment}
-    with (
-        log.open("w") as file,
-        subprocess.Popen(command, stdout=file, stderr=file, env=settings) as process,
-        httpx.Client(base_url=url, timeout=1800, trust_env=False) as http,
-    ):
-        try:
-            until = time.monotonic() + STARTS_WITHIN
-            while True:
-                assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
-                try:
-                    if http.get("/health").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    time.sleep(1)
-            yield http
-        finally:
-            process.terminate()
+    flags = ["--enable-lora", "--max-lora-rank=320", "--max-loras=2", "--max-cpu-loras=2",
+             "--lora-target-modules=down_proj"]  # fmt: skip
+    settings = {"PRAG_VLLM_STORE": str(store), "PRAG_VLLM_MAX_RANK": "320", **settings}
+    return vllm_server(PYTHON, str(model), log, flags, settings, dtype="float32")
 
 
 @pytest.fixture(scope="module", params=BASES)

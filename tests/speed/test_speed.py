@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import pytest
 
 from hypernet.network.checkpoint import save_checkpoint
+from prag_core.adapters.adapter import AdapterSpec, adapter_key
+from prag_core.adapters.store import AdapterStore
 from prag_core.commands.speed import speed
-from prag_core.speed import serving
+from prag_core.speed import serving, vllm
 from prag_core.speed.measurement import bounded, compared, peft_process
 from prag_core.speed.run import PARTS, speed_table
 from prag_core.speed.workload import workload_questions
 from tests.fixtures.hypernetworks import CONFIG, network
 from tests.fixtures.services import running_server
+from tests.fixtures.tiny import random_adapter
+from tests.fixtures.vllm_standin import vllm_standin
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +89,56 @@ def test_a_stream_is_followed_while_documents_are_added(tiny_base, tmp_path, mon
         (row,) = serving.measure_stalls(port)
         assert len(service.list(99)) == 4
     assert row.ours > 0 < row.baseline and row.note.startswith("4 documents in ")
+
+
+def test_a_part_that_needs_an_option_names_it(tmp_path):
+    with pytest.raises(ValueError, match="got the part place without --place"):
+        speed(str(tmp_path), ("place",))
+
+
+def test_a_place_and_a_corpus_are_measured_as_they_are(tiny_base, tiny_spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    keys = [adapter_key(f"{i:032x}", tiny_spec, "p" * 16) for i in range(6)]
+    for shard in range(2):
+        with AdapterStore(tmp_path / "place" / f"{shard}-of-2") as store:
+            made = {k: random_adapter(tiny_spec, tiny_base) for k in keys[shard::2]}
+            store.put_many(made, pack=True)
+    names = ("alpha", "beta", "gamma", "delta")
+    lines = [{"id": n, "text": f"{n} lies in house {i}."} for i, n in enumerate(names)]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(f"{json.dumps(line)}\n" for line in lines[:2]))
+    folder = tmp_path / "asked"
+    folder.mkdir()
+    (folder / "corpus.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines[2:]))
+    asked = {"id": "q", "question": "Where does gamma lie?", "golden_answers": ["house 2"],
+             "gold_ids": ["gamma"]}  # fmt: skip
+    (folder / "questions.jsonl").write_text(json.dumps(asked))
+    speed(
+        str(tmp_path), ("place", "retrieval"), place=str(tmp_path / "place"), corpus=str(corpus),
+        question_sets=(str(folder),),
+    )  # fmt: skip
+    report = json.loads((tmp_path / "speed.json").read_text())
+    first, again, p50, p95, rate = report["place"]["rows"]
+    assert first["note"].startswith("6 adapters, ") and first["ours"] > 0 < again["ours"]
+    assert p50["note"] == "of 3" and p50["ours"] <= p95["ours"] and rate["note"] == "of 3"
+    assert not (tmp_path / "cache" / "stores").exists()  # the user's own stays as it is
+    rows = {row["name"]: row for row in report["retrieval"]["rows"]}
+    assert rows["bm25s: build"]["note"] == rows["lancedb: build"]["note"] == "4 documents"
+    assert rows["bm25s: recall@3, asked"]["ours"] == 100 == rows["lancedb: recall@3, asked"]["ours"]
+
+
+def test_a_vllm_is_asked_for_adapters_by_name_and_for_passages(tiny_base, tmp_path):
+    """Of a stand-in; the real one is asked by `prag speed --parts [vllm]`."""
+    with AdapterStore(tmp_path / "store") as store:
+        spec = AdapterSpec(tiny_base.fingerprint, rank=2, alpha=32, layers=(0,))
+        store.put("one", random_adapter(spec, tiny_base))
+        with vllm_standin(tiny_base, store) as standin, httpx.Client(base_url=standin.url) as http:
+            adapters = [{"model": "prag:one", "prompt": [5, 6, 7]}] * 2
+            found = vllm.ask_all(http, vllm.Asked(adapters[:1], adapters))
+            vllm.ask_all(http, vllm.Asked(*[[{"model": "", "prompt": [1, 2]}]] * 2))
+            with pytest.raises(RuntimeError, match="got 404 from vLLM"):
+                vllm.ask_all(http, vllm.Asked(*[[{"model": "prag:two", "prompt": [1]}]] * 2))
+    assert set(found) == {"new", "known", "rate 1", "rate 8"} and min(found.values()) > 0
+    names = [body["model"] for body in standin.asked]
+    assert names[:7] == ["prag:one"] * 7 and names[7:11] == ["served"] * 4
+    assert all(body["max_tokens"] == vllm.TOKENS and body["ignore_eos"] for body in standin.asked)
