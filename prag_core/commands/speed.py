@@ -16,7 +16,7 @@ from prag_core.pipeline.setup import Setup
 from prag_core.speed import NAMED, PARTS
 
 Part = Literal[
-    "train", "merge", "generate", "latency", "store", "serve", "vllm", "place", "retrieval"
+    "train", "merge", "generate", "latency", "store", "serve", "vllm", "places", "retrieval"
 ]
 
 
@@ -28,7 +28,7 @@ def speed(
     hypernet: str = Setup.hypernet,
     adapters: int = 100_000,
     vllm_python: str = "",
-    place: str = "",
+    places: tuple[str, ...] = (),
     corpus: str = "",
     question_sets: tuple[str, ...] = (),
 ) -> None:
@@ -36,21 +36,21 @@ def speed(
 
     Args:
         output: folder for speed.json and for the adapters that are measured with.
-        parts: what to measure; `vllm`, `place` and `retrieval` when they are named.
+        parts: what to measure; `vllm`, `places` and `retrieval` when they are named.
         quick: one or two of everything, to see that all parts run; its figures mean nothing.
         base_model: `smollm2-135m` (embedded) or a local folder.
         hypernet: checkpoint of the generated path, for the parts `train`, `serve` and `vllm`.
         adapters: adapters in the store of part `store`.
         vllm_python: for part `vllm`, the Python of an environment with vLLM and this package, such
             as .venv-vllm/bin/python of `make test-vllm`.
-        place: for part `place`, a store that is there, by folder or url.
+        places: for part `places`, stores that are there, by folder or url.
         corpus: for part `retrieval`, what is searched; with the documents of the question sets.
         question_sets: for part `retrieval`, sets whose questions are asked.
     """
     from prag_core.model.hardware import machine
     from prag_core.speed.run import Measured, measure_parts, speed_table
 
-    on = Measured(base_model, hypernet, adapters, vllm_python, place, corpus, question_sets)
+    on = Measured(base_model, hypernet, adapters, vllm_python, places, corpus, question_sets)
     for part, option in NAMED.items():
         if part in parts and not getattr(on, option):
             raise ValueError(f"got the part {part} without --{option}, expected both: name it")

@@ -10,7 +10,8 @@ grid           F1 and containment of every condition on every question set of a 
 ratios         ratios of conditions on every question set of a results.json
 conditions     results.json of `prag evaluate`; `summary` is the same without ratios; NAMES are of
                conditions
-demo, speed    of `prag demo` and `prag speed`
+demo           of `prag demo`
+speed          of `prag speed`; NAMES are of parts
 tables         ablation.json of `hypernet ablate`
 curve          curve.json of `hypernet fit`
 
@@ -32,7 +33,13 @@ from prag_core.evaluation.estimates import format_estimate
 from prag_core.evaluation.report.figures import draw_bars, figure_text, new_figure, styled
 from prag_core.evaluation.tables import SHOWN, Table
 
-FILES = ("README.md", "*/README.md", "checkpoints/*/card.md", "checkpoints/*/results.md")
+FILES = (
+    "README.md",
+    "*/README.md",
+    "*/*/README.md",
+    "checkpoints/*/card.md",
+    "checkpoints/*/results.md",
+)
 RESULTS = "checkpoints/*/results.json"
 BLOCK = re.compile(r"(<!-- table: (\w+) (\S+)((?: [^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 Rows = list[list[str]]
@@ -137,18 +144,22 @@ def _demo(record: Mapping) -> Rows:
     return rows
 
 
-def _speed(record: Mapping) -> Rows:
-    """Return a row a measurement."""
-    rows = [["what", "ours", "baseline", "ratio"]]
-    for part in record.values():
-        for row in part["rows"]:
-            ours, baseline = (
-                "" if row[side] is None else f"{row[side]:.3g} {row['unit']}"
-                for side in ("ours", "baseline")
-            )
-            ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}x"
-            rows.append([row["name"], ours, baseline, ratio])
-    return rows
+def _speed(record: Mapping, names: Sequence[str]) -> list[Table]:
+    """Return a row a measurement of all parts, or of those named; with notes without baselines."""
+    measured = [row for part in names or record for row in record[part]["rows"]]
+    if any(row["ratio"] is not None for row in measured):
+        head = "what", "ours", "baseline", "ratio"
+        ratios = ["" if row["ratio"] is None else f"{row['ratio']:.3g}x" for row in measured]
+        sides = [(_value(row, "ours"), _value(row, "baseline")) for row in measured]
+        rows = [(m["name"], *s, r) for m, s, r in zip(measured, sides, ratios, strict=True)]
+    else:
+        head = "what", "measured", "note"
+        rows = [(row["name"], _value(row, "ours"), row["note"]) for row in measured]
+    return [Table("", head, (tuple(rows),))]
+
+
+def _value(row: Mapping, side: str) -> str:
+    return "" if row[side] is None else f"{row[side]:.3g} {row['unit']}"
 
 
 def _curve(record: Sequence[Mapping]) -> Rows:
@@ -174,7 +185,7 @@ KINDS: dict[str, Tables] = {
     "conditions": _plain(_conditions),
     "summary": _plain(_summary),
     "demo": _plain(_demo),
-    "speed": _plain(_speed),
+    "speed": _speed,
     "curve": _plain(_curve),
 }
 

@@ -6,4 +6,4 @@ their place. Both sides of a ratio are timed in one run.
 
 PARTS = ("train", "merge", "generate", "latency", "store", "serve")
 # Measured when they are named, of what an option says.
-NAMED = {"vllm": "vllm_python", "place": "place", "retrieval": "corpus"}
+NAMED = {"vllm": "vllm_python", "places": "places", "retrieval": "corpus"}

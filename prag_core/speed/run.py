@@ -52,7 +52,7 @@ class Measured:
     hypernet: str
     adapters: int
     vllm_python: str = ""
-    place: str = ""
+    places: Sequence[str] = ()
     corpus: str = ""
     question_sets: Sequence[str] = ()
 
@@ -78,7 +78,7 @@ def measure_parts(
         if "vllm" in parts:
             models = on.vllm_python, on.base_model, on.hypernet
             yield "vllm", measure_vllm(*models, Path(scratch), quick)
-    if "place" in parts:
-        yield "place", measure_place(on.place)
+    if "places" in parts:
+        yield "places", [row for place in on.places for row in measure_place(place)]
     if "retrieval" in parts:
         yield "retrieval", measure_retrieval(on.corpus, on.question_sets)

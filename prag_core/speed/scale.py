@@ -111,9 +111,9 @@ def measure_place(place: str) -> list[Measurement]:
             rate = count / (time.perf_counter() - began)
     note = f"{len(keys)} adapters, {stats['bytes'] / len(keys):,.0f} bytes each"
     return [
-        Measurement("first opening, empty cache", openings[0], "s", note=note),
-        Measurement("next opening", openings[1], "s"),
-        Measurement("an adapter at random, p50", median(alone), "ms", note=f"of {half}"),
-        Measurement("an adapter at random, p95", alone[half * 95 // 100], "ms"),
-        Measurement(f"adapters, {THREADS} threads", rate, "/s", note=f"of {count}"),
+        Measurement(f"{place}: first opening, empty cache", openings[0], "s", note=note),
+        Measurement(f"{place}: next opening", openings[1], "s"),
+        Measurement(f"{place}: an adapter at random, p50", median(alone), "ms", note=f"of {half}"),
+        Measurement(f"{place}: an adapter at random, p95", alone[half * 95 // 100], "ms"),
+        Measurement(f"{place}: adapters, {THREADS} threads", rate, "/s", note=f"of {count}"),
     ]

@@ -92,8 +92,8 @@ def test_a_stream_is_followed_while_documents_are_added(tiny_base, tmp_path, mon
 
 
 def test_a_part_that_needs_an_option_names_it(tmp_path):
-    with pytest.raises(ValueError, match="got the part place without --place"):
-        speed(str(tmp_path), ("place",))
+    with pytest.raises(ValueError, match="got the part places without --places"):
+        speed(str(tmp_path), ("places",))
 
 
 def test_a_place_and_a_corpus_are_measured_as_they_are(tiny_base, tiny_spec, tmp_path, monkeypatch):
@@ -114,11 +114,11 @@ def test_a_place_and_a_corpus_are_measured_as_they_are(tiny_base, tiny_spec, tmp
              "gold_ids": ["gamma"]}  # fmt: skip
     (folder / "questions.jsonl").write_text(json.dumps(asked))
     speed(
-        str(tmp_path), ("place", "retrieval"), place=str(tmp_path / "place"), corpus=str(corpus),
-        question_sets=(str(folder),),
+        str(tmp_path), ("places", "retrieval"), places=(str(tmp_path / "place"),),
+        corpus=str(corpus), question_sets=(str(folder),),
     )  # fmt: skip
     report = json.loads((tmp_path / "speed.json").read_text())
-    first, again, p50, p95, rate = report["place"]["rows"]
+    first, again, p50, p95, rate = report["places"]["rows"]
     assert first["note"].startswith("6 adapters, ") and first["ours"] > 0 < again["ours"]
     assert p50["note"] == "of 3" and p50["ours"] <= p95["ours"] and rate["note"] == "of 3"
     assert not (tmp_path / "cache" / "stores").exists()  # the user's own stays as it is
