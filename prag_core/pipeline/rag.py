@@ -7,6 +7,7 @@ One switch, the mode, says how a question is answered (see `modes`).
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import tempfile
@@ -25,6 +26,7 @@ from prag_core.corpus.characters import is_blank
 from prag_core.corpus.chunking import CHUNK_TOKENS, long_documents
 from prag_core.corpus.documents import Document, as_documents, stored_document
 from prag_core.model.base_model import BaseModel, load_base_model
+from prag_core.model.hardware import release_freed_memory
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import KV, forget_passages
 from prag_core.model.prompts import Question
@@ -41,6 +43,7 @@ from prag_core.training.lora_trainer import LoraTrainer
 Where = Mapping[str, object]  # metadata that a document needs
 logger = logging.getLogger(__name__)
 GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
+BATCHES_A_RELEASE = 10  # of memory that is free
 
 
 class ParametricRAG:
@@ -200,6 +203,13 @@ class ParametricRAG:
         present = [d for d in documents if self._has(d.id)]
         known = {document.id for document in present}
         missing = [document for document in documents if document.id not in known]
+        if missing and store.readonly:  # before any is made
+            raise OSError(
+                errno.EROFS,
+                f"got {len(missing)} of {len(documents)} documents that have no adapter of these "
+                "settings in a store that is read only (such as shards), expected one of each: "
+                "write theirs with `prag parametrize`, or choose another store",
+            )
         missing.sort(key=lambda document: len(document.text))  # similar lengths, less padding
         if long := long_documents(missing, self.base.tokenizer):
             logger.warning(
@@ -211,9 +221,11 @@ class ParametricRAG:
         done, failures = len(present), list[str]()
         progress(done)
         yield present
-        for start in range(0, len(missing), parametrizer.batch_size):
+        for number, start in enumerate(range(0, len(missing), parametrizer.batch_size)):
             batch = missing[start : start + parametrizer.batch_size]
             pairs = list(parametrized(parametrizer, batch, failures))
+            if number % BATCHES_A_RELEASE == 0:
+                release_freed_memory()
             made = {self._key(d.id): adapter for d, adapter in pairs}
             store.put_many(made)
             self._unreadable -= made.keys()

@@ -264,6 +264,9 @@ def test_a_store_that_cannot_be_written_is_answered_from(fast, tiny_base, monkey
         tiny_base, parametrizer=parametrizer, store=fast.store.path, generation=SHORT
     )
     assert rag.store.readonly and rag.answer(QUESTIONS, k=2) == fast.answer(QUESTIONS, k=2)
+    with pytest.raises(OSError, match="got 1 of 2 documents that have no adapter of these setti"):
+        rag.add_documents([CORPUS[0], "A new one."])
+    assert parametrizer.batches == []  # nothing is made in vain
 
 
 def test_the_path_is_the_one_that_the_store_has(store, adapter, tiny_base, caplog):
