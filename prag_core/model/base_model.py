@@ -31,6 +31,7 @@ from prag_core.model.gguf_weights import (
 )
 from prag_core.model.hardware import (
     avoid_cudnn_attention,
+    bound_kernel_caches,
     computes_bfloat16,
     require_device,
     reuse_freed_memory,
@@ -111,6 +112,7 @@ def load_base_model(
         raise ValueError(f"got dtype {dtype!r}, expected one of {', '.join(dtypes)}")
     if device == "cpu":
         reuse_freed_memory()
+        bound_kernel_caches()
     else:
         avoid_cudnn_attention()
     return freeze(name, *_read(name, dtypes[dtype], device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
 import subprocess
 import sys
@@ -11,7 +13,13 @@ import torch
 
 import hypernet.cli
 import prag_core.cli
-from prag_core.model.hardware import avoid_cudnn_attention, is_out_of_memory, require_device
+from prag_core.model.hardware import (
+    KERNEL_CACHES,
+    avoid_cudnn_attention,
+    bound_kernel_caches,
+    is_out_of_memory,
+    require_device,
+)
 
 KEPT_AND_RELEASED = """
 import torch
@@ -28,6 +36,27 @@ del blocks
 kept = resident() - before
 release_freed_memory()
 print(kept >> 20, (resident() - before) >> 20)
+"""
+MANY_SHAPES = """
+import ctypes, sys, torch
+from prag_core.model.hardware import bound_kernel_caches
+
+class Info(ctypes.Structure):
+    _fields_ = [(f"field{i}", ctypes.c_size_t) for i in range(10)]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+if sys.argv[1] == "bounded":
+    bound_kernel_caches()
+weight = torch.zeros(512, 512, dtype=torch.bfloat16)
+
+def live(start: int) -> int:  # bytes in use after products of 300 shapes
+    for rows in range(start, start + 300):
+        torch.nn.functional.linear(torch.zeros(rows, 512, dtype=torch.bfloat16), weight)
+    return libc.mallinfo2().field7
+
+before = live(17)
+print((live(317) - before) >> 10)
 """
 CPU = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
 
@@ -94,3 +123,21 @@ def test_cudnn_attention_is_left_out():
         assert not torch.backends.cuda.cudnn_sdp_enabled()
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def test_kernels_of_many_shapes_take_bounded_memory(monkeypatch):
+    libc = ctypes.CDLL(None)
+    if sys.platform != "linux" or not hasattr(libc, "mallinfo2"):
+        pytest.skip("needs glibc, which counts what is in use")
+    for name in KERNEL_CACHES:
+        monkeypatch.delenv(name, raising=False)
+    free, bounded = (
+        int(subprocess.check_output([sys.executable, "-c", MANY_SHAPES, kind], text=True))
+        for kind in ("free", "bounded")
+    )
+    assert bounded < 1024  # KiB, of 300 shapes more
+    assert bounded < free or free < 1024  # a CPU that goes another way keeps no kernels
+    monkeypatch.setenv(KERNEL_CACHES[0], "7")
+    monkeypatch.setenv(KERNEL_CACHES[1], "9")
+    bound_kernel_caches()
+    assert [os.environ[name] for name in KERNEL_CACHES] == ["7", "9"]
