@@ -84,8 +84,7 @@ def release_freed_memory() -> None:
     """Give the pages that are free now back to the system (glibc only).
 
     What `reuse_freed_memory` keeps falls into pieces over hours of steps of different sizes, so
-    that a training, or a corpus that becomes adapters, would take ever more. Called every few steps
-    it costs next to nothing.
+    that a training would take ever more. Called every few steps it costs next to nothing.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -23,7 +23,6 @@ from prag_core.adapters.shards import write_shard
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import load_base_model
-from prag_core.model.hardware import release_freed_memory
 from prag_core.pipeline.parts import build_parametrizer
 from prag_core.pipeline.rag import parametrized
 from prag_core.pipeline.setup import RayOptions, Setup
@@ -57,7 +56,6 @@ class BlockWriter:
                 records[document.id] = asdict(document)
         if made:
             write_shard(self.place, made, records)
-        release_freed_memory()
         return failures
 
 

@@ -26,7 +26,6 @@ from prag_core.corpus.characters import is_blank
 from prag_core.corpus.chunking import CHUNK_TOKENS, long_documents
 from prag_core.corpus.documents import Document, as_documents, stored_document
 from prag_core.model.base_model import BaseModel, load_base_model
-from prag_core.model.hardware import release_freed_memory
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import KV, forget_passages
 from prag_core.model.prompts import Question
@@ -43,7 +42,6 @@ from prag_core.training.lora_trainer import LoraTrainer
 Where = Mapping[str, object]  # metadata that a document needs
 logger = logging.getLogger(__name__)
 GLOBAL = "sft-"  # begins the keys of adapters of the whole corpus
-BATCHES_A_RELEASE = 10  # of memory that is free
 
 
 class ParametricRAG:
@@ -221,11 +219,9 @@ class ParametricRAG:
         done, failures = len(present), list[str]()
         progress(done)
         yield present
-        for number, start in enumerate(range(0, len(missing), parametrizer.batch_size)):
+        for start in range(0, len(missing), parametrizer.batch_size):
             batch = missing[start : start + parametrizer.batch_size]
             pairs = list(parametrized(parametrizer, batch, failures))
-            if number % BATCHES_A_RELEASE == 0:
-                release_freed_memory()
             made = {self._key(d.id): adapter for d, adapter in pairs}
             store.put_many(made)
             self._unreadable -= made.keys()
