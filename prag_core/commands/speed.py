@@ -51,9 +51,10 @@ def speed(
     from prag_core.speed.run import Measured, measure_parts, speed_table
 
     on = Measured(base_model, hypernet, adapters, vllm_python, places, corpus, question_sets)
-    for part, option in NAMED.items():
-        if part in parts and not getattr(on, option):
-            raise ValueError(f"got the part {part} without --{option}, expected both: name it")
+    for named, options in NAMED.items():
+        lacking = [option for option in options if named in parts and not getattr(on, option)]
+        if lacking:
+            raise ValueError(f"got the part {named} without --{lacking[0]}, expected both: name it")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "speed.json"

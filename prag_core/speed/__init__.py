@@ -5,5 +5,9 @@ their place. Both sides of a ratio are timed in one run.
 """
 
 PARTS = ("train", "merge", "generate", "latency", "store", "serve")
-# Measured when they are named, of what an option says.
-NAMED = {"vllm": "vllm_python", "places": "places", "retrieval": "corpus"}
+# Measured when they are named, of what options say.
+NAMED = {
+    "vllm": ("vllm_python",),
+    "places": ("places",),
+    "retrieval": ("corpus", "question_sets"),
+}

@@ -94,6 +94,8 @@ def test_a_stream_is_followed_while_documents_are_added(tiny_base, tmp_path, mon
 def test_a_part_that_needs_an_option_names_it(tmp_path):
     with pytest.raises(ValueError, match="got the part places without --places"):
         speed(str(tmp_path), ("places",))
+    with pytest.raises(ValueError, match="got the part retrieval without --question_sets"):
+        speed(str(tmp_path), ("retrieval",), corpus="corpus.jsonl")
 
 
 def test_a_place_and_a_corpus_are_measured_as_they_are(tiny_base, tiny_spec, tmp_path, monkeypatch):
