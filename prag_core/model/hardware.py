@@ -63,9 +63,10 @@ def reuse_freed_memory() -> None:
 def bound_kernel_caches() -> None:
     """Let torch and oneDNN keep 16 and 384 kernels of the CPU, where they keep 1,024 each.
 
-    There is one for every shape of a product, with room for its weights: a corpus, or a training,
-    took gigabytes that nothing used again. Answering needs some of them (with 128 each it took 15 %
-    longer, with these no longer than with all). What the environment says already stays.
+    There is one for every shape of a product, with room for its weights: a corpus of documents of
+    ever new lengths took gigabytes that nothing used again. Answering needs some of them (with 128
+    each it took 15 % longer, with these no longer than with all). What the environment says already
+    stays.
     """
     for name, count in KERNEL_CACHES.items():
         os.environ.setdefault(name, count)
