@@ -51,10 +51,10 @@ class Measured:
     base_model: str
     hypernet: str
     adapters: int
-    vllm_python: str = ""
-    places: Sequence[str] = ()
-    corpus: str = ""
-    question_sets: Sequence[str] = ()
+    vllm_python: str
+    places: Sequence[str]
+    corpus: str
+    question_sets: Sequence[str]
 
 
 def measure_parts(

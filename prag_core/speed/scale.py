@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,13 +19,13 @@ from statistics import median
 from prag_core.adapters.shards import open_store
 from prag_core.corpus.documents import read_documents
 from prag_core.corpus.question_sets import load_question_set
+from prag_core.evaluation.compare.parts import peak_bytes
 from prag_core.evaluation.retrieval import retrieval_scores
 from prag_core.retrieval.factory import make_retriever
 from prag_core.speed.measurement import Measurement, seconds
 
 RETRIEVERS = ("bm25s", "lancedb")
 READS, THREADS = 1000, 8
-PEAK = 1024  # bytes of a unit of `ru_maxrss`, as Linux counts
 
 
 def measure_retrieval(corpus: str, question_sets: Sequence[str], k: int = 3) -> list[Measurement]:
@@ -56,11 +55,11 @@ def measure_retrieval(corpus: str, question_sets: Sequence[str], k: int = 3) -> 
 def _retrieval(name: str, corpus: str, folders: Sequence[str], k: int) -> dict:
     sets = [load_question_set(folder) for folder in folders]
     documents = [*read_documents(corpus), *(d for s in sets for d in s.documents)]
-    before = _peak()
+    before = peak_bytes(False)
     began = time.perf_counter()
     retriever = make_retriever(name, documents)
     retriever.retrieve(["first"], k)  # what is built at the first question
-    built, after = time.perf_counter() - began, _peak()
+    built, after = time.perf_counter() - began, peak_bytes(False)
     times, recall = [], {}
     for question_set in sets:
         hits = []
@@ -73,10 +72,6 @@ def _retrieval(name: str, corpus: str, folders: Sequence[str], k: int) -> dict:
         "documents": len(retriever), "built": built, "megabytes": (after - before) / 2**20,
         "times": sorted(times), "recall": recall,
     }  # fmt: skip
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK
 
 
 @contextmanager
