@@ -16,8 +16,9 @@ from prag_core.pipeline.setup import Setup
 from prag_core.speed import NAMED, PARTS
 
 Part = Literal[
-    "train", "merge", "generate", "latency", "store", "serve", "vllm", "places", "retrieval"
-]
+    "train", "merge", "generate", "latency", "store", "serve", "stages", "vllm", "places",
+    "retrieval",
+]  # fmt: skip
 
 
 def speed(
@@ -36,10 +37,12 @@ def speed(
 
     Args:
         output: folder for speed.json and for the adapters that are measured with.
-        parts: what to measure; `vllm`, `places` and `retrieval` when they are named.
+        parts: what to measure; `stages` (of the trained path), `vllm`, `places` and `retrieval`
+            when they are named.
         quick: one or two of everything, to see that all parts run; its figures mean nothing.
         base_model: `smollm2-135m` (embedded) or a local folder.
-        hypernet: checkpoint of the generated path, for the parts `train`, `serve` and `vllm`.
+        hypernet: checkpoint of the generated path, for the parts `train`, `serve`, `stages` and
+            `vllm`.
         adapters: adapters in the store of part `store`.
         vllm_python: for part `vllm`, the Python of an environment with vLLM and this package, such
             as .venv-vllm/bin/python of `make test-vllm`.

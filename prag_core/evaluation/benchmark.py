@@ -31,10 +31,11 @@ from prag_core.evaluation.results import answers_path, claim_folder, conditions_
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.hardware import machine
-from prag_core.pipeline.parts import build_parametrizer, build_reader
+from prag_core.pipeline.parts import build_parametrizer
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
+from prag_core.training.initial import load_reader
 
 PLAN, QUESTIONS = "asked", "questions.json"  # a group's config and questions, in its folder
 RUN = "run.json"  # in a base model's folder: what its answers were made with
@@ -178,7 +179,7 @@ def _pipeline(
         generation=setup.generation,
         options=setup.answering,
         documents=documents,  # the store serves all question sets
-        reader=build_reader(base, setup),
+        reader=load_reader(setup.reader, base),
     )
 
 

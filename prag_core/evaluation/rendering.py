@@ -7,6 +7,7 @@ results        all of a benchmark's results.json: conditions, differences, ratio
                question sets
 grid           F1 and containment of every condition on every question set of a results.json;
                NAMES are of conditions
+variants       the same the other way round, and the seconds that an adapter took to make
 ratios         ratios of conditions on every question set of a results.json
 conditions     results.json of `prag evaluate`; `summary` is the same without ratios; NAMES are of
                conditions
@@ -27,7 +28,13 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from prag_core.evaluation.benchmark_results import TOTAL, grid_table, ratio_table, results_tables
+from prag_core.evaluation.benchmark_results import (
+    TOTAL,
+    grid_table,
+    ratio_table,
+    results_tables,
+    variant_table,
+)
 from prag_core.evaluation.conditions import in_order
 from prag_core.evaluation.estimates import format_estimate
 from prag_core.evaluation.report.figures import draw_bars, figure_text, new_figure, styled
@@ -179,6 +186,7 @@ def _cells(metrics: Mapping) -> list[str]:
 KINDS: dict[str, Tables] = {
     "results": results_tables,
     "grid": lambda record, names: [grid_table(record, names)],
+    "variants": lambda record, names: [variant_table(record, names)],
     "ratios": lambda record, names: [ratio_table(record)],
     # As the program that measured them wrote them down (`hypernet ablate`).
     "tables": lambda record, names: [Table(**table) for table in record["tables"]],

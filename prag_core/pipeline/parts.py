@@ -20,7 +20,6 @@ from prag_core.augmentation.self_augmenter import SelfAugmenter
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.augmentation.writing_augmenter import WritingAugmenter
 from prag_core.corpus.documents import Document
-from prag_core.formats.peft_folder import from_peft
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.retrieval.factory import make_retriever
@@ -68,11 +67,6 @@ def build_retriever(setup: Setup, documents: Iterable[Document] = ()) -> Retriev
     """Build the retriever of the settings over some documents; errors as in `make_retriever`."""
     least = setup.least_coverage, setup.least_similarity
     return make_retriever(setup.retriever, documents, *least)
-
-
-def build_reader(base: BaseModel, setup: Setup) -> Adapter | None:
-    """Load the adapter of mode `reader`, where the settings name one; errors as in `from_peft`."""
-    return from_peft(setup.reader, base) if setup.reader else None
 
 
 def build_parametrizer(

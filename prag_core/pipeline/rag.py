@@ -32,11 +32,12 @@ from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
 from prag_core.pipeline.modes import find_mode
-from prag_core.pipeline.parts import build_parametrizer, build_reader, build_retriever
+from prag_core.pipeline.parts import build_parametrizer, build_retriever
 from prag_core.pipeline.search_text import as_questions, search_text
 from prag_core.pipeline.setup import DEFAULT_PATH, Setup
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit, Retriever
+from prag_core.training.initial import load_reader
 from prag_core.training.lora_trainer import LoraTrainer
 
 Where = Mapping[str, object]  # metadata that a document needs
@@ -653,7 +654,7 @@ def assemble(
         maker = None
     parts = (build_retriever(setup), maker, store)
     options = (None, setup.generation, setup.answering)
-    reader = build_reader(base, setup)
+    reader = load_reader(setup.reader, base)
     rag = ParametricRAG(base, *parts, *options, documents=() if alone else None, reader=reader)
     rag.setup = setup
     return rag

@@ -6,7 +6,8 @@ their place. Both sides of a ratio are timed in one run.
 
 PARTS = ("train", "merge", "generate", "latency", "store", "serve")
 # Measured when they are named, of what options say.
-NAMED = {
+NAMED: dict[str, tuple[str, ...]] = {
+    "stages": (),
     "vllm": ("vllm_python",),
     "places": ("places",),
     "retrieval": ("corpus", "question_sets"),

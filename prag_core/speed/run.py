@@ -17,7 +17,7 @@ from prag_core.speed.measurement import Measurement, peft_process
 from prag_core.speed.scale import measure_place, measure_retrieval
 from prag_core.speed.serving import measure_serving
 from prag_core.speed.store import measure_store
-from prag_core.speed.training import measure_training
+from prag_core.speed.training import measure_stages, measure_training
 from prag_core.speed.vllm import measure_vllm
 
 # Those that answer share their store of adapters.
@@ -69,6 +69,8 @@ def measure_parts(
                     yield part, measure_training(base, peft, on.hypernet, quick)
                 else:
                     yield part, ANSWERING[part](base, peft, str(folder / "adapters"), quick)
+    if "stages" in parts:
+        yield "stages", measure_stages(load_base_model(on.base_model), on.hypernet, quick)
     # Below the output folder, so that its disk is what is measured.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         if "store" in parts:

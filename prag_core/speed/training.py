@@ -1,8 +1,9 @@
-"""Benchmark of the trained path: documents a second and final losses, beside stock PEFT."""
+"""Benchmarks of the trained path: its speed and losses beside stock PEFT, and its stages."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -12,7 +13,9 @@ from prag_core.model.base_model import BaseModel
 from prag_core.pipeline.parts import build_parametrizer
 from prag_core.pipeline.setup import Setup
 from prag_core.speed.measurement import Measurement, Peft, compared, seconds
-from prag_core.speed.workload import paper_trainer, workload_documents
+from prag_core.speed.workload import best_setup, paper_trainer, workload_documents
+from prag_core.training.loop import finish, teach_steps
+from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.sequences import build_sequences
 
 DOCUMENTS, BASELINE_DOCUMENTS = 12, 4
@@ -61,6 +64,45 @@ def measure_training(base: BaseModel, peft: Peft, hypernet: str, quick: bool) ->
                  count / mean(made), ours, "documents/s", 100, counts),
         _losses("final loss / PEFT, float32, padded", ours_losses, [paper]),
         _losses("final loss / PEFT, bfloat16, tight", ours_losses, tight),
+    ]  # fmt: skip
+
+
+def measure_stages(base: BaseModel, hypernet: str, quick: bool) -> list[Measurement]:
+    """Time the stages of a trained adapter at its best settings, beside the default's whole.
+
+    Both make adapters of the demo's documents, in turn and in this order, twice; seconds are means.
+    The reading model, which distillation would add, is timed on the same sequences.
+    """
+    documents = workload_documents(2 if quick else DOCUMENTS)
+    setup = best_setup(base, hypernet)
+    best, usual = (build_parametrizer(base, s, None) for s in (setup, Setup(path="trained")))
+    assert isinstance(best, LoraTrainer) and best.generator
+    augmented = best.augmenter.augment(documents)  # what is written is the same every time
+    wrote, began, trained, default = [], [], [], []
+    for _ in range(1 if quick else 2):
+        wrote.append(seconds(lambda: best.augmenter.augment(documents)))
+        began.append(seconds(lambda: best.generator.parametrize(documents)))
+        trained.append(seconds(lambda: best.train(augmented)))
+        default.append(seconds(lambda: usual.parametrize(documents)))
+    options = replace(best.options, distillation=0.5)
+    how = options.scheme, options.max_tokens, best.wording
+    sequences = [build_sequences(base.tokenizer, a, *how, reading=True) for a in augmented]
+    taught = seconds(lambda: finish(teach_steps(base, sequences, options)))
+    count = len(documents)
+    # `train` makes the starts by itself.
+    stages = {
+        "augmentation": mean(wrote),
+        "start from the generated adapter": mean(began),
+        "training": mean(trained) - mean(began),
+        "the reading model, where it teaches": taught,
+    }
+    ours, counts = count / (mean(wrote) + mean(trained)), f"{count} documents of the demo"
+    steps = f"{options.max_steps} steps of {options.sequences_per_step} sequences"
+    return [
+        compared("trained path, best settings / default", ours, count / mean(default),
+                 "documents/s", note=f"{counts}; best: {steps}"),
+        *(Measurement(f"of it {name}", spent / count, "s/document")
+          for name, spent in stages.items()),
     ]  # fmt: skip
 
 

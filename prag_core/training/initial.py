@@ -1,4 +1,4 @@
-"""Shipped adapters: a name goes in, a warm-up to start from or a writer of questions comes out."""
+"""Shipped adapters: a name goes in; a warm-up to start from, a reader or a writer comes out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prag_core.model import checkpoints
 from prag_core.model.base_model import BaseModel
 from prag_core.training.options import AUTO_INIT
 
-WARMUP, WRITER = "warmup", "writer"
+WARMUP, READER, WRITER = "warmup", "reader", "writer"
 
 
 def load_initial(name: str, base: BaseModel) -> Adapter | None:
@@ -25,7 +25,22 @@ def load_initial(name: str, base: BaseModel) -> Adapter | None:
     Raises:
         FileNotFoundError, ValueError: see `from_peft`.
     """
-    folder = shipped(base.fingerprint, WARMUP) if name == AUTO_INIT else name and Path(name)
+    folder = _folder(name, base, WARMUP)
+    return from_peft(folder, base) if folder else None
+
+
+def load_reader(name: str, base: BaseModel) -> Adapter | None:
+    """Load the adapter that answers from passages (`prag reader`); as `load_initial`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `from_peft`; or `auto`, and none is shipped.
+    """
+    folder = _folder(name, base, READER)
+    if name and not folder:
+        raise ValueError(
+            f"got reader {name!r}, and none is shipped for {base.name}, expected the folder of "
+            "one: train it with prag reader"
+        )
     return from_peft(folder, base) if folder else None
 
 
@@ -35,13 +50,19 @@ def load_writer(name: str, base: BaseModel) -> Adapter:
     Raises:
         FileNotFoundError, ValueError: see `from_peft`; or none is shipped.
     """
-    folder = shipped(base.fingerprint, WRITER) if name == AUTO_INIT else name and Path(name)
+    folder = _folder(name, base, WRITER)
     if not folder:
         raise ValueError(
             f"got augmentation.adapter {name!r}, expected a writer, and none is shipped for "
             f"{base.name}: train one with prag writer, and name its folder"
         )
     return from_peft(folder, base)
+
+
+def _folder(name: str, base: BaseModel, kind: str) -> Path | None:
+    if name == AUTO_INIT:
+        return shipped(base.fingerprint, kind)
+    return Path(name) if name else None
 
 
 def shipped(fingerprint: str, kind: str) -> Path | None:

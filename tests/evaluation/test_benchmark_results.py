@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from prag_core.evaluation.benchmark_results import (
     ratio_table,
     results_markdown,
     results_tables,
+    variant_table,
     write_results,
 )
 from prag_core.evaluation.estimates import Bootstrap, holm
@@ -210,6 +212,18 @@ def test_the_grid_has_all_sets_side_by_side(results):
     assert [row[0] for row in part.sections[0]] == ["closed_book"]
     with pytest.raises(ValueError, match=r"got conditions \{'open_book'\}, expected some of"):
         grid_table(results, ["open_book"])
+
+
+def test_variants_stand_in_rows_with_what_their_adapters_cost(results):
+    grid, turned = grid_table(results, ["parametric"]), variant_table(results, ["parametric"])
+    conditions = [row[0] for row in grid.sections[0]]
+    assert turned.headings[: len(conditions) + 1] == ("variant", *conditions)
+    costs = turned.headings[len(conditions) + 1 :]
+    assert set(costs) == {"an adapter (trained)", "an adapter (generated)"}
+    for place, row in enumerate(turned.sections[0], 1):
+        assert row[0] == grid.headings[place]
+        assert row[1 : len(conditions) + 1] == tuple(line[place] for line in grid.sections[0])
+        assert all(re.fullmatch(r"[\d.]+ m?s", cost) for cost in row[-len(costs) :])
 
 
 def test_ratios_have_all_sets_side_by_side(results):

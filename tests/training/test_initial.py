@@ -8,7 +8,7 @@ import pytest
 
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model import checkpoints
-from prag_core.training.initial import load_initial, load_writer
+from prag_core.training.initial import load_initial, load_reader, load_writer
 from tests.fixtures.tiny import random_adapter
 
 
@@ -28,12 +28,25 @@ def test_the_shipped_warm_up_is_found_by_the_base_model(
         assert load_initial(name, tiny_base).tensors[path][0].equal(ours.tensors[path][0])
 
 
-def test_the_shipped_writer_is_found_by_the_base_model(tiny_base, tiny_spec, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("load", "kind", "message"),
+    [
+        (load_writer, "writer", r"got augmentation.adapter 'auto', .* prag writer"),
+        (load_reader, "reader", r"got reader 'auto', .* prag reader"),
+    ],
+)
+def test_a_shipped_one_is_found_by_the_base_model_or_asked_for(
+    tiny_base, tiny_spec, tmp_path, monkeypatch, load, kind, message
+):
     monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path)
-    with pytest.raises(ValueError, match=r"got augmentation.adapter 'auto', .* prag writer"):
-        load_writer("auto", tiny_base)
+    with pytest.raises(ValueError, match=message):
+        load("auto", tiny_base)
     ours = random_adapter(tiny_spec, tiny_base)
-    to_peft(ours, tmp_path / "tiny-writer", "tiny")
+    to_peft(ours, tmp_path / f"tiny-{kind}", "tiny")
     path = tiny_spec.paths()[0]
-    for name in ("auto", str(tmp_path / "tiny-writer")):
-        assert load_writer(name, tiny_base).tensors[path][0].equal(ours.tensors[path][0])
+    for name in ("auto", str(tmp_path / f"tiny-{kind}")):
+        assert load(name, tiny_base).tensors[path][0].equal(ours.tensors[path][0])
+
+
+def test_without_a_name_there_is_no_reader(tiny_base):
+    assert load_reader("", tiny_base) is None

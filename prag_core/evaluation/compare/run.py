@@ -43,10 +43,11 @@ from prag_core.evaluation.results import claim_folder
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.hardware import machine
-from prag_core.pipeline.parts import build_parametrizer, build_reader, build_retriever
+from prag_core.pipeline.parts import build_parametrizer, build_retriever
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.pipeline.setup import Setup
 from prag_core.terminal import progress_bar
+from prag_core.training.initial import load_reader
 
 VERSION = 2  # of report.json
 GROWING = ("parts", "conditions", "merge_counts", "merge_weights")  # options that may get more
@@ -100,7 +101,7 @@ def _pipelines(
     the store has beside it.
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    documents, reader = question_set.documents, build_reader(base, setup)
+    documents, reader = question_set.documents, load_reader(setup.reader, base)
     with AdapterStore(store) as adapters:
         yield {
             path: ParametricRAG(
