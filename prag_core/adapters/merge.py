@@ -83,39 +83,6 @@ def merge(
     return Adapter(spec, tensors, {"document_id": "+".join(identifiers)}, memory, shared)
 
 
-def beside(first: Adapter, second: Adapter) -> Adapter:
-    """Return the sum of two adapters, whatever modules and layers each is of, as one of scale 1.
-
-    For two that know nothing of each other, as a document's and one that reads: no memory is solved
-    again. Where neither has a module that the other has in another layer, there are no rows.
-
-    Args:
-        first: its metadata stay.
-        second: of the same base model.
-
-    Raises:
-        ValueError: another base model.
-    """
-    second.spec.require_base(first.spec.base_model)
-    both = first, second
-    modules, layers = (
-        tuple(dict.fromkeys(value for x in both for value in getattr(x.spec, name)))
-        for name in ("modules", "layers")
-    )
-    spec = replace(first.spec, modules=modules, layers=tuple(sorted(layers)))
-    # Rows of a module are as wide in every layer.
-    none = {p.rsplit(".", 1)[1]: (a[:0], b[:, :0]) for x in both for p, (a, b) in x.tensors.items()}
-    tensors: dict[str, Rows] = {}
-    for path in spec.paths():
-        rows = [(x.tensors[path], x.spec.scale) for x in both if path in x.tensors]
-        parts = [(a, b * scale) for (a, b), scale in rows] or [none[path.rsplit(".", 1)[1]]]
-        kind = parts[0][0].dtype
-        a = torch.cat([a.to(kind) for a, _ in parts])  # (sum R, I)
-        tensors[path] = a, torch.cat([b.to(kind) for _, b in parts], 1)  # (O, sum R)
-    rank = max(a.shape[0] for a, _ in tensors.values())
-    return Adapter(replace(spec, rank=rank, alpha=rank), tensors, first.metadata)
-
-
 def weigh_rows(adapter: Adapter, weights: Tensor) -> Adapter:
     """Solve a ridge memory again, with a weight for each of its rows.
 

@@ -19,7 +19,7 @@ from prag_core.pipeline.setup import Setup
 
 ModeName = Literal[
     "closed_book", "in_context", "in_context_rows", "kv_cache", "reader", "da_rag", "parametric",
-    "combine", "combine_reader", "sft",
+    "combine", "sft",
 ]  # fmt: skip
 
 
@@ -39,8 +39,7 @@ def answer(
             text is named, and the others are answered.
         setup: shared settings.
         store: folder of the adapter store.
-        mode: how to answer (see `prag_core.pipeline.modes`); kv_cache takes --k 1; reader
-            and combine_reader take --reader.
+        mode: how to answer (see `prag_core.pipeline.modes`); kv_cache takes --k 1, reader --reader.
         k: documents a question.
         output: write the answers to this JSON lines file too.
         where: metadata that a document needs to be found, e.g. '{"year": 1901}'.

@@ -19,7 +19,7 @@ from prag_core.model.wordings import Wording, find_wording
 from prag_core.pipeline.setup import Setup
 
 SHARED = "shared"  # folder of the conditions that no adapter changes
-READER = "reader"  # of those that the reader answers: with another one the others stay valid
+READER = "reader"  # and of those that the reader answers: with another one the others stay valid
 UNADAPTED = (SHARED, READER)
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
 # Kept as settings.
@@ -111,8 +111,7 @@ class BenchmarkModel:
         name: hub name, local folder, GGUF file, or `smollm2-135m` (embedded).
         dtype: `auto` (see `load_base_model`), `bfloat16`, `float16` or `float32`.
         hypernet: checkpoint of the generated path; no such cells when empty.
-        reader: PEFT folder of the adapter that the modes `reader` and `combine_reader` attach,
-            `auto` the shipped one; no such cells when empty.
+        reader: PEFT folder of mode `reader`'s adapter; no such cells when empty.
         rank: of the trained path; that of `training` when 0.
         epochs: of the trained path, by name of the question set, before the set's own.
         results: file of its results, beside the weights, say; OUTPUT/NAME/results.json when empty.
@@ -205,17 +204,14 @@ def expand(
     _check(question_sets, base_models, paths, conditions, seeds)
     groups = []
     # The model changes last: one is in memory at a time.
-    paths_read = product((SHARED, *paths), (False, True))
-    for model, spec, seed, (path, reads) in product(base_models, question_sets, seeds, paths_read):
-        if path not in (SHARED, *(spec.paths or paths)) or (reads and not model.reader):
+    for model, spec, seed, path in product(base_models, question_sets, seeds, (*UNADAPTED, *paths)):
+        if path not in (*UNADAPTED, *(spec.paths or paths)):
             continue
-        place = path if not reads else READER if path == SHARED else f"{path}_{READER}"
-        path = READER if place == READER else path
-        settings = _settings(setup, model, spec, path, reads)
+        settings = _settings(setup, model, spec, path)
         wanted = spec.conditions or conditions
         names = [name for name in wanted if _stands_in(settings, path, name)]
         if names and (path in (*UNADAPTED, "trained") or model.hypernet):
-            folder = output / model.label / spec.label / f"seed{seed}" / place
+            folder = output / model.label / spec.label / f"seed{seed}" / path
             groups.append(Group(model, spec, seed, path, tuple(names), settings, folder))
     if not groups:
         raise ValueError(
@@ -228,11 +224,10 @@ def expand(
 def _stands_in(settings: Setup, path: str, name: str) -> bool:
     """Return whether a condition is a cell of this path, with its settings."""
     condition = parse_condition(name)
-    if condition.how.reads != bool(settings.reader):
-        return False
+    if condition.how.adapters == "reader":
+        return path == READER and bool(settings.reader)
     if not condition.needs_adapters:
-        others = READER if condition.how.reads else SHARED
-        return path == ("trained" if condition.mode in TRAINED_MODES else others)
+        return path == ("trained" if condition.mode in TRAINED_MODES else SHARED)
     if path != "trained":
         return path not in UNADAPTED
     # Trained adapters have no rows that all share, respond to no question (all their documents
@@ -242,9 +237,7 @@ def _stands_in(settings: Setup, path: str, name: str) -> bool:
     return not others and (not cut or int(str(cut)) < settings.training.rank)
 
 
-def _settings(
-    setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str, reads: bool
-) -> Setup:
+def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:
     setup = _overridden(setup, spec)
     # The model's own number first, then the set's, then the benchmark's.
     epochs = model.epochs.get(spec.label) or spec.epochs or setup.training.epochs
@@ -263,7 +256,7 @@ def _settings(
         dtype=model.dtype,
         path="generated" if path in UNADAPTED else path,
         hypernet=model.hypernet,
-        reader=model.reader if reads else "",
+        reader=model.reader if path == READER else "",
         training=training,
         generation=replace(setup.generation, max_new_tokens=tokens),
         answering=replace(setup.answering, prompt=prompt or setup.answering.prompt),
@@ -309,7 +302,7 @@ def _check(
             )
     for given in (conditions, *(spec.conditions for spec in question_sets if spec.conditions)):
         EvaluationOptions(tuple(given))  # refuses unknown and repeated ones
-        reads = any(parse_condition(name).how.reads for name in given)
+        reads = any(parse_condition(name).how.adapters == "reader" for name in given)
         if reads and not any(model.reader for model in base_models):
             raise ValueError(
                 f"got conditions {list(given)} and no base model with a reader, expected its "

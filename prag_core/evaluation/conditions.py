@@ -1,8 +1,8 @@
 """Conditions: a name goes in, what is asked how comes out: mode, documents and options.
 
-closed_book, in_context, in_context_rows, kv_cache, reader, da_rag, parametric, combine,
-combine_reader, sft    the modes, from each question's documents: its gold ones, or those that a
-            retriever found; kv_cache of one document
+closed_book, in_context, in_context_rows, kv_cache, reader, da_rag, parametric, combine, sft    the
+            modes, from each question's documents: its gold ones, or those that a retriever found;
+            kv_cache of one document
 gold        parametric, from the gold documents, whatever a retriever finds
 shuffled    parametric, from other documents in their place: what it scores is the answer's
             format and general tuning, no knowledge of the document
@@ -39,11 +39,11 @@ CONTROLS = ("sft", SHUFFLED, MEAN)  # what they score is no knowledge of the doc
 # In tables; what is not here stands behind, groups in order of their numbers.
 ORDER = (
     "closed_book", "in_context", "in_context_rows", "kv_cache", "reader", "da_rag", "parametric",
-    "gold", "combine", "combine_reader", SHUFFLED, MEAN, "sft", "rank",
+    "gold", "combine", SHUFFLED, MEAN, "sft", "rank",
 )  # fmt: skip
 GROUP = re.compile(r"(?P<base>gold|in_context|combine)\+(?P<count>\d+)(?::(?P<how>\w+))?")
 RANK = re.compile(r"rank:(\d+)")
-READER, COMBINE_READER = "reader", "combine_reader"
+READER = "reader"
 READING = ("in_context", "in_context_rows", READER)
 UNANSWERABLE, ABSTAIN, GATED, FOCUS = "unanswerable", "abstain", "gated", "focus"
 OF_FOCUS = f":{FOCUS}:"  # of its conditions' names: before it the mode, behind it the number
@@ -206,12 +206,12 @@ class EvaluationOptions:
     Attributes:
         conditions: ways to answer, each with its own results: the modes `closed_book`,
             `in_context`, `in_context_rows`, `kv_cache`, `reader`, `da_rag`, `parametric`,
-            `combine`, `combine_reader`, `sft`; the controls `shuffled` (another document's adapter)
-            and `mean` (of all adapters); of gold documents `gold`, `rank:R` and `gold+K`; MODE@K,
-            from the first K documents; MODE:gated, without passages whose adapters do not respond;
-            MODE:focus:X, with sentences weighed; MODE:unanswerable, from the nearest documents that
-            do not hold the answer, MODE:abstain and MODE:unanswerable:abstain; and
-            MODE:prompt:NAME, in another wording (see `prag_core.evaluation.conditions`).
+            `combine`, `sft`; the controls `shuffled` (another document's adapter) and `mean` (of
+            all adapters); of gold documents `gold`, `rank:R` and `gold+K`; MODE@K, from the first K
+            documents; MODE:gated, without passages whose adapters do not respond; MODE:focus:X,
+            with sentences weighed; MODE:unanswerable, from the nearest documents that do not hold
+            the answer, MODE:abstain and MODE:unanswerable:abstain; and MODE:prompt:NAME, in
+            another wording (see `prag_core.evaluation.conditions`).
         k: documents a question, at most.
         retrieval: `gold` gives each question its own documents (the first k of its gold ids);
             `retriever` searches for them.

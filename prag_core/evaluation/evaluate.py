@@ -112,7 +112,7 @@ def _require_parts(
     """Raise ValueError for a condition whose parts are missing, or of too many documents."""
     for condition in conditions:
         require_one_passage(condition.how, map(len, rows[condition.name]))
-        if condition.how.reads:
+        if condition.how.adapters == "reader":
             rag.require_reader()
         if condition.gated and rag.options.least_relevance <= 0:
             raise ValueError(

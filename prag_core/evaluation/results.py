@@ -18,7 +18,6 @@ from prag_core.corpus.answer_scores import METRICS, abstains
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.belief import stances
 from prag_core.evaluation.conditions import (
-    COMBINE_READER,
     MEAN,
     OF_FOCUS,
     READER,
@@ -233,7 +232,7 @@ def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
     # The adapter against each of these, as far as they were asked.
     reading = [*filter(is_reading, names)]
     pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", *reading)]
-    pairs += [(name, b) for name in ("combine", COMBINE_READER) for b in reading]
+    pairs += [("combine", b) for b in reading]
     pairs += [(name, name.partition(OF_FOCUS)[0]) for name in names if OF_FOCUS in name]
     return [(a, b) for a, b in pairs if a in names and b in names]
 
@@ -258,7 +257,7 @@ def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
         lost = {m: scores[adapter][m] - others[m] for m in METRICS}
         pairs[f"({adapter} - {SHUFFLED}) / {adapter}"] = lost, scores[adapter]
     focused = [name for name in scores if OF_FOCUS in name]
-    for name in filter(scores.__contains__, (adapter, "combine", COMBINE_READER, *focused)):
+    for name in filter(scores.__contains__, (adapter, "combine", *focused)):
         for baseline in best:
             pairs[f"{name} / {baseline}"] = scores[name], scores[baseline]
     for name in scores:

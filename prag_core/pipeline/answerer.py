@@ -17,7 +17,7 @@ from typing import Any
 
 from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.low_rank import reduce_rank
-from prag_core.adapters.merge import beside, merge, merge_weights
+from prag_core.adapters.merge import merge, merge_weights
 from prag_core.augmentation.augmented import Augmenter, augmented_passage
 from prag_core.corpus.documents import Document
 from prag_core.model import prompts
@@ -79,7 +79,7 @@ class Prepared:
 
 
 def _no_reader() -> Adapter:
-    raise ValueError("got no adapter that reads, expected one: pass reader=")
+    raise ValueError("got no adapter for mode reader, expected one: pass reader=")
 
 
 def _no_corpus_adapter() -> Adapter:
@@ -99,7 +99,7 @@ class Answerer:
         generation: decoding options.
         options: prompt and merging, unless a call brings its own.
         run: runs a function that uses the model, where another thread owns it.
-        reader: returns the adapter that mode `reader` attaches, and `combine_reader` beside others.
+        reader: returns the adapter that mode `reader` attaches.
         kept: folder of passages' keys and values, for mode `kv_cache`; None: they are not kept.
         merge: makes one adapter of several, their weights and the method.
     """
@@ -188,7 +188,7 @@ class Answerer:
             text = prompts.plain_question(question)
             asked = prompts.prompt_id(wording, question, self.base.tokenizer)
             notes, error, said = prompt.notes, prompt.error, ""
-            if reason := _unmatched(row, merged[1], how, options):
+            if reason := _unmatched(row, merged[0], how, options):
                 merged, notes, error = (None, (), ""), (f"abstained: {reason}",), ""
                 said = ABSTENTION
             prepared.append(
@@ -295,18 +295,15 @@ class Answerer:
         """Return what is attached for every question, and the wording that it was made for."""
         if mode.adapters == "documents":
             loaded = {i: self.adapter(i) for i in _ids(hits)}
-            readers = [self.reader()] if mode.reads else []
-            wording = self.adapted_wording([*loaded.values(), *readers], options)
+            wording = self.adapted_wording(loaded.values(), options)
             rows = self._merged(questions, hits, loaded, options)
-            for reader in readers:
-                rows = _with_reader(rows, reader)
             if not mode.passages:  # else those without weight were read all the same
                 rows = [(x, tuple(s for s in used if s.weight), p) for x, used, p in rows]
             return rows, wording
         whole: Adapter | None = None  # one adapter for all questions
         if mode.adapters == "corpus":
             whole = self.corpus_adapter()
-        elif mode.reads:
+        elif mode.adapters == "reader":
             whole = self.reader()
         elif mode.adapters == "shared" and (first := next(iter(_ids(hits)), None)) is not None:
             whole = shared_rows(self.adapter(first))  # the same in every document's adapter
@@ -400,31 +397,15 @@ def shared_rows(adapter: Adapter) -> Adapter:
     return merge([adapter.part("shared")])  # the scale is folded in
 
 
-def _with_reader(rows: Sequence[Attached], reader: Adapter) -> list[Attached]:
-    """Put the reader's adapter beside the documents'; it stands alone where none of them responds.
-
-    A question without documents has nothing to read.
-    """
-    known: dict[int, Adapter] = {}  # questions share their adapters
-    results: list[Attached] = []
-    for adapter, used, path in rows:
-        if adapter and id(adapter) not in known:
-            known[id(adapter)] = beside(adapter, reader)
-        both = known[id(adapter)] if adapter else reader
-        names = "+".join(filter(None, (path, reader.metadata.get("path", ""))))
-        results.append((both, used, names) if used else (adapter, used, path))
-    return results
-
-
 def _unmatched(
-    hits: Sequence[Hit], used: Sequence[Source], mode: Mode, options: AnswerOptions
+    hits: Sequence[Hit], adapter: Adapter | None, mode: Mode, options: AnswerOptions
 ) -> str:
     """Say why a question is not answered where it may not be; empty where it is."""
     if not (options.abstain and mode.needs_documents):
         return ""
     if not hits:
         return "no document matches the question"
-    if mode.adapters == "documents" and not any(source.weight for source in used):
+    if mode.adapters == "documents" and adapter is None:
         return f"no adapter responds to the question by {options.least_relevance} (least_relevance)"
     return ""
 

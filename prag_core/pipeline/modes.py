@@ -9,7 +9,6 @@ reader           in_context with one adapter that was fine-tuned to answer from 
 da_rag           augmented passages in the prompt: text, rewrites and question-answer pairs
 parametric       retrieved documents' adapters, merged and attached; no passage in the prompt
 combine          adapters and passages
-combine_reader   the same, and the reader's adapter beside those of the documents
 sft              one adapter trained on the whole corpus, whatever the question
 """
 
@@ -28,15 +27,14 @@ class Mode:
         name: as commands, files and the server call it.
         passages: what the prompt holds of the documents, beside the question.
         adapters: what is attached: the merged adapters of the question's `documents`, the rows
-            that all documents' adapters share (`shared`), or one adapter of the whole `corpus`.
-        reads: whether the reader's adapter is attached, too.
+            that all documents' adapters share (`shared`), one adapter of the whole `corpus`, or
+            that of the `reader`.
         kept: whether the keys and values of the passage are kept, and not computed again.
     """
 
     name: str
     passages: Literal["", "plain", "augmented"] = ""
-    adapters: Literal["", "documents", "shared", "corpus"] = ""
-    reads: bool = False
+    adapters: Literal["", "documents", "shared", "corpus", "reader"] = ""
     kept: bool = False
 
     @property
@@ -64,11 +62,10 @@ MODES = {
         Mode("in_context", passages="plain"),
         Mode("in_context_rows", passages="plain", adapters="shared"),
         Mode("kv_cache", passages="plain", kept=True),
-        Mode("reader", passages="plain", reads=True),
+        Mode("reader", passages="plain", adapters="reader"),
         Mode("da_rag", passages="augmented"),
         Mode("parametric", adapters="documents"),
         Mode("combine", passages="plain", adapters="documents"),
-        Mode("combine_reader", passages="plain", adapters="documents", reads=True),
         Mode("sft", adapters="corpus"),
     )
 }

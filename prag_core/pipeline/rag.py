@@ -72,7 +72,7 @@ class ParametricRAG:
             options: prompt and merge weighting.
             documents: the corpus, instead of the documents that the store keeps; these, and what is
                 added later, are only indexed, and the store gets adapters alone.
-            reader: the adapter that the modes `reader` and `combine_reader` answer with.
+            reader: the adapter that mode `reader` answers with.
         """
         self.base, self.parametrizer, self.reader = base, parametrizer, reader
         self.retriever = retriever if retriever is not None else make_retriever("auto")
@@ -468,11 +468,11 @@ class ParametricRAG:
         )
 
     def require_reader(self) -> Adapter:
-        """Return the adapter that reads; ValueError where there is none."""
+        """Return the adapter of mode `reader`; ValueError where there is none."""
         if self.reader is None:
             raise ValueError(
-                "got no adapter that reads, expected one: name --reader auto, or the folder of "
-                "one that you trained (`prag reader`)"
+                "got no adapter for mode reader, expected one: train it (`prag reader`) and name "
+                "its folder in --reader"
             )
         return self.reader
 

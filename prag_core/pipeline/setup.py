@@ -99,8 +99,8 @@ class Setup:
             another package registers; `auto`: as those in the store, `generated` in a new one.
         hypernet: checkpoint of the generated path: shipped name, folder or hub name; `auto`: the
             shipped one of the base model.
-        reader: PEFT folder of the adapter that the modes `reader` and `combine_reader` answer with
-            (see `prag reader`); `auto`: the one shipped for the base model; none when empty.
+        reader: PEFT folder of the adapter that mode `reader` answers with (see `prag reader`);
+            `auto`: the one that is shipped for the base model; none when empty.
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
         hypernet_dtype: that a generated adapter is stored in; `int8` has a scale a row.
         retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prag_core.adapters.merge import beside, mean_adapter, merge, merge_weights
+from prag_core.adapters.merge import mean_adapter, merge, merge_weights
 from prag_core.model.attach import attached
 from tests.fixtures.tiny import random_adapter
 
@@ -70,29 +70,6 @@ def test_merged_adapter_acts_as_the_sum_in_the_model(tiny_base, three):
     for handle in handles:
         handle.remove()
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_adapters_of_other_modules_and_layers_stand_beside_each_other(tiny_base, tiny_spec, three):
-    spec = replace(tiny_spec, rank=4, alpha=12, modules=("down_proj",), layers=(1,))
-    other, first = random_adapter(spec, tiny_base, seed=9), three[0]
-    for one, two in ((first, other), (other, first)):
-        both = beside(one, two)
-        assert both.metadata == one.metadata and both.spec.scale == 1
-        for path in both.spec.paths():
-            expected = sum(dense(x, path) for x in (one, two) if path in x.tensors)
-            torch.testing.assert_close(dense(both, path), expected, rtol=1e-5, atol=1e-6)
-    # Of a module that only another layer has there are no rows.
-    gate = random_adapter(replace(spec, modules=("gate_proj",), layers=(0,)), tiny_base)
-    both = beside(gate, other)
-    ranks = {path: a.shape[0] for path, (a, _) in both.tensors.items()}
-    assert sorted(ranks.values()) == [0, 0, 4, 4] and len(ranks) == 4
-    ids = torch.tensor([[1, 2, 3]])
-    with attached(tiny_base, [both]) as model:
-        ours = model(ids).logits
-    with attached(tiny_base, gate), attached(tiny_base, other) as model:
-        torch.testing.assert_close(ours, model(ids).logits, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="got an adapter of base model other"):
-        beside(gate, replace(other, spec=replace(spec, base_model="other")))
 
 
 def test_inputs_are_not_changed(three):

@@ -35,7 +35,7 @@ def test_every_mode_of_a_store_may_be_asked(corpus, options, tmp_path, capsys):
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     assert run(*question, "--mode", "reader") == 2
-    assert "you trained (`prag reader`)" in capsys.readouterr().err
+    assert "train it (`prag reader`)" in capsys.readouterr().err
 
 
 def test_only_documents_with_the_metadata_are_found(options, tmp_path, capsys):

@@ -84,7 +84,7 @@ def test_reading_baselines(run, tmp_path, model, capsys):
     options += ["--answering.prompt=short", "--answering.least_relevance=1e9"]  # none responds
     options.append(two_hits(tmp_path))
     assert run(*options) == 2  # before anything is asked
-    assert "got no adapter that reads" in capsys.readouterr().err
+    assert "got no adapter for mode reader" in capsys.readouterr().err
     assert not (tmp_path / "out" / "in_context.jsonl").exists()
     assert run(*options, f"--reader={reader}") == 0
     assert {*results(tmp_path)["conditions"]} == {*names}

@@ -120,8 +120,7 @@ def test_a_set_may_have_some_of_the_paths(tmp_path):
 def test_the_reader_is_asked_of_base_models_that_have_one(tmp_path):
     """Neither does the trained path gate passages or weigh sentences."""
     sets = [BenchmarkSet("s")]
-    conditions = ("in_context", "reader@1", "in_context:gated", "combine:focus:0.5",
-                  "combine_reader")  # fmt: skip
+    conditions = ("in_context", "reader@1", "in_context:gated", "combine:focus:0.5")
     models = [BenchmarkModel("a", hypernet="h", reader="r"), BenchmarkModel("b", hypernet="h")]
     paths = ("generated", "trained")
     groups = expand(Setup(), tmp_path, sets, models, paths, conditions, [0])
@@ -129,12 +128,9 @@ def test_the_reader_is_asked_of_base_models_that_have_one(tmp_path):
         ("a", "shared", ("in_context",), ""),
         ("a", "reader", ("reader@1",), "r"),
         ("a", "generated", ("in_context:gated", "combine:focus:0.5"), ""),
-        ("a", "generated", ("combine_reader",), "r"),
-        ("a", "trained", ("combine_reader",), "r"),
         ("b", "shared", ("in_context",), ""),
         ("b", "generated", ("in_context:gated", "combine:focus:0.5"), ""),
     ]
-    assert len({group.folder for group in groups}) == len(groups)
     with pytest.raises(ValueError, match="no base model with a reader, expected its adapter"):
         expand(Setup(), tmp_path, sets, models[1:], paths, conditions, [0])
 

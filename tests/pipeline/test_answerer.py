@@ -60,8 +60,8 @@ def test_every_mode_takes_what_it_says(answerer, adapters, mode):
         texts = [answerer.document(hit.document_id).text for hit in hits]
         assert all((text in row.prompt) == bool(how.passages) for text in texts)
         assert ("Answer: " in row.prompt) == (how.passages == "augmented")
-        assert (row.adapter is not None) == bool(how.adapters or how.reads)
-        assert row.path == "+".join(["generated"] * (bool(how.adapters) + how.reads))
+        assert (row.adapter is not None) == bool(how.adapters)
+        assert row.path == ("generated" if how.adapters else "")
         assert row.prompt_id == DEFAULT.id
         weights = [1.0, 0.25][: len(hits)] if how.adapters == "documents" else [None] * len(hits)
         assert [s.weight for s in row.documents] == (weights)
@@ -251,30 +251,8 @@ def test_the_reader_is_asked_as_it_was_trained(answerer, adapters):
     assert all(row.prompt.endswith(SENTENCE.lead) and row.path == "reader" for row in answers)
     assert all(CORPUS[0].text in row.prompt for row in (answers[0], answers[2]))
     bare = Answerer(answerer.base, answerer.document, answerer.adapter)
-    for mode in ("reader", "combine_reader"):
-        with pytest.raises(ValueError, match="got no adapter that reads"):
-            bare.answer(QUESTIONS, HITS, mode)
-
-
-def test_the_reader_stands_beside_the_documents_adapters(answerer, adapters):
-    """Alone where no adapter responds; then, too, a question may be left without an answer."""
-    read = replace(adapters[CORPUS[2].id], metadata={"path": "reader", "prompt": DEFAULT.id})
-    asked = replace(answerer, reader=lambda: read)
-    alone = asked.prepare(QUESTIONS, HITS, "combine")
-    both = asked.prepare(QUESTIONS, HITS, "combine_reader")
-    assert [row.prompt for row in both] == [row.prompt for row in alone]
-    assert {row.path for row in both} == {"generated+reader"}
-    assert both[0].adapter is both[2].adapter  # the same documents
-    path = read.spec.paths()[0]
-    for one, two in zip(alone, both, strict=True):
-        parts = one.adapter.tensors[path][0].shape[0], read.tensors[path][0].shape[0]
-        assert two.adapter.tensors[path][0].shape[0] == sum(parts)
-    options = AnswerOptions(least_relevance=1e9)  # none responds
-    kept = asked.prepare(QUESTIONS, HITS, "combine_reader", options)
-    assert all(row.adapter is read and row.path == "reader" for row in kept)
-    options = replace(options, abstain=True)
-    silent = asked.prepare(QUESTIONS, HITS, "combine_reader", options)
-    assert all("abstained: no adapter responds" in row.notes[0] for row in silent)
+    with pytest.raises(ValueError, match="got no adapter for mode reader"):
+        bare.answer(QUESTIONS, HITS, "reader")
 
 
 @pytest.mark.parametrize(

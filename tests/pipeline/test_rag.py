@@ -488,7 +488,7 @@ def test_what_is_kept_of_a_passage_goes_with_its_document(fast):
 
 def test_mode_reader_needs_its_adapter(fast):
     fast.add_documents(CORPUS)
-    with pytest.raises(ValueError, match=r"got no adapter that reads, .* --reader auto"):
+    with pytest.raises(ValueError, match=r"got no adapter for mode reader, .* --reader"):
         fast.answer(QUESTIONS, "reader")
 
 

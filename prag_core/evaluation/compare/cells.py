@@ -100,8 +100,7 @@ def possible(
     if not any(rag.augmenter for rag in rags.values()):
         lacking["da_rag"] = "augmented passages need the trained path"
     if not any(rag.reader for rag in rags.values()):
-        reading = "no adapter that answers from passages is named (--reader)"
-        lacking |= dict.fromkeys(("reader", "combine_reader"), reading)
+        lacking["reader"] = "no adapter that answers from passages is named (--reader)"
     if k > 1:
         lacking["kv_cache"] = f"it reads one passage, and k is {k}: ask kv_cache@1"
     if documents < 2:
