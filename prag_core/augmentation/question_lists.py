@@ -17,6 +17,7 @@ from math import ceil
 
 from prag_core.adapters.adapter import Adapter, fingerprint
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair, add_pairs, check_counts
+from prag_core.augmentation.reading_check import CHECK_VERSION, answered_alike
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.corpus.chunking import chunk_document
 from prag_core.corpus.documents import Document
@@ -69,6 +70,8 @@ class ListAugmenter:
         qa_pairs: question-answer pairs a document, at most: the writer's first.
         facts: see `SpanAugmenter`.
         batch_size: lists decoded together.
+        reader: adapter of the base model that reads (`prag reader`): of the writer's pairs those
+            are kept that it answers alike; None: all are.
 
     Raises:
         ValueError: a number below 0.
@@ -82,21 +85,28 @@ class ListAugmenter:
         qa_pairs: int,
         facts: bool,
         batch_size: int = 64,
+        reader: Adapter | None = None,
     ) -> None:
         check_counts(rewrites, qa_pairs)
-        self.base, self.writer, self.qa_pairs = base, writer, qa_pairs
+        self.base, self.writer, self.qa_pairs, self.reader = base, writer, qa_pairs, reader
         self.rules, self.batch_size = SpanAugmenter(rewrites, qa_pairs, facts), batch_size
         self.list_tokens = min(LIST_TOKENS, base.context_length // 3)
         asking = [REQUEST, TEMPERATURE, TOP_P, self.list_tokens, PASSAGE_TOKENS, PER_LIST]
         weights = fingerprint(writer.to_bytes().hex())
+        checks = [CHECK_VERSION, fingerprint(reader.to_bytes().hex())] if reader else []
         self.fingerprint = fingerprint(
-            ["lists", VERSION, weights, qa_pairs, *asking, self.rules.fingerprint]
+            ["lists", VERSION, weights, qa_pairs, *asking, self.rules.fingerprint, *checks]
         )
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
         """Augment each document, in order; `error` says where pairs are missing."""
         augmented = []
-        rows = zip(self._asked(documents), self.rules.augment(documents), strict=True)
+        written = self._asked(documents)
+        if self.reader:
+            written = answered_alike(
+                self.base, documents, written, self.reader, batch_size=self.batch_size
+            )
+        rows = zip(written, self.rules.augment(documents), strict=True)
         for asked, ruled in rows:
             pairs = add_pairs(asked, ruled.qa_pairs)[: self.qa_pairs]
             short = f"got {len(pairs)} question-answer pairs, expected {self.qa_pairs}"

@@ -15,19 +15,13 @@ from dataclasses import replace
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair, add_pairs, check_counts
 from prag_core.augmentation.question_options import KINDS
-from prag_core.augmentation.question_writer import QuestionWriter, is_right
+from prag_core.augmentation.question_writer import QuestionWriter
+from prag_core.augmentation.reading_check import CHECK_VERSION, answered_alike
 from prag_core.augmentation.self_augmenter import ask_rewrites
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel
-from prag_core.model.generate import generate
-from prag_core.model.options import GenerationOptions
-from prag_core.model.prefix import kept_prefix
-from prag_core.model.prompts import question_prompt
-from prag_core.model.wordings import reading_wording
 
-VERSION = 1  # of the check below; part of the fingerprint
-ANSWER_TOKENS = 24  # of the check's answer
 QUESTION_TOKENS = 32
 
 
@@ -56,7 +50,7 @@ class WritingAugmenter:
             QuestionWriter(base, each, (kind,), QUESTION_TOKENS, batch_size) for kind in KINDS
         ]
         self.fingerprint = fingerprint(
-            ["writing", VERSION, rewrites, qa_pairs, self.rules.fingerprint]
+            ["writing", CHECK_VERSION, rewrites, qa_pairs, self.rules.fingerprint]
             + [writer.fingerprint for writer in self.writers]
         )
 
@@ -68,8 +62,9 @@ class WritingAugmenter:
                 pairs = [QAPair(q.question, q.answer) for q in questions if not q.problem]
                 rows[row] = add_pairs(rows[row], pairs)
         rewrites = ask_rewrites(self.base, documents, self.rewrites, self.batch_size)
+        checked = answered_alike(self.base, documents, rows, batch_size=2 * self.batch_size)
         augmented = []
-        columns = self.rules.augment(documents), self._answerable(documents, rows), rewrites
+        columns = self.rules.augment(documents), checked, rewrites
         for ruled, pairs, texts in zip(*columns, strict=True):
             pairs = add_pairs(pairs, ruled.qa_pairs)[: self.qa_pairs]
             kept = tuple(filter(None, texts))
@@ -82,22 +77,3 @@ class WritingAugmenter:
             error = "; ".join(text for text, is_so in missing.items() if is_so)
             augmented.append(replace(ruled, rewrites=kept, qa_pairs=pairs, error=error))
         return augmented
-
-    def _answerable(
-        self, documents: Sequence[Document], rows: Sequence[Sequence[QAPair]]
-    ) -> list[list[QAPair]]:
-        """Keep the pairs that the model answers right with the passage in the prompt."""
-        options = GenerationOptions(ANSWER_TOKENS, batch_size=2 * self.batch_size)
-        wording, kept = reading_wording(self.base.fingerprint), []
-        for document, pairs in zip(documents, rows, strict=True):
-            prompts = [
-                question_prompt(self.base.tokenizer, pair.question, [document], wording)
-                for pair in pairs
-            ]
-            # The passage is read once for all questions on it.
-            known = kept_prefix(self.base, None, document, wording, ANSWER_TOKENS, lambda w: w())
-            prefixes = [known] * len(prompts)
-            texts = generate(self.base, prompts, options=options, prefixes=prefixes)
-            checked = zip(pairs, texts, strict=True)
-            kept.append([p for p, text in checked if is_right(wording.answer(text), p.answer)])
-        return kept

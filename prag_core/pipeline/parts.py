@@ -24,7 +24,7 @@ from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
-from prag_core.training.initial import load_initial, load_writer
+from prag_core.training.initial import load_initial, load_reader, load_writer
 from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.options import GENERATED_INIT
 
@@ -57,7 +57,8 @@ def build_augmenter(
     if options.strategy == "writer":
         augmenter = WritingAugmenter(writer, *counts)
     elif options.strategy == "adapter":
-        augmenter = ListAugmenter(writer, load_writer(options.adapter, writer), *counts)
+        adapters = load_writer(options.adapter, writer), load_reader(options.reader, writer)
+        augmenter = ListAugmenter(writer, adapters[0], *counts, reader=adapters[1])
     else:
         augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
     return augmenter if store is None else CachedAugmenter(augmenter, store)
@@ -107,4 +108,5 @@ def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -
         init = build_parametrizer(base, start, None)
     else:
         init = load_initial(setup.training.init, base)
-    return LoraTrainer(base, augmenter(), setup.training, init)
+    teacher = load_reader(setup.training.teacher, base)
+    return LoraTrainer(base, augmenter(), setup.training, init, teacher)

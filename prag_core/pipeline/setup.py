@@ -38,6 +38,8 @@ class AugmentationOptions:
         model: another model that writes (`writer`, `self`); the base model when empty.
         adapter: PEFT folder of the base model's LoRA that asks (`adapter`); `auto`: the one that is
             shipped for it.
+        reader: PEFT folder of the base model's LoRA that reads (`adapter`; see `prag reader`), or
+            `auto`: of the questions asked those are kept that it answers alike; all when empty.
         file: JSON lines {"document", "question", "answer"} (and "full_answer", for prompts with
             reasoning), for strategy `file`.
     """
@@ -48,6 +50,7 @@ class AugmentationOptions:
     facts: bool = False
     model: str = ""
     adapter: str = "auto"
+    reader: str = ""
     file: str = ""
 
 
@@ -152,7 +155,10 @@ class Setup:
         for name in ("device", *unread.get(self.path, ())):
             config.pop(name)
         # A path may hold other files tomorrow: their hashes are kept beside the names.
-        paths = [config.get("hypernet"), config.get("training", {}).get("init"), self.reader]
-        paths += [config.get("augmentation", {}).get(name) for name in ("adapter", "file")]
+        paths = [config.get("hypernet"), self.reader]
+        paths += [config.get("training", {}).get(name) for name in ("init", "teacher")]
+        paths += [
+            config.get("augmentation", {}).get(name) for name in ("adapter", "reader", "file")
+        ]
         config["contents"] = {path: content_hash(path) for path in paths if path}
         return config

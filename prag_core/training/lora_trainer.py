@@ -64,6 +64,7 @@ class LoraTrainer:
         augmenter: Augmenter,
         options: LoraTrainingOptions | None = None,
         init: Adapter | Parametrizer | None = None,
+        teacher: Adapter | None = None,
     ) -> None:
         """Prepare the trainer.
 
@@ -75,12 +76,13 @@ class LoraTrainer:
                 seeded random one when omitted. Or what generates a start for every document
                 (`options.init` is `generated`): its spec holds, and only B is trained, so that the
                 rows still answer to the document's keys.
+            teacher: adapter of the reading model that is learned from (`options.teacher`).
 
         Raises:
             ValueError: rank, modules or layers that the base model cannot take, or an `init` of
                 another spec.
         """
-        self.base, self.augmenter = base, augmenter
+        self.base, self.augmenter, self.teacher = base, augmenter, teacher
         self.options = options or LoraTrainingOptions()
         # Counted steps are one pass over what `_ordered` returns.
         counted = {"epochs": 1} if self.options.max_steps else {}
@@ -111,6 +113,7 @@ class LoraTrainer:
         for name in (*SPEED_OPTIONS, "dtype"):
             del quality[name]
         quality["prompt"], quality["init"] = self.wording.id, "random"
+        quality["teacher"] = fingerprint(teacher.to_bytes().hex()) if teacher else ""
         self.generator = None if isinstance(init, Adapter) else init
         if self.generator:
             self.spec = replace(self.generator.spec, dtype=self.options.dtype)
@@ -155,7 +158,7 @@ class LoraTrainer:
             rows = [sequences[i] for i in group]
             held = [held_out[i] for i in group]
             if options.distillation:
-                reading = teach_steps(self.base, rows, options, stack.shared)
+                reading = teach_steps(self.base, rows, options, self.teacher or stack.shared)
                 rows = yield from self._counted(reading, len(self._ordered(rows[0])))
             rows = [self._ordered(row) for row in rows]
             losses = yield from fit_steps(self.base, stack, rows, self.passes, held_out=held)

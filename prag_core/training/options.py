@@ -48,6 +48,8 @@ class LoraTrainingOptions:
         distillation: share of the loss that is the distance (KL) to the base model, the warm-up's
             shared rows included, that reads the document; the rest is that of the tokens as they
             stand. Of questions, texts and continuations alike (scheme `recall`, loss `answer`).
+        teacher: PEFT folder of the LoRA that the reading model has for `distillation` (see `prag
+            reader`), or `auto` for the shipped one; empty: what documents share, where they do.
         distillation_kl: `forward`, KL(reading || adapter), or `reverse`.
         distillation_top_k: tokens whose probability by reading is kept; all others count as one.
         prompt: name of the wording that questions are asked in, or one of your own (see
@@ -84,6 +86,7 @@ class LoraTrainingOptions:
     continuations: bool = False
     loss: str = "answer"
     distillation: float = 0.0
+    teacher: str = ""
     distillation_kl: str = "forward"
     distillation_top_k: int = 20
     prompt: str | Wording = "short"
@@ -122,6 +125,11 @@ class LoraTrainingOptions:
                 f"got distillation {self.distillation} with scheme {self.scheme} and loss "
                 f"{self.loss}, expected a share from 0 to 1, and above 0 scheme recall and loss "
                 "answer: what is trained with the passage in its prompt has no reader to learn from"
+            )
+        if self.teacher and not self.distillation:
+            raise ValueError(
+                f"got teacher {self.teacher!r} with distillation 0, expected more: set "
+                "training.distillation, or leave the teacher out"
             )
         if not 0 <= self.held_out <= 0.5:
             raise ValueError(f"got held_out {self.held_out}, expected a share from 0 to 0.5")

@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from prag_core.adapters.adapter import AdapterSpec
-from prag_core.augmentation import question_lists
+from prag_core.augmentation import question_lists, reading_check
 from prag_core.augmentation.augmented import QAPair
 from prag_core.augmentation.question_lists import ListAugmenter, read_list, write_list
 from prag_core.augmentation.span_augmenter import choose_pairs
 from prag_core.corpus.documents import Document
+from prag_core.model.attach import attached
+from prag_core.model.prefix import kept_prefix
+from prag_core.model.wordings import WORDINGS
 from tests.fixtures.invented_documents import LIGHT
 from tests.fixtures.tiny import random_adapter
 
+SENTENCE = WORDINGS["sentence"]
 PAIRS = [
     QAPair("Which engineer drew Brannock Light?", "Ottoline Varga"),
     QAPair("How tall is the lighthouse?", "41 metres"),
@@ -74,6 +79,27 @@ def test_a_document_has_the_same_lists_whoever_is_beside_it(tiny_base, writer):
     assert none.qa_pairs == () and not none.error
 
 
+def test_a_reader_drops_the_pairs_that_it_answers_otherwise(tiny_base, writer, monkeypatch):
+    reader = replace(random_adapter(writer.spec, tiny_base, 5), metadata={"prompt": SENTENCE.id})
+    asked: list[str] = []
+
+    def read(base, prompts, adapter, options, prefixes):
+        assert adapter is reader and all(prompt.endswith(SENTENCE.lead) for prompt in prompts)
+        with attached(base, reader):  # the passage is read once, by the reader
+            known = kept_prefix(base, None, LIGHT, SENTENCE, options.max_new_tokens, lambda w: w())
+        for prefix in prefixes:
+            torch.testing.assert_close(prefix.states, known.states)
+        asked.extend(prompts)
+        return [" Ottoline Varga.", " 14 metres."][: len(prompts)]
+
+    monkeypatch.setattr(question_lists, "generate", lambda b, prompts, *_: [write_list(PAIRS)])
+    monkeypatch.setattr(question_lists, "PER_LIST", 12)
+    monkeypatch.setattr(reading_check, "generate", read)
+    monkeypatch.setattr(question_lists, "chunk_document", lambda document, *_: [document])
+    (made,) = ListAugmenter(tiny_base, writer, 0, 12, False, reader=reader).augment([LIGHT])
+    assert len(asked) == 2 and PAIRS[0] in made.qa_pairs and PAIRS[1] not in made.qa_pairs
+
+
 def test_fingerprint_covers_the_writer_and_the_counts(tiny_base, writer):
     other = random_adapter(writer.spec, tiny_base, seed=7)
     made = [
@@ -81,7 +107,8 @@ def test_fingerprint_covers_the_writer_and_the_counts(tiny_base, writer):
         for one, count, facts in ((writer, 8, False), (other, 8, False), (writer, 9, False),
                                   (writer, 8, True))
     ]  # fmt: skip
-    assert len({*made}) == 4
+    read = [ListAugmenter(tiny_base, writer, 0, 8, False, reader=r) for r in (writer, other)]
+    assert len({*made, *(one.fingerprint for one in read)}) == 6
     assert made[0] == ListAugmenter(tiny_base, writer, 0, 8, False, batch_size=3).fingerprint
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prag_core.augmentation import question_writer, self_augmenter, writing_augmenter
+from prag_core.augmentation import question_writer, reading_check, self_augmenter
 from prag_core.augmentation.augmented import CachedAugmenter
 from prag_core.augmentation.span_augmenter import choose_pairs
 from prag_core.augmentation.writing_augmenter import WritingAugmenter
@@ -28,14 +28,15 @@ def calls(monkeypatch):
         reply = "\n".join(f"{n}. {a} | {q}" for n, (q, (a, _)) in enumerate(ANSWERS.items(), 1))
         return [reply.removeprefix("1. ")] * len(prompts)
 
-    def read(base, prompts, options, prefixes):
+    def read(base, prompts, adapter, options, prefixes):
+        assert adapter is None
         assert all("Passage 1: Brannock Light: Brannock Light is a" in prompt for prompt in prompts)
         assert len({id(prefix) for prefix in prefixes}) == 1  # the passage is read once
         return [next(a for q, (_, a) in ANSWERS.items() if q in prompt) for prompt in prompts]
 
     monkeypatch.setattr(question_writer, "generate_fitting", write)
     monkeypatch.setattr(self_augmenter, "generate_fitting", lambda b, prompts, o: [None])
-    monkeypatch.setattr(writing_augmenter, "generate", read)
+    monkeypatch.setattr(reading_check, "generate", read)
     return calls
 
 

@@ -150,15 +150,22 @@ def test_answer_loss_counts_the_answer_alone(tiny_base):
 
 
 @pytest.mark.parametrize("kind", ["forward", "reverse"])
-def test_distilled_loss_is_the_distance_to_the_base_model_that_reads(tiny_base, kind):
+@pytest.mark.parametrize("has_teacher", [False, True])
+def test_distilled_loss_is_the_distance_to_the_model_that_reads(
+    tiny_base, tiny_spec, kind, has_teacher
+):
     """Of the first step, in which an adapter's B is zero: the base model beside itself."""
+    teacher = random_adapter(tiny_spec, tiny_base, 3) if has_teacher else None
     document = AugmentedDocument(augmented(0).document, (), (QAPair("What?", "Tarn"),))
     options = replace(FAST, scheme="recall", loss="answer", sequences_per_step=2, epochs=1)
     # All tokens but one are kept: the others are that one, and nothing is rounded.
     kept = len(tiny_base.tokenizer) - 1
     options = replace(options, prompt="short", distillation=0.7, distillation_kl=kind)
     options = replace(options, distillation_top_k=kept)
-    ((_, loss),) = LoraTrainer(tiny_base, AUGMENTER, options).train([document])
+    trainer = LoraTrainer(tiny_base, AUGMENTER, options, teacher=teacher)
+    ((_, loss),) = trainer.train([document])
+    untaught = LoraTrainer(tiny_base, AUGMENTER, options).fingerprint
+    assert (trainer.fingerprint == untaught) == (teacher is None)
     tokenizer, passage = tiny_base.tokenizer, f"Passage 1: P0: {document.document.text}"
     total, count = 0.0, 0
     how = ("recall", 3000, WORDINGS[options.prompt])
@@ -166,10 +173,14 @@ def test_distilled_loss_is_the_distance_to_the_base_model_that_reads(tiny_base, 
         assert passage in tokenizer.decode(sequence.reading)
         assert passage not in tokenizer.decode(sequence.ids[: sequence.answer_start])
         answer = sequence.ids[sequence.answer_start :]
-        alone, read = (
-            tiny_base.model(torch.tensor([(*prompt, *answer)])).logits[0, len(prompt) - 1 : -1]
-            for prompt in (sequence.ids[: sequence.answer_start], sequence.reading)
-        )
+        both = []
+        for prompt, adapter in (
+            (sequence.ids[: sequence.answer_start], None), (sequence.reading, teacher),
+        ):  # fmt: skip
+            with attached(tiny_base, adapter):
+                logits = tiny_base.model(torch.tensor([(*prompt, *answer)])).logits
+            both.append(logits[0, len(prompt) - 1 : -1])
+        alone, read = both
         p, q = read.log_softmax(-1), alone.log_softmax(-1)
         p, q = (p, q) if kind == "forward" else (q, p)
         total += 0.7 * (p.exp() * (p - q)).sum() + 0.3 * cross_entropy(
@@ -349,6 +360,7 @@ def test_fingerprint_covers_settings_and_augmenter(tiny_base):
         ({"lr_scheduler_type": "step"}, "got lr_scheduler_type 'step', expected one of"),
         ({"distillation": 0.5}, "got distillation 0.5 with scheme paper and loss all"),
         ({"distillation": 2, "scheme": "recall", "loss": "answer"}, "expected a share from 0 to 1"),
+        ({"teacher": "auto"}, "got teacher 'auto' with distillation 0, expected more"),
         ({"distillation_kl": "both"}, "got distillation_kl 'both', expected one of"),
         ({"distillation_top_k": 0}, "got distillation_top_k 0, expected 1 or more"),
         ({"held_out": 0.6}, "got held_out 0.6, expected a share from 0 to 0.5"),
