@@ -167,9 +167,10 @@ class Group:
     def run_config(self) -> dict:
         """Return the settings that the answers depend on."""
         config = self.setup.answer_config()
-        # Without adapters nothing depends on who would make them.
-        unread = ("path", "hypernet") if self.path in UNADAPTED else ()
-        return {name: value for name, value in config.items() if name not in unread}
+        if self.path in UNADAPTED:  # nothing depends on who would make adapters
+            del config["path"]
+            config["contents"].pop(config.pop("hypernet"), None)
+        return config
 
     def config(self) -> dict:
         """Return all that the answers depend on and that is known before anything is loaded."""
