@@ -91,17 +91,17 @@ def measure_stages(base: BaseModel, hypernet: str, quick: bool) -> list[Measurem
     count = len(documents)
     # `train` makes the starts by itself.
     stages = {
-        "augmentation": mean(wrote),
-        "start from the generated adapter": mean(began),
-        "training": mean(trained) - mean(began),
-        "the reading model, where it teaches": taught,
+        "of it augmentation": mean(wrote),
+        "of it the start from the generated adapter": mean(began),
+        "of it training": mean(trained) - mean(began),
+        "beyond it, where distilled: the reading model": taught,
     }
     ours, counts = count / (mean(wrote) + mean(trained)), f"{count} documents of the demo"
     steps = f"{options.max_steps} steps of {options.sequences_per_step} sequences"
     return [
         compared("trained path, best settings / default", ours, count / mean(default),
                  "documents/s", note=f"{counts}; best: {steps}"),
-        *(Measurement(f"of it {name}", spent / count, "s/document")
+        *(Measurement(name, spent / count, "s/document")
           for name, spent in stages.items()),
     ]  # fmt: skip
 
