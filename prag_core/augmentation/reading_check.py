@@ -15,7 +15,7 @@ from prag_core.model.generate import generate
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import kept_prefix
 from prag_core.model.prompts import question_prompt
-from prag_core.model.wordings import find_wording, reading_wording
+from prag_core.model.wordings import find_wording, reading_wording, without_date
 
 ANSWER_TOKENS = 24
 CHECK_VERSION = 1  # part of augmenters' fingerprints
@@ -45,7 +45,7 @@ def answered_alike(
     options = GenerationOptions(ANSWER_TOKENS, batch_size=batch_size)
     wording = reading_wording(base.fingerprint)
     if reader and (asked := reader.metadata.get("prompt")):
-        wording = find_wording("-".join(asked.split("-")[:2]))  # without a date
+        wording = find_wording(without_date(asked))
     kept = []
     for document, pairs in zip(documents, rows, strict=True):
         prompts = [

@@ -157,6 +157,11 @@ def find_wording(name: str | Wording) -> Wording:
     return known[name]
 
 
+def without_date(prompt_id: str) -> str:
+    """Return the id of a prompt without the date that some chat formats show."""
+    return "-".join(prompt_id.split("-")[:2])
+
+
 def reading_wording(model_fingerprint: str) -> Wording:
     """Return the wording that a base model reads passages best with: chosen, else the default.
 

@@ -26,7 +26,14 @@ from prag_core.model.fitting import fit_prompt
 from prag_core.model.generate import generate
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import Prefix, kept_prefix
-from prag_core.model.wordings import CONVERSATION, DEFAULT, Wording, find_wording, reading_wording
+from prag_core.model.wordings import (
+    CONVERSATION,
+    DEFAULT,
+    Wording,
+    find_wording,
+    reading_wording,
+    without_date,
+)
 from prag_core.pipeline.answers import ABSTENTION, AUTO, Answer, AnswerOptions, Source
 from prag_core.pipeline.modes import Mode, find_mode, require_one_passage
 from prag_core.pipeline.relevance import (
@@ -259,7 +266,7 @@ class Answerer:
         """Return what questions are asked in where adapters are attached; warn of others."""
         options = options or self.options
         made_for = {adapter.metadata.get("prompt", "") for adapter in adapters} - {""}
-        ids = {name: "-".join(name.split("-")[:2]) for name in made_for}  # without a date
+        ids = {name: without_date(name) for name in made_for}
         wording = DEFAULT
         if options.prompt != AUTO:
             wording = find_wording(options.prompt)

@@ -57,8 +57,9 @@ def build_augmenter(
     if options.strategy == "writer":
         augmenter = WritingAugmenter(writer, *counts)
     elif options.strategy == "adapter":
-        adapters = load_writer(options.adapter, writer), load_reader(options.reader, writer)
-        augmenter = ListAugmenter(writer, adapters[0], *counts, reader=adapters[1])
+        reader = load_reader(options.reader, writer)
+        asks = load_writer(options.adapter, writer)
+        augmenter = ListAugmenter(writer, asks, *counts, reader=reader)
     else:
         augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
     return augmenter if store is None else CachedAugmenter(augmenter, store)

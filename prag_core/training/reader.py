@@ -20,12 +20,12 @@ from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.model.prompts import question_prompt
+from prag_core.training.initial import READER
 from prag_core.training.loop import fit_steps, mean_nll, similar_steps
 from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.options import ReaderOptions
 from prag_core.training.sequences import TrainingSequence, encode
 
-READER = "reader"
 EPOCHS = 1000  # more than any time is enough for: time or a flat loss ends the training
 GAIN = 0.005  # share of the held-out loss; what gains less is flat
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -21,11 +20,10 @@ from prag_core.speed.measurement import bounded, compared, peft_process
 from prag_core.speed.run import PARTS, speed_table
 from prag_core.speed.workload import best_setup, workload_questions
 from tests.fixtures.hypernetworks import CONFIG, network
+from tests.fixtures.paths import CONFIGS
 from tests.fixtures.services import running_server
 from tests.fixtures.tiny import random_adapter
 from tests.fixtures.vllm_standin import vllm_standin
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +74,7 @@ def test_the_best_settings_are_those_of_the_shipped_configuration():
     note = checkpoints.SHIPPED / "smollm2-135m-writer" / NOTE
     known = json.loads(note.read_text())["spec"]["base_model"]
     best = best_setup(SimpleNamespace(fingerprint=known), "auto")
-    config = yaml.safe_load((ROOT / "configs" / "trained_smollm2.yaml").read_text())
+    config = yaml.safe_load((CONFIGS / "trained_smollm2.yaml").read_text())
     for part in ("augmentation", "training"):
         assert config[part] == {name: getattr(getattr(best, part), name) for name in config[part]}
 
