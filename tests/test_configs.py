@@ -11,6 +11,7 @@ import yaml
 
 import hypernet.cli
 from prag_core import cli
+from prag_core.pipeline.setup import Setup
 from tests.fixtures.paths import CONFIGS, ROOT
 
 PATHS = sorted(CONFIGS.glob("*.yaml"))
@@ -53,6 +54,13 @@ def test_every_key_has_its_comment(path):
     settings = [match for line in lines if (match := re.match(r"[ -]*([\w.]+): *(\S.*)", line))]
     first = {match[1]: match[0] for match in reversed(settings)}
     assert [line for line in first.values() if "  #" not in line] == []
+
+
+def test_the_trained_paths_configuration_writes_its_default_out():
+    config, default = yaml.safe_load((CONFIGS / "trained_smollm2.yaml").read_text()), Setup()
+    for part in ("augmentation", "training"):
+        usual = getattr(default, part)
+        assert config[part] == {name: getattr(usual, name) for name in config[part]}
 
 
 def test_the_base_sets_every_option_of_network_and_data(capsys, monkeypatch):

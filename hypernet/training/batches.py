@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hypernet.training.packing import Packed, pack
 from hypernet.training.sources import Item, Pool
 from prag_core.augmentation.relations import ask
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import start_token
+from prag_core.model.packing import Packed, flat, pack
 from prag_core.model.padding import pad
 from prag_core.model.prompts import chat, prompt_ids, question_prompt
 from prag_core.model.wordings import Wording, find_wording
@@ -185,15 +185,10 @@ class Sequences:
     """Rows packed so many in a sequence, with what is needed to find their tokens again."""
 
     def __init__(self, rows: Sequence[list[int]], count: int, padding: int) -> None:
-        """Pack them (see `hypernet.training.packing`)."""
+        """Pack them (see `prag_core.model.packing`)."""
         blocks = [rows[first : first + count] for first in range(0, len(rows), count)]
         self.packed, places = pack(blocks, padding)
-        width = self.packed.ids.shape[1]
-        self.places = [
-            [block * width + place for place in row]
-            for block, rows_of_block in enumerate(places)
-            for row in rows_of_block
-        ]
+        self.places = flat(places, self.packed.ids.shape[1])
 
     def flat(self, positions: Iterable[tuple[int, int]]) -> Tensor:
         """Return the flat positions (P,) of tokens that are named by row and position in it."""

@@ -23,13 +23,13 @@ from hypernet.training.losses import (
     token_nll,
     weight_regression,
 )
-from hypernet.training.packing import Packed
 from hypernet.training.schedule import Clock, adamw, require_finite_gradients, warmup_cosine
 from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.model.hardware import release_freed_memory
+from prag_core.model.packing import Packed, packed_states
 from prag_core.model.padding import pad
 from prag_core.model.prompts import prompt_id
 from prag_core.model.token_loss import kl_to_teacher
@@ -191,15 +191,9 @@ class HypernetModule(lightning.LightningModule):
 
     def hidden_states(self, packed: Packed, rows: Rows | None) -> Tensor:
         """Return the last hidden states (B * S, H), with or without generated rows."""
-        model, length = self.base.model, packed.ids.shape[1]
+        length = packed.ids.shape[1]
         with attached_rows(self.encoder.linears, rows), short_attention(self.base, length):
-            states = model.get_submodule("model")(
-                input_ids=packed.ids,
-                attention_mask=packed.bias(model.dtype),
-                position_ids=packed.depths,
-                use_cache=False,
-            )
-        return states.last_hidden_state.flatten(0, 1)  # (B, S, H) -> (B S, H)
+            return packed_states(self.base, packed)
 
     def logits(self, states: Tensor, positions: Tensor) -> Tensor:
         """Return logits (P, V) at flat positions (P,)."""

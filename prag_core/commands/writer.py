@@ -20,7 +20,7 @@ def writer(
 ) -> None:
     """Train an adapter that asks questions about a document, as people do.
 
-    Name its folder in --augmentation.adapter, with --augmentation.strategy adapter.
+    Name its folder in --augmentation.adapter.
 
     Args:
         question_set: questions with gold documents and golden answers.

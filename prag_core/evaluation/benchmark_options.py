@@ -241,7 +241,13 @@ def _stands_in(settings: Setup, path: str, name: str) -> bool:
 def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str) -> Setup:
     setup = _overridden(setup, spec)
     # The model's own number first, then the set's, then the benchmark's.
-    epochs = model.epochs.get(spec.label) or spec.epochs or setup.training.epochs
+    asked = model.epochs.get(spec.label) or spec.epochs
+    epochs, steps = asked or setup.training.epochs, setup.training.max_steps
+    if asked and steps:
+        raise ValueError(
+            f"got {asked} epochs for {spec.label} and training.max_steps {steps}, expected one of "
+            "both: set training.max_steps 0"
+        )
     tokens = spec.max_new_tokens or setup.generation.max_new_tokens
     # One setting for both: adapters are asked in the wording that they were trained in.
     prompt = spec.prompt if path in (SHARED, "trained") else ""
@@ -266,6 +272,7 @@ def _settings(setup: Setup, model: BenchmarkModel, spec: BenchmarkSet, path: str
 
 def _overridden(setup: Setup, spec: BenchmarkSet) -> Setup:
     """Return the settings with a set's own for augmentation and training."""
+    changes: dict[str, dict[str, Any]] = {}
     for name, value in spec.overrides.items():
         part, _, key = name.partition(".")
         section = getattr(setup, part) if part in ("augmentation", "training") else None
@@ -275,12 +282,15 @@ def _overridden(setup: Setup, spec: BenchmarkSet) -> Setup:
                 "training, e.g. training.rank: correct it"
             )
         kind = type(getattr(section, key))
+        value = tuple(value) if kind is tuple and isinstance(value, list) else value  # YAML's lists
         if not isinstance(value, kind) and not (kind is float and isinstance(value, int)):
             raise ValueError(
                 f"got {value!r} for {name} of {spec.label}, expected a {kind.__name__}: correct it"
             )
-        setup = replace(setup, **{part: replace(section, **{key: value})})
-    return setup
+        changes.setdefault(part, {})[key] = value
+    # All of a section at once: one setting may need another.
+    made = {part: replace(getattr(setup, part), **change) for part, change in changes.items()}
+    return replace(setup, **made)
 
 
 def _check(

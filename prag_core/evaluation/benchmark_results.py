@@ -382,22 +382,21 @@ def ratio_table(results: Mapping) -> Table:
 
 
 def variant_table(results: Mapping, conditions: Sequence[str] = ()) -> Table:
-    """Return one row a question set and one column a condition, and the seconds to make an adapter.
+    """Return one row a set and path, one column a condition, and the seconds to make an adapter.
 
     For sets that vary how adapters are made. Arguments and errors are those of `grid_table`.
     """
     grid = grid_table(results, conditions)
-    (rows,), costs = grid.sections, {c["path"]: {} for c in results["cells"] if c["path"]}
-    for cell in (cell for cell in results["cells"] if cell["path"]):
-        costs[cell["path"]][cell["set"]] = in_unit(cell["making_seconds"], SECONDS)
-    made = {_with_path("an adapter", path): costs[path] for path in costs}
-    columns = zip(grid.headings[1:], zip(*(row[1:] for row in rows), strict=True), strict=True)
-    turned = tuple(
-        (name, *cells, *(each.get(name.rstrip("\\*"), "") for each in made.values()))
-        for name, cells in columns
-    )
-    headings = ("variant", *(row[0] for row in rows), *made)
-    return Table(grid.title, headings, (turned,), grid.note)
+    cells = [
+        cell for cell in results["cells"]
+        if cell["path"] and cell["sub_task"] == TOTAL
+        and (not conditions or cell["condition"] in conditions)
+    ]  # fmt: skip
+    columns = sorted({cell["condition"] for cell in cells}, key=in_order)
+    made = {_with_path(c["set"], c["path"]): in_unit(c["making_seconds"], SECONDS) for c in cells}
+    turned = ((_with_path(c["set"], c["path"]), c | {"set": c["condition"]}) for c in cells)
+    rows = tuple((*row, made[row[0]]) for row in _side_by_side(turned, columns))
+    return Table(grid.title, ("variant", *columns, "an adapter"), (rows,), grid.note)
 
 
 def _side_by_side(

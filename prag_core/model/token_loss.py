@@ -99,7 +99,7 @@ class Distillation:
     """How the loss is mixed.
 
     Attributes:
-        taught: of the labelled tokens, in the order of rows and places.
+        taught: of the targets, in their order.
         share: of the divergence; the rest is cross-entropy.
         reverse: KL(student || teacher), in place of KL(teacher || student).
     """
@@ -126,14 +126,9 @@ class Distillation:
 
 
 def next_token_loss(
-    base: BaseModel,
-    ids: Tensor,
-    labels: Tensor,
-    owner: Tensor,
-    count: int,
-    distillation: Distillation | None = None,
+    base: BaseModel, ids: Tensor, labels: Tensor, owner: Tensor, count: int
 ) -> Tensor:
-    """Mean loss of the labelled tokens, one value a document: cross-entropy, or what is mixed.
+    """Mean cross-entropy of the labelled tokens, one value a document.
 
     Rows are padded on the right and attention is causal, so no padding mask is needed.
 
@@ -143,7 +138,6 @@ def next_token_loss(
         labels: (rows, T) token ids, IGNORE where there is no loss; label t is predicted at t - 1.
         owner: (rows,) document of each row.
         count: number of documents N.
-        distillation: mixes in what a teacher says of the labelled tokens.
 
     Returns:
         (N,) in float32; 0 for a document without a labelled token.
@@ -152,14 +146,37 @@ def next_token_loss(
     # The model up to its head; of its states those of the P tokens that predict a label.
     hidden = base.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     inside = targets != IGNORE  # (rows, T - 1)
+    owners = owner.to(base.device)[inside.nonzero()[:, 0]]  # (P,)
+    return mean_loss(base, hidden[inside], targets[inside], owners, count)
+
+
+def mean_loss(
+    base: BaseModel,
+    hidden: Tensor,
+    targets: Tensor,
+    owners: Tensor,
+    count: int,
+    distillation: Distillation | None = None,
+) -> Tensor:
+    """Mean loss of predicted tokens, one value a document: cross-entropy, or what is mixed.
+
+    Args:
+        base: base model.
+        hidden: (P, H) last states of the tokens that predict.
+        targets: (P,) token ids that follow them.
+        owners: (P,) document of each.
+        count: number of documents N.
+        distillation: mixes in what a teacher says of the targets.
+
+    Returns:
+        (N,) in float32; 0 for a document without a target.
+    """
     cap = getattr(base.model.config, "final_logit_softcapping", None)  # of Gemma 2
     weight = base.model.lm_head.weight  # (V, H)
-    tokens = hidden[inside], targets[inside]  # (P, H), (P,)
     if distillation is None:
-        losses = _LinearCrossEntropy.apply(tokens[0], weight, tokens[1], cap)  # (P,)
+        losses = _LinearCrossEntropy.apply(hidden, weight, targets, cap)  # (P,)
     else:
-        losses = distillation.losses(base, *tokens, cap)  # (P,)
-    owners = owner.to(base.device)[inside.nonzero()[:, 0]]  # (P,)
+        losses = distillation.losses(base, hidden, targets, cap)  # (P,)
     total = torch.zeros(count, device=losses.device).index_add(0, owners, losses)
     return total / torch.bincount(owners, minlength=count).clamp(min=1)  # (N,)
 

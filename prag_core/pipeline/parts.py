@@ -24,7 +24,14 @@ from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
-from prag_core.training.initial import load_initial, load_reader, load_writer
+from prag_core.training.initial import (
+    WRITER,
+    adapter_folder,
+    load_initial,
+    load_reader,
+    load_teacher,
+    load_writer,
+)
 from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.options import GENERATED_INIT
 
@@ -42,7 +49,11 @@ def build_augmenter(
     Raises:
         ValueError: strategy `file` without a file, or a file that does not fit the documents.
     """
-    if options.strategy == "file":
+    strategy = options.strategy
+    if strategy == "auto":
+        asks = adapter_folder(options.adapter, base, WRITER)
+        strategy = "writer" if options.model else "adapter" if asks else "span"
+    if strategy == "file":
         if not options.file:
             raise ValueError(
                 "got augmentation strategy 'file' without a file, expected JSON lines of "
@@ -50,16 +61,16 @@ def build_augmenter(
             )
         return FileAugmenter(options.file, documents)
     counts = options.rewrites, options.qa_pairs, options.facts
-    if options.strategy == "span":  # rules are fast: nothing to cache
+    if strategy == "span":  # rules are fast: nothing to cache
         return SpanAugmenter(*counts)
     writer = load_base_model(options.model) if options.model else base
     augmenter: Augmenter
-    if options.strategy == "writer":
+    if strategy == "writer":
         augmenter = WritingAugmenter(writer, *counts)
-    elif options.strategy == "adapter":
+    elif strategy == "adapter":
         reader = load_reader(options.reader, writer)
-        asks = load_writer(options.adapter, writer)
-        augmenter = ListAugmenter(writer, asks, *counts, reader=reader)
+        asking = load_writer(options.adapter, writer)
+        augmenter = ListAugmenter(writer, asking, *counts, reader=reader)
     else:
         augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
     return augmenter if store is None else CachedAugmenter(augmenter, store)
@@ -109,5 +120,5 @@ def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -
         init = build_parametrizer(base, start, None)
     else:
         init = load_initial(setup.training.init, base)
-    teacher = load_reader(setup.training.teacher, base)
+    teacher = load_teacher(setup.training.teacher, base) if setup.training.distillation else None
     return LoraTrainer(base, augmenter(), setup.training, init, teacher)

@@ -27,10 +27,12 @@ class AugmentationOptions:
     """How a document gets rewrites and question-answer pairs.
 
     Attributes:
-        strategy: `span` (by rule, from answer spans), `writer` (these, and before them a model's
-            questions in several kinds, checked, and its rewrites), `adapter` (these, and before
-            them the questions of a LoRA that was trained to ask as people do, see `prag writer`),
-            `self` (asks for JSON, as the paper does) or `file` (ready-made pairs).
+        strategy: `span` (by rule, from answer spans), `adapter` (these, and before them the
+            questions of a LoRA that was trained to ask as people do, see `prag writer`), `writer`
+            (these, and before them a model's questions in several kinds, checked, and its
+            rewrites), `self` (asks for JSON, as the paper does) or `file` (ready-made pairs);
+            `auto`: `writer` where a model is named, else `adapter` where one is named or shipped
+            for the base model, else `span`.
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
         facts: take the text apart into sentences of one fact each, by rule (`span`, `writer`,
@@ -44,9 +46,9 @@ class AugmentationOptions:
             reasoning), for strategy `file`.
     """
 
-    strategy: Literal["span", "writer", "adapter", "self", "file"] = "span"
+    strategy: Literal["auto", "span", "adapter", "writer", "self", "file"] = "auto"
     rewrites: int = 0
-    qa_pairs: int = 8
+    qa_pairs: int = 20
     facts: bool = False
     model: str = ""
     adapter: str = "auto"

@@ -70,7 +70,7 @@ def measure_parts(
                 else:
                     yield part, ANSWERING[part](base, peft, str(folder / "adapters"), quick)
     if "stages" in parts:
-        yield "stages", measure_stages(load_base_model(on.base_model), on.hypernet, quick)
+        yield "stages", measure_stages(load_base_model(on.base_model), quick)
     # Below the output folder, so that its disk is what is measured.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         if "store" in parts:

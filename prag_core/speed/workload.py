@@ -17,10 +17,7 @@ from prag_core.model.base_model import BaseModel
 from prag_core.model.options import GenerationOptions
 from prag_core.model.wordings import DEFAULT
 from prag_core.pipeline.rag import ParametricRAG
-from prag_core.pipeline.setup import AugmentationOptions, Setup
-from prag_core.training.initial import WRITER, shipped
 from prag_core.training.lora_trainer import LoraTrainer, paper_options
-from prag_core.training.options import GENERATED_INIT, LoraTrainingOptions
 
 PAIRS = 3  # question-answer pairs a document, as in Su et al. (2025)
 
@@ -79,23 +76,6 @@ def paper_trainer(base: BaseModel) -> LoraTrainer:
     most = min(paper_options().max_tokens, base.context_length)
     options = paper_options(max_tokens=most, prompt=DEFAULT, dtype="bfloat16")
     return LoraTrainer(base, FixedAugmenter(), options)
-
-
-def best_setup(base: BaseModel, hypernet: str) -> Setup:
-    """Return the trained path's best measured settings, those of configs/trained_smollm2.yaml.
-
-    Questions are made by rule where no writer is shipped for the base model.
-    """
-    written = AugmentationOptions(strategy="adapter", adapter="auto", qa_pairs=20)
-    return Setup(
-        path="trained",
-        hypernet=hypernet,
-        augmentation=written if shipped(base.fingerprint, WRITER) else AugmentationOptions(),
-        training=LoraTrainingOptions(
-            init=GENERATED_INIT, rank=32, max_steps=12, sequences_per_step=4, learning_rate=5e-4,
-            lr_scheduler_type="cosine",
-        ),
-    )  # fmt: skip
 
 
 def workload_pipeline(base: BaseModel, store: AdapterStore) -> ParametricRAG:

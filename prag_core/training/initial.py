@@ -25,8 +25,12 @@ def load_initial(name: str, base: BaseModel) -> Adapter | None:
     Raises:
         FileNotFoundError, ValueError: see `from_peft`.
     """
-    folder = _folder(name, base, WARMUP)
-    return from_peft(folder, base) if folder else None
+    return _load(name, base, WARMUP)
+
+
+def load_teacher(name: str, base: BaseModel) -> Adapter | None:
+    """Load the adapter of the reading model that is learned from; as `load_initial`."""
+    return _load(name, base, READER)
 
 
 def load_reader(name: str, base: BaseModel) -> Adapter | None:
@@ -35,13 +39,13 @@ def load_reader(name: str, base: BaseModel) -> Adapter | None:
     Raises:
         FileNotFoundError, ValueError: see `from_peft`; or `auto`, and none is shipped.
     """
-    folder = _folder(name, base, READER)
-    if name and not folder:
+    reader = load_teacher(name, base)
+    if name and not reader:
         raise ValueError(
             f"got reader {name!r}, and none is shipped for {base.name}, expected the folder of "
             "one: train it with prag reader"
         )
-    return from_peft(folder, base) if folder else None
+    return reader
 
 
 def load_writer(name: str, base: BaseModel) -> Adapter:
@@ -50,7 +54,7 @@ def load_writer(name: str, base: BaseModel) -> Adapter:
     Raises:
         FileNotFoundError, ValueError: see `from_peft`; or none is shipped.
     """
-    folder = _folder(name, base, WRITER)
+    folder = adapter_folder(name, base, WRITER)
     if not folder:
         raise ValueError(
             f"got augmentation.adapter {name!r}, expected a writer, and none is shipped for "
@@ -59,7 +63,13 @@ def load_writer(name: str, base: BaseModel) -> Adapter:
     return from_peft(folder, base)
 
 
-def _folder(name: str, base: BaseModel, kind: str) -> Path | None:
+def _load(name: str, base: BaseModel, kind: str) -> Adapter | None:
+    folder = adapter_folder(name, base, kind)
+    return from_peft(folder, base) if folder else None
+
+
+def adapter_folder(name: str, base: BaseModel, kind: str) -> Path | None:
+    """Return the folder that a name stands for; None where there is none."""
     if name == AUTO_INIT:
         return shipped(base.fingerprint, kind)
     return Path(name) if name else None

@@ -19,13 +19,14 @@ from torch import Tensor
 from prag_core.adapters.adapter import Adapter
 from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel
+from prag_core.model.packing import flat, pack, packed_states
 from prag_core.model.padding import labels, pad
 from prag_core.model.prefix import common_start, prefix_cache, read_prefix
 from prag_core.model.token_loss import (
     IGNORE,
     Distillation,
     Taught,
-    next_token_loss,
+    mean_loss,
     sequence_nll,
     teach,
 )
@@ -36,6 +37,8 @@ from prag_core.training.stacked_lora import StackedLora, short_attention
 Result = TypeVar("Result")
 Load = Callable[[str], Adapter]  # of a document's id
 BATCH = 16  # sequences that are scored together
+READ_TOGETHER = 32  # sequences that a teacher reads together: a document's questions, mostly
+PACKED_TOKENS = 512  # longest sequence that is packed with others
 
 
 def group_documents(
@@ -197,8 +200,7 @@ def fit_steps(
             order = range(len(starts))  # as written
         for start in (starts[step] for step in order):
             rows = [document[start : start + per_step] for document in documents]
-            longest = max(len(sequence.ids) for row in rows for sequence in row)
-            with stack, short_attention(base, longest), torch.enable_grad():
+            with stack, torch.enable_grad():
                 loss = _loss(base, rows, options)  # (N,)
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()
@@ -294,7 +296,7 @@ def _same_beginning(sequences: Sequence[TrainingSequence]) -> Iterator[list[int]
     batch: list[int] = []
     for i in sorted(range(len(sequences)), key=lambda i: _prompt(sequences[i])):
         first, prompt = _prompt(sequences[batch[0] if batch else i]), _prompt(sequences[i])
-        if len(batch) == BATCH or 2 * common_start(first, prompt) < len(prompt):
+        if len(batch) == READ_TOGETHER or 2 * common_start(first, prompt) < len(prompt):
             yield batch
             batch = []
         batch.append(i)
@@ -321,16 +323,43 @@ def _loss(
     base: BaseModel, rows: list[list[TrainingSequence]], options: LoraTrainingOptions | None = None
 ) -> Tensor:
     """Mean loss of each document's sequences, (N,); without options, NLL of answers alone."""
-    flat = [sequence for document in rows for sequence in document]
-    ids, lengths = pad([sequence.ids for sequence in flat])  # (rows, T), (rows,)
-    whole = options is not None and options.loss == "all"
-    # Nothing predicts the first token, so that "all" begins at the second one.
-    starts = [1 if whole else sequence.answer_start for sequence in flat]
-    target = labels(ids, starts, lengths, IGNORE)  # (rows, T)
-    owner = torch.arange(len(rows)).repeat_interleave(len(rows[0]))  # (rows,), in 0..N - 1
-    taught = [sequence.taught for sequence in flat if sequence.taught]
+    states, places = _states(base, rows)
+    owned = [(owner, sequence) for owner, document in enumerate(rows) for sequence in document]
+    tokens: list[tuple[int, int, int]] = []  # where it is predicted, its id, the document
+    for (owner, sequence), where in zip(owned, places, strict=True):
+        # Nothing predicts the first token, so that "all" begins at the second one.
+        start = 1 if options and options.loss == "all" else sequence.answer_start
+        pairs = zip(where[start - 1 : -1], sequence.ids[start:], strict=True)
+        tokens += [(at, token, owner) for at, token in pairs]
+    taught = [sequence.taught for _, sequence in owned if sequence.taught]
     mixed = None
-    if options is not None and taught:
+    if options and taught:
         reverse = options.distillation_kl == "reverse"
         mixed = Distillation(Taught.joined(taught), options.distillation, reverse)
-    return next_token_loss(base, ids, target, owner, len(rows), mixed)
+    found = torch.tensor(tokens, dtype=torch.long, device=base.device).reshape(-1, 3)
+    at, target, owners = found.unbind(1)  # (P,)
+    return mean_loss(base, states[at], target, owners, len(rows), mixed)
+
+
+def _states(
+    base: BaseModel, rows: list[list[TrainingSequence]]
+) -> tuple[Tensor, Sequence[Sequence[int]]]:
+    """Return last hidden states (tokens, H), and where in them every sequence's tokens stand.
+
+    Short sequences of one document are packed: what they begin with is computed once.
+    """
+    blocks = [[sequence.ids for sequence in document] for document in rows]
+    alone = [ids for block in blocks for ids in block]
+    # A mask of long ones would be large, and a sliding window is not in it.
+    window = getattr(base.model.config, "sliding_window", None) or PACKED_TOKENS
+    if len(blocks[0]) > 1 and max(map(len, alone)) <= min(window, PACKED_TOKENS):
+        packed, places = pack(blocks, 0)
+        with short_attention(base, packed.ids.shape[1]):
+            states = packed_states(base, packed.to(base.device))
+        return states, flat(places, packed.ids.shape[1])
+    ids, _ = pad(alone)  # on the right, and attention is causal: no mask is needed
+    with short_attention(base, ids.shape[1]):
+        read = base.model.model(input_ids=ids.to(base.device), use_cache=False)
+    starts = range(0, ids.numel(), ids.shape[1])
+    places = [range(start, start + len(row)) for start, row in zip(starts, alone, strict=True)]
+    return read.last_hidden_state.flatten(0, 1), places

@@ -37,10 +37,15 @@ PAPER = LoraTrainingOptions(
     learning_rate=3e-4,
     weight_decay=0.01,
     epochs=1,
+    max_steps=0,
     scheme="paper",
     loss="all",
+    distillation=0,
     prompt="paper",
+    sequences_per_step=1,
     dtype="float32",
+    init="",
+    init_shared=False,
 )
 GLOBAL_STEP = 8  # least sequences in a step of `train_global`: one adapter has many documents
 
@@ -275,5 +280,6 @@ class LoraTrainer:
         if replace(init.spec, **free) != self.spec:
             raise ValueError(
                 f"got an initial adapter of {init.spec}, expected {self.spec}: "
-                "train it with the same base model, rank, alpha, modules and layers"
+                "train it with the same base model, rank, alpha, modules and layers, or start at "
+                "random (training.init '')"
             )

@@ -19,7 +19,9 @@ SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the ad
 
 @dataclass(frozen=True)
 class LoraTrainingOptions:
-    """Settings of the trained path, chosen for the embedded model; `PAPER` has the paper's.
+    """Settings of the trained path, chosen on SQuAD train for the embedded model (README.md).
+
+    `PAPER` has the paper's.
 
     Attributes:
         rank: LoRA rank r.
@@ -30,10 +32,11 @@ class LoraTrainingOptions:
         lr_scheduler_type: how it goes on: `constant` (paper), or down to 0 over all steps, `linear`
             or `cosine`.
         weight_decay: of AdamW.
-        epochs: passes over a document's sequences, at most.
+        epochs: passes over the sequences, at most: of one adapter of many documents (a warm-up),
+            and of a document's where `max_steps` is 0.
         max_steps: optimiser steps of a document, whatever the number of its sequences, which come
-            in turn; in place of `epochs`. 0: as many as the epochs have. Documents of any number of
-            sequences then train side by side.
+            in turn: documents of any number of sequences train side by side. 0: as many as the
+            epochs have.
         held_out: share of a document's question-answer pairs that it is not trained on but measured
             by after every epoch; its adapter is that of the epoch of their lowest loss. 0: none
             (paper).
@@ -49,7 +52,8 @@ class LoraTrainingOptions:
             shared rows included, that reads the document; the rest is that of the tokens as they
             stand. Of questions, texts and continuations alike (scheme `recall`, loss `answer`).
         teacher: PEFT folder of the LoRA that the reading model has for `distillation` (see `prag
-            reader`), or `auto` for the shipped one; empty: what documents share, where they do.
+            reader`); `auto`: the one that is shipped for the base model, where there is one; empty
+            or none: what documents share, where they do.
         distillation_kl: `forward`, KL(reading || adapter), or `reverse`.
         distillation_top_k: tokens whose probability by reading is kept; all others count as one.
         prompt: name of the wording that questions are asked in, or one of your own (see
@@ -65,7 +69,8 @@ class LoraTrainingOptions:
         init: folder of a PEFT adapter to start from (warm-up initialisation); `auto`: the one that
             is shipped for the base model, where there is one; `generated`: the hypernetwork's
             adapter of each document, of which B is trained. `rank` is then rows a module on
-            average, 32 say, and modules, layers and scale are the hypernetwork's; or empty.
+            average, 32 say, and modules, layers and scale are the hypernetwork's; empty or none: a
+            random start.
         init_shared: keep its rows as they are, beside `rank` rows of the document's own that start
             at random: what all documents share (the answer's format), counted once in a merge. It
             may have another rank then.
@@ -79,25 +84,25 @@ class LoraTrainingOptions:
     lr_scheduler_type: str = "constant"
     weight_decay: float = 0.0
     epochs: int = 5
-    max_steps: int = 0
+    max_steps: int = 16
     held_out: float = 0.0
     patience: int = 1
     scheme: str = "recall"
     continuations: bool = False
     loss: str = "answer"
-    distillation: float = 0.0
-    teacher: str = ""
+    distillation: float = 0.5
+    teacher: str = AUTO_INIT
     distillation_kl: str = "forward"
     distillation_top_k: int = 20
     prompt: str | Wording = "short"
-    sequences_per_step: int = 1
+    sequences_per_step: int = 4
     max_tokens: int = 3000
     documents_per_batch: int = 16
     tokens_per_batch: int = 4096
     dtype: str = "bfloat16"
     seed: int = 0
-    init: str = ""
-    init_shared: bool = False
+    init: str = AUTO_INIT
+    init_shared: bool = True
 
     def __post_init__(self) -> None:
         """Raise ValueError for values out of range."""
@@ -124,9 +129,10 @@ class LoraTrainingOptions:
             raise ValueError(
                 f"got distillation {self.distillation} with scheme {self.scheme} and loss "
                 f"{self.loss}, expected a share from 0 to 1, and above 0 scheme recall and loss "
-                "answer: what is trained with the passage in its prompt has no reader to learn from"
+                "answer: what is trained with the passage in its prompt has no reader to learn "
+                "from (set training.distillation 0)"
             )
-        if self.teacher and not self.distillation:
+        if self.teacher not in ("", AUTO_INIT) and not self.distillation:
             raise ValueError(
                 f"got teacher {self.teacher!r} with distillation 0, expected more: set "
                 "training.distillation, or leave the teacher out"
@@ -137,7 +143,7 @@ class LoraTrainingOptions:
             raise ValueError(
                 f"got max_steps {self.max_steps} with held_out {self.held_out} and scheme "
                 f"{self.scheme}, expected 0, or more without held_out in the scheme recall: it has "
-                "no epochs, which the other two go by"
+                "no epochs, which the other two go by (set training.max_steps 0)"
             )
 
 

@@ -15,7 +15,7 @@ def test_demo_asks_every_mode_and_writes_results(tmp_path, capsys):
     model.save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")
     arguments = [
-        "demo", f"--output={tmp_path / 'demo'}", "--paths=[trained]", "--training.epochs=1",
+        "demo", f"--output={tmp_path / 'demo'}", "--paths=[trained]", "--training.max_steps=2",
         f"--base_model={tmp_path / 'model'}", "--dtype=float32", "--generation.max_new_tokens=2",
         "--training.layers=[0]", "--augmentation.qa_pairs=1",
     ]  # fmt: skip

@@ -33,7 +33,7 @@ def test_long_documents_are_cut_into_chunks(options, tmp_path, capsys, caplog):
     corpus, store, whole = tmp_path / "corpus.jsonl", tmp_path / "store", tmp_path / "whole"
     long = {"id": "d1", "title": "Bo", "text": "Bo lives in Oss, far away. " * 40}  # a byte a token
     corpus.write_text("\n".join(map(json.dumps, [long, {"id": "d2", "text": "Short."}])))
-    options = [*options, "--augmentation.strategy=span", "--training.epochs=1"]
+    options = [*options, "--augmentation.strategy=span", "--training.max_steps=2"]
     assert run("parametrize", corpus, "--store", store, *options) == 0
     assert "1 documents of more than 384 tokens were cut into chunks" in capsys.readouterr().out
     with AdapterStore(store) as opened:
@@ -53,7 +53,7 @@ def test_long_documents_are_cut_into_chunks(options, tmp_path, capsys, caplog):
 
 def test_without_corpus_missing_adapters_are_made(corpus, options, tmp_path, capsys):
     store = tmp_path / "store"
-    options = [*options, "--augmentation.strategy=span", "--training.epochs=1"]
+    options = [*options, "--augmentation.strategy=span", "--training.max_steps=2"]
     assert run("parametrize", "--store", store, *options) == 2
     assert "prag parametrize" in capsys.readouterr().err  # there is no store yet
     (corpus / "corpus.jsonl").write_text('{"text": "Ada lives in Oss."}')
@@ -132,7 +132,7 @@ def test_jobs_of_an_array_write_shards_that_are_read_as_one(
     corpus, options, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
-    options = [*options, "--augmentation.strategy=span", "--training.epochs=1"]
+    options = [*options, "--augmentation.strategy=span", "--training.max_steps=2"]
     serial, shards = tmp_path / "serial", tmp_path / "shards"
     assert run("parametrize", corpus, "--store", serial, *options) == 0
     array = ("parametrize", corpus, "--store", shards, *options, "--num_shards", 2)
@@ -167,7 +167,7 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, options, tmp_path):
     store = tmp_path / "store"
     arguments = [
         "parametrize", str(corpus / "corpus.jsonl"), f"--store={store}", *options,
-        "--training.documents_per_batch=1", "--training.epochs=100",
+        "--training.documents_per_batch=1", "--training.max_steps=300",
     ]  # fmt: skip
 
     def count() -> int:

@@ -17,7 +17,7 @@ def test_warmup_trains_an_initial_adapter(corpus, options, tmp_path, capsys):
     assert run("parametrize", corpus, "--store", store, f"--training.init={start}", *options) == 0
     assert run("parametrize", corpus, "--store", store, *options) == 0
     assert "holds 12 adapters" in capsys.readouterr().out  # other start, other adapters
-    wrong = [f"--training.init={start}", "--training.rank=3"]
+    wrong = [f"--training.init={start}", "--training.layers=[0]"]
     assert run("parametrize", corpus, "--store", store, *wrong, *options) == 2
     assert "initial adapter" in capsys.readouterr().err
 
@@ -77,7 +77,8 @@ def test_warmup_of_chains_of_thought_has_the_base_model_write_them(
         lambda base, prompts, options: texts * (len(prompts) // 2),
     )
     shared = [option for option in options if "augmentation" not in option]
-    chains = ["--training.scheme=paper", "--training.prompt=paper_cot"]
+    chains = ["--training.scheme=paper", "--training.prompt=paper_cot",
+              "--training.distillation=0", "--training.max_steps=0"]  # fmt: skip
     assert run("warmup", corpus, tmp_path / "a", *chains, *shared) == 0
     texts[0] = texts[1]
     assert run("warmup", corpus, tmp_path / "b", *chains, *shared) == 2

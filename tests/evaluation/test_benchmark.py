@@ -56,7 +56,7 @@ def test_all_cells_run_once_and_a_second_run_repeats_none(settings, counted, cap
 def test_a_prompt_of_a_set_is_asked_and_trained_in(settings, counted):
     """In the YAML by name or as a text; generated adapters are asked as they were made."""
     mine = Wording("mine", "{passages}\nQ: {question}", lead="A:", ends=",")
-    settings = small(settings, paths=["generated", "trained"], training={"epochs": 1, "rank": 2})
+    settings = small(settings, paths=["generated", "trained"], training={"max_steps": 2, "rank": 2})
     settings["question_sets"][0]["prompt"] = asdict(mine)
     assert prag_benchmark(settings) == 0
     prompts: dict[str, set[str]] = {}
@@ -190,17 +190,27 @@ def test_samples_differ_between_seeds():
 def test_a_set_under_several_names_is_an_ablation(settings):
     """One change each: adapters of their own, the same documents and questions."""
     source = settings["question_sets"][0] | {"conditions": ["closed_book", "parametric"]}
-    changes = {"plain": {}, "smaller": {"training.rank": 1}, "faster": {"training.epochs": 2}}
+    changes = {"plain": {}, "smaller": {"training.rank": 1}, "longer": {"training.max_steps": 3},
+               "lower": {"training.layers": [0]},
+               # One needs the other, in whatever order.
+               "stopped": {"training.held_out": 0.5, "training.max_steps": 0}}  # fmt: skip
     sets = [{**source, "name": n, "overrides": o} for n, o in changes.items()]
     chosen = {"question_sets": sets, "paths": ["trained"], "seeds": [0]}
     assert prag_benchmark(settings | chosen) == 0
     rows = {name: row(settings, name, "parametric", "trained") for name in changes}
-    assert rows["plain"]["bytes"] == 2 * rows["smaller"]["bytes"] == rows["faster"]["bytes"]
+    assert rows["plain"]["bytes"] == 2 * rows["smaller"]["bytes"] == rows["longer"]["bytes"]
+    assert rows["plain"]["bytes"] == 2 * rows["lower"]["bytes"] == rows["stopped"]["bytes"]
     assert all(r["making_seconds"] > 0 and r["documents"] == 6 for r in rows.values())
     assert row(settings, "plain", "closed_book")["making_seconds"] is None
     stored = Path(settings["output"]) / "tiny"
     kept = {n: (stored / n / "seed0/trained/asked/questions.json").read_bytes() for n in changes}
     assert len({*kept.values()}) == 1
+
+
+def test_epochs_beside_counted_steps_are_refused(settings, capsys):
+    sets = [{**settings["question_sets"][0], "epochs": 2}]
+    assert prag_benchmark(settings | {"question_sets": sets}) == 2
+    assert "got 2 epochs for plain and training.max_steps 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

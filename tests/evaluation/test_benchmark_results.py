@@ -215,18 +215,19 @@ def test_the_grid_has_all_sets_side_by_side(results):
 
 
 def test_variants_stand_in_rows_with_what_their_adapters_cost(results):
-    grid, turned = grid_table(results, ["parametric"]), variant_table(results, ["parametric"])
-    conditions = [row[0] for row in grid.sections[0]]
-    assert turned.headings[: len(conditions) + 1] == ("variant", *conditions)
-    costs = turned.headings[len(conditions) + 1 :]
-    assert set(costs) == {"an adapter (trained)", "an adapter (generated)"}
-    for place, row in enumerate(turned.sections[0], 1):
-        assert row[0] == grid.headings[place]
-        assert row[1 : len(conditions) + 1] == tuple(line[place] for line in grid.sections[0])
-        own = [c for c in results["cells"] if c["set"] == row[0].rstrip("\\*")]
-        made = {c["path"]: c["making_seconds"] for c in own}
-        for heading, shown in zip(costs, row[-len(costs) :], strict=True):
-            assert shown == in_unit(made[heading.split("(")[1][:-1]], SECONDS)
+    named = ["closed_book", "parametric", "shuffled"]
+    grid, turned = grid_table(results, named), variant_table(results, named)
+    assert turned.headings == ("variant", "parametric", "shuffled", "an adapter")  # of adapters
+    sets = [heading.rstrip("\\*") for heading in grid.headings[1:]]
+    paths = {cell["path"]: cell for cell in results["cells"] if cell["path"]}
+    assert {row[0] for row in turned.sections[0]} == {f"{s} ({p})" for s in sets for p in paths}
+    across = {row[0]: dict(zip(sets, row[1:], strict=True)) for row in grid.sections[0]}
+    for name, parametric, shuffled, seconds in turned.sections[0]:
+        one, path = name[:-1].split(" (")
+        assert parametric == across[f"parametric ({path})"][one]
+        assert shuffled == across[f"shuffled ({path})"][one]
+        own = next(c for c in results["cells"] if (c["set"], c["path"]) == (one, path))
+        assert seconds == in_unit(own["making_seconds"], SECONDS)
 
 
 def test_ratios_have_all_sets_side_by_side(results):

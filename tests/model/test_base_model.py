@@ -46,9 +46,9 @@ def test_every_family_loads_trains_attaches_and_generates(family_base, tmp_path)
         assert base.module_shape(module) == (linear.in_features, linear.out_features)
     document = Document("Mira Voss was born in Tarn.", "Mira Voss")
     augmented = AugmentedDocument(document, (), (QAPair("Where was she born?", "Tarn"),))
-    options = LoraTrainingOptions(learning_rate=1e-2, epochs=8, scheme="recall", dtype="float32")
+    options = LoraTrainingOptions(learning_rate=1e-2, max_steps=16, distillation=0, dtype="float32")
     augmenter = SimpleNamespace(fingerprint="none")
-    first = LoraTrainer(base, augmenter, replace(options, epochs=1)).train([augmented])[0][1]
+    first = LoraTrainer(base, augmenter, replace(options, max_steps=1)).train([augmented])[0][1]
     adapter, last = LoraTrainer(base, augmenter, options).train([augmented])[0]
     assert last < 0.9 * first
     prompts, decoding = ["Where was she born?"], GenerationOptions(max_new_tokens=8, stop=())

@@ -206,7 +206,7 @@ def test_adapters_train_on_four_bit_weights(four_bits):
         LoraTrainer(
             four_bits,
             SimpleNamespace(fingerprint="none"),
-            LoraTrainingOptions(learning_rate=1e-2, epochs=n, scheme="recall", dtype="float32"),
+            LoraTrainingOptions(learning_rate=1e-2, max_steps=n, dtype="float32"),
         ).train([augmented])[0][1]
         for n in (1, 8)
     ]

@@ -178,7 +178,7 @@ def test_training_swaps_the_adapter_when_it_is_done(service):
 
 
 def test_jobs_are_cancelled_fail_and_go_on_after_a_restart(tiny_base, tmp_path):
-    endless = LoraTrainingOptions(epochs=100_000, documents_per_batch=2)
+    endless = LoraTrainingOptions(max_steps=100_000, documents_per_batch=2)
     with running_service(tiny_base, tmp_path / "s", endless) as service:
         ids = service.add(documents(2))
         first, second = service.train(ids[:1]), service.train(ids)

@@ -214,7 +214,7 @@ def test_a_document_that_another_server_removes_while_it_is_trained_stays_remove
 
 
 def test_each_server_runs_its_own_jobs(tiny_base, tmp_path):
-    endless = LoraTrainingOptions(epochs=100_000, documents_per_batch=2)
+    endless = LoraTrainingOptions(max_steps=100_000, documents_per_batch=2)
     with running_service(tiny_base, tmp_path / "s", endless) as first:
         job = first.train(first.add(documents(1)))
         until(lambda: first.jobs.get(job.id).progress)

@@ -12,6 +12,7 @@ import torch
 
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
+from prag_core.model.packing import pack
 from prag_core.training import loop
 from prag_core.training.loop import EarlyStop, drawn_steps, scheduled
 from prag_core.training.lora_trainer import LoraTrainer, paper_options
@@ -107,4 +108,31 @@ def test_counted_steps_take_every_sequence_as_often(count, steps, per_step):
 @pytest.mark.parametrize("change", [{"max_steps": -1}, {"held_out": 0.2}, {"scheme": "paper"}])
 def test_counted_steps_that_cannot_be_are_refused(change):
     with pytest.raises(ValueError, match=r"got max_steps .* expected 0, or more without held_out"):
-        LoraTrainingOptions(**{"max_steps": 4} | change)
+        LoraTrainingOptions(**{"max_steps": 4, "distillation": 0} | change)
+
+
+def test_packed_sequences_train_as_padded_ones(family_base, monkeypatch):
+    """Where nothing is longer than a sliding window: what they begin with is computed once."""
+    base, packed = family_base, []
+    window = getattr(base.model.config, "sliding_window", None) or 512
+    options = replace(OPTIONS, sequences_per_step=3, max_tokens=min(window, 512))
+    trainer = LoraTrainer(base, AUGMENTER, options)
+    monkeypatch.setattr(loop, "pack", lambda *a: packed.append(pack(*a)) or packed[-1])
+    documents = [DOCUMENT, replace(DOCUMENT, qa_pairs=PAIRS[:5])]
+    together = trainer.train(documents)
+    steps = len(packed)
+    longest = max(len(s.ids) for d in documents for s in trainer._sequences(d))
+    widths = [p.ids.shape[1] for p, _ in packed]
+    assert steps == 3 + 2 and max(widths) < 3 * longest
+    monkeypatch.setattr(loop, "PACKED_TOKENS", 0)
+    for (mine, loss), (other, expected) in zip(together, trainer.train(documents), strict=True):
+        assert loss == pytest.approx(expected, abs=1e-4)
+        for path, pair in mine.tensors.items():
+            for a, b in zip(pair, other.tensors[path], strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-3)
+    assert len(packed) == steps
+    options = replace(options, max_tokens=longest)
+    monkeypatch.setattr(loop, "PACKED_TOKENS", 512)
+    monkeypatch.setattr(base.model.config, "sliding_window", longest - 1, raising=False)
+    LoraTrainer(base, AUGMENTER, options).train([DOCUMENT])
+    assert len(packed) < steps + 3  # the longest are not

@@ -360,7 +360,7 @@ def test_fingerprint_covers_settings_and_augmenter(tiny_base):
         ({"lr_scheduler_type": "step"}, "got lr_scheduler_type 'step', expected one of"),
         ({"distillation": 0.5}, "got distillation 0.5 with scheme paper and loss all"),
         ({"distillation": 2, "scheme": "recall", "loss": "answer"}, "expected a share from 0 to 1"),
-        ({"teacher": "auto"}, "got teacher 'auto' with distillation 0, expected more"),
+        ({"teacher": "reader"}, "got teacher 'reader' with distillation 0, expected more"),
         ({"distillation_kl": "both"}, "got distillation_kl 'both', expected one of"),
         ({"distillation_top_k": 0}, "got distillation_top_k 0, expected 1 or more"),
         ({"held_out": 0.6}, "got held_out 0.6, expected a share from 0 to 0.5"),

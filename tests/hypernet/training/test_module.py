@@ -16,11 +16,11 @@ from hypernet.training.batches import ANSWER, COMPLETION, BatchBuilder, BatchCon
 from hypernet.training.callbacks import Curve, LastCheckpoint
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
-from hypernet.training.packing import Packed
 from hypernet.training.sources import Item, held_out_articles
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
+from prag_core.model.packing import Packed
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, write_question_set
 from tests.fixtures.tiny import random_adapter
 

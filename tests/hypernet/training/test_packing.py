@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from hypernet.network.rows import Rows, attached_rows
-from hypernet.training import packing
 from hypernet.training.batches import BatchConfig
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
-from hypernet.training.packing import pack
+from prag_core.model import packing
+from prag_core.model.packing import pack
 from tests.fixtures.hypernetworks import CONFIG, network, write_question_set
 
 BLOCKS = [

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import pad
 
 Places = list[list[int]]  # of every row of a block: where in the sequence its tokens stand
@@ -31,6 +32,10 @@ class Packed(NamedTuple):
     ids: Tensor
     depths: Tensor
     seen: Tensor
+
+    def to(self, device: torch.device) -> Packed:
+        """Return it on a device."""
+        return Packed(*(tensor.to(device) for tensor in self))
 
     def bias(self, dtype: torch.dtype) -> Tensor:
         """Return what is added to the scores of attention, (B, 1, S, S)."""
@@ -58,6 +63,26 @@ def pack(
                 depths[block, token] = depths[block, parent] + 1
                 seen[block, token] |= seen[block, parent]
     return Packed(ids, depths, seen), [places for _, _, places in trees]
+
+
+def flat(places: Sequence[Places], width: int) -> Places:
+    """Return the places of all rows where sequences of that width stand one behind the other."""
+    return [
+        [block * width + place for place in row]
+        for block, rows in enumerate(places)
+        for row in rows
+    ]
+
+
+def packed_states(base: BaseModel, packed: Packed) -> Tensor:
+    """Return the last hidden states of the model up to its head, (B * S, H)."""
+    states = base.model.get_submodule("model")(
+        input_ids=packed.ids,
+        attention_mask=packed.bias(base.model.dtype),
+        position_ids=packed.depths,
+        use_cache=False,
+    )
+    return states.last_hidden_state.flatten(0, 1)
 
 
 def _tree(rows: Sequence[Sequence[int]]) -> tuple[list[int], list[int], Places]:
