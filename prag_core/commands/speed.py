@@ -41,8 +41,7 @@ def speed(
             when they are named.
         quick: one or two of everything, to see that all parts run; its figures mean nothing.
         base_model: `smollm2-135m` (embedded) or a local folder.
-        hypernet: checkpoint of the generated path, for the parts `train`, `serve`, `stages` and
-            `vllm`.
+        hypernet: checkpoint of the generated path, for the parts `train`, `serve` and `vllm`.
         adapters: adapters in the store of part `store`.
         vllm_python: for part `vllm`, the Python of an environment with vLLM and this package, such
             as .venv-vllm/bin/python of `make test-vllm`.

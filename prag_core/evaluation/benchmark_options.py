@@ -50,7 +50,7 @@ class BenchmarkSet:
             adapters and the reader are asked as `answering` says, by default in the one that they
             were made for.
         max_new_tokens: longest answer; that of `generation` when 0.
-        epochs: of the trained path; those of `training` when 0.
+        epochs: of the trained path, where `training.max_steps` is 0; those of `training` when 0.
         conditions: of this set; the benchmark's when empty.
         paths: of this set, some of the benchmark's; all of them when empty.
         overrides: settings of this set's adapters that differ from the benchmark's, by dotted name:
