@@ -20,11 +20,11 @@ from torch import Tensor
 
 from prag_core.adapters.int8 import dequantise, quantise
 from prag_core.adapters.names import FFN_MODULES as FFN_MODULES
+from prag_core.adapters.names import INT8
 from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.corpus.documents import Document
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-INT8 = "int8"  # of stored adapters alone: in memory they are float32
 PEFT_PREFIX = "base_model.model."
 MEMORY_PREFIX = "memory."
 SHARED_NOTE = (
@@ -194,12 +194,32 @@ class Adapter:
         memory = self.memory if which == "own" else None
         return replace(self, tensors=tensors, memory=memory, shared_rows=0)
 
+    def with_shared(self, shared: Adapter) -> Adapter:
+        """Return the adapter, which shares no rows yet, with those of `part("shared")` behind."""
+        tensors = {
+            path: (torch.cat([a, rows]), torch.cat([b, columns], 1))  # (R, I), (O, R)
+            for path, (a, b) in self.tensors.items()
+            for rows, columns in [shared.tensors[path]]
+        }
+        return replace(self, tensors=tensors, shared_rows=shared.rank)
+
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors as they are stored, those of the memory included."""
+        """Bytes of all tensors as they are held in memory, those of the ridge memory included."""
         pairs = sum(tensor.nbytes for pair in self.tensors.values() for tensor in pair)
-        if self.spec.dtype == INT8:  # one a number, and a scale a row of each
-            pairs = sum(a.numel() + b.numel() + 8 * len(a) for a, b in self.tensors.values())
+        return pairs + (self.memory.nbytes if self.memory else 0)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that a store keeps of this document.
+
+        In int8 these are one a number, and a scale a row of A and B; shared rows, which a store has
+        once for all of them, do not count.
+        """
+        if self.spec.dtype != INT8:
+            return self.nbytes
+        own = self.part("own") if self.shared_rows else self
+        pairs = sum(a.numel() + b.numel() + 8 * len(a) for a, b in own.tensors.values())
         return pairs + (self.memory.nbytes if self.memory else 0)
 
     def to(

@@ -4,6 +4,7 @@
           index.sqlite         key -> place, document, spec, checksums; JSON records by kind and key
           adapters/3f/3f9c.../ one adapter: stock PEFT files, memory.safetensors, prag_adapter.json
           packs/<hash>.safetensors  up to a thousand small adapters, written in batches
+                <hash>.shared       rows that adapters in packs share, once
           tmp/<uuid>/          being written
 
 Many processes may read and write at once; one that writes waits for another.
@@ -31,13 +32,14 @@ from pathlib import Path
 from typing import Any
 
 from prag_core.adapters import store_changes, store_places
-from prag_core.adapters.adapter import INT8, Adapter, AdapterSpec
-from prag_core.adapters.names import GRACE
+from prag_core.adapters.adapter import Adapter, AdapterSpec
+from prag_core.adapters.names import GRACE, INT8
 from prag_core.adapters.peft_files import WEIGHTS
 from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors
 from prag_core.files import FAILURES, is_url, write_json
 
-FORMAT = {"format": "prag-adapters", "version": 2}
+FORMAT = {"format": "prag-adapters", "version": 3}
+OLDER = {**FORMAT, "version": 2}  # the same, but that packs have no shared rows apart
 HEADER, OLD_FILE = "store.json", "data.mdb"
 PACK_FROM = 64  # adapters in one call from which on small ones are packed
 SMALL = 1 << 16  # bytes of such an adapter, at most
@@ -99,9 +101,11 @@ class AdapterStore:
                     "path, or make it with `prag parametrize`"
                 )
             _create(self.path)
-        _require_format(self.path)
+        header = _require_format(self.path)
         self._index = StoreIndex(self.path, readonly)
         self.readonly = self._index.readonly
+        if not self.readonly and header == OLDER:
+            write_json(self.path / HEADER, FORMAT)  # so that older programs leave it alone
         self._damaged: set[tuple[str, str]] = set()  # records that a warning has named
 
     def put(self, key: str, adapter: Adapter) -> None:
@@ -117,6 +121,7 @@ class AdapterStore:
             items: adapters by key.
             pack: write packs (True) or a folder each (False); None packs `PACK_FROM` or more
                 adapters of at most `SMALL` bytes each, and int8, which PEFT's files do not have.
+                Rows that adapters share are in every folder, beside packs once.
 
         Raises:
             OSError: disk full, or the store is read-only; what was there is kept.
@@ -129,13 +134,13 @@ class AdapterStore:
             return
         # A folder takes four files and so at least 16 KB of disk, much for an adapter of 8 KB.
         if pack is None:
-            largest = max(adapter.nbytes for adapter in items.values())
+            largest = max(adapter.stored_bytes for adapter in items.values())
             pack = len(items) >= PACK_FROM and largest <= SMALL
             pack |= any(adapter.spec.dtype == INT8 for adapter in items.values())
         with store_changes.scratch_folder(self._index) as scratch:
             entries = [(store_places.make_row(key, x), x) for key, x in items.items()]
             if pack:
-                values = ((row, adapter.to_bytes()) for row, adapter in entries)
+                values = (store_places.part_shared(scratch, *entry) for entry in entries)
                 staged = [row for rows in store_places.stage_packs(scratch, values) for row in rows]
             else:
                 staged = [store_places.stage_folder(scratch, *entry) for entry in entries]
@@ -395,11 +400,12 @@ def _create(path: Path) -> None:
         write_json(path / HEADER, FORMAT)
 
 
-def _require_format(path: Path) -> None:
+def _require_format(path: Path) -> object:
+    """Return the header of a store; ValueError where it is not one that can be read."""
     header: object = (path / HEADER).read_text("utf-8", "backslashreplace")
     with suppress(ValueError):  # a text that is no JSON is named as it is
         header = json.loads(str(header))
-    if header != FORMAT:
+    if header not in (FORMAT, OLDER):
         raise ValueError(
             f"got {path / HEADER} of format {header}, expected {FORMAT}: name another folder, or "
             "use the version of this package that wrote it"
@@ -409,6 +415,7 @@ def _require_format(path: Path) -> None:
             f"got a store without {path / INDEX}, expected one: rebuild it with "
             "`prag store reindex`"
         )
+    return header
 
 
 def _require_key(key: str) -> None:

@@ -53,7 +53,10 @@ def publish(
         if moved is not None:
             rows = [row for row in rows if before.get(row.key) == moved[row.key]]
         places = {row.place for row in rows}
-        _move_in(index.folder, scratch, places)
+        shared = {place for row in rows if (place := store_places.shared_place(row))}
+        # What is packed again has its shared rows in place.
+        staged = {place for place in shared if (scratch / Path(place).name).exists()}
+        _move_in(index.folder, scratch, places | staged)
         insert_rows(connection, rows)  # last: a row never names what is not there
     _retire(index, set(before.values()) - places)
 
@@ -94,6 +97,9 @@ def sweep(index: StoreIndex, grace: float) -> int:
         with index.writing() as connection:
             query = "SELECT DISTINCT place FROM adapters"
             named = {index.folder / place for (place,) in connection.execute(query)}
+            query = "SELECT DISTINCT json_extract(metadata, ?) FROM adapters WHERE start >= 0"
+            files = connection.execute(query, (f"$.{store_places.SHARED}",))
+            named |= {index.folder / PACKS / name for (name,) in files if name}
             patterns = store_places.PATTERNS
             places = {path for pattern in patterns for path in index.folder.glob(pattern)}
             for number, path in enumerate(places - named - {scratch}):

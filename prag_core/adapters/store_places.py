@@ -2,8 +2,9 @@
 
     adapters/3f/3f9c.../   one adapter: stock PEFT, its memory, and prag_adapter.json (its row)
     packs/5a07....safetensors   many adapters: every tensor of the file is one adapter, as bytes
+    packs/88c1....shared   the rows that adapters of packs share, once, as an adapter's bytes
 
-The name of either is the hash of what it holds, and neither changes afterwards.
+The name of each is the hash of what it holds, and none changes afterwards.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ PACK_SUFFIX = ".safetensors"
 PACK_ROWS = 1024  # adapters of a full pack
 PACK_BYTES = 1 << 26  # of one pack
 SLICE = "pack"  # what the checksum of an adapter in a pack is called
+SHARED = "shared_rows"  # in the metadata of an adapter in a pack: the file of its shared rows
+SHARED_SUFFIX = ".shared"
 IN_FOLDER = -1  # start of an adapter that is not in a pack
 
 
@@ -55,12 +58,34 @@ def stage_folder(scratch: Path, row: Row, adapter: Adapter) -> Row:
     return replace(row, place=f"{FOLDERS}/{name[:2]}/{name}")
 
 
+def part_shared(scratch: Path, row: Row, adapter: Adapter) -> tuple[Row, bytes]:
+    """Write the rows that an adapter shares into the scratch folder, once, for a pack.
+
+    Returns:
+        The row, whose metadata names their file, and the bytes of the rest.
+    """
+    if not adapter.shared_rows:
+        return row, adapter.to_bytes()
+    content = replace(adapter.part("shared"), metadata={}).to_bytes()
+    name = _hash(content) + SHARED_SUFFIX
+    if not (scratch / name).exists():
+        (scratch / name).write_bytes(content)
+    row = replace(row, metadata={**row.metadata, SHARED: name})
+    return row, replace(adapter.part("own"), metadata=row.metadata).to_bytes()
+
+
+def shared_place(row: Row) -> str | None:
+    """Return where the shared rows of an adapter in a pack lie; None where it has none apart."""
+    name = row.metadata.get(SHARED)
+    return f"{row.place.rpartition('/')[0]}/{name}" if name and row.start != IN_FOLDER else None
+
+
 def stage_packs(scratch: Path, entries: Iterable[tuple[Row, bytes]]) -> Iterator[list[Row]]:
     """Write adapters as packs into the scratch folder; yields the rows of each, as it is written.
 
     Args:
         scratch: where.
-        entries: rows that come back with the place to come, each with `Adapter.to_bytes`.
+        entries: rows that come back with the place to come, each with its bytes (`part_shared`).
     """
     size = 0
     rows: list[Row] = []
@@ -80,11 +105,11 @@ def load_adapter(store: Path, row: Row) -> Adapter:
     """Read the adapter of a row and check it.
 
     Raises:
-        FileNotFoundError: its folder or pack is gone.
+        FileNotFoundError: its folder or pack, or the file of its shared rows, is gone.
         ValueError: damaged bytes.
     """
     if row.start != IN_FOLDER:
-        return Adapter.from_bytes(read_part(store, row, SLICE))
+        return _joined(store, row, Adapter.from_bytes(read_part(store, row, SLICE)))
     # The row says spec and metadata, so that a get opens one file, or two.
     names = [name for name in row.checksums if name != CONFIG]
     tensors = {n: t for name in names for n, t in load(read_part(store, row, name)).items()}
@@ -149,6 +174,18 @@ def rows_on_disk(store: Path) -> Iterator[Row]:
                 f"got {path} that cannot be read ({error}), expected what the store wrote: restore "
                 "it from a backup, or move it away and parametrize its documents again"
             ) from error
+
+
+def _joined(store: Path, row: Row, own: Adapter) -> Adapter:
+    """Return an adapter with its shared rows, where a file beside its pack has them."""
+    if not (place := shared_place(row)):
+        return own
+    content = _read(store, place, IN_FOLDER, 0)
+    if not place.endswith(_hash(content) + SHARED_SUFFIX):
+        where = place if is_url(place) else store / place
+        raise ValueError(f"got damaged bytes for {row.key!r} in {where}")
+    metadata = {name: text for name, text in own.metadata.items() if name != SHARED}
+    return replace(own, metadata=metadata).with_shared(Adapter.from_bytes(content))
 
 
 def _stage_pack(scratch: Path, rows: list[Row], values: list[bytes]) -> list[Row]:

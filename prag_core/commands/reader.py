@@ -47,13 +47,13 @@ def reader(
     require_empty(folder / ADAPTER)
     whole = load_question_set(question_set, skip_bad=True)
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    trainer = LoraTrainer(base, SpanAugmenter(), setup.training)
+    trainer = LoraTrainer(base, SpanAugmenter(), setup.training.for_peft())
     sequences = reader_sequences(trainer, whole, reading, leave_out)
     print(
         f"{len(sequences.training):,} questions, {len(sequences.held_out)} held out, "
         f"{sequences.too_long} left out for their length"
     )
-    lora = {name: getattr(setup.training, name) for name in ("rank", "alpha", "modules", "dtype")}
+    lora = {name: getattr(trainer.options, name) for name in ("rank", "alpha", "modules", "dtype")}
     kept = {
         "base_model": setup.base_model,
         "question_set": whole.name,

@@ -47,7 +47,7 @@ def warmup(
     from prag_core.training.lora_trainer import LoraTrainer
 
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    trainer = LoraTrainer(base, SpanAugmenter(), setup.training)
+    trainer = LoraTrainer(base, SpanAugmenter(), setup.training.for_peft())
     pairs: list[QAPair] = []
     for source in (question_set, *more):
         loaded = load_question_set(source, skip_bad=True)

@@ -55,6 +55,6 @@ def writer(
             "out, expected some: hold out fewer documents, or name a larger set"
         )
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
-    trainer = LoraTrainer(base, SpanAugmenter(), setup.training)
+    trainer = LoraTrainer(base, SpanAugmenter(), setup.training.for_peft())
     made = trainer.train_writer([known[i] for i in ids], [asked[i] for i in ids])
     print(to_peft(made, to, setup.base_model))

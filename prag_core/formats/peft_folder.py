@@ -23,7 +23,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from prag_core.adapters.adapter import FFN_MODULES, INT8, Adapter
+from prag_core.adapters.adapter import FFN_MODULES, Adapter
+from prag_core.adapters.names import INT8
 from prag_core.adapters.peft_files import CONFIG, MEMORY, NOTE, WEIGHTS, adapter_files, json_bytes
 from prag_core.formats.foreign_lora import ForeignLora, pad_rank, read_pairs
 from prag_core.model.base_model import BaseModel

@@ -381,7 +381,7 @@ class Answerer:
             sources = (
                 Source(
                     h.document_id, h.score, weights.get(h.document_id, 0.0),
-                    loaded[h.document_id].nbytes,
+                    loaded[h.document_id].stored_bytes,
                 )
                 for h in row
             )  # fmt: skip

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from prag_core.adapters.names import FFN_MODULES
+from prag_core.adapters.names import FFN_MODULES, INT8
 from prag_core.model.wordings import Wording, find_wording
 
 SCHEMES = ("paper", "recall")
@@ -64,7 +64,8 @@ class LoraTrainingOptions:
         documents_per_batch: documents trained together, at most; changes speed and memory only.
         tokens_per_batch: tokens of one step of all of them, at most (one document may have more);
             changes speed and memory only.
-        dtype: of the stored adapter; `int8` has a scale a row.
+        dtype: of the stored adapter; `int8` has a scale a row, and is stored in packs, not as PEFT
+            folders (`prag store export` writes these).
         seed: of the initialisation and the order of sequences, the same for every document.
         init: folder of a PEFT adapter to start from (warm-up initialisation); `auto`: the one that
             is shipped for the base model, where there is one; `generated`: the hypernetwork's
@@ -99,7 +100,7 @@ class LoraTrainingOptions:
     max_tokens: int = 3000
     documents_per_batch: int = 16
     tokens_per_batch: int = 4096
-    dtype: str = "bfloat16"
+    dtype: str = INT8
     seed: int = 0
     init: str = AUTO_INIT
     init_shared: bool = True
@@ -145,6 +146,10 @@ class LoraTrainingOptions:
                 f"{self.scheme}, expected 0, or more without held_out in the scheme recall: it has "
                 "no epochs, which the other two go by (set training.max_steps 0)"
             )
+
+    def for_peft(self) -> LoraTrainingOptions:
+        """Return the settings of what becomes a PEFT folder, which has no int8."""
+        return replace(self, dtype="bfloat16") if self.dtype == INT8 else self
 
 
 @dataclass(frozen=True)

@@ -300,7 +300,7 @@ def test_another_format_is_refused(folder, content):
     AdapterStore(folder).close()
     (folder / "store.json").write_text(content)
     for readonly in (True, False):
-        with pytest.raises(ValueError, match=r"of format .*, expected .*'version': 2"):
+        with pytest.raises(ValueError, match=r"of format .*, expected .*'version': 3"):
             AdapterStore(folder, readonly)
 
 

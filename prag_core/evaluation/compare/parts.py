@@ -188,7 +188,7 @@ def making(
     """
 
     def make(batch: Sequence[Document]) -> list[int]:
-        return [adapter.nbytes for adapter in parametrizer.parametrize(batch)]
+        return [adapter.stored_bytes for adapter in parametrizer.parametrize(batch)]
 
     ordered = sorted(documents, key=lambda document: len(document.text))  # less padding
     return _timed(make, ordered, parametrizer.batch_size, on_gpu)

@@ -79,7 +79,7 @@ def test_making_measures_every_document_once(tiny_base):
     documents = [Document(f"Document {n}.") for n in range(5)]
     measured = making(parametrizer, documents, on_gpu=False)
     (adapter,) = parametrizer.parametrize(documents[:1])
-    assert measured["bytes"] == adapter.nbytes
+    assert measured["bytes"] == adapter.stored_bytes
     assert measured["seconds"] > 0
     made = [
         i for batch in parametrizer.batches[1:-1] for i in batch
