@@ -54,6 +54,7 @@ def test_bytes_are_a_quarter_and_come_back_alike_every_time(small):
             torch.testing.assert_close(tensor, other, rtol=1e-6, atol=0)
     size = sum(a.numel() + b.numel() + 8 * len(a) for a, b in small.tensors.values())
     assert small.stored_bytes == size
+    assert small.nbytes == sum(t.nbytes for pair in small.tensors.values() for t in pair)
 
 
 def test_other_dtypes_are_not_rounded(adapter):
