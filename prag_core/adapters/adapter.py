@@ -210,15 +210,23 @@ class Adapter:
         return pairs + (self.memory.nbytes if self.memory else 0)
 
     @property
+    def shares_much(self) -> bool:
+        """Say whether shared rows are a quarter or more: packs then have them once, apart.
+
+        Fewer are not worth the second file that is read.
+        """
+        return self.shared_rows > 0 and 4 * self.shared_rows >= self.rank
+
+    @property
     def stored_bytes(self) -> int:
         """Bytes that a store keeps of this document.
 
-        In int8 these are one a number, and a scale a row of A and B; shared rows, which a store has
-        once for all of them, do not count.
+        In int8 these are one a number, and a scale a row of A and B; shared rows that a store has
+        once for all of them do not count.
         """
         if self.spec.dtype != INT8:
             return self.nbytes
-        own = self.part("own") if self.shared_rows else self
+        own = self.part("own") if self.shares_much else self
         pairs = sum(a.numel() + b.numel() + 8 * len(a) for a, b in own.tensors.values())
         return pairs + (self.memory.nbytes if self.memory else 0)
 

@@ -121,7 +121,7 @@ class AdapterStore:
             items: adapters by key.
             pack: write packs (True) or a folder each (False); None packs `PACK_FROM` or more
                 adapters of at most `SMALL` bytes each, and int8, which PEFT's files do not have.
-                Rows that adapters share are in every folder, beside packs once.
+                Rows that adapters share are in every folder; beside packs once, if many.
 
         Raises:
             OSError: disk full, or the store is read-only; what was there is kept.

@@ -59,12 +59,13 @@ def stage_folder(scratch: Path, row: Row, adapter: Adapter) -> Row:
 
 
 def part_shared(scratch: Path, row: Row, adapter: Adapter) -> tuple[Row, bytes]:
-    """Write the rows that an adapter shares into the scratch folder, once, for a pack.
+    """Write the many rows that an adapter shares into the scratch folder, once, for a pack.
 
     Returns:
-        The row, whose metadata names their file, and the bytes of the rest.
+        The row, whose metadata names their file, and the bytes of the rest; of an adapter that
+        shares few rows or none, the row as it was and all bytes.
     """
-    if not adapter.shared_rows:
+    if not adapter.shares_much:
         return row, adapter.to_bytes()
     content = replace(adapter.part("shared"), metadata={}).to_bytes()
     name = _hash(content) + SHARED_SUFFIX

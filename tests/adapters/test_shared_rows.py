@@ -85,6 +85,17 @@ def test_others_have_none_and_other_dtypes_too_are_packed_so(store, made, adapte
     assert store.get("folder").shared_rows == SHARED and store.verify() == []
 
 
+def test_few_of_them_stay_in_every_adapter(store, tiny_base, tiny_spec):
+    spec = replace(tiny_spec, rank=5, dtype="int8")  # one of five, where two of three lie apart
+    few = replace(random_adapter(spec, tiny_base), shared_rows=1).rounded()
+    store.put("few", few)
+    assert _files(store) == [".safetensors"] and store.get("few").shared_rows == 1
+    assert_same(store.get("few"), few)
+    assert few.stored_bytes == sum(
+        a.numel() + b.numel() + 8 * len(a) for a, b in few.tensors.values()
+    )
+
+
 def test_reindex_and_sweep_keep_what_rows_name(filled, made):
     rows = list(filled.rows())
     reindex(filled.path)

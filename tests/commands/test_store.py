@@ -22,7 +22,8 @@ from tests.fixtures.tiny import family_model, random_adapter, tiny_model
 
 def test_adapters_leave_and_enter_a_store(corpus, options, tmp_path, capsys):
     store = tmp_path / "store"
-    assert run("parametrize", corpus, "--store", store, *options) == 0
+    as_in_peft = "--training.dtype=bfloat16"
+    assert run("parametrize", corpus, "--store", store, *options, as_in_peft) == 0
     capsys.readouterr()
     assert run("store", "verify", "--path", store) == 0
     assert run("store", "list", "--path", store) == 0
