@@ -101,11 +101,9 @@ class AdapterStore:
                     "path, or make it with `prag parametrize`"
                 )
             _create(self.path)
-        header = _require_format(self.path)
+        self._header = _require_format(self.path)
         self._index = StoreIndex(self.path, readonly)
         self.readonly = self._index.readonly
-        if not self.readonly and header == OLDER:
-            write_json(self.path / HEADER, FORMAT)  # so that older programs leave it alone
         self._damaged: set[tuple[str, str]] = set()  # records that a warning has named
 
     def put(self, key: str, adapter: Adapter) -> None:
@@ -140,6 +138,9 @@ class AdapterStore:
         with store_changes.scratch_folder(self._index) as scratch:
             entries = [(store_places.make_row(key, x), x) for key, x in items.items()]
             if pack:
+                if self._header == OLDER:  # older programs would read packs without shared rows
+                    write_json(self.path / HEADER, FORMAT)
+                    self._header = FORMAT
                 values = (store_places.part_shared(scratch, *entry) for entry in entries)
                 staged = [row for rows in store_places.stage_packs(scratch, values) for row in rows]
             else:

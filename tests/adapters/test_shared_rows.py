@@ -135,15 +135,17 @@ def test_shards_have_their_own(filled, made, tmp_path, monkeypatch):
         _assert_all(shards, made)
 
 
-def test_a_store_of_the_version_before_is_read_and_becomes_one_of_this(filled, made):
+def test_a_store_of_the_version_before_becomes_one_of_this_when_it_gets_a_pack(filled, made):
     header = filled.path / "store.json"
     present = json.loads(header.read_text())
     header.write_text(json.dumps(present | {"version": 2}))
-    # That version has whole adapters in its packs.
     whole = replace(made["doc0-x"], spec=replace(made["doc0-x"].spec, dtype="float32"))
     with AdapterStore(filled.path, readonly=True) as reader:
         _assert_all(reader, made)
     assert json.loads(header.read_text())["version"] == 2
     with AdapterStore(filled.path) as writer:
-        writer.put("whole", whole)
+        writer.put("whole", whole)  # a folder, as that version has it
+        assert json.loads(header.read_text())["version"] == 2
+        writer.put("doc0-x", made["doc0-x"])  # a pack
+        assert_same(writer.get("whole"), whole)
     assert json.loads(header.read_text()) == present
