@@ -21,6 +21,7 @@ from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.augmentation.writing_augmenter import WritingAugmenter
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel, load_base_model
+from prag_core.model.catalogue import EMBEDDED_NAME
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
@@ -48,11 +49,13 @@ def build_augmenter(
 
     Raises:
         ValueError: strategy `file` without a file, or a file that does not fit the documents.
+        FileNotFoundError: the model that writes cannot be had.
     """
-    strategy = options.strategy
+    strategy, model = options.strategy, options.model
     if strategy == "auto":
-        asks = adapter_folder(options.adapter, base, WRITER)
-        strategy = "writer" if options.model else "adapter" if asks else "span"
+        strategy = "writer" if model else "adapter" if options.adapter else "span"
+        if strategy == "adapter" and not adapter_folder(options.adapter, base, WRITER):
+            model = EMBEDDED_NAME  # its writer is small, and questions are text for any base model
     if strategy == "file":
         if not options.file:
             raise ValueError(
@@ -63,7 +66,15 @@ def build_augmenter(
     counts = options.rewrites, options.qa_pairs, options.facts
     if strategy == "span":  # rules are fast: nothing to cache
         return SpanAugmenter(*counts)
-    writer = load_base_model(options.model) if options.model else base
+    try:
+        writer = load_base_model(model) if model else base
+    except FileNotFoundError as error:
+        if model == options.model:  # as it was named
+            raise
+        raise FileNotFoundError(
+            f"got nobody to ask questions about the documents: {error}; or train on questions by "
+            "rule alone (--augmentation.adapter '')"
+        ) from error
     augmenter: Augmenter
     if strategy == "writer":
         augmenter = WritingAugmenter(writer, *counts)

@@ -31,15 +31,16 @@ class AugmentationOptions:
             questions of a LoRA that was trained to ask as people do, see `prag writer`), `writer`
             (these, and before them a model's questions in several kinds, checked, and its
             rewrites), `self` (asks for JSON, as the paper does) or `file` (ready-made pairs);
-            `auto`: `writer` where a model is named, else `adapter` where one is named or shipped
-            for the base model, else `span`.
+            `auto`: `writer` where a model is named, else `adapter`, by the embedded model and its
+            writer where none is named or shipped for the base model; `span` where `adapter` is
+            empty.
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
         facts: take the text apart into sentences of one fact each, by rule (`span`, `writer`,
             `adapter`), for questions on them and for `training.continuations`.
         model: another model that writes (`writer`, `self`); the base model when empty.
-        adapter: PEFT folder of the base model's LoRA that asks (`adapter`); `auto`: the one that is
-            shipped for it.
+        adapter: PEFT folder of the LoRA that asks (`adapter`), of the base model or of `model`;
+            `auto`: the one that is shipped for it.
         reader: PEFT folder of the base model's LoRA that reads (`adapter`; see `prag reader`), or
             `auto`: of the questions asked those are kept that it answers alike; all when empty.
         file: JSON lines {"document", "question", "answer"} (and "full_answer", for prompts with

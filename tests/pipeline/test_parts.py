@@ -10,22 +10,24 @@ from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.augmentation.writing_augmenter import WritingAugmenter
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model import checkpoints
+from prag_core.model.catalogue import EMBEDDED_NAME
+from prag_core.pipeline import parts
 from prag_core.pipeline.parts import build_augmenter, build_parametrizer
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.training.options import LoraTrainingOptions
-from tests.fixtures.tiny import random_adapter
+from tests.fixtures.tiny import family_model, random_adapter
 
 
 @pytest.fixture
 def shipped(tiny_base, tmp_path, monkeypatch):
     """Return what ships an adapter of a kind for the tiny model."""
     monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path)
-    layers = tuple(range(tiny_base.num_layers))
-    spec = AdapterSpec(tiny_base.fingerprint, rank=3, alpha=32, layers=layers)
 
-    def ship(kind: str, seed: int):
-        adapter = random_adapter(spec, tiny_base, seed)
-        to_peft(adapter, tmp_path / f"tiny-{kind}", "tiny")
+    def ship(kind: str, seed: int, base=tiny_base, name="tiny"):
+        layers = tuple(range(base.num_layers))
+        spec = AdapterSpec(base.fingerprint, rank=3, alpha=32, layers=layers)
+        adapter = random_adapter(spec, base, seed)
+        to_peft(adapter, tmp_path / f"{name}-{kind}", name)
         return adapter
 
     return ship
@@ -33,7 +35,8 @@ def shipped(tiny_base, tmp_path, monkeypatch):
 
 def test_the_default_takes_what_is_shipped(tiny_base, shipped):
     setup = Setup(path="trained")
-    bare = build_parametrizer(tiny_base, setup, None)
+    alone = Setup(path="trained", augmentation=AugmentationOptions(adapter=""))
+    bare = build_parametrizer(tiny_base, alone, None)
     assert isinstance(bare.augmenter, SpanAugmenter)
     assert bare.teacher is None and bare.start.shared_rows == 0
     made = {kind: shipped(kind, seed) for seed, kind in enumerate(("warmup", "reader", "writer"))}
@@ -46,6 +49,30 @@ def test_the_default_takes_what_is_shipped(tiny_base, shipped):
     assert whole.fingerprint != bare.fingerprint
     unread = Setup(path="trained", training=LoraTrainingOptions(distillation=0))
     assert build_parametrizer(tiny_base, unread, None).teacher is None
+
+
+def test_where_none_is_shipped_the_embedded_model_asks(tiny_base, shipped, monkeypatch):
+    embedded = family_model("qwen2")
+    monkeypatch.setattr(parts, "load_base_model", {EMBEDDED_NAME: embedded}.__getitem__)
+    with pytest.raises(ValueError, match="none is shipped"):
+        build_augmenter(tiny_base, AugmentationOptions(), None)
+    shipped("writer", 0, embedded, EMBEDDED_NAME)
+    assert build_augmenter(tiny_base, AugmentationOptions(), None).base is embedded
+    shipped("writer", 0)
+    assert build_augmenter(tiny_base, AugmentationOptions(), None).base is tiny_base
+
+
+def test_without_the_embedded_model_the_error_says_what_else_there_is(
+    tiny_base, shipped, monkeypatch
+):
+    def nowhere(name):
+        raise FileNotFoundError(f"got no {name}")
+
+    monkeypatch.setattr(parts, "load_base_model", nowhere)
+    with pytest.raises(FileNotFoundError, match="got no smollm2-135m.*augmentation.adapter ''"):
+        build_augmenter(tiny_base, AugmentationOptions(), None)
+    with pytest.raises(FileNotFoundError, match=r"^got no other$"):
+        build_augmenter(tiny_base, AugmentationOptions(model="other"), None)
 
 
 def test_a_named_model_or_adapter_writes(tiny_base, shipped, tmp_path):
