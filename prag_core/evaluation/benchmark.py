@@ -87,8 +87,8 @@ def _keep_run(folder: Path) -> None:
 
     What is rendered later, from answers that are there, is of the run that gave them.
     """
-    facts, commits = machine(), [read_run(folder)["commit"], commit()]
-    named = ", ".join(dict.fromkeys(filter(None, commits)))
+    facts, earlier = machine(), (read_run(folder)["commit"] or "").split(", ")
+    named = ", ".join(dict.fromkeys(filter(None, [*earlier, commit()])))
     run = {
         "commit": named or None,
         "command": shlex.join(["prag", *sys.argv[1:]]),

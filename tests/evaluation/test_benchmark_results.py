@@ -242,7 +242,7 @@ def test_ratios_have_all_sets_side_by_side(results):
 
 
 def test_what_answers_were_made_with_is_kept_from_run_to_run(tmp_path, monkeypatch):
-    for name in ("abc", "abc", "def"):
+    for name in ("abc", "def", "abc", "def"):
         monkeypatch.setattr(benchmark, "commit", lambda name=name: name)
         benchmark._keep_run(tmp_path)
     run = benchmark.read_run(tmp_path)

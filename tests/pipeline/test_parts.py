@@ -69,7 +69,7 @@ def test_without_the_embedded_model_the_error_says_what_else_there_is(
         raise FileNotFoundError(f"got no {name}")
 
     monkeypatch.setattr(parts, "load_base_model", nowhere)
-    with pytest.raises(FileNotFoundError, match="got no smollm2-135m.*augmentation.adapter ''"):
+    with pytest.raises(FileNotFoundError, match=r"got no smollm2-135m.*augmentation.adapter ''"):
         build_augmenter(tiny_base, AugmentationOptions(), None)
     with pytest.raises(FileNotFoundError, match=r"^got no other$"):
         build_augmenter(tiny_base, AugmentationOptions(model="other"), None)
