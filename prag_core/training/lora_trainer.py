@@ -13,6 +13,7 @@ from prag_core.model.base_model import BaseModel
 from prag_core.model.prompts import prompt_id
 from prag_core.model.wordings import find_wording
 from prag_core.training.initial import WRITER
+from prag_core.training.learning_rates import learning_rate
 from prag_core.training.loop import (
     drawn_steps,
     finish,
@@ -88,7 +89,8 @@ class LoraTrainer:
                 another spec.
         """
         self.base, self.augmenter, self.teacher = base, augmenter, teacher
-        self.options = options or LoraTrainingOptions()
+        options = options or LoraTrainingOptions()
+        self.options = replace(options, learning_rate=options.learning_rate or learning_rate(base))
         # Counted steps are one pass over what `_ordered` returns.
         counted = {"epochs": 1} if self.options.max_steps else {}
         self.passes = replace(self.options, **counted)

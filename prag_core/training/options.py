@@ -28,7 +28,7 @@ class LoraTrainingOptions:
         alpha: LoRA alpha; the update is alpha / rank * B A.
         modules: FFN matrices that get a LoRA.
         layers: decoder layers that get one; all when empty.
-        learning_rate: of AdamW, in the first step.
+        learning_rate: of AdamW, in the first step; 0: the base model's (`learning_rates.py`).
         lr_scheduler_type: how it goes on: `constant` (paper), or down to 0 over all steps, `linear`
             or `cosine`.
         weight_decay: of AdamW.
@@ -81,7 +81,7 @@ class LoraTrainingOptions:
     alpha: float = 32
     modules: tuple[str, ...] = FFN_MODULES
     layers: tuple[int, ...] = ()
-    learning_rate: float = 2e-3
+    learning_rate: float = 0.0
     lr_scheduler_type: str = "constant"
     weight_decay: float = 0.0
     epochs: int = 5
@@ -123,8 +123,11 @@ class LoraTrainingOptions:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected {minimum} or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"got learning_rate {self.learning_rate}, expected a positive number")
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(
+                f"got learning_rate {self.learning_rate}, expected a positive number, or 0 for the "
+                "base model's"
+            )
         distilled = self.distillation and (self.scheme != "recall" or self.loss != "answer")
         if distilled or not 0 <= self.distillation <= 1:
             raise ValueError(
