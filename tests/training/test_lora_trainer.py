@@ -19,7 +19,6 @@ from prag_core.corpus.documents import Document
 from prag_core.formats.peft_folder import from_peft, to_peft
 from prag_core.model.attach import attached
 from prag_core.model.wordings import WORDINGS
-from prag_core.training.learning_rates import learning_rate
 from prag_core.training.lora_trainer import PAPER, LoraTrainer, paper_options
 from prag_core.training.sequences import build_sequences
 from tests.fixtures.tiny import random_adapter
@@ -376,25 +375,6 @@ def test_fingerprint_covers_settings_and_augmenter(tiny_base):
 def test_options_are_refused(tiny_base, change, message):
     with pytest.raises(ValueError, match=message):
         LoraTrainer(tiny_base, AUGMENTER, paper_options(**change))
-
-
-def test_the_learning_rate_is_the_base_models_where_none_is_given(tiny_base):
-    rate = learning_rate(tiny_base)
-    given, auto = (
-        LoraTrainer(tiny_base, AUGMENTER, replace(FAST, learning_rate=r)) for r in (rate, 0.0)
-    )
-    assert auto.options.learning_rate == rate
-    assert auto.fingerprint == given.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("family", "hidden", "rate"),
-    [("llama", 4096, 2.86e-4), ("mistral", 4096, 2.86e-4), ("qwen3", 4096, 4.73e-4)],
-)
-def test_rule_of_the_learning_rate(family, hidden, rate):
-    config = SimpleNamespace(model_type=family, hidden_size=hidden)
-    base = SimpleNamespace(fingerprint="another", model=SimpleNamespace(config=config))
-    assert learning_rate(base) == pytest.approx(rate, rel=1e-2)
 
 
 def test_paper_options():
