@@ -9,7 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from prag_core.corpus.question_sets import QuestionSet, chunk_question_set, load_question_set
-from prag_core.evaluation.conditions import EvaluationOptions, parse_condition
+from prag_core.evaluation.conditions import (
+    EvaluationOptions,
+    parse_condition,
+    require_no_passages,
+)
 from prag_core.evaluation.retrieval import retrieval_scores
 from prag_core.files import write_json
 from prag_core.pipeline.setup import Setup
@@ -73,7 +77,6 @@ def evaluate_set(
         long_answers,
         recitation_set,
         requests,
-        require_no_passages,
     )
     from prag_core.evaluation.results import (
         CHOOSING_QUESTIONS,

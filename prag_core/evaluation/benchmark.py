@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from rich.console import Console
@@ -24,9 +25,11 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document, read_documents, require_all_read
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
 from prag_core.corpus.questions import Question
+from prag_core.evaluation.belief import BELIEF
 from prag_core.evaluation.benchmark_options import UNADAPTED, BenchmarkSet, Group
 from prag_core.evaluation.estimates import document_groups
-from prag_core.evaluation.evaluate import evaluate
+from prag_core.evaluation.evaluate import Ask, evaluate
+from prag_core.evaluation.recitation import REQUEST, long_answers, recitation_set, requests
 from prag_core.evaluation.results import answers_path, claim_folder, conditions_in, read_answers
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
@@ -76,7 +79,10 @@ def missing_conditions(group: Group) -> list[str]:
 
 
 def kept_questions(group: Group) -> list[dict]:
-    """Return what is kept of a group's questions: {id, type, total, document}."""
+    """Return what is kept of a group's questions: {id, type, total, document}.
+
+    Those about altered texts, and requests for texts, also {golden_answers, metadata}.
+    """
     # Known from an earlier run, so that a finished group needs no data.
     path = group.folder / PLAN / QUESTIONS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -145,13 +151,18 @@ def _run_model(groups: Sequence[Group], store: Path, skip_bad: bool) -> dict[str
 def _answer(group: Group, rag: ParametricRAG, questions: QuestionSet) -> dict[str, str]:
     """Answer in all conditions at once; where that fails, in one after the other."""
     config, failures = group.run_config() | rag.identity, {}
+    ask: Ask = attrgetter("question")
+    if group.spec.recite:
+        ask = requests(rag.base)
+        rag.generation = long_answers(rag.base, questions.questions, rag.generation)
+    rest = (group.folder, config, None, None, None, ask)
     try:
-        evaluate(rag, questions, group.evaluation(group.conditions), group.folder, config)
+        evaluate(rag, questions, group.evaluation(group.conditions), *rest)
         return {}
     except Exception:  # whatever it is: the condition that fails shows below, and others are run
         for condition in missing_conditions(group):
             try:
-                evaluate(rag, questions, group.evaluation([condition]), group.folder, config)
+                evaluate(rag, questions, group.evaluation([condition]), *rest)
             except Exception as error:
                 failures[group.cell(condition)] = _reason(error)
     return failures
@@ -238,7 +249,11 @@ def choose_questions(whole: QuestionSet, group: Group) -> tuple[QuestionSet, set
     if spec.retrieval == "gold" and not spec.keep_corpus:  # no adapters that nobody asks
         gold = {gold_id for question in questions for gold_id in question.gold_ids}
         documents = tuple(document for document in documents if document.id in gold)
-    return QuestionSet(spec.label, documents, tuple(questions)), total
+    part = QuestionSet(spec.label, documents, tuple(questions))
+    if spec.recite:
+        part = recitation_set(part)
+        total = {request.id for request in part.questions}
+    return part, total
 
 
 def sub_task(question: Question) -> str:
@@ -250,8 +265,10 @@ def _keep_questions(group: Group, part: QuestionSet, total: set[str]) -> None:
     """Write the questions beside the answers; those of other answers are not overwritten."""
     rows = [
         {"id": q.id, "type": sub_task(q), "total": q.id in total, "document": document}
+        | ({"golden_answers": [*q.golden_answers], "metadata": q.metadata}
+           if {BELIEF, REQUEST} & {*q.metadata} else {})
         for q, document in zip(part.questions, document_groups(part.questions), strict=True)
-    ]
+    ]  # fmt: skip
     if conditions_in(group.folder) and kept_questions(group) not in ([], rows):
         raise ValueError(
             f"got other questions from {group.spec.source} than the answers in {group.folder} are "

@@ -13,7 +13,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from prag_core.evaluation.conditions import FOCUS, EvaluationOptions, parse_condition
+from prag_core.evaluation.conditions import (
+    FOCUS,
+    EvaluationOptions,
+    parse_condition,
+    require_no_passages,
+)
 from prag_core.model.catalogue import EMBEDDED_NAME
 from prag_core.model.wordings import Wording, find_wording
 from prag_core.pipeline.setup import Setup
@@ -22,8 +27,9 @@ SHARED = "shared"  # folder of the conditions that no adapter changes
 READER = "reader"  # and of those that the reader answers: with another one the others stay valid
 UNADAPTED = (SHARED, READER)
 TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
-# Kept as settings.
-ASKING = ("prompt", "max_new_tokens", "epochs", "conditions", "paths", "limits", "overrides")
+# Kept as settings, or with the questions.
+ASKING = ("prompt", "max_new_tokens", "epochs", "conditions", "paths", "limits", "overrides",
+          "recite")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class BenchmarkSet:
         epochs: of the trained path, where `training.max_steps` is 0; those of `training` when 0.
         conditions: of this set; the benchmark's when empty.
         paths: of this set, some of the benchmark's; all of them when empty.
+        recite: ask for the texts of the documents that the questions are about, in their place (see
+            `prag_core.evaluation.recitation`).
         overrides: settings of this set's adapters that differ from the benchmark's, by dotted name:
             {training.rank: 4}. One source under several names, each with its own change, is an
             ablation.
@@ -77,6 +85,7 @@ class BenchmarkSet:
     epochs: int = 0
     conditions: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    recite: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -325,6 +334,8 @@ def _check(
                 f"{' and '.join(TRAINED_MODES)} need: add it to `paths`, or leave them out"
             )
     for spec in question_sets:
+        if spec.recite:
+            require_no_passages(spec.conditions or conditions)
         if not {*spec.paths} <= {*paths}:
             raise ValueError(
                 f"got paths {[*spec.paths]} for {spec.label}, expected some of the benchmark's, "

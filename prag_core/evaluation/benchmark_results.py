@@ -32,7 +32,7 @@ from prag_core.evaluation.results import (
     read_answers,
     summarise,
 )
-from prag_core.evaluation.tables import Table, result_table
+from prag_core.evaluation.tables import BELIEF, RECITED, Table, of_kind, result_table
 from prag_core.files import write_json
 
 VERSION = 1  # of the file
@@ -40,6 +40,7 @@ TOTAL = "total"  # the name of what is no sub-task
 WEIGHTS = "model.safetensors"
 DIGITS = 6
 SCORED = ("f1", "exact_match", "containment")
+FURTHER = (*BELIEF, *RECITED)  # of sets of some kinds
 
 
 def write_results(groups: Sequence[Group], failures: Mapping[str, str], folder: Path) -> list[Path]:
@@ -110,7 +111,7 @@ def collect_results(groups: Sequence[Group]) -> dict:
     # Corrected for all that are tested in the file.
     rows = [
         dict(zip(("set", "path", "difference"), key, strict=True))
-        | {m: {n: _rounded(v) for n, v in asdict(row[m]).items()} for m in SCORED}
+        | {m: {n: _rounded(v) for n, v in asdict(row[m]).items()} for m in _measured(row)}
         for key, row in correct(differences).items()
     ]
     sets = dict.fromkeys(row["set"] for row in rows)
@@ -137,7 +138,11 @@ class _Answers:
     def questions(self) -> list[Question]:
         """What is kept of the questions, as far as they were drawn."""
         drawn = {f"{g.seed}/{q['id']}": q for g in self.groups for q in kept_questions(g)}
-        return [Question(name, "", (), (q["document"],), q) for name, q in drawn.items()]
+        return [
+            Question(name, "", tuple(q.get("golden_answers", ())), (q["document"],),
+                     q.get("metadata", {}) | q)
+            for name, q in drawn.items()
+        ]  # fmt: skip
 
     @cached_property
     def answers(self) -> dict[str, Answers]:
@@ -217,10 +222,15 @@ def _making_seconds(groups: Sequence[Group]) -> float | None:
 def _ends(metrics: Mapping[str, Estimate | None]) -> dict[str, list[float | None] | None]:
     """Return [mean, low, high] of every metric."""
     ends: dict[str, list[float | None] | None] = {}
-    for name in SCORED:
+    for name in _measured(metrics):
         one = metrics[name]
         ends[name] = one and [_rounded(v) for v in (one.mean, one.low, one.high)]
     return ends
+
+
+def _measured(row: Mapping) -> list[str]:
+    """Return which metrics a row has."""
+    return [*SCORED, *(name for name in FURTHER if name in row)]
 
 
 def _rounded(value: float | None) -> float | None:
@@ -299,11 +309,13 @@ def _set_table(results: Mapping, name: str, narrow: bool) -> Table:
     values = [cell["published"] for cell in cells.values()]
     published = {PAPER: ["" if v is None else f"published {100 * v:.1f}" for v in values]}
     further = published if narrow else further | published
+    shown = of_kind(first)
     return result_table(
         f"{name}, {results['base_model']} ({source}, k = {most})",
         {row: _estimates(cell) for row, cell in cells.items()},
         _named(results["differences"], name, "difference"),
-        _named(results["ratios"], name, "ratio"),
+        {} if shown is RECITED else _named(results["ratios"], name, "ratio"),
+        shown,
         further={heading: texts for heading, texts in further.items() if any(texts)},
         note=results["notes"].get(name, ""),
     )
@@ -328,7 +340,7 @@ def _with_path(name: str, path: str) -> str:
 
 def _estimates(row: Mapping) -> dict[str, Estimate | None]:
     """Return the metrics of a row, as they stand in the file."""
-    fields = {metric: row[metric] for metric in SCORED}
+    fields = {metric: row[metric] for metric in _measured(row)}
     return {
         metric: Estimate(**value) if isinstance(value, Mapping) else value and Estimate(*value)
         for metric, value in fields.items()

@@ -173,6 +173,15 @@ def is_reading(name: str) -> bool:
     return re.split("[@:]", name)[0] in READING and not is_doubtful(name)
 
 
+def require_no_passages(conditions: Iterable[str]) -> None:
+    """Raise ValueError for conditions whose prompt would show the text that is to be recited."""
+    if shown := [name for name in conditions if parse_condition(name).how.passages]:
+        raise ValueError(
+            f"got the conditions {', '.join(shown)} with recite, expected some whose prompt does "
+            "not show the text: ask closed_book, parametric and shuffled, say"
+        )
+
+
 def path_of(name: str) -> str:
     """Return who made the adapters; empty where all paths share the condition."""
     return name.rpartition("/")[0]

@@ -24,7 +24,6 @@ from prag_core.corpus.answer_scores import normalise
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.corpus.text_tokens import plain, text_ids
-from prag_core.evaluation.conditions import parse_condition
 from prag_core.model.base_model import BaseModel
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import Continuation, chat
@@ -90,27 +89,18 @@ def long_answers(
     return replace(options, max_new_tokens=min(longest, MOST_TOKENS), stop=())
 
 
-def require_no_passages(conditions: Sequence[str]) -> None:
-    """Raise ValueError for conditions whose prompt would show the text."""
-    if shown := [name for name in conditions if parse_condition(name).how.passages]:
-        raise ValueError(
-            f"got the conditions {', '.join(shown)} with recite, expected some whose prompt does "
-            "not show the text: ask closed_book, parametric and shuffled, say"
-        )
-
-
 def recitations(questions: Sequence[Question], predictions: Sequence[str]) -> dict[str, np.ndarray]:
     """Return a document's measures for each of its requests, (N,); empty for other questions."""
     if not questions or not all(REQUEST in question.metadata for question in questions):
         return {}
     by_document: dict[str, dict[str, tuple[np.ndarray, int]]] = {}
-    for question, prediction in zip(questions, predictions, strict=True):
-        shown = 0 if question.metadata[REQUEST] == "title" else OPENING
-        measured = _recited(question.golden_answers[0], prediction, shown)
-        by_document.setdefault(question.gold_ids[0], {})[question.metadata[REQUEST]] = measured
+    asked = [(q.id.removesuffix(f"-{q.metadata[REQUEST]}"), q.metadata[REQUEST]) for q in questions]
+    for question, (name, kind), said in zip(questions, asked, predictions, strict=True):
+        measured = _recited(question.golden_answers[0], said, 0 if kind == "title" else OPENING)
+        by_document.setdefault(name, {})[kind] = measured
     values: dict[str, list[float]] = {"recited": [], "recited_by_title": [], "longest_run": []}
-    for question in questions:
-        answers = by_document[question.gold_ids[0]]
+    for name, _ in asked:
+        answers = by_document[name]
         values["recited"].append(np.any([grams for grams, _ in answers.values()], 0).mean())
         values["recited_by_title"].append(answers["title"][0].mean())
         values["longest_run"].append(max(run for _, run in answers.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich import box
@@ -115,8 +115,9 @@ def detectable_note(
 def report_table(report: Report) -> Table:
     """Return the table of an evaluation: conditions, then differences, then ratios."""
     shown = SHOWN | (DOUBT if any(map(is_doubtful, report.conditions)) else {})
-    measured = {metric for cell in report.conditions.values() for metric in cell.metrics}
-    shown = RECITED if measured >= {*RECITED} else shown | (BELIEF if "fact" in measured else {})
+    shown = of_kind(
+        {metric for cell in report.conditions.values() for metric in cell.metrics}, shown
+    )
     size = f"{report.questions} questions about {report.documents} documents"
     table = result_table(
         f"{report.question_set}: {size}",
@@ -128,6 +129,13 @@ def report_table(report: Report) -> Table:
     sources = (report.unrelated or {}).items()
     note = "".join(_unrelated(source, measured) for source, measured in sources)
     return replace(table, note=table.note + note)
+
+
+def of_kind(measured: Collection[str], shown: Mapping[str, str] = SHOWN) -> Mapping[str, str]:
+    """Return what is shown of a set's answers, metric -> heading: sets of some kinds have more."""
+    if {*RECITED} <= {*measured}:
+        return RECITED
+    return shown | BELIEF if {*BELIEF} <= {*measured} else shown
 
 
 def result_table(

@@ -17,6 +17,7 @@ from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet,
 from prag_core.model.wordings import DEFAULT, Wording
 from prag_core.pipeline.setup import Setup
 from tests.fixtures.benchmarks import (
+    NAMES,
     TYPES,
     prag_benchmark,
     row,
@@ -205,6 +206,51 @@ def test_a_set_under_several_names_is_an_ablation(settings):
     stored = Path(settings["output"]) / "tiny"
     kept = {n: (stored / n / "seed0/trained/asked/questions.json").read_bytes() for n in changes}
     assert len({*kept.values()}) == 1
+
+
+def test_texts_are_asked_for_where_a_set_says_so(settings, counted, capsys):
+    """Three requests a document, about the documents of the questions that a path is asked."""
+    conditions = ["closed_book", "parametric"]
+    settings = small(settings, conditions=conditions, seeds=[0, 1], paths=["generated"])
+    source = Path(settings["question_sets"][0]["source"])
+    texts = {f"d{n}": f"{name} has {n} cats. " * 8 for n, name in enumerate(NAMES)}
+    corpus = [{"id": key, "title": key, "text": text} for key, text in texts.items()]
+    (source / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    wanted = {"source": str(source), "k": 1, "retrieval": "gold", "questions": 5, "recite": True}
+    settings["question_sets"] = [wanted]
+    assert prag_benchmark(settings) == 0
+    found = row(settings, source.name, "parametric", "generated")
+    assert found["questions"] == 2 * 15 and found["documents"] <= 10
+    assert {"recited", "recited_by_title", "longest_run", "longest_run_of_all"} <= {*found}
+    markdown = (Path(settings["output"]) / "table.md").read_text()
+    assert "longest run (words)" in markdown and "| parametric / " not in markdown
+    # The answers may be as long as the texts.
+    (path,) = Path(settings["output"]).rglob("seed0/generated/parametric.jsonl")
+    said = [json.loads(line)["prediction"] for line in path.read_text().splitlines()]
+    assert max(len(each.encode()) for each in said) > 3
+    counted.clear()
+    assert prag_benchmark(settings) == 0 and not counted
+    capsys.readouterr()
+    assert prag_benchmark(settings | {"conditions": ["closed_book", "combine"]}) == 2
+    assert "combine with recite" in capsys.readouterr().err
+
+
+def test_altered_texts_have_shares_of_facts_and_beliefs(settings):
+    settings = small(settings, conditions=["closed_book", "parametric"], paths=["generated"])
+    source = Path(settings["question_sets"][0]["source"])
+    rows = [json.loads(line) for line in (source / "questions.jsonl").read_text().splitlines()]
+    for question in rows:
+        question["metadata"]["belief"] = ["a"]  # a single letter, whatever the tiny model says
+    (source / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings["question_sets"][0].pop("conditions")
+    assert prag_benchmark(settings) == 0
+    found = row(settings, source.name, "parametric", "generated")
+    shares = [found[name][0] for name in ("fact", "belief", "other")]
+    assert sum(shares) == pytest.approx(1, abs=1e-4)
+    (difference,) = table(settings)["differences"]
+    assert {"fact", "belief", "other", "f1"} <= {*difference}
+    markdown = (Path(settings["output"]) / "table.md").read_text()
+    assert "| fact | belief | other |" in markdown
 
 
 def test_epochs_beside_counted_steps_are_refused(settings, capsys):

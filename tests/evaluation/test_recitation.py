@@ -10,12 +10,12 @@ import pytest
 from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
+from prag_core.evaluation.conditions import require_no_passages
 from prag_core.evaluation.recitation import (
     long_answers,
     recitation_set,
     recitations,
     requests,
-    require_no_passages,
 )
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import write_prompt
