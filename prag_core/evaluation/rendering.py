@@ -11,6 +11,7 @@ variants       the same the other way round, and the seconds that an adapter too
 ratios         ratios of conditions on every question set of a results.json
 conditions     results.json of `prag evaluate`; `summary` is the same without ratios; NAMES are of
                conditions
+compare        report.json of `prag compare`; NAMES are of tables
 demo           of `prag demo`
 speed          of `prag speed`; NAMES are of parts
 tables         ablation.json of `hypernet ablate`
@@ -38,6 +39,7 @@ from prag_core.evaluation.benchmark_results import (
 from prag_core.evaluation.conditions import in_order
 from prag_core.evaluation.estimates import format_estimate
 from prag_core.evaluation.report.figures import draw_bars, figure_text, new_figure, styled
+from prag_core.evaluation.report.tables import comparison_tables
 from prag_core.evaluation.tables import SHOWN, Table
 
 FILES = (
@@ -141,6 +143,14 @@ def _conditions(record: Mapping) -> Rows:
     return rows
 
 
+def _compared(record: Mapping, names: Sequence[str]) -> list[Table]:
+    """Return the tables of a comparison of paths."""
+    tables = comparison_tables(record)
+    if unknown := {*names} - {*tables}:
+        raise ValueError(f"got tables {unknown}, expected some of {[*tables]}: correct them")
+    return [table for name, table in tables.items() if not names or name in names]
+
+
 def _demo(record: Mapping) -> Rows:
     """Return a row a mode; those that attach adapters once a path."""
     rows = [["mode", "F1", "containment"]]
@@ -192,6 +202,7 @@ KINDS: dict[str, Tables] = {
     "tables": lambda record, names: [Table(**table) for table in record["tables"]],
     "conditions": _plain(_conditions),
     "summary": _plain(_summary),
+    "compare": _compared,
     "demo": _plain(_demo),
     "speed": _speed,
     "curve": _plain(_curve),

@@ -104,6 +104,19 @@ def test_a_curve_has_a_row_a_validation(root):
     assert "| 9 | 7,200 | 1.50 | 1.00 | 4.30 | 5.00 |" in card.read_text()
 
 
+def test_a_comparison_has_its_tables(tmp_path):
+    cell = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    metrics = dict.fromkeys(("f1", "exact_match", "containment"), cell)
+    names = ("closed_book", "generated/parametric")
+    quality = {"conditions": {n: {"n": 6, "seconds": 1, "metrics": metrics} for n in names}}
+    record = {"questions": 6, "quality": quality | {"differences": {}, "ratios": {}}}
+    (tmp_path / "compare.json").write_text(json.dumps(record))
+    shown = render(block("compare", "compare.json", " quality"), tmp_path / "card.md")
+    assert "| generated, parametric | 50.0 (40.0 to 60.0) |" in shown
+    with pytest.raises(ValueError, match="got tables .*cost.*expected some of"):
+        render(block("compare", "compare.json", " cost"), tmp_path / "card.md")
+
+
 def test_the_command_renders_the_current_folder_and_runs_nothing(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
     assert cli.main(["benchmark", "--render"]) == 0
