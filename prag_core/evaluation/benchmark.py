@@ -155,14 +155,14 @@ def _answer(group: Group, rag: ParametricRAG, questions: QuestionSet) -> dict[st
     if group.spec.recite:
         ask = requests(rag.base)
         rag.generation = long_answers(rag.base, questions.questions, rag.generation)
-    rest = (group.folder, config, None, None, None, ask)
+    rest = group.folder, config
     try:
-        evaluate(rag, questions, group.evaluation(group.conditions), *rest)
+        evaluate(rag, questions, group.evaluation(group.conditions), *rest, ask=ask)
         return {}
     except Exception:  # whatever it is: the condition that fails shows below, and others are run
         for condition in missing_conditions(group):
             try:
-                evaluate(rag, questions, group.evaluation([condition]), *rest)
+                evaluate(rag, questions, group.evaluation([condition]), *rest, ask=ask)
             except Exception as error:
                 failures[group.cell(condition)] = _reason(error)
     return failures

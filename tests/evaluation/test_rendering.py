@@ -113,7 +113,7 @@ def test_a_comparison_has_its_tables(tmp_path):
     (tmp_path / "compare.json").write_text(json.dumps(record))
     shown = render(block("compare", "compare.json", " quality"), tmp_path / "card.md")
     assert "| generated, parametric | 50.0 (40.0 to 60.0) |" in shown
-    with pytest.raises(ValueError, match="got tables .*cost.*expected some of"):
+    with pytest.raises(ValueError, match=r"got tables .*cost.*expected some of"):
         render(block("compare", "compare.json", " cost"), tmp_path / "card.md")
 
 
