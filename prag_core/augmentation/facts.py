@@ -59,12 +59,13 @@ def atomic_facts(document: Document) -> list[str]:
             named = named or _name_subject(opened, document.title, kind)
             about = bool(document.title) and named.startswith(document.title)
             for part in _parts(named):
-                if _stands_alone(part):
+                if stands_alone(part):
                     facts.setdefault(part.lower(), f"{part[:1].upper()}{part[1:]}.")
     return [fact for fact in facts.values() if fact not in document.text]
 
 
-def _stands_alone(fact: str) -> bool:
+def stands_alone(fact: str) -> bool:
+    """Say whether a fact is one sentence, of fair length, that points at no other."""
     whole = fact.count('"') % 2 == 0 and ". " not in fact
     return whole and LEAST_WORDS <= len(fact.split()) <= MOST_WORDS and not DEPENDENT.match(fact)
 

@@ -67,9 +67,8 @@ def choose_pairs(document: Document, count: int, facts: Sequence[str] = ()) -> l
     """
     # Far more spans than pairs: the rules make a proper question of about every third.
     spans = choose_spans(document, 3 * count + 4)
-    stated = choose_spans(Document(" ".join(facts), document.title), 3 * count + 4)
     proper, gaps = _questions(spans, document.title)
-    pairs = [*proper, *_questions(stated, document.title)[0]]
+    pairs = [*proper, *ask_about(" ".join(facts), document.title, 3 * count + 4)]
     for fact in facts:
         if fact.startswith(subject(document) or "\n"):  # it is about the title
             asked = find_facts(document, fact)
@@ -78,6 +77,11 @@ def choose_pairs(document: Document, count: int, facts: Sequence[str] = ()) -> l
     for pair in (*pairs, *gaps):
         distinct.setdefault(pair.question.lower(), pair)
     return list(distinct.values())[:count]
+
+
+def ask_about(text: str, title: str, spans: int) -> list[QAPair]:
+    """Make the proper questions for that many spans of a text, at most, that is about a title."""
+    return _questions(choose_spans(Document(text, title), spans), title)[0]
 
 
 def _questions(spans: Sequence[AnswerSpan], title: str) -> tuple[list[QAPair], list[QAPair]]:

@@ -36,8 +36,9 @@ class AugmentationOptions:
             empty.
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
-        facts: take the text apart into sentences of one fact each, by rule (`span`, `writer`,
-            `adapter`), for questions on them and for `training.continuations`.
+        facts: take the text apart into sentences of one fact each, by rule (`span`, `adapter`,
+            `writer`) and by the model (`writer`), for questions on them and for
+            `training.continuations`.
         model: another model that writes (`writer`, `self`); the base model when empty.
         adapter: PEFT folder of the LoRA that asks (`adapter`), of the base model or of `model`;
             `auto`: the one that is shipped for it.

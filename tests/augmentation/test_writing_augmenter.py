@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from prag_core.augmentation import question_writer, reading_check, self_augmenter
-from prag_core.augmentation.augmented import CachedAugmenter
-from prag_core.augmentation.span_augmenter import choose_pairs
+from prag_core.augmentation import (
+    fact_writer,
+    question_writer,
+    reading_check,
+    self_augmenter,
+    writing_augmenter,
+)
+from prag_core.augmentation.augmented import CachedAugmenter, QAPair
+from prag_core.augmentation.span_augmenter import SpanAugmenter, choose_pairs
 from prag_core.augmentation.writing_augmenter import WritingAugmenter
 from tests.fixtures.invented_documents import LIGHT
 from tests.fixtures.tiny import tiny_model
@@ -36,8 +42,32 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(question_writer, "generate_fitting", write)
     monkeypatch.setattr(self_augmenter, "generate_fitting", lambda b, prompts, o: [None])
+    monkeypatch.setattr(
+        fact_writer, "generate_fitting", lambda b, prompts, *_: [None] * len(prompts)
+    )
     monkeypatch.setattr(reading_check, "generate", read)
     return calls
+
+
+def test_a_fact_stays_where_a_question_on_it_is_answered_alike(calls, monkeypatch):
+    base = tiny_model()
+    base.model.config.max_position_embeddings = 8192
+    right, wrong, unasked = "It is red.", "It is blue.", "It stands."
+    monkeypatch.setattr(
+        writing_augmenter, "write_facts", lambda b, ds, n: [(right, wrong, unasked)]
+    )
+    first, second, _ = ANSWERS
+    asked = {
+        right: [QAPair(first, ANSWERS[first][0]), QAPair(second, "Josiah Trewin")],
+        wrong: [QAPair(second, "Josiah Trewin")],  # read otherwise
+        unasked: [],
+    }
+    monkeypatch.setattr(writing_augmenter, "ask_about", lambda fact, title, most: asked[fact])
+    writer = WritingAugmenter(base, rewrites=0, qa_pairs=9, facts=True)
+    (augmented,) = writer.augment([LIGHT])
+    ruled = SpanAugmenter(0, 9, True).augment([LIGHT])[0]
+    assert augmented.facts == (right, *ruled.facts)
+    assert len({pair.question for pair in augmented.qa_pairs}) == len(augmented.qa_pairs) == 9
 
 
 def test_questions_that_the_model_answers_wrong_go_and_rules_fill_up(calls, store):

@@ -1,0 +1,149 @@
+"""Fact writer: documents go in; a model's sentences of one fact each come out.
+
+    document -> sentences -> model, which sees one at a time -> short sentences -> rules
+
+The rules of facts.py cut a sentence only where that is safe. A model cuts every one, and puts the
+name where the text has a pronoun. A small one mixes things up: from a whole passage it joins what
+does not belong together, so it is given one sentence; who did what to whom it turns round, so what
+it writes must have the sentence's words in the sentence's order. (Asked whether a passage says
+this, it does no better than chance.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from prag_core.augmentation.answer_spans import (
+    FUNCTION_WORDS,
+    MONTHS,
+    content_words,
+    find_details,
+    split_sentences,
+    words,
+)
+from prag_core.augmentation.augmented import titled
+from prag_core.augmentation.facts import stands_alone
+from prag_core.augmentation.question_options import numbered
+from prag_core.augmentation.self_augmenter import generate_fitting
+from prag_core.corpus.documents import Document
+from prag_core.corpus.text_tokens import text_ids
+from prag_core.model.base_model import BaseModel
+from prag_core.model.options import GenerationOptions
+from prag_core.model.prefix import common_start, read_prefix
+from prag_core.model.prompts import prompt_ids, question_prompt
+from prag_core.model.wordings import Wording
+
+EXAMPLES = (
+    ("Tarn Point Lighthouse",
+     "It was designed by Paul Renner, a ship builder, and lit for the first time in 1887.",
+     ("Tarn Point Lighthouse was designed by Paul Renner.",
+      "Paul Renner was a ship builder.",
+      "Tarn Point Lighthouse was lit for the first time in 1887.")),
+    ("Ida Brandt",
+     "Her brother, Jonas Brandt, sold her first portraits, which showed fishermen, in his shop.",
+     ("The brother of Ida Brandt was Jonas Brandt.",
+      "Jonas Brandt sold the first portraits by Ida Brandt in his shop.",
+      "The first portraits by Ida Brandt showed fishermen.")),
+    ("Ellmarsh Island",
+     "In 1954, critics attacked the council that let the Orne Company build a second harbour.",
+     ("Critics attacked the council in 1954.",
+      "The council let the Orne Company build a second harbour.")),
+)  # fmt: skip
+BARE = Wording(
+    "facts",
+    "Split this sentence into short ones of one fact each, that can be read alone, with names in "
+    "place of pronouns.\n{passages}{question}",
+    lead="1.",
+)
+WORDING = replace(
+    BARE,
+    turns=tuple(
+        (BARE.fill(titled(title, sentence)), numbered(facts)) for title, sentence, facts in EXAMPLES
+    ),
+)
+LINE = re.compile(r"^\s*\d+[.)]\s*(\S.*?)\s*$", re.MULTILINE)
+PRONOUN = re.compile(r"\b(?:it|its|he|his|him|she|her|hers|they|their|them)\b", re.IGNORECASE)
+# Of a date, which may stand elsewhere in a fact than in the sentence.
+DATED = re.compile(rf"\d|^(?:{MONTHS.lower()})$")
+STATED = 0.7  # of a fact's content words, the title's left out, that its sentence must have
+VERSION = 1  # of the rules below; part of the fingerprint
+
+
+def facts_fingerprint(base: BaseModel) -> list[object]:
+    """Name all that decides which facts a model writes, for an augmenter's fingerprint."""
+    return ["facts", VERSION, base.fingerprint, STATED, asdict(WORDING)]
+
+
+def write_facts(
+    base: BaseModel, documents: Sequence[Document], batch_size: int = 32
+) -> list[tuple[str, ...]]:
+    """Let a model write each document's facts, and keep those that its sentences state.
+
+    Args:
+        base: the model that writes.
+        documents: what it writes about; a sentence that the context has no room for gives no facts.
+        batch_size: sentences written about together.
+
+    Returns:
+        Distinct sentences of each document, in the text's order, none that the text has itself.
+    """
+    jobs = [(n, s) for n, d in enumerate(documents) for s in split_sentences(d.text)]
+    # By length, so that few rows of a batch wait for its longest.
+    lengths = list(map(len, text_ids(base.tokenizer, [sentence for _, sentence in jobs])))
+    order = sorted(range(len(jobs)), key=lengths.__getitem__)
+    rows = [prompt_ids(base.tokenizer, _prompt(base, *pair)) for pair in ("AB", "CD")]
+    examples = read_prefix(base, rows[0][: common_start(*rows)])  # read once for all sentences
+    written: dict[int, str | None] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        prompts = [_prompt(base, documents[n].title, s) for n, s in (jobs[i] for i in batch)]
+        # A fact repeats the subject: twice the sentence, and a line's number and title.
+        tokens = min(2 * lengths[batch[-1]] + 32, max(1, base.context_length // 3))
+        options = GenerationOptions(tokens, stop=("\n\n",), batch_size=batch_size)
+        texts = generate_fitting(base, prompts, options, [examples] * len(batch))
+        written |= zip(batch, texts, strict=True)
+    facts: list[dict[str, str]] = [{} for _ in documents]
+    for i, (n, sentence) in enumerate(jobs):
+        for fact in read_facts(written[i] or "", sentence, documents[n]):
+            facts[n].setdefault(fact.lower(), fact)
+    return [tuple(row.values()) for row in facts]
+
+
+def _prompt(base: BaseModel, title: str, sentence: str) -> str:
+    return question_prompt(base.tokenizer, titled(title, sentence), [], WORDING)
+
+
+def read_facts(text: str, sentence: str, document: Document) -> list[str]:
+    """Read the numbered facts of a reply, behind the "1." that it begins with.
+
+    Args:
+        text: the reply.
+        sentence: that it is about.
+        document: whose text the sentence is of.
+    """
+    facts = [line.rstrip(" .") for line in LINE.findall("1. " + text.strip())]
+    return [
+        f"{fact}."
+        for fact in facts
+        if stands_alone(fact) and fact not in document.text and states(sentence, document, fact)
+    ]
+
+
+def states(sentence: str, document: Document, fact: str) -> bool:
+    """Say whether a sentence of a document has a fact's words, in their order.
+
+    All names and numbers, most other words. Numbers and months may move; what stands in the title
+    may be new where the sentence has a pronoun for it.
+    """
+    title, said = content_words(document.title), words(sentence)
+    asked = [word for word in words(fact) if word not in FUNCTION_WORDS | title]
+    found = [word for word in asked if word in said]
+    rest = iter(said)
+    ordered = all(word in rest for word in found if not DATED.search(word))
+    named = not (content_words(fact) & title) - {*said} or PRONOUN.search(sentence)
+    details = content_words(" ".join(find_details(fact))) - title
+    return bool(
+        found and named and ordered and len(found) >= STATED * len(asked) and details <= {*said}
+    )

@@ -1,0 +1,81 @@
+"""Fact writer: what a model says of a sentence is kept where the sentence says it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from prag_core.augmentation import fact_writer
+from prag_core.augmentation.fact_writer import EXAMPLES, read_facts, states, write_facts
+from prag_core.corpus.documents import Document
+from tests.fixtures.invented_documents import LIGHT
+from tests.fixtures.tiny import tiny_model
+
+ATTACKED = (
+    "In November 2014, Sony Pictures was attacked by hackers, who released letters of its heads."
+)
+
+
+@pytest.mark.parametrize(
+    ("fact", "stated"),
+    [
+        ("Sony Pictures was attacked by hackers in November 2014.", True),  # a date may move
+        ("Hackers released letters of heads of Brannock Light.", True),  # "its"
+        ("Sony Pictures released letters.", True),  # false, but in order: its question tells
+        ("Heads released letters.", False),  # turned round
+        ("Sony Pictures was attacked by hackers in November 2013.", False),  # another number
+        ("Sony Pictures was attacked by Ottoline Varga.", False),  # another name
+        ("Hackers sold the stolen letters abroad.", False),  # most of it is new
+        ("Brannock Light is it.", False),  # nothing of the sentence
+    ],
+)
+def test_a_fact_has_the_words_of_its_sentence_in_their_order(fact, stated):
+    assert states(ATTACKED, Document(ATTACKED, "Brannock Light"), fact) is stated
+
+
+def test_the_title_is_named_only_where_the_sentence_means_it():
+    document = Document("Some claims cannot be tested. He called them empty.", "Karl Popper")
+    assert not states("Some claims cannot be tested.", document, "Karl Popper cannot be tested.")
+    assert states("He called them empty.", document, "Karl Popper called claims empty.") is False
+    assert states("He called them empty.", document, "Karl Popper called them empty.")
+
+
+def test_examples_keep_the_rules():
+    for title, sentence, facts in EXAMPLES:
+        document = Document(sentence, title)
+        text = "\n".join(f"{number}. {fact}" for number, fact in enumerate(facts, 1))
+        kept = read_facts(text.removeprefix("1. "), sentence, document)
+        assert kept == list(facts), title
+
+
+def test_what_the_text_says_itself_or_cannot_stand_alone_goes():
+    sentence = "It was first lit in 1867, and the keeper kept goats."
+    document = Document(f"Brannock Light is old. {sentence}", "Brannock Light")
+    reply = "Brannock Light was first lit in 1867\n2. It was first lit in 1867.\n3. Goats.\nfour"
+    assert read_facts(reply, sentence, document) == ["Brannock Light was first lit in 1867."]
+    assert read_facts("the keeper kept goats.", sentence, document) == []
+
+
+def test_facts_come_in_the_order_of_the_text_and_once(monkeypatch):
+    seen = []
+
+    def write(base, prompts, options, prefixes):
+        assert len(prompts) == len(prefixes)
+        seen.extend(prompts)
+        lit = "Brannock Light was lit and blessed in 1867."
+        both = f"{lit}\n2. Keepers in 1867 had sheep."
+        return [None if "Goats" in p else lit if "bishop" in p else both for p in prompts]
+
+    monkeypatch.setattr(fact_writer, "generate_fitting", write)
+    base = tiny_model()
+    first = "It was, as a bishop who came by boat wrote, lit and blessed in 1867."
+    last = "It was lit and blessed, and keepers had some sheep in 1867."
+    document = Document(f"{first} Goats. {last}", LIGHT.title)
+    empty = replace(document, text="")
+    facts = write_facts(base, [document, empty], batch_size=2)
+    assert facts == [
+        ("Brannock Light was lit and blessed in 1867.", "Keepers in 1867 had sheep."),
+        (),
+    ]
+    assert len(seen) == 3
