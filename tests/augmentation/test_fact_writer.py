@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from prag_core.augmentation import fact_writer
+from prag_core.augmentation.answer_spans import split_sentences
 from prag_core.augmentation.fact_writer import EXAMPLES, read_facts, states, write_facts
 from prag_core.corpus.documents import Document
+from prag_core.model.base_model import load_base_model
 from tests.fixtures.invented_documents import LIGHT
 from tests.fixtures.tiny import tiny_model
 
@@ -79,3 +81,12 @@ def test_facts_come_in_the_order_of_the_text_and_once(monkeypatch):
         (),
     ]
     assert len(seen) == 3
+
+
+@pytest.mark.slow
+def test_the_embedded_model_writes_facts():
+    (facts,) = write_facts(load_base_model(), [LIGHT])
+    assert facts
+    for fact in facts:
+        assert any(states(s, LIGHT, fact) for s in split_sentences(LIGHT.text)), fact
+        assert fact not in LIGHT.text
