@@ -1,12 +1,14 @@
-"""Terminal: what commands print goes out on any terminal or pipe, and how far a long work is."""
+"""Terminal: what commands print goes out on any terminal or pipe; how far a work is; SIGTERM."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, Task, TimeRemainingColumn
@@ -46,6 +48,27 @@ def standard_streams() -> Iterator[None]:
             except (OSError, ValueError):  # what is left goes nowhere, or Python would complain
                 with suppress(OSError, ValueError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a program as an exception does: programs that it has started end with it.
+
+    Raises:
+        SystemExit: with 143 (128 + 15), where the signal has come.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if current_thread() is not main_thread():  # no other may set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

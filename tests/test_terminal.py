@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 import time
 
@@ -64,3 +65,19 @@ def test_a_full_disk_is_a_failure_and_a_deleted_folder_is_named(monkeypatch, cap
     monkeypatch.setattr(os, "getcwd", lambda: os.stat(tmp_path / "none"))
     assert cli.main(["store", "list"]) == 2
     assert "current folder that was deleted" in capsys.readouterr().err
+
+
+PARENT = """
+import subprocess, sys
+from prag_core.terminal import stopped_by_sigterm
+with stopped_by_sigterm():
+    subprocess.run([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(600)"])
+"""
+
+
+def test_sigterm_ends_a_program_and_those_that_it_started():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as running:
+        assert running.stdout.readline() == b"1\n"
+        running.terminate()
+        assert running.wait(30) == 143
+        assert running.stdout.read() == b""  # the pipe is closed: the other one is gone, too
