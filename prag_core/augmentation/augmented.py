@@ -1,8 +1,8 @@
 """Augmentation: a document goes in, rewrites and question-answer pairs on it come out.
 
 Here are the records, `FileAugmenter` for ready-made pairs, and `CachedAugmenter`, which stores what
-any augmenter wrote. Two others write themselves: `SelfAugmenter` (self_augmenter.py) asks a model
-that can write JSON, `SpanAugmenter` (span_augmenter.py) goes by rules alone.
+any augmenter wrote. The others write themselves, by rule or by a model (README.md beside this
+file).
 """
 
 from __future__ import annotations
