@@ -28,7 +28,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, get_type_hints
 
 from prag_core.files import FAILURES, sentence
-from prag_core.terminal import standard_streams, stopped_by_sigterm
+from prag_core.terminal import standard_streams
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -137,7 +137,7 @@ def run_program(
         run: takes the name of the command.
         memory_hint: what to do where memory ran out.
     """
-    with standard_streams(), stopped_by_sigterm():
+    with standard_streams():
         name, status = pick_command(program, about, commands, words)
         if name is None:
             return status

@@ -52,7 +52,7 @@ def standard_streams() -> Iterator[None]:
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a program as an exception does: programs that it has started end with it.
+    """Let SIGTERM raise an exception, for blocks that end a process which they have started.
 
     Raises:
         SystemExit: with 143 (128 + 15), where the signal has come.

@@ -34,6 +34,7 @@ from prag_core.evaluation.report.figures import MARKERS, TOPIC_COLOURS, styled
 from prag_core.evaluation.tables import Table
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
+from prag_core.terminal import stopped_by_sigterm
 
 LINES = {"own": "-", "another's": "--", "none": ":"}  # of the figure
 
@@ -167,7 +168,9 @@ def train(fit_config: str, settings: Mapping[str, Any], folder: Path) -> None:
     if begun:
         arguments = [*arguments, f"--ckpt_path={last}"]
     # A process of its own: what one variant leaves behind in memory slows down no other.
-    if subprocess.run([sys.executable, "-m", "hypernet", *arguments], check=False).returncode:
+    with stopped_by_sigterm():
+        ended = subprocess.run([sys.executable, "-m", "hypernet", *arguments], check=False)
+    if ended.returncode:
         raise ChildProcessError(f"the training of {folder} failed: see its messages above")
     done.touch()
 

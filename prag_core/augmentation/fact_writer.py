@@ -5,8 +5,7 @@
 The rules of facts.py cut a sentence only where that is safe. A model cuts every one, and puts the
 name where the text has a pronoun. A small one mixes things up: from a whole passage it joins what
 does not belong together, so it is given one sentence; who did what to whom it turns round, so what
-it writes must have the sentence's words in the sentence's order. (Asked whether a passage says
-this, it does no better than chance.)
+it writes must have the sentence's words in the sentence's order.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from prag_core.augmentation.answer_spans import (
     FUNCTION_WORDS,
     MONTHS,
     content_words,
-    find_details,
     split_sentences,
     words,
 )
@@ -67,6 +65,10 @@ LINE = re.compile(r"^\s*\d+[.)]\s*(\S.*?)\s*$", re.MULTILINE)
 PRONOUN = re.compile(r"\b(?:it|its|he|his|him|she|her|hers|they|their|them)\b", re.IGNORECASE)
 # Of a date, which may stand elsewhere in a fact than in the sentence.
 DATED = re.compile(rf"\d|^(?:{MONTHS.lower()})$")
+NAME = re.compile(r"\b[^\W_a-z]\w*")  # or a number; a capital of any alphabet
+GENITIVE = re.compile(r"['’]s\b")
+DENIALS = frozenset(("not", "no", "never", "nor", "neither", "without", "against"))
+MOST_TOKENS = 256  # of what is written about one sentence
 STATED = 0.7  # of a fact's content words, the title's left out, that its sentence must have
 VERSION = 1  # of the rules below; part of the fingerprint
 
@@ -90,6 +92,8 @@ def write_facts(
         Distinct sentences of each document, in the text's order, none that the text has itself.
     """
     jobs = [(n, s) for n, d in enumerate(documents) for s in split_sentences(d.text)]
+    if not jobs:
+        return [()] * len(documents)
     # By length, so that few rows of a batch wait for its longest.
     lengths = list(map(len, text_ids(base.tokenizer, [sentence for _, sentence in jobs])))
     order = sorted(range(len(jobs)), key=lengths.__getitem__)
@@ -100,7 +104,7 @@ def write_facts(
         batch = order[start : start + batch_size]
         prompts = [_prompt(base, documents[n].title, s) for n, s in (jobs[i] for i in batch)]
         # A fact repeats the subject: twice the sentence, and a line's number and title.
-        tokens = min(2 * lengths[batch[-1]] + 32, max(1, base.context_length // 3))
+        tokens = min(2 * lengths[batch[-1]] + 32, MOST_TOKENS, max(1, base.context_length // 3))
         options = GenerationOptions(tokens, stop=("\n\n",), batch_size=batch_size)
         texts = generate_fitting(base, prompts, options, [examples] * len(batch))
         written |= zip(batch, texts, strict=True)
@@ -124,26 +128,44 @@ def read_facts(text: str, sentence: str, document: Document) -> list[str]:
         document: whose text the sentence is of.
     """
     facts = [line.rstrip(" .") for line in LINE.findall("1. " + text.strip())]
+    known = document.text.lower()
     return [
         f"{fact}."
         for fact in facts
-        if stands_alone(fact) and fact not in document.text and states(sentence, document, fact)
+        if stands_alone(fact)
+        and not fact.endswith("?")
+        and fact.lower() not in known
+        and states(sentence, document.title, fact)
     ]
 
 
-def states(sentence: str, document: Document, fact: str) -> bool:
-    """Say whether a sentence of a document has a fact's words, in their order.
+def states(sentence: str, title: str, fact: str) -> bool:
+    """Say whether a sentence has a fact's words, in their order.
 
-    All names and numbers, most other words. Numbers and months may move; what stands in the title
-    may be new where the sentence has a pronoun for it.
+    All names and numbers, most other words, and "not" in both or in none. Numbers and months may
+    move; what stands in the title may be new where the sentence has a pronoun for it.
+
+    Args:
+        sentence: of a document.
+        title: of the document.
+        fact: what is said to stand in the sentence.
     """
-    title, said = content_words(document.title), words(sentence)
-    asked = [word for word in words(fact) if word not in FUNCTION_WORDS | title]
+    about, fact, sentence = content_words(title), *(GENITIVE.sub("", s) for s in (fact, sentence))
+    said = words(sentence)
+    asked = [word for word in words(fact) if word not in FUNCTION_WORDS | about]
     found = [word for word in asked if word in said]
     rest = iter(said)
     ordered = all(word in rest for word in found if not DATED.search(word))
-    named = not (content_words(fact) & title) - {*said} or PRONOUN.search(sentence)
-    details = content_words(" ".join(find_details(fact))) - title
+    meant = not (content_words(fact) & about) - {*said} or PRONOUN.search(sentence)
+    # Behind the title: "Apollo 11" does not say that there were 11.
+    names = " ".join(NAME.findall(fact.replace(title, "") if title else fact))
+    new = {w for w in words(names) if w not in about or w.isdigit()} - FUNCTION_WORDS - {*said}
+    denied = [bool(DENIALS & {*words(s)} or "n't" in s) for s in (fact, sentence)]
     return bool(
-        found and named and ordered and len(found) >= STATED * len(asked) and details <= {*said}
+        found
+        and ordered
+        and meant
+        and not new
+        and denied[0] == denied[1]
+        and len(found) >= STATED * len(asked)
     )

@@ -11,10 +11,10 @@ from prag_core.augmentation.question_writer import is_right
 from prag_core.corpus.documents import Document
 from prag_core.model.attach import attached
 from prag_core.model.base_model import BaseModel
+from prag_core.model.fitting import fit_prompt
 from prag_core.model.generate import generate
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import kept_prefix
-from prag_core.model.prompts import question_prompt
 from prag_core.model.wordings import find_wording, reading_wording, without_date
 
 ANSWER_TOKENS = 24
@@ -29,6 +29,8 @@ def answered_alike(
     batch_size: int = 32,
 ) -> list[list[QAPair]]:
     """Keep the pairs that the model answers right with the passage in the prompt.
+
+    What the context has no room for goes: the passage's end, and a question that is too long alone.
 
     Args:
         base: the model that reads.
@@ -48,9 +50,12 @@ def answered_alike(
         wording = find_wording(without_date(asked))
     kept = []
     for document, pairs in zip(documents, rows, strict=True):
-        prompts = [
-            question_prompt(base.tokenizer, pair.question, [document], wording) for pair in pairs
+        fitted = [
+            (pair, fit_prompt(base, pair.question, [document], wording, ANSWER_TOKENS))
+            for pair in pairs
         ]
+        pairs = [pair for pair, prompt in fitted if not prompt.error]
+        prompts = [prompt.text for _, prompt in fitted if not prompt.error]
         # The passage is read once for all questions on it.
         known = kept_prefix(base, None, document, wording, ANSWER_TOKENS, run) if pairs else None
         texts = generate(base, prompts, reader, options, [known] * len(prompts))

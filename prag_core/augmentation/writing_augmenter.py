@@ -5,7 +5,8 @@
              -> asked with the passage -> what the model answers right is kept
 
 The model's questions are in other words than the text, which is how people ask; the rules' are true
-by construction and fill up what the model leaves. A fact is kept with one of its questions.
+by construction and fill up what the model leaves. A fact is kept where a question on it is, whether
+or not that is among the first `qa_pairs`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class WritingAugmenter:
     Args:
         base: the model that writes and checks; it need not be the one that the adapters are for.
         rewrites: rewrites a document, by the model.
-        qa_pairs: question-answer pairs a document, at most: the model's first.
+        qa_pairs: question-answer pairs a document, at most: the model's first, then those on its
+            facts, then those by rule.
         facts: let the model write them, and take the text apart by rule (see `SpanAugmenter`).
         batch_size: documents asked about together.
 
@@ -56,7 +58,7 @@ class WritingAugmenter:
         self.fingerprint = fingerprint(
             ["writing", CHECK_VERSION, rewrites, qa_pairs, self.rules.fingerprint]
             + [writer.fingerprint for writer in self.writers]
-            + (facts_fingerprint(base) if facts else [])
+            + ([FACT_QUESTIONS, *facts_fingerprint(base)] if facts else [])
         )
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
@@ -67,8 +69,10 @@ class WritingAugmenter:
                 pairs = [QAPair(q.question, q.answer) for q in questions if not q.problem]
                 rows[row] = add_pairs(rows[row], pairs)
         asked = self._asked_facts(documents)
+        # Equal questions with other answers stay: which is right is seen by reading.
         rows = [
-            add_pairs(pairs, chain(*of.values())) for pairs, of in zip(rows, asked, strict=True)
+            tuple(dict.fromkeys((*pairs, *chain(*of.values()))))
+            for pairs, of in zip(rows, asked, strict=True)
         ]
         rewrites = ask_rewrites(self.base, documents, self.rewrites, self.batch_size)
         checked = answered_alike(self.base, documents, rows, batch_size=2 * self.batch_size)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from prag_core.speed.measurement import Measurement, bounded, compared, seconds
 from prag_core.speed.workload import workload_documents, workload_questions
+from prag_core.terminal import stopped_by_sigterm
 
 CLIENTS = (1, 8, 32)
 REQUESTS = {1: 24, 8: 96, 32: 192}
@@ -135,7 +136,11 @@ def server(settings: Sequence[str], folder: Path) -> Iterator[int]:
         sys.executable, "-m", "prag_core.cli", "serve", f"--port={port}",
         f"--store={folder / 'store'}", f"--limits.timeout={ANSWERS_WITHIN}", *settings,
     ]  # fmt: skip
-    with log.open("w") as errors, subprocess.Popen(command, stderr=errors) as process:
+    with (
+        stopped_by_sigterm(),
+        log.open("w") as errors,
+        subprocess.Popen(command, stderr=errors) as process,
+    ):
         try:
             until = time.monotonic() + STARTS_WITHIN
             while not _accepts(port):

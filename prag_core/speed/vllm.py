@@ -28,6 +28,7 @@ from prag_core.pipeline.rag import assemble
 from prag_core.pipeline.setup import Setup
 from prag_core.speed.measurement import Measurement, compared
 from prag_core.speed.workload import workload_documents
+from prag_core.terminal import stopped_by_sigterm
 
 RANK, MOST_RANK = 8, 64  # on average over modules, and of a module: three documents fit
 TOKENS = 16  # of every answer: none ends before
@@ -177,6 +178,7 @@ def vllm_server(
         "VLLM_NO_USAGE_STATS": "1", "PRAG_VLLM_URL": url, **settings,
     }  # fmt: skip
     with (
+        stopped_by_sigterm(),
         log.open("w") as file,
         subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process,
         httpx.Client(base_url=url, timeout=STARTS_WITHIN, trust_env=False) as http,

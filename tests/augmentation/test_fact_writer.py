@@ -23,24 +23,37 @@ ATTACKED = (
     ("fact", "stated"),
     [
         ("Sony Pictures was attacked by hackers in November 2014.", True),  # a date may move
-        ("Hackers released letters of heads of Brannock Light.", True),  # "its"
+        ("Hackers released letters of Brannock Light's heads.", True),  # "its"
         ("Sony Pictures released letters.", True),  # false, but in order: its question tells
         ("Heads released letters.", False),  # turned round
         ("Sony Pictures was attacked by hackers in November 2013.", False),  # another number
         ("Sony Pictures was attacked by Ottoline Varga.", False),  # another name
+        ("Örjan was attacked by hackers.", False),  # also of another alphabet, and in front
+        ("Sony Pictures was not attacked by hackers.", False),
         ("Hackers sold the stolen letters abroad.", False),  # most of it is new
         ("Brannock Light is it.", False),  # nothing of the sentence
     ],
 )
 def test_a_fact_has_the_words_of_its_sentence_in_their_order(fact, stated):
-    assert states(ATTACKED, Document(ATTACKED, "Brannock Light"), fact) is stated
+    assert states(ATTACKED, "Brannock Light", fact) is stated
 
 
-def test_the_title_is_named_only_where_the_sentence_means_it():
-    document = Document("Some claims cannot be tested. He called them empty.", "Karl Popper")
-    assert not states("Some claims cannot be tested.", document, "Karl Popper cannot be tested.")
-    assert states("He called them empty.", document, "Karl Popper called claims empty.") is False
-    assert states("He called them empty.", document, "Karl Popper called them empty.")
+@pytest.mark.parametrize(
+    ("sentence", "title", "fact", "stated"),
+    [
+        ("He called them empty.", "Karl Popper", "Karl Popper called them empty.", True),
+        ("Some claims cannot be tested.", "Karl Popper", "Karl Popper can be tested.", False),
+        ("She never studied in Lund.", "Ida Brandt", "Ida Brandt studied in Lund.", False),
+        ("She never studied in Lund.", "Ida Brandt", "Ida Brandt never studied in Lund.", True),
+        ("It carried three men.", "Apollo 11", "Apollo 11 carried three men.", True),
+        ("Apollo 11 carried three men.", "Apollo 11", "Apollo 11 carried three men.", True),
+        ("It carried three men.", "Apollo 11", "Apollo 11 carried 11 men.", False),
+        ("Her brother was Jonas.", "Ida Brandt", "Ida Brandt's brother was Jonas.", True),
+        ("Ihr Bruder war Jörg.", "", "Bruder war Jörg.", True),  # a text without a title
+    ],
+)
+def test_the_title_stands_for_a_pronoun_alone(sentence, title, fact, stated):
+    assert states(sentence, title, fact) is stated
 
 
 def test_examples_keep_the_rules():
@@ -56,7 +69,8 @@ def test_what_the_text_says_itself_or_cannot_stand_alone_goes():
     document = Document(f"Brannock Light is old. {sentence}", "Brannock Light")
     reply = "Brannock Light was first lit in 1867\n2. It was first lit in 1867.\n3. Goats.\nfour"
     assert read_facts(reply, sentence, document) == ["Brannock Light was first lit in 1867."]
-    assert read_facts("the keeper kept goats.", sentence, document) == []
+    for reply in ("The keeper kept goats.", "Was Brannock Light lit in 1867?"):
+        assert read_facts(reply, sentence, document) == [], reply
 
 
 def test_facts_come_in_the_order_of_the_text_and_once(monkeypatch):
@@ -88,5 +102,5 @@ def test_the_embedded_model_writes_facts():
     (facts,) = write_facts(load_base_model(), [LIGHT])
     assert facts
     for fact in facts:
-        assert any(states(s, LIGHT, fact) for s in split_sentences(LIGHT.text)), fact
+        assert any(states(s, LIGHT.title, fact) for s in split_sentences(LIGHT.text)), fact
         assert fact not in LIGHT.text

@@ -14,6 +14,7 @@ from prag_core.augmentation import (
 from prag_core.augmentation.augmented import CachedAugmenter, QAPair
 from prag_core.augmentation.span_augmenter import SpanAugmenter, choose_pairs
 from prag_core.augmentation.writing_augmenter import WritingAugmenter
+from prag_core.corpus.documents import Document
 from tests.fixtures.invented_documents import LIGHT
 from tests.fixtures.tiny import tiny_model
 
@@ -22,6 +23,8 @@ ANSWERS = {
     "Who was the last to keep Brannock Light?": ("Josiah Trewin", "Ottoline Varga"),
     "How tall is Brannock Light?": ("41 metres", "41"),
 }
+
+FACT_ANSWER = ("What was the rock's colour?", "red")  # of a question on a fact
 
 
 @pytest.fixture
@@ -38,7 +41,8 @@ def calls(monkeypatch):
         assert adapter is None
         assert all("Passage 1: Brannock Light: Brannock Light is a" in prompt for prompt in prompts)
         assert len({id(prefix) for prefix in prefixes}) == 1  # the passage is read once
-        return [next(a for q, (_, a) in ANSWERS.items() if q in prompt) for prompt in prompts]
+        read = {q: a for q, (_, a) in ANSWERS.items()} | dict([FACT_ANSWER])
+        return [next(a for q, a in read.items() if q in prompt) for prompt in prompts]
 
     monkeypatch.setattr(question_writer, "generate_fitting", write)
     monkeypatch.setattr(self_augmenter, "generate_fitting", lambda b, prompts, o: [None])
@@ -54,12 +58,12 @@ def test_a_fact_stays_where_a_question_on_it_is_answered_alike(calls, monkeypatc
     base.model.config.max_position_embeddings = 8192
     right, wrong, unasked = "It is red.", "It is blue.", "It stands."
     monkeypatch.setattr(
-        writing_augmenter, "write_facts", lambda b, ds, n: [(right, wrong, unasked)]
+        writing_augmenter, "write_facts", lambda b, ds, n: [(wrong, right, unasked)]
     )
-    first, second, _ = ANSWERS
+    question, answer = FACT_ANSWER
     asked = {
-        right: [QAPair(first, ANSWERS[first][0]), QAPair(second, "Josiah Trewin")],
-        wrong: [QAPair(second, "Josiah Trewin")],  # read otherwise
+        wrong: [QAPair(question, "Josiah Trewin")],  # read otherwise
+        right: [QAPair(question, answer), QAPair("How tall is Brannock Light?", "9 metres")],
         unasked: [],
     }
     monkeypatch.setattr(writing_augmenter, "ask_about", lambda fact, title, most: asked[fact])
@@ -68,6 +72,8 @@ def test_a_fact_stays_where_a_question_on_it_is_answered_alike(calls, monkeypatc
     ruled = SpanAugmenter(0, 9, True).augment([LIGHT])[0]
     assert augmented.facts == (right, *ruled.facts)
     assert len({pair.question for pair in augmented.qa_pairs}) == len(augmented.qa_pairs) == 9
+    assert QAPair(question, answer) in augmented.qa_pairs
+    assert QAPair(question, "Josiah Trewin") not in augmented.qa_pairs
 
 
 def test_questions_that_the_model_answers_wrong_go_and_rules_fill_up(calls, store):
@@ -89,3 +95,14 @@ def test_questions_that_the_model_answers_wrong_go_and_rules_fill_up(calls, stor
     made = [WritingAugmenter(base, **{"rewrites": 1, "qa_pairs": 9, "facts": True} | change)
             for change in others]  # fmt: skip
     assert len({writer.fingerprint, *(one.fingerprint for one in made)}) == 4
+
+
+def test_a_document_beyond_the_context_is_read_as_far_as_it_goes(tiny_base, monkeypatch):
+    monkeypatch.setattr(
+        writing_augmenter, "write_facts", lambda b, ds, n: [("A keeper kept goats.",)] * len(ds)
+    )
+    pairs = [QAPair("Who kept goats?", "keeper"), QAPair("Who? " * 500, "keeper")]
+    monkeypatch.setattr(writing_augmenter, "ask_about", lambda fact, title, most: pairs)
+    long = Document("A keeper kept goats. " * 200, "Goats")
+    (augmented,) = WritingAugmenter(tiny_base, 0, 3, facts=True).augment([long])
+    assert augmented.document == long
