@@ -65,7 +65,7 @@ LINE = re.compile(r"^\s*\d+[.)]\s*(\S.*?)\s*$", re.MULTILINE)
 PRONOUN = re.compile(r"\b(?:it|its|he|his|him|she|her|hers|they|their|them)\b", re.IGNORECASE)
 # Of a date, which may stand elsewhere in a fact than in the sentence.
 DATED = re.compile(rf"\d|^(?:{MONTHS.lower()})$")
-NAME = re.compile(r"\b[^\W_a-z]\w*")  # or a number; a capital of any alphabet
+WORD = re.compile(r"\w+(?:[.,]\d+)*")  # as `words` has them, in upper or lower case
 GENITIVE = re.compile(r"['’]s\b")
 DENIALS = frozenset(("not", "no", "never", "nor", "neither", "without", "against"))
 MOST_TOKENS = 256  # of what is written about one sentence
@@ -158,8 +158,9 @@ def states(sentence: str, title: str, fact: str) -> bool:
     ordered = all(word in rest for word in found if not DATED.search(word))
     meant = not (content_words(fact) & about) - {*said} or PRONOUN.search(sentence)
     # Behind the title: "Apollo 11" does not say that there were 11.
-    names = " ".join(NAME.findall(fact.replace(title, "") if title else fact))
-    new = {w for w in words(names) if w not in about or w.isdigit()} - FUNCTION_WORDS - {*said}
+    bare = WORD.findall(fact.replace(title, "") if title else fact)
+    names = {word.lower() for word in bare if not word[0].islower()} - FUNCTION_WORDS
+    new = {word for word in names if word not in about or word.isdigit()} - {*said}
     denied = [bool(DENIALS & {*words(s)} or "n't" in s) for s in (fact, sentence)]
     return bool(
         found

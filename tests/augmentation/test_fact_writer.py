@@ -49,6 +49,7 @@ def test_a_fact_has_the_words_of_its_sentence_in_their_order(fact, stated):
         ("Apollo 11 carried three men.", "Apollo 11", "Apollo 11 carried three men.", True),
         ("It carried three men.", "Apollo 11", "Apollo 11 carried 11 men.", False),
         ("Her brother was Jonas.", "Ida Brandt", "Ida Brandt's brother was Jonas.", True),
+        ("The size was 3.20, not 3.", "", "The size was not 3.20.", True),  # no parts of numbers
         ("Ihr Bruder war Jörg.", "", "Bruder war Jörg.", True),  # a text without a title
     ],
 )
