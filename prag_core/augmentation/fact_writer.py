@@ -67,7 +67,9 @@ PRONOUN = re.compile(r"\b(?:it|its|he|his|him|she|her|hers|they|their|them)\b", 
 DATED = re.compile(rf"\d|^(?:{MONTHS.lower()})$")
 WORD = re.compile(r"\w+(?:[.,]\d+)*")  # as `words` has them, in upper or lower case
 GENITIVE = re.compile(r"['’]s\b")
-DENIALS = frozenset(("not", "no", "never", "nor", "neither", "without", "against"))
+DENIAL = re.compile(
+    r"\b(?:not|no|never|nor|neither|cannot|without|against)\b|n['’]t\b", re.IGNORECASE
+)
 MOST_TOKENS = 256  # of what is written about one sentence
 STATED = 0.7  # of a fact's content words, the title's left out, that its sentence must have
 VERSION = 1  # of the rules below; part of the fingerprint
@@ -161,12 +163,11 @@ def states(sentence: str, title: str, fact: str) -> bool:
     bare = WORD.findall(fact.replace(title, "") if title else fact)
     names = {word.lower() for word in bare if not word[0].islower()} - FUNCTION_WORDS
     new = {word for word in names if word not in about or word.isdigit()} - {*said}
-    denied = [bool(DENIALS & {*words(s)} or "n't" in s) for s in (fact, sentence)]
     return bool(
         found
         and ordered
         and meant
         and not new
-        and denied[0] == denied[1]
+        and bool(DENIAL.search(fact)) == bool(DENIAL.search(sentence))
         and len(found) >= STATED * len(asked)
     )

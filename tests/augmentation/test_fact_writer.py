@@ -45,6 +45,7 @@ def test_a_fact_has_the_words_of_its_sentence_in_their_order(fact, stated):
         ("Some claims cannot be tested.", "Karl Popper", "Karl Popper can be tested.", False),
         ("She never studied in Lund.", "Ida Brandt", "Ida Brandt studied in Lund.", False),
         ("She never studied in Lund.", "Ida Brandt", "Ida Brandt never studied in Lund.", True),
+        ("He can’t swim in Lund.", "Ida Brandt", "Ida Brandt can swim in Lund.", False),
         ("It carried three men.", "Apollo 11", "Apollo 11 carried three men.", True),
         ("Apollo 11 carried three men.", "Apollo 11", "Apollo 11 carried three men.", True),
         ("It carried three men.", "Apollo 11", "Apollo 11 carried 11 men.", False),
