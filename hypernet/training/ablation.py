@@ -5,7 +5,8 @@
 
 A variant is trained in a process of its own and kept when it is finished: a second run of the same
 command goes on where the first was stopped, from the last checkpoint, with the time that was used
-counted, and trains what is missing.
+counted, and trains what is missing. A row of ablation.json, written when its variant is done, is
+all that is needed of that variant: with the file on another machine, the others are measured there.
 """
 
 from __future__ import annotations
@@ -82,32 +83,63 @@ def ablate(
             "least one variant, and only such names: "
             + (f"correct {unknown}" if names else "add one")
         )
-    text = Path(fit_config).read_text(encoding="utf-8")
-    record = yaml.safe_load(text)
-    trained = {}
-    for name in names:
-        settings = {**(common or {}), **variants[name], "trainer.val_check_interval": every}
+    record = yaml.safe_load(Path(fit_config).read_text(encoding="utf-8"))
+    file = Path(output) / "ablation.json"
+    # What a row depends on beside its own settings.
+    shared = {"minutes": minutes, "rate_minutes": rate_minutes, "documents": documents}
+    shared |= {"configuration": record}
+    asked = {name: {**(common or {}), **settings} for name, settings in variants.items()}
+    for settings in asked.values():
+        settings |= {"trainer.val_check_interval": every}
         settings |= {"model.max_hours": minutes / 60, "logger": "csv"}
-        folder = Path(output) / "variants" / name
-        losses = try_rates(fit_config, settings, rates.get(name, ()), rate_minutes, folder)
-        if losses:
-            settings["model.learning_rate"] = min(losses, key=losses.get)
-        train(fit_config, settings, folder)
-        rates_tried = {f"{r:g}": None if math.isinf(x) else x for r, x in losses.items()}
-        trained[name] = {"settings": settings, "rates": rates_tried}
-    base = load_base_model(record["model"]["base_model"], record["model"].get("dtype", "auto"))
-    sample, rows = held_out(record["data"], base, documents), []
-    for name, notes in trained.items():
-        # Those that take long are answered by the first variant alone.
-        cells = conditions if rows else (*conditions, *measured)
-        folder = Path(output) / "variants" / name
-        rows.append({"name": name, **notes, **compare(folder, base, sample, cells)})
-    result = {"minutes": minutes, "rate_minutes": rate_minutes, "rows": rows}
-    result |= {"questions": len(sample.questions), "base_model": base.name}
-    # For documents, which are rendered without this package.
-    result["tables"] = [asdict(table) for table in format_tables(result)]
-    write_json(Path(output) / "ablation.json", result)
-    write_report(Path(output) / "ablation.json", drawn)
+    # Those that take long are answered by the first variant alone.
+    cells = {name: (*conditions, *(measured if name == names[0] else ())) for name in names}
+    result = read_result(file, shared)
+    rows = {row["name"]: row for row in result["rows"]}
+    rows = {
+        name: rows[name]
+        for name in names
+        if name in rows and is_measured(rows[name], asked[name], rates.get(name, ()), cells[name])
+    }
+    base = sample = None
+    for name in names:
+        if name not in rows:
+            folder, settings = Path(output) / "variants" / name, asked[name]
+            losses = try_rates(fit_config, settings, rates.get(name, ()), rate_minutes, folder)
+            if losses:
+                settings["model.learning_rate"] = min(losses, key=losses.get)
+            train(fit_config, settings, folder)
+            if base is None:
+                model = record["model"]
+                base = load_base_model(model["base_model"], model.get("dtype", "auto"))
+                sample = held_out(record["data"], base, documents)
+                result |= {"questions": len(sample.questions), "base_model": base.name}
+            tried = {f"{r:g}": None if math.isinf(x) else x for r, x in losses.items()}
+            row = {"name": name, "settings": settings, "rates": tried}
+            rows[name] = row | compare(folder, base, sample, cells[name])
+        result["rows"] = [rows[name] for name in names if name in rows]
+        # For documents, which are rendered without this package.
+        result["tables"] = [asdict(table) for table in format_tables(result)]
+        write_json(file, result)
+    write_report(file, drawn)
+
+
+def read_result(file: Path, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an ablation.json that was measured alike; without one, its beginning."""
+    result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    same = all(result.get(key) == value for key, value in shared.items())
+    return result if result and same else {**shared, "rows": []}
+
+
+def is_measured(
+    row: Mapping, settings: Mapping, rates: Sequence[float], conditions: Sequence[str]
+) -> bool:
+    """Return whether a row is the one that this variant would get."""
+    settings = dict(settings)
+    if rates:  # the best of them, where they are the same
+        settings["model.learning_rate"] = row["settings"].get("model.learning_rate")
+    same = row["settings"] == settings and [*row["rates"]] == [f"{rate:g}" for rate in rates]
+    return same and {*conditions} <= {*row["scores"]}
 
 
 def try_rates(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +98,28 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
     assert cli.main(["ablate", "--config", config, "--every", "1"]) == 2
     assert "choose another output" in capsys.readouterr().err
     assert Path("out/variants/ridge/done").is_file()
+
+
+def test_a_row_is_all_that_is_needed_of_a_finished_variant(config, capsys, monkeypatch):
+    here(monkeypatch)
+    settings = yaml.safe_load(Path(config).read_text()) | {"measured": [], "rates": {}}
+    perceiver = settings["variants"].pop("perceiver")
+    Path(config).write_text(yaml.safe_dump(settings))
+    assert cli.main(["ablate", "--config", config]) == 0
+    (ridge,) = json.loads(Path("out/ablation.json").read_text())["rows"]
+    shutil.rmtree("out/variants")  # another machine, to which only the file came
+    capsys.readouterr()
+
+    settings["variants"] = {"perceiver": perceiver, **settings["variants"]}
+    Path(config).write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert cli.main(["ablate", "--config", config]) == 0
+    rows = json.loads(Path("out/ablation.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["perceiver", "ridge"] and rows[1] == ridge
+    assert not Path("out/variants/ridge").exists()
+
+    # Another number of documents is another measurement.
+    assert cli.main(["ablate", "--config", config, "--documents", "3"]) == 0
+    assert "training out/variants/ridge" in capsys.readouterr().out
 
 
 def test_a_run_that_was_cut_goes_on_with_its_time_counted(config, monkeypatch):
