@@ -29,6 +29,7 @@ def export(checkpoint: str, folder: str, base_model: str = "") -> None:
     check_tensors(checkpoint, tensors, head.state_dict())
     head.load_state_dict(tensors)
     training = {"steps": record["global_step"], "prompt": record.get("prompt", "")}
+    training["held_out"] = record.get("held_out", [])
     save_checkpoint(folder, head, config, base, training)
     print(f"wrote {folder}")
 

@@ -32,7 +32,7 @@ class ExportNetwork(lightning.Callback):
 
     def _write(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
         training = {"steps": trainer.global_step, "base_model": module.base_model}
-        training["prompt"] = module.prompt
+        training |= {"prompt": module.prompt, "held_out": trainer.datamodule.held_out}
         # The last validation, so that a folder says how good it is.
         training |= {
             key: round(float(value), 4)

@@ -168,6 +168,11 @@ class HypernetDataModule(lightning.LightningDataModule):
             if number < len(sets) or not sets:
                 self.validation += others
 
+    @property
+    def held_out(self) -> list[str]:
+        """Articles that validation alone draws: what the weights may be measured on."""
+        return sorted({item.article for item in self.validation})
+
     def calibration_ids(self, count: int) -> list[list[int]]:
         """Return documents that a new network is calibrated on."""
         documents = ConcatDataset(self.training)  # of lists and corpora on disk alike

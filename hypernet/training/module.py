@@ -361,6 +361,7 @@ class HypernetModule(lightning.LightningModule):
         """Note what the weights belong to."""
         checkpoint["network_config"] = asdict(self.network_config)
         checkpoint["base_model"], checkpoint["prompt"] = self.base.name, self.prompt
+        checkpoint["held_out"] = self.trainer.datamodule.held_out
         checkpoint["base_fingerprint"] = self.base.fingerprint
         checkpoint["seconds"] = self.clock.seconds
 

@@ -48,7 +48,8 @@ def build_augmenter(
     """Build the chosen augmenter; what a model writes is cached in the store.
 
     Raises:
-        ValueError: strategy `file` without a file, or a file that does not fit the documents.
+        ValueError: strategy `file` without a file, or a file that does not fit the documents; facts
+            asked of a strategy that writes none.
         FileNotFoundError: the model that writes cannot be had.
     """
     strategy, model = options.strategy, options.model
@@ -56,6 +57,12 @@ def build_augmenter(
         strategy = "writer" if model else "adapter" if options.adapter else "span"
         if strategy == "adapter" and not adapter_folder(options.adapter, base, WRITER):
             model = EMBEDDED_NAME  # its writer is small, and questions are text for any base model
+    if options.facts and strategy in ("file", "self"):
+        raise ValueError(
+            f"got augmentation.facts with strategy {strategy!r}, which writes none, expected "
+            "'span', 'writer' or 'adapter'"
+            + (": put the facts into the file" if strategy == "file" else "")
+        )
     if strategy == "file":
         if not options.file:
             raise ValueError(

@@ -109,6 +109,7 @@ def test_fit_validate_export_and_resume(common, tmp_path, capsys):
     exported, newest = (load_file(path / "model.safetensors") for path in folders)
     notes = [json.loads((path / "config.json").read_text())["training"] for path in folders]
     assert [note["prompt"] for note in notes] == [DEFAULT.id, DEFAULT.id]
+    assert notes[0]["held_out"] == notes[1]["held_out"] and len(notes[0]["held_out"]) == 2
     assert exported.keys() == newest.keys()
     assert all(torch.equal(exported[key], newest[key]) for key in newest)
     run = ["--trainer.max_steps=6", "--trainer.val_check_interval=2"]

@@ -85,3 +85,10 @@ def test_a_named_model_or_adapter_writes(tiny_base, shipped, tmp_path):
     assert isinstance(build_augmenter(tiny_base, model, None), WritingAugmenter)
     nobody = AugmentationOptions(adapter="")
     assert isinstance(build_augmenter(tiny_base, nobody, None), SpanAugmenter)
+
+
+@pytest.mark.parametrize("strategy", ["file", "self"])
+def test_facts_are_refused_where_none_are_written(tiny_base, strategy):
+    options = AugmentationOptions(strategy, facts=True, file="pairs.jsonl")
+    with pytest.raises(ValueError, match="which writes none"):
+        build_augmenter(tiny_base, options, None)
