@@ -16,7 +16,11 @@ from prag_core.cli import Command, load_function, run_function, run_program
 # Lightning's commands share one function: the module, data and trainer classes are their options.
 TRAINER = "hypernet.commands.training:run_trainer"
 COMMANDS = {
-    "fit": Command(TRAINER, "Train a network, or go on from a checkpoint (--ckpt_path)."),
+    "fit": Command(
+        TRAINER,
+        "Train a network, or go on from a checkpoint (--ckpt_path).",
+        stopped="go on with --ckpt_path OUTPUT/checkpoints/last.ckpt",
+    ),
     "validate": Command(TRAINER, "Measure the held-out loss, and answer held-out questions."),
     "test": Command(TRAINER, "The same as validate, under Lightning's other name."),
     "predict": Command(TRAINER, "Put the adapters of a folder of documents into a store."),

@@ -91,12 +91,23 @@ class HypernetCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; the data are tokenised with the model's tokenizer."""
+        self._require_no_other_run()
         super().instantiate_classes()
         # Lightning would load the base model after the data; here its tokenizer is needed first.
         self.model.trainer = self.trainer
         self.model.configure_model()
         if self.name != "predict":  # that needs no training data
             self.datamodule.load(self.model.base)
+
+    def _require_no_other_run(self) -> None:
+        """Raise ValueError where the output has a run that this one would replace."""
+        config = self.config[self.name]
+        last = Path(_checkpoint_folder(config.output)) / "last.ckpt"
+        if self.name == "fit" and not config.ckpt_path and last.exists():
+            raise ValueError(
+                f"got output {config.output}, which holds a run, expected another folder, or to "
+                f"go on with it: --ckpt_path {last}"
+            )
 
 
 def _export_folder(output: str) -> str:

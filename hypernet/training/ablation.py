@@ -16,6 +16,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,17 @@ from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.terminal import stopped_by_sigterm
 
+# What decides which documents are held out, and who answers: the same for all variants.
+OF_ALL = (
+    "data.question_sets", "data.validation_articles", "data.leave_out", "data.seed",
+    "model.base_model",
+)  # fmt: skip
+REFUSED = 2  # exit status of a `fit` with bad settings, or whose gradients are no numbers
 LINES = {"own": "-", "another's": "--", "none": ":"}  # of the figure
+
+
+class RefusedError(ChildProcessError):
+    """`fit` refused its settings, or what became of the gradients with them."""
 
 
 def ablate(
@@ -83,7 +94,14 @@ def ablate(
             "least one variant, and only such names: "
             + (f"correct {unknown}" if names else "add one")
         )
+    for name, settings in variants.items():
+        if apart := [key for key in settings if key.startswith(OF_ALL)]:
+            raise ValueError(
+                f"got {', '.join(apart)} in variant {name}, expected the same held-out questions "
+                "for all: put it into `common`"
+            )
     record = yaml.safe_load(Path(fit_config).read_text(encoding="utf-8"))
+    measured_with = overlaid(record, common or {})
     file = Path(output) / "ablation.json"
     # What a row depends on beside its own settings.
     shared = {"minutes": minutes, "rate_minutes": rate_minutes, "documents": documents}
@@ -110,9 +128,9 @@ def ablate(
                 settings["model.learning_rate"] = min(losses, key=losses.get)
             train(fit_config, settings, folder)
             if base is None:
-                model = record["model"]
+                model = measured_with["model"]
                 base = load_base_model(model["base_model"], model.get("dtype", "auto"))
-                sample = held_out(record["data"], base, documents)
+                sample = held_out(measured_with["data"], base, documents)
                 result |= {"questions": len(sample.questions), "base_model": base.name}
             tried = {f"{r:g}": None if math.isinf(x) else x for r, x in losses.items()}
             row = {"name": name, "settings": settings, "rates": tried}
@@ -142,6 +160,18 @@ def is_measured(
     return same and {*conditions} <= {*row["scores"]}
 
 
+def overlaid(record: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with settings by dotted name, as the command line would set them."""
+    result = deepcopy(dict(record))
+    for name, value in settings.items():
+        *parents, key = name.split(".")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[key] = value
+    return result
+
+
 def try_rates(
     fit_config: str, settings: dict, rates: Sequence[float], minutes: float, folder: Path
 ) -> dict[float, float]:
@@ -159,7 +189,7 @@ def try_rates(
             train(fit_config, settings | changes, place)
             own = read_curve(place)[-1]["own"]
             losses[rate] = own if math.isfinite(own) else math.inf
-        except (ChildProcessError, IndexError):  # gradients that are no numbers; no validation
+        except (RefusedError, IndexError):  # gradients that are no numbers; no validation
             losses[rate] = math.inf
     if losses and min(losses.values()) == math.inf:
         raise ChildProcessError(
@@ -173,7 +203,8 @@ def train(fit_config: str, settings: Mapping[str, Any], folder: Path) -> None:
 
     Raises:
         ValueError: the folder holds a run with other settings.
-        ChildProcessError: `fit` failed.
+        RefusedError: `fit` refused its settings, or gradients that are no numbers.
+        ChildProcessError: it was killed, or failed in another way.
     """
     # A text is read as it stands, everything else as YAML, of which JSON is a part.
     values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
@@ -203,7 +234,8 @@ def train(fit_config: str, settings: Mapping[str, Any], folder: Path) -> None:
     with stopped_by_sigterm():
         ended = subprocess.run([sys.executable, "-m", "hypernet", *arguments], check=False)
     if ended.returncode:
-        raise ChildProcessError(f"the training of {folder} failed: see its messages above")
+        error = RefusedError if ended.returncode == REFUSED else ChildProcessError
+        raise error(f"the training of {folder} failed: see its messages above")
     done.touch()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import lightning
@@ -32,12 +33,12 @@ class ExportNetwork(lightning.Callback):
 
     def _write(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
         training = {"steps": trainer.global_step, "base_model": module.base_model}
-        training |= {"prompt": module.prompt, "held_out": trainer.datamodule.held_out}
+        training |= {"prompt": module.prompt, "held_out": module.held_out}
         # The last validation, so that a folder says how good it is.
         training |= {
             key: round(float(value), 4)
             for key, value in trainer.callback_metrics.items()
-            if key.startswith("val/")
+            if key.startswith("val/") and math.isfinite(value)
         }
         folder = Path(self.folder)
         save_checkpoint(folder, module.network, module.network_config, module.base, training)

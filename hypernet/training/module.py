@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -104,6 +105,8 @@ class HypernetModule(lightning.LightningModule):
         self.base: BaseModel | None = None  # no nn.Module: neither trained nor saved
         self.network: torch.nn.Module | None = None
         self.untrained, self.source = False, "training"
+        # Of the weights that it started from: their prompt, and what they were not trained on.
+        self.made_for, self.held_out_before = "", None
 
     def configure_model(self) -> None:
         """Load the base model and build the network, once."""
@@ -122,7 +125,8 @@ class HypernetModule(lightning.LightningModule):
         else:
             start = continued(self.weights, self.network_config, self.base)
             self.network, self.source = start.network, start.hash
-            self.network_config = start.config
+            self.network_config, self.made_for = start.config, start.prompt
+            self.held_out_before = {*start.training.get("held_out", ())}
         config = self.network_config
         self.encoder = Encoder(self.base, config.layers, config.reads_to_the_end)
         if self.regression_weight or self.imitation_weight:
@@ -148,6 +152,12 @@ class HypernetModule(lightning.LightningModule):
             raise ValueError(
                 "got no weights to score, expected trained ones, with a background where "
                 "model.network has one: set --model.weights or --ckpt_path"
+            )
+        if self.made_for not in ("", self.prompt):
+            warnings.warn(
+                f"got weights made for prompt {self.made_for}, which are asked in {self.prompt}: "
+                "set data.batch.prompt",
+                stacklevel=2,
             )
         if self.score_documents:
             self.sample = self.trainer.datamodule.sample(self.score_documents)
@@ -183,6 +193,16 @@ class HypernetModule(lightning.LightningModule):
         """Id of the prompt that the data ask questions in."""
         wording = find_wording(self.trainer.datamodule.batch.prompt)
         return prompt_id(wording, tokenizer=self.base.tokenizer)
+
+    @property
+    def held_out(self) -> list[str]:
+        """Articles that neither this training nor that of the weights it began with drew.
+
+        Empty where these weights do not name theirs.
+        """
+        names = self.trainer.datamodule.held_out
+        before = self.held_out_before
+        return names if before is None else [name for name in names if name in before]
 
     def generate_rows(self, batch: Batch) -> Rows:
         """Encode the batch's documents and return the rows of its groups."""
@@ -302,7 +322,7 @@ class HypernetModule(lightning.LightningModule):
     def parametrizer(self) -> HypernetParametrizer:
         """Return a parametrizer of the network as it is."""
         # Without another note of its training: it goes on.
-        note = {"prompt": self.prompt}
+        note = {"prompt": self.made_for or self.prompt}
         checkpoint = Checkpoint(self.network, self.network_config, self.source, note)
         return HypernetParametrizer(self.base, checkpoint)
 
@@ -324,7 +344,9 @@ class HypernetModule(lightning.LightningModule):
                 "--model.weights, e.g. smollm2-135m-ridge"
             )
         made = self.parametrizer()
-        with AdapterStore(self.store) as store:
+        # Without Lightning's autocast, as `prag parametrize` makes them: the closed form is exact.
+        exact = torch.autocast(self.base.device.type, enabled=False)
+        with AdapterStore(self.store) as store, exact:
             # Without the documents of earlier batches, which need no index here.
             rag = ParametricRAG(self.base, parametrizer=made, store=store, documents=())
             rag.add_documents(batch)
@@ -333,17 +355,19 @@ class HypernetModule(lightning.LightningModule):
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:
         states, logits, nll = self.ask(batch, rows)
-        self._log({f"{name}_nll": nll[ANSWER], f"{name}_completion_nll": nll[COMPLETION]})
+        for kind, key in ((ANSWER, f"{name}_nll"), (COMPLETION, f"{name}_completion_nll")):
+            self._log({key: nll[kind]}, bool((batch["kinds"] == kind).any()))
         # Pieces of an answer that go on with a word, given those before: do names come out whole?
         right = (logits.argmax(-1) == batch["targets"])[batch["inner"]]  # (pieces,)
-        self._log({f"{name}_inner_accuracy": right.sum() / max(1, len(right))})
+        self._log({f"{name}_inner_accuracy": right.sum() / max(1, len(right))}, len(right) > 0)
         if name == "gold" and "plain" in batch:
             self._log({"unrelated_kl": self._unrelated_kl(batch, states)})
 
-    def _log(self, values: dict[str, Tensor]) -> None:
+    def _log(self, values: dict[str, Tensor], measured: bool = True) -> None:
+        # What no batch had anything of is nan.
         named = {f"val/{name}": value for name, value in values.items()}
         # One name whichever loader it comes from: `best_checkpoint` monitors val/gold_nll.
-        self.log_dict(named, add_dataloader_idx=False, batch_size=1, sync_dist=True)
+        self.log_dict(named, add_dataloader_idx=False, batch_size=int(measured), sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with warm-up and cosine."""
@@ -361,17 +385,18 @@ class HypernetModule(lightning.LightningModule):
         """Note what the weights belong to."""
         checkpoint["network_config"] = asdict(self.network_config)
         checkpoint["base_model"], checkpoint["prompt"] = self.base.name, self.prompt
-        checkpoint["held_out"] = self.trainer.datamodule.held_out
+        checkpoint["held_out"] = self.held_out
         checkpoint["base_fingerprint"] = self.base.fingerprint
         checkpoint["seconds"] = self.clock.seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another network or base model.
+        """Refuse a checkpoint of another network or base model; to train on, of other data.
 
         Raises:
             ValueError: settings that differ from those of the checkpoint, or other tensors.
         """
         self.configure_model()
+        self.made_for = checkpoint.get("prompt", "")
         # Before the tensors: a setting tells more than a shape.
         mine = asdict(self.network_config), self.base.fingerprint
         for key, value in zip(("network_config", "base_fingerprint"), mine, strict=True):
@@ -379,6 +404,13 @@ class HypernetModule(lightning.LightningModule):
                 raise ValueError(
                     f"got a checkpoint with {key} {checkpoint.get(key)}, expected {value} as in "
                     "the configuration: use the YAML that it was trained with"
+                )
+        trained_on = {key: checkpoint[key] for key in ("prompt", "held_out") if key in checkpoint}
+        for key, value in trained_on.items():
+            if self.trainer.state.fn == "fit" and value != getattr(self, key):
+                raise ValueError(
+                    f"got data with another {key} than the checkpoint was trained with, expected "
+                    "the same: use its YAML, or export it and set model.weights"
                 )
         check_tensors("the checkpoint", checkpoint["state_dict"], self.state_dict())
         self.clock.before = checkpoint.get("seconds", 0.0)

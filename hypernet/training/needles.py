@@ -119,5 +119,4 @@ def insert(text: str, fact: str, depth: float) -> str:
     """Put a fact between two sentences at this depth (0 to 1)."""
     # The next end of a sentence; the end of the text where there is none.
     place = text.find(". ", int(depth * len(text)))
-    place = len(text) if place < 0 else place + 2
-    return f"{text[:place]}{fact} {text[place:]}"
+    return f"{text} {fact}" if place < 0 else f"{text[: place + 2]}{fact} {text[place + 2 :]}"

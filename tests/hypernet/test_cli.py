@@ -24,7 +24,8 @@ from hypernet.training.module import HypernetModule
 from prag_core.adapters.store import AdapterStore
 from prag_core.cli import load_function, summary
 from prag_core.cli import main as prag
-from prag_core.model.wordings import DEFAULT
+from prag_core.model.prompts import prompt_id
+from prag_core.model.wordings import DEFAULT, find_wording
 from tests.fixtures.hypernetworks import network, write_question_set
 from tests.fixtures.paths import CONFIGS, ROOT
 
@@ -113,6 +114,12 @@ def test_fit_validate_export_and_resume(common, tmp_path, capsys):
     assert exported.keys() == newest.keys()
     assert all(torch.equal(exported[key], newest[key]) for key in newest)
     run = ["--trainer.max_steps=6", "--trainer.val_check_interval=2"]
+    capsys.readouterr()
+    assert cli.main(["fit", *common, *run]) == 2  # it would replace what is there
+    assert f"--ckpt_path {last.relative_to(tmp_path)}" in capsys.readouterr().err
+    other = [*common, *run, f"--ckpt_path={last}", "--data.seed=1"]
+    assert cli.main(["fit", *other]) == 2 and step_of(last) == 4
+    assert "another held_out than the checkpoint" in capsys.readouterr().err
     assert cli.main(["fit", *common, *run, f"--ckpt_path={last}"]) == 0
     assert step_of(last) == 6
 
@@ -132,6 +139,26 @@ def test_predicted_adapters_answer_and_need_no_training_data(common, tiny_base, 
     assert "Ana" in capsys.readouterr().out  # the document it was answered from
     with AdapterStore("store") as store:
         assert set(store.keys()) == keys  # none was made again
+
+
+def test_predicted_adapters_are_those_of_parametrize(common, tiny_base, tmp_path, capsys):
+    notes = {"prompt": prompt_id(find_wording("direct"), tokenizer=tiny_base.tokenizer)}
+    save_checkpoint("network", network(tiny_base, TINY), TINY, tiny_base, notes)
+    corpus = tmp_path / "set"
+    run = ["predict", *common, "--model.weights=network", "--model.store=predicted",
+           "--trainer.precision=bf16-mixed", f"--data.predict_corpus={corpus}"]  # fmt: skip
+    assert cli.main(run) == 0
+    made = ["parametrize", str(corpus), "--store=made", "--base_model=base", "--dtype=float32",
+            "--path=generated", "--hypernet=network"]  # fmt: skip
+    assert prag(made) == 0
+    with AdapterStore("predicted") as predicted, AdapterStore("made") as store:
+        assert sorted(predicted) == sorted(store)
+        for key, adapter in store.items():
+            same = predicted.get(key)
+            assert same.metadata["prompt"] == adapter.metadata["prompt"] == notes["prompt"]
+            for path, (a, b) in adapter.tensors.items():
+                torch.testing.assert_close(same.tensors[path][0], a, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(same.tensors[path][1], b, rtol=1e-5, atol=1e-6)
 
 
 def test_a_network_without_weights_is_not_scored(common, capsys):
@@ -154,6 +181,7 @@ def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path, monkey
     assert cli.main([*run, "--trainer.max_steps=12"]) == 0  # no validation beats the first
     assert saved == [("best.ckpt", 3), *(("last.ckpt", step) for step in (3, 6, 9, 10, 12))]
     folder = tmp_path / "runs/hypernet_tiny/checkpoints"
+    (folder / "last.ckpt").unlink()
     assert cli.main([*run, "--trainer.max_steps=4"]) == 0  # a new run
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
     assert step_of(folder / "last.ckpt") == 4

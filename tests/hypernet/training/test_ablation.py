@@ -158,6 +158,7 @@ def test_a_run_that_was_cut_goes_on_with_its_time_counted(config, monkeypatch):
         (["--drawn", "[nobody]"], "correct ['nobody']"),
         (["--rates", "{nobody: [0.1]}"], "correct ['nobody']"),
         (["--render", "nowhere.json"], "nowhere.json"),
+        (["--variants", "{a: {data.seed: 1}}"], "got data.seed in variant a"),
         (["--variants", "{a: {model.nowhere.head: ridge}}"], "variants/a failed"),
         (["--fit_config", "missing.yaml"], "missing.yaml"),
     ],
@@ -169,6 +170,31 @@ def test_bad_input_is_refused(config, change, message, capsys):
         status = error.code
     assert status == 2
     assert message in capsys.readouterr().err
+
+
+def test_held_out_documents_are_those_of_the_common_settings(config, monkeypatch):
+    here(monkeypatch)
+    seen, real = [], ablation.held_out
+    monkeypatch.setattr(
+        ablation, "held_out", lambda data, *rest: seen.append(data) or real(data, *rest)
+    )
+    settings = yaml.safe_load(Path(config).read_text()) | {"measured": [], "rates": {}}
+    settings["variants"], settings["common"]["data.seed"] = {"ridge": {}}, 1
+    Path(config).write_text(yaml.safe_dump(settings))
+    assert cli.main(["ablate", "--config", config]) == 0
+    assert [data["seed"] for data in seen] == [1]
+    trained = yaml.safe_load(Path("out/variants/ridge/version_0/config.yaml").read_text())
+    assert trained["data"]["seed"] == 1
+    notes = json.loads(Path("out/variants/ridge/export/config.json").read_text())["training"]
+    data = yaml.safe_load(Path("tiny.yaml").read_text())["data"] | {"seed": 1}
+    base = ablation.load_base_model("base", "float32")
+    assert {d.title for d in real(data, base, 9).documents} == {*notes["held_out"]}
+
+
+def test_a_try_that_was_killed_is_no_rate_that_diverged(config, monkeypatch):
+    monkeypatch.setattr(ablation.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=-9))
+    with pytest.raises(ChildProcessError, match="the training of tried"):
+        ablation.try_rates("tiny.yaml", {}, [0.1, 0.2], 1.0, Path("tried"))
 
 
 def test_a_failed_training_is_named(config, capsys):

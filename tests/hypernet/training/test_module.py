@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import lightning
@@ -110,6 +111,29 @@ def test_time_ends_a_run_that_goes_on_with_what_it_used(tiny_base, tmp_path, mon
     again, data = parts(tiny_base, tmp_path / "data", max_hours=100 / 3600)
     first, second = run(again, str(tmp_path / "last.ckpt"))
     assert first == point and second["step"] == point["step"] + 1  # its time was used
+
+
+def test_what_is_held_out_is_what_no_training_of_the_weights_drew(tiny_base, tmp_path):
+    names = parts(tiny_base, tmp_path / "data")[1].held_out
+    assert len(names) == 2
+    for notes, expected in (({"held_out": names[:1]}, names[:1]), ({}, [])):
+        folder = tmp_path / f"weights{len(notes)}"
+        save_checkpoint(folder, network(tiny_base), CONFIG, tiny_base, notes)
+        module, data = parts(tiny_base, tmp_path / "data", weights=str(folder))
+        fit(module, data, tmp_path / f"run{len(notes)}", 1)
+        assert module.held_out == expected
+
+
+def test_what_no_batch_asks_has_no_loss(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path)
+    data.batch = replace(BATCH, completions=0)
+    trainer = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        limit_val_batches=1,
+    )  # fmt: skip
+    module.untrained = False
+    (logged, *_) = trainer.validate(module, datamodule=data, verbose=False)
+    assert math.isnan(logged["val/gold_completion_nll"]) and logged["val/gold_nll"] > 0
 
 
 def test_checkpoint_of_other_settings_is_refused(tiny_base, tmp_path):
