@@ -69,7 +69,8 @@ def merge(
     weights = [1.0] * len(adapters) if weights is None else list(weights)
     first = _require_mergeable(adapters, weights)
     factors = [w * adapter.spec.scale for w, adapter in zip(weights, adapters, strict=True)]
-    if factors == [1.0]:
+    # Alone and whole: nothing to weigh. Shared rows weigh 1, whatever their adapter does.
+    if factors == [1.0] and (weights == [1.0] or method != "auto" or not adapters[0].shared_rows):
         rank = adapters[0].rank
         return replace(adapters[0], spec=replace(first, rank=rank, alpha=rank))
     memory, shared = None, 0

@@ -102,13 +102,20 @@ def sweep(index: StoreIndex, grace: float) -> int:
             named |= {index.folder / PACKS / name for (name,) in files if name}
             patterns = store_places.PATTERNS
             places = {path for pattern in patterns for path in index.folder.glob(pattern)}
-            for number, path in enumerate(places - named - {scratch}):
+            # In this order a pack goes before the file that says that it is retired.
+            for number, path in enumerate(sorted(places - named - {scratch})):
                 with suppress(FileNotFoundError):  # another process clears what it staged itself
-                    if path.stat().st_mtime <= latest:  # quick: removing takes longer, without lock
+                    if _unused_since(path) <= latest:  # quick: removing takes longer, without lock
                         path.rename(scratch / str(number))
         size = disk_bytes(scratch)
         shutil.rmtree(scratch)
     return size
+
+
+def _unused_since(path: Path) -> float:
+    """Return when a place that no row names was used last, in seconds since the epoch."""
+    retired = store_places.retired_file(path)
+    return (retired if retired.exists() else path).stat().st_mtime
 
 
 def reindex(index: StoreIndex) -> int:
@@ -145,6 +152,8 @@ def _move_in(store: Path, scratch: Path, places: Iterable[str]) -> None:
             parents.add(parent)
         if target.exists():
             if _content(source) == _content(target):  # the same, put again or not swept yet
+                os.utime(target)  # the newest of its keys, for `reindex`
+                store_places.retired_file(target).unlink(missing_ok=True)
                 continue
             # The name is the hash of the content, so that one of the two is damaged: the old one.
             target.rename(scratch / f"{target.name}.damaged")
@@ -160,8 +169,8 @@ def _content(place: Path) -> dict[str, bytes]:
 def _retire(index: StoreIndex, places: set[str]) -> None:
     """Mark places that no row names any more: their grace begins, and `reindex` passes over them.
 
-    A folder loses its note, which also sets its time; a pack is only touched, as its other
-    adapters may live.
+    A folder loses its note, which also sets its time; a pack, which others may be reading, gets a
+    file beside it.
     """
     if not places:  # most puts replace nothing, and wait for no lock again
         return
@@ -172,7 +181,7 @@ def _retire(index: StoreIndex, places: set[str]) -> None:
                 continue
             with suppress(FileNotFoundError):
                 if place.startswith(PACKS):
-                    os.utime(index.folder / place)
+                    store_places.retired_file(index.folder / place).touch()
                 else:
                     (index.folder / place / NOTE).unlink()
 

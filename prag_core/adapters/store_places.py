@@ -4,7 +4,8 @@
     packs/5a07....safetensors   many adapters: every tensor of the file is one adapter, as bytes
     packs/88c1....shared   the rows that adapters of packs share, once, as an adapter's bytes
 
-The name of each is the hash of what it holds, and none changes afterwards.
+The name of each is the hash of what it holds, and none changes afterwards. An empty file
+packs/5a07....safetensors.retired stands beside a pack that no row names any more.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from prag_core.files import is_url
 FOLDERS, PACKS, SCRATCH = "adapters", "packs", "tmp"
 PATTERNS = f"{FOLDERS}/*/*", f"{PACKS}/*", f"{SCRATCH}/*"  # of all that lies there
 PACK_SUFFIX = ".safetensors"
+RETIRED = ".retired"  # behind a pack's name: an empty file, since when no row names the pack
 PACK_ROWS = 1024  # adapters of a full pack
 PACK_BYTES = 1 << 26  # of one pack
 SLICE = "pack"  # what the checksum of an adapter in a pack is called
@@ -153,13 +155,20 @@ def check_files(store: Path, row: Row) -> None:
     load_adapter(store, row)
 
 
+def retired_file(pack: Path) -> Path:
+    """Return where it is noted that no row names a pack."""
+    return pack.with_name(pack.name + RETIRED)
+
+
 def rows_on_disk(store: Path) -> Iterator[Row]:
     """Read all rows from what lies in the folders, the oldest first.
 
     Raises:
         ValueError: a note or a pack that cannot be read.
     """
-    paths = [*(store / FOLDERS).glob(f"*/*/{NOTE}"), *(store / PACKS).glob(f"*{PACK_SUFFIX}")]
+    packs = (store / PACKS).glob(f"*{PACK_SUFFIX}")
+    used = [path for path in packs if not retired_file(path).exists()]
+    paths = [*(store / FOLDERS).glob(f"*/*/{NOTE}"), *used]
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path)):
         try:
             content = path.read_bytes()

@@ -163,6 +163,15 @@ def test_shared_rows_count_once_in_a_sum(sharing, weights):
     assert (dense(whole, path) - expected).abs().max() > 1e-2  # the shared ones three times
 
 
+@pytest.mark.parametrize("weight", [1.0, 1 / 16, 0.5])
+def test_shared_rows_weigh_one_beside_a_single_adapter_of_any_weight(sharing, weight):
+    merged = merge(sharing[:1], [weight])
+    for path in sharing[0].spec.paths():
+        a, b = sharing[0].tensors[path]
+        expected = 16 * (weight * b[:, :3] @ a[:3] + b[:, 3:] @ a[3:])
+        torch.testing.assert_close(dense(merged, path), expected.double(), rtol=1e-4, atol=1e-4)
+
+
 def test_adapters_that_share_other_rows_are_refused(sharing, tiny_base, tiny_spec):
     other = replace(random_adapter(tiny_spec, tiny_base, 7, rank=5), shared_rows=2)
     with pytest.raises(ValueError, match=r"got adapters whose shared rows differ.*training\.init"):

@@ -153,6 +153,25 @@ def test_sweep_packs_again_what_lies_in_half_empty_packs(folder, adapter):
         assert store.sweep(grace=0) == 0
 
 
+def test_reindex_takes_the_newest_of_several_packs(folder, tiny_base, tiny_spec):
+    first, second = (random_adapter(tiny_spec, tiny_base, seed=i) for i in range(2))
+    with AdapterStore(folder) as store:
+        store.put_many({"k": first}, pack=True)
+        store.put_many({"k": second}, pack=True)
+        old = [p for p in (folder / "packs").iterdir() if p.suffix == ".retired"]
+        assert len(old) == 1 and store.sweep(grace=60) == 0
+    assert reindex(folder) == 1
+    with AdapterStore(folder) as store:
+        assert_same(store.get("k"), second)
+        store.put_many({"k": first}, pack=True)  # as before: its pack is in use again
+    assert reindex(folder) == 1
+    with AdapterStore(folder) as store:
+        assert_same(store.get("k"), first)
+        assert store.sweep(grace=0) > 0
+        assert [path.suffix for path in (folder / "packs").iterdir()] == [".safetensors"]
+        assert_same(store.get("k"), first)
+
+
 def test_reindex_from_folders_equals_the_old_index(folder, tiny_base, tiny_spec):
     adapters = [random_adapter(tiny_spec, tiny_base, seed=i) for i in range(6)]
     with AdapterStore(folder) as store:
