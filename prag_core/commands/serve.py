@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import Literal
 
+from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.setup import Setup
 from prag_core.server.limits import Limits
 
@@ -99,11 +100,8 @@ def serve(
             f"got backend {backend} and backend_url {backend_url!r}, expected the address of a "
             "server with backend vllm alone: set both, or neither"
         )
-    if backend == "vllm" and setup.answering.focus:
-        raise ValueError(
-            f"got answering.focus {setup.answering.focus} with backend vllm, expected 0: it merges "
-            "adapters by name, and weighs no sentences"
-        )
+    if backend == "vllm":
+        _require_merge_by_name(setup.answering)
     _require_port(host, port)  # before the model is loaded
     remote, key = None, os.environ.get("VLLM_API_KEY", "")
     if backend == "vllm":
@@ -114,11 +112,12 @@ def serve(
     with open_store(store) as opened:
         rag = assemble(setup, opened)
         engine = remote or Engine(rag.base, max_rows, max_queue, max_wait, metrics.observe_step)
+        # It trains while adapters are generated; taken before any is, whose hooks would come along.
+        apart = share_weights(rag.base)
 
         def make_trainer() -> LoraTrainer:
             corpus = list(rag.documents.values())  # a file of pairs may name any of them
-            base = share_weights(rag.base)  # it trains while adapters are generated
-            return build_parametrizer(base, replace(setup, path="trained"), opened, corpus)
+            return build_parametrizer(apart, replace(setup, path="trained"), opened, corpus)
 
         try:
             service = Service(rag, engine, make_trainer, cache_bytes, metrics.observe_document)
@@ -130,6 +129,18 @@ def serve(
             uvicorn.Server(config).run()
         finally:  # also where the service could not start: the thread would go on
             engine.close(grace)
+
+
+def _require_merge_by_name(options: AnswerOptions) -> None:
+    """Raise ValueError for options that vLLM cannot follow, which knows adapters by name."""
+    usual = AnswerOptions()
+    for name in ("focus", "rank", "merge_method"):
+        value, expected = getattr(options, name), getattr(usual, name)
+        if value != expected:
+            raise ValueError(
+                f"got answering.{name} {value} with backend vllm, expected {expected}: it merges "
+                "whole adapters by name"
+            )
 
 
 def _require_port(host: str, port: int) -> None:

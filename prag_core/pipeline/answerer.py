@@ -129,17 +129,18 @@ class Answerer:
         hits: Hits,
         mode: str,
         options: AnswerOptions | None = None,
+        strict: bool = True,
     ) -> list[Answer]:
         """Answer the questions, in order.
 
-        A question that is too long for the context has a note in place of an answer, unless it is
-        the only one.
+        A question that is too long for the context has a note in place of an answer.
 
         Args:
             questions: plain questions, or what else `prompts.write_prompt` takes.
             hits: documents of every question, with the scores that a merge may weigh them by.
             mode: name of a mode.
             options: instead of the answerer's own.
+            strict: refuse questions none of which the context has room for.
 
         Raises:
             ValueError: an unknown mode, a document without adapter, a part that is missing, or no
@@ -151,7 +152,7 @@ class Answerer:
         for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
             prepared = self.prepare(questions[rows], hits[rows], mode, options)
             decoded = [p for p in prepared if not (p.error or p.answer)]
-            if prepared and all(p.error for p in prepared) and len(questions) <= size:
+            if strict and prepared and all(p.error for p in prepared) and len(questions) <= size:
                 raise ValueError(prepared[0].error)
             texts, adapters = [p.prompt for p in decoded], [p.adapter for p in decoded]
             known = [p.prefix for p in decoded]
@@ -238,7 +239,7 @@ class Answerer:
     ) -> Hits:
         """Return every question's documents, without those whose passages are not to be shown."""
         require_one_passage(mode, map(len, hits))
-        if not (options.gated and mode.passages and options.least_relevance > 0):
+        if not gates_passages(mode, options):
             return hits  # and no adapter is needed
         loaded = {i: self.adapter(i) for i in _ids(hits)}
         return self._relevant(questions, hits, loaded, options)
@@ -388,6 +389,11 @@ class Answerer:
             made_by = {adapter.metadata.get("path", "") for adapter in parts}
             results.append((merged.get(used), tuple(sources), "+".join(sorted(made_by))))
         return results
+
+
+def gates_passages(mode: Mode, options: AnswerOptions) -> bool:
+    """Return whether a passage is shown only where its document's adapter responds."""
+    return options.gated and bool(mode.passages) and options.least_relevance > 0
 
 
 def shared_rows(adapter: Adapter) -> Adapter:

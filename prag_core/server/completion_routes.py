@@ -46,6 +46,7 @@ class Pending:
         """Wait until the row is built; raises HTTPException for what is wrong with the request."""
         async for _ in self._events(http):
             return
+        raise HTTPException(499, "the client left")  # nobody reads it: for the log and the metrics
 
     async def texts(self, http: HttpRequest) -> AsyncIterator[str]:
         """Yield the answer's pieces; gives the row up when no one listens any more."""

@@ -193,6 +193,8 @@ class Jobs:
                 queued = [job for job in self._jobs.values() if job.status == "queued"]
                 if queued:
                     job = min(queued, key=lambda job: job.created)
+                    if self._is_cancelled(job.id):
+                        continue
                     with suppress(OSError):  # a full disk: it runs, and its end is noted later
                         self._change(job.id, status="running", attempts=job.attempts + 1)
                     return job
@@ -226,11 +228,15 @@ class Jobs:
     def _goes_on(self, job_id: str) -> bool:
         if self._closing or self._jobs[job_id].status != "running":
             return False
+        return not self._is_cancelled(job_id)
+
+    def _is_cancelled(self, job_id: str) -> bool:
+        """Return whether another server cancelled a job, and note it."""
         record = self.store.get_record(KIND, job_id) or {}
-        if record.get("status") == "cancelled":  # by another server
+        cancelled = record.get("status") == "cancelled"
+        if cancelled:
             self._jobs[job_id] = replace(self._jobs[job_id], status="cancelled")
-            return False
-        return True
+        return cancelled
 
     def _forget(self) -> None:
         """Keep the newest jobs."""

@@ -25,7 +25,7 @@ from prag_core.corpus.documents import Document
 from prag_core.model.base_model import share_weights
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import Question
-from prag_core.pipeline.answerer import Answerer, Prepared
+from prag_core.pipeline.answerer import Answerer, Prepared, gates_passages
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.rag import ParametricRAG, parametrized
 from prag_core.retrieval.retriever import Hit
@@ -284,27 +284,31 @@ class Service:
             ValueError: an unknown mode, document or weighting, or no adapter of this path.
         """
         named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
-        with self.lock:  # so that no document is removed in between
-            self.refresh()
-            empty = not self.rag.documents and not document_ids
-            searched = "closed_book" if empty else mode
-            adapters: dict[str, Adapter] | None = None
-            while adapters is None:  # again where one cannot be read: it is left out then
-                hits = self._hits(question, searched, k, named, where, among, path)
-                ids = [hit.document_id for hit in hits]
-                adapters = self._adapters(ids, path) if find_mode(searched).adapters else {}
-            documents = {i: self.rag.document(i) for i in ids}
         given = {
             "merge_weights": weighting, "least_relevance": least_relevance, "abstain": abstain
         }  # fmt: skip
         given = {name: value for name, value in given.items() if value is not None}
+        options = replace(self.rag.options, **given)
+        with self.lock:  # so that no document is removed in between
+            self.refresh()
+            empty = not self.rag.documents and not document_ids
+            searched = "closed_book" if empty else mode
+            how = find_mode(searched)
+            gated = gates_passages(how, options)
+            adapters: dict[str, Adapter] | None = None
+            while adapters is None:  # again where one cannot be read: it is left out then
+                needed = how.needs_adapters or gated
+                hits = self._hits(question, searched, k, named, where, among, path, needed)
+                ids = [hit.document_id for hit in hits]
+                adapters = self._adapters(ids, path) if how.adapters or gated else {}
+            documents = {i: self.rag.document(i) for i in ids}
         # Outside the lock: a merge must not hold up those who add and remove documents.
         answerer = Answerer(
             self._reader,
             documents.__getitem__,
             adapters.__getitem__,
             generation=generation or self.rag.generation,
-            options=replace(self.rag.options, **given),
+            options=options,
             run=self._read,
             merge=self.engine.merge,
         )
@@ -319,13 +323,13 @@ class Service:
         where: Mapping[str, object] | None,
         among: Sequence[str] | None,
         path: str | None,
+        needed: bool,
     ) -> list[Hit]:
-        """Return a request's documents; where the mode needs adapters, those that have one.
+        """Return a request's documents; where adapters are needed, those that have one.
 
         Raises:
             ValueError: a document that was named has none.
         """
-        needed = find_mode(mode).needs_adapters
         if named is not None or not needed:
             (hits,) = self.rag.hits([question], mode, k, named, where=where, among=among)
             for hit in hits if needed else ():

@@ -292,6 +292,8 @@ def test_one_question_that_is_too_long_does_not_stop_the_others(answerer):
     assert answers[1].text == "" and "expected at most" in answers[1].notes[-1]
     with pytest.raises(ValueError, match=r"got a prompt of \d+ tokens, .* ask a shorter question"):
         answerer.answer(questions[1:2], HITS[:1], "parametric")
+    (alone,) = answerer.answer(questions[1:2], HITS[:1], "parametric", strict=False)
+    assert alone.text == "" and "expected at most" in alone.notes[-1]
 
 
 def test_passages_beyond_the_context_are_cut_and_noted(answerer):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import sys
 import time
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import openai
 import pytest
+from starlette.exceptions import HTTPException
 
 from prag_core.formats.peft_folder import from_peft
 from prag_core.model.wordings import Wording
 from prag_core.pipeline.answers import AnswerOptions
+from prag_core.server.completion_routes import Pending
 from prag_core.server.limits import Limits
 from tests.fixtures.document_files import docx, paragraph, pdf
 from tests.fixtures.services import add, ask, message, running_server
@@ -387,3 +391,18 @@ def test_keys(tiny_base, tmp_path):
             assert http.get("/healthz", headers=headers).status_code == 200
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="secret")
         assert list(client.models.list())
+
+
+def test_a_client_that_leaves_before_its_row_is_built_ends_quietly():
+    cancelled = []
+
+    async def gone() -> bool:
+        return True
+
+    async def ask() -> None:
+        row = Pending(ticket=SimpleNamespace(cancel=lambda: cancelled.append(True)))
+        await row.begin(SimpleNamespace(is_disconnected=gone))
+
+    with pytest.raises(HTTPException) as error:
+        asyncio.run(ask())
+    assert error.value.status_code == 499 and cancelled

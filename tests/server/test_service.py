@@ -13,6 +13,7 @@ from prag_core.corpus.documents import Document
 from prag_core.model.decoding_rows import Row
 from prag_core.model.generate import generate
 from prag_core.model.prompts import Continuation
+from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.options import LoraTrainingOptions
 from tests.fixtures.decoding import GREEDY
@@ -24,6 +25,16 @@ from tests.fixtures.services import documents, running_service
 def service(tiny_base, tmp_path):
     with running_service(tiny_base, tmp_path / "store") as made:
         yield made
+
+
+def test_passages_are_gated_without_adapters_attached(tiny_base, tmp_path):
+    options = AnswerOptions(gated=True, least_relevance=1e9)
+    with running_service(tiny_base, tmp_path / "store", options=options) as service:
+        service.add(documents(2))
+        ready = service.prepare(asked("What is P1?"), "in_context", 1)
+        assert "P1 is 7" not in ready.prompt and not ready.documents
+        ready = service.prepare(asked("What is P1?"), "in_context", 1, least_relevance=0.0)
+        assert "P1 is 7" in ready.prompt and ready.adapter is None
 
 
 def asked(text: str) -> list[dict]:

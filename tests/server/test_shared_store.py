@@ -232,6 +232,20 @@ def test_each_server_runs_its_own_jobs(tiny_base, tmp_path):
         assert third.jobs.get(job.id).attempts == 2
 
 
+def test_a_job_that_another_server_cancels_in_the_queue_never_starts(tiny_base, tmp_path):
+    endless = LoraTrainingOptions(max_steps=100_000, documents_per_batch=2)
+    with running_service(tiny_base, tmp_path / "s", endless) as first:
+        ids = first.add(documents(2))
+        running, queued = first.train(ids[:1]), first.train(ids[1:])
+        until(lambda: first.jobs.get(running.id).progress)
+        with running_service(tiny_base, tmp_path / "s", endless) as second:
+            assert second.jobs.cancel(queued.id).status == "cancelled"
+            second.jobs.cancel(running.id)
+            until(lambda: first.jobs.get(running.id).status == "cancelled")
+            until(lambda: first.jobs.get(queued.id).status == "cancelled")
+            assert first.jobs.get(queued.id).attempts == 0
+
+
 def test_a_sweep_beside_a_server_loses_nothing(tiny_base, tmp_path):
     with running_service(tiny_base, tmp_path / "s") as service:
         stop = threading.Event()

@@ -143,6 +143,8 @@ def test_metrics_and_the_end(tiny_base, tmp_path):
     (["--backend=vllm"], "got backend vllm and backend_url ''"),
     (["--backend=vllm", "--backend_url=http://127.0.0.1:9", "--answering.focus=0.5"],
      "got answering.focus 0.5 with backend vllm, expected 0"),
+    (["--backend=vllm", "--backend_url=http://127.0.0.1:9", "--answering.rank=32"],
+     "got answering.rank 32 with backend vllm, expected 0"),
     (["--backend_url=http://127.0.0.1:9"], "got backend own and backend_url 'http"),
 ])  # fmt: skip
 def test_a_url_that_does_not_answer_is_refused_before_anything_is_loaded(options, error, capsys):
