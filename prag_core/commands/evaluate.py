@@ -96,7 +96,12 @@ def evaluate_set(
     if recite:
         require_no_passages(evaluation.conditions)
     whole = whole.sample_questions(questions, seed)
-    if not any(question.golden_answers for question in whole.questions):
+    if not (recite or any(question.golden_answers for question in whole.questions)):
+        if chunk_tokens:
+            raise ValueError(
+                "got chunk_tokens for a set without golden answers, expected 0: what is found is "
+                "measured on whole documents"
+            )
         return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
     sources = (unrelated,) if isinstance(unrelated, str) else unrelated
     strangers = {source: draw_unrelated(source, texts, seed) for source in sources if source}

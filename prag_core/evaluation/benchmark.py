@@ -79,7 +79,9 @@ def missing_conditions(group: Group) -> list[str]:
 
 
 def kept_questions(group: Group) -> list[dict]:
-    """Return what is kept of a group's questions: {id, type, total, document}.
+    """Return what is kept of a group's questions: {id, type, total, documents}.
+
+    Questions that share one of the documents are resampled together, in all seeds.
 
     Those about altered texts, and requests for texts, also {golden_answers, metadata}.
     """
@@ -264,10 +266,11 @@ def sub_task(question: Question) -> str:
 def _keep_questions(group: Group, part: QuestionSet, total: set[str]) -> None:
     """Write the questions beside the answers; those of other answers are not overwritten."""
     rows = [
-        {"id": q.id, "type": sub_task(q), "total": q.id in total, "document": document}
+        {"id": q.id, "type": sub_task(q), "total": q.id in total,
+         "documents": [*q.gold_ids] or document_groups([q])}
         | ({"golden_answers": [*q.golden_answers], "metadata": q.metadata}
            if {BELIEF, REQUEST} & {*q.metadata} else {})
-        for q, document in zip(part.questions, document_groups(part.questions), strict=True)
+        for q in part.questions
     ]  # fmt: skip
     if conditions_in(group.folder) and kept_questions(group) not in ([], rows):
         raise ValueError(

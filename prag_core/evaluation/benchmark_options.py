@@ -185,6 +185,8 @@ class Group:
         """Return all that the answers depend on and that is known before anything is loaded."""
         # What the run's settings say already is not said twice.
         spec = {k: v for k, v in asdict(self.spec).items() if k not in (*ASKING, "note")}
+        if self.spec.recite:  # other questions under the same ids
+            spec["recite"] = True
         return {
             "question_set": spec | {"name": self.spec.label, "limit": self.limit},
             "seed": self.seed,

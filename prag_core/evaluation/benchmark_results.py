@@ -139,7 +139,7 @@ class _Answers:
         """What is kept of the questions, as far as they were drawn."""
         drawn = {f"{g.seed}/{q['id']}": q for g in self.groups for q in kept_questions(g)}
         return [
-            Question(name, "", tuple(q.get("golden_answers", ())), (q["document"],),
+            Question(name, "", tuple(q.get("golden_answers", ())), tuple(q["documents"]),
                      q.get("metadata", {}) | q)
             for name, q in drawn.items()
         ]  # fmt: skip

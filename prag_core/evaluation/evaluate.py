@@ -106,6 +106,11 @@ def evaluate(
     return report
 
 
+def trains(rag: ParametricRAG) -> bool:
+    """Return whether a pipeline can train one adapter over the whole corpus."""
+    return hasattr(rag.parametrizer, "train_global")
+
+
 def _require_parts(
     rag: ParametricRAG, conditions: Sequence[Condition], rows: Mapping[str, Rows]
 ) -> None:
@@ -114,6 +119,13 @@ def _require_parts(
         require_one_passage(condition.how, map(len, rows[condition.name]))
         if condition.how.adapters == "reader":
             rag.require_reader()
+        whole = condition.how.adapters == "corpus" and condition.documents != "all"
+        augmented = condition.how.passages == "augmented"
+        if (whole and not trains(rag)) or (augmented and rag.augmenter is None):
+            raise ValueError(
+                f"got condition {condition.name}, expected others: the trained path alone augments "
+                "and trains on a whole corpus (--path trained); or leave the condition out"
+            )
         if condition.gated and rag.options.least_relevance <= 0:
             raise ValueError(
                 f"got condition {condition.name} with least_relevance 0, which leaves no document "
@@ -218,7 +230,7 @@ class _Cells:
                 texts = [self.ask(questions[n]) for n in places]
                 hits = [rows[n] for n in places]
                 began = time.perf_counter()
-                answers = answerer.answer(texts, hits, condition.mode, options)
+                answers = answerer.answer(texts, hits, condition.mode, options, strict=False)
                 seconds = (time.perf_counter() - began) / len(places)  # a question, on average
                 pairs = zip(places, answers, strict=True)
                 append_answers(path, [_record(questions[n], a, seconds) for n, a in pairs])
@@ -234,7 +246,7 @@ class _Cells:
 
 def _record(question: Question, answer: Answer, seconds: float) -> dict[str, object]:
     """Return one line of CONDITION.jsonl; seconds is the chunk's mean."""
-    return scored(question, answer.text, seconds) | {
+    record = scored(question, answer.text, seconds) | {
         "documents": [
             {
                 "id": source.document_id,
@@ -247,6 +259,9 @@ def _record(question: Question, answer: Answer, seconds: float) -> dict[str, obj
         "path": answer.path,
         "prompt": answer.prompt,
     }
+    if answer.notes:  # what was cut of the prompt, why nothing was answered
+        record["notes"] = [*answer.notes]
+    return record
 
 
 def scored(question: Question, text: str, seconds: float = 0.0) -> dict[str, object]:

@@ -179,6 +179,8 @@ def test_of_a_set_without_golden_answers_retrieval_is_scored(tmp_path, capsys, h
     assert f"recall@1 {recall:.3f}, hit@1 {hit:.3f} (4 questions)" in capsys.readouterr().out
     written = results(tmp_path, "retrieval")
     assert written == {"questions": 4, "k": 1, "recall": recall, "hit": hit}
+    assert cli.main(["evaluate", str(source), *options, "--chunk_tokens=9"]) == 2
+    assert "got chunk_tokens for a set without golden answers" in capsys.readouterr().err
 
 
 def test_documents_recited_in_place_of_answers(run, tmp_path, capsys):

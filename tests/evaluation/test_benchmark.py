@@ -233,6 +233,9 @@ def test_texts_are_asked_for_where_a_set_says_so(settings, counted, capsys):
     capsys.readouterr()
     assert prag_benchmark(settings | {"conditions": ["closed_book", "combine"]}) == 2
     assert "combine with recite" in capsys.readouterr().err
+    # In place of answers it is another measurement.
+    assert prag_benchmark(settings | {"question_sets": [wanted | {"recite": False}]}) == 2
+    assert "recite" in capsys.readouterr().err
 
 
 def test_altered_texts_have_shares_of_facts_and_beliefs(settings):

@@ -141,10 +141,10 @@ def test_a_failing_cell_does_not_stop_the_others(settings, capsys, monkeypatch, 
     settings["seeds"] = [0]
     answer = Answerer.answer
 
-    def short_of_memory(self, questions, hits, mode, *arguments):
+    def short_of_memory(self, questions, hits, mode, *arguments, **options):
         if mode == "sft":
             raise torch.OutOfMemoryError("out of memory")
-        return answer(self, questions, hits, mode, *arguments)
+        return answer(self, questions, hits, mode, *arguments, **options)
 
     monkeypatch.setattr(Answerer, "answer", short_of_memory)
     assert prag_benchmark(settings) == 2

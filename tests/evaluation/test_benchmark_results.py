@@ -57,7 +57,7 @@ def write_answers(groups: list[Group], step: int = 3) -> None:
     for group in groups:
         places = range(0, 24, step if group.path == "trained" else 1)
         kept = [
-            {"id": f"q{n}", "type": "", "total": True, "document": f"d{DOCUMENTS[n]}"}
+            {"id": f"q{n}", "type": "", "total": True, "documents": [f"d{DOCUMENTS[n]}"]}
             for n in places
         ]
         (group.folder / PLAN).mkdir(parents=True)
@@ -158,6 +158,22 @@ def test_answers_of_several_seeds_are_pooled_by_document(tmp_path):
     one, three = (cell(collect_results(g), "in_context") for g in (once, thrice))
     assert (three["questions"], three["documents"]) == (72, 12)
     assert three["f1"] == pytest.approx(one["f1"])  # three equal answers say no more than one
+
+
+def test_seeds_that_join_documents_in_other_ways_are_pooled_together(tmp_path):
+    """One seed asks d0 with d1, the other d1 with d2: all three are one group then."""
+    every = groups(tmp_path, seeds=(0, 1))
+    members = [g for g in every if (g.spec.label, g.path) == ("towns", "generated")]
+    for group, linked in zip(members, (["d0", "d1"], ["d1", "d2"]), strict=True):
+        rows = [("q0", linked), *((f"q{n}", [f"e{n}"]) for n in range(1, 8))]
+        kept = [{"id": i, "type": "", "total": True, "documents": d} for i, d in rows]
+        (group.folder / PLAN).mkdir(parents=True)
+        write_json(group.folder / PLAN / QUESTIONS, kept)
+        for condition in group.conditions:
+            answers = [record(group, condition, n) for n in range(8)]
+            append_answers(answers_path(group.folder, condition), answers)
+    found = cell(collect_results(members), "parametric", "generated")
+    assert (found["questions"], found["documents"]) == (16, 8)
 
 
 def test_an_unfinished_cell_is_left_out(tmp_path):

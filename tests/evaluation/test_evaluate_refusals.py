@@ -44,6 +44,16 @@ def test_malformed_line_is_named(tmp_path):
             evaluate(StubRag(towns), towns, options(), tmp_path)
 
 
+@pytest.mark.parametrize("condition", ["da_rag", "sft"])
+def test_what_the_trained_path_alone_can_answer_is_refused_first(tmp_path, condition):
+    towns = town_set()
+    rag = StubRag(towns)
+    rag.augmenter = rag.parametrizer = None
+    with pytest.raises(ValueError, match=f"got condition {condition}, .*--path trained"):
+        evaluate(rag, towns, options("closed_book", condition), tmp_path / "run")
+    assert not rag.asked and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("retrieval", ["gold", "retriever"])
 def test_shuffled_refuses_a_corpus_of_one(tmp_path, retrieval):
     one = town_set(1)

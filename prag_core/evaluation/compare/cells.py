@@ -15,7 +15,7 @@ from prag_core.corpus.answer_scores import METRICS
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.evaluation.conditions import SHUFFLED, EvaluationOptions, parse_condition
 from prag_core.evaluation.estimates import Bootstrap, Estimate, correct, document_groups
-from prag_core.evaluation.evaluate import evaluate
+from prag_core.evaluation.evaluate import evaluate, trains
 from prag_core.evaluation.results import Answers, Report, answers_path, read_answers
 from prag_core.pipeline.rag import ParametricRAG
 
@@ -83,11 +83,6 @@ def ask(
         for name in by_path:
             answers[f"{path}/{name}"] = read_answers(answers_path(folder / path, name))
     return Cells(question_set, reports, answers)
-
-
-def trains(rag: ParametricRAG) -> bool:
-    """Return whether a pipeline can train one adapter over the whole corpus."""
-    return hasattr(rag.parametrizer, "train_global")
 
 
 def possible(

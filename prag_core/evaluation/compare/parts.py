@@ -27,7 +27,6 @@ from prag_core.corpus.questions import Question
 from prag_core.evaluation.compare.cells import Cells, Rags
 from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
 from prag_core.evaluation.results import KEPT
-from prag_core.model.wordings import reading_wording
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.modes import find_mode
 from prag_core.retrieval.retriever import Hit
@@ -75,8 +74,8 @@ def _losses(
     ids, golden = [*by_id], [question.gold_ids[0] for question in questions]
     others = dict(zip(ids, np.roll(ids, -(len(ids) // 2)).tolist(), strict=True))  # half way round
     texts = text_sequences(base, documents)
-    # As answers are asked for: reading in the base model's wording, adapters in their own.
-    reading = reading_wording(base.fingerprint)
+    # As answers are asked for: reading in that of the base model, adapters in their own.
+    reading = next(iter(rags.values())).answerer.reading_wording()
     plain = answer_sequences(base, questions, [()] * len(questions), reading)
     read = answer_sequences(base, questions, [[by_id[i]] for i in golden], reading)
     # A text has no in_context: with itself in the prompt it would only be copied.
