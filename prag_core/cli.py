@@ -43,12 +43,14 @@ class Command:
         summary: first line of the function's docstring.
         unread: fields of `Setup` that the command does not read, and so does not offer.
         words: parameters that are written without their names, and may be left out.
+        stopped: what to do after Ctrl-C.
     """
 
     place: str
     summary: str
     unread: Sequence[str] = ()
     words: Sequence[str] = ()
+    stopped: str = "run the same command again to go on"
 
 
 # In the order in which a new user meets them. The summaries are repeated here, so that the overview
@@ -87,9 +89,15 @@ DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see
     },
     "belief": {"unread": [*OF_DOCUMENTS, "training"]},
     "compare": {"unread": ["path"]},
-    "warmup": {"unread": ["reader"]},
-    "writer": {"unread": [*OF_DOCUMENTS, "reader", "generation", "answering"]},
-    "reader": {"unread": [*OF_DOCUMENTS, "reader", "generation", "answering"]},
+    "warmup": {"unread": ["reader"], "stopped": "nothing was kept"},
+    "writer": {
+        "unread": [*OF_DOCUMENTS, "reader", "generation", "answering"],
+        "stopped": "nothing was kept",
+    },
+    "reader": {
+        "unread": [*OF_DOCUMENTS, "reader", "generation", "answering"],
+        "stopped": "the best adapter so far is kept; the same command begins anew elsewhere",
+    },
     "models": {"words": ["action", "name"]},
 }
 COMMANDS = {
@@ -141,7 +149,8 @@ def run_program(
         name, status = pick_command(program, about, commands, words)
         if name is None:
             return status
-        return run_command(f"{program} {name}", lambda: run(name), memory_hint)
+        stopped = commands[name].stopped
+        return run_command(f"{program} {name}", lambda: run(name), memory_hint, stopped)
 
 
 def run_function(program: str, command: Command, words: Sequence[str]) -> None:
@@ -254,13 +263,16 @@ def call(function: Callable, options: Namespace) -> None:
     function(**arguments)
 
 
-def run_command(program: str, command: Callable[[], object], memory_hint: str) -> int:
+def run_command(
+    program: str, command: Callable[[], object], memory_hint: str, stopped: str = Command.stopped
+) -> int:
     """Call a command and turn the errors of users and machines into messages.
 
     Args:
         program: name in front of the messages.
         command: what to call.
         memory_hint: what to do where memory ran out.
+        stopped: what to do after Ctrl-C.
 
     Returns:
         The exit status: 0, 2 for bad input, 1 where memory or the disk failed, 130 after Ctrl-C.
@@ -283,7 +295,7 @@ def run_command(program: str, command: Callable[[], object], memory_hint: str) -
         print(f"{program}: {str(error).splitlines()[0]}\n{memory_hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print(f"stopped; {stopped}", file=sys.stderr)
         return 130
     return 0
 

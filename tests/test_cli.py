@@ -126,6 +126,17 @@ def test_an_empty_path_is_not_the_current_folder(tmp_path, capsys, monkeypatch):
     assert "got an empty path" in capsys.readouterr().err
 
 
+def test_after_ctrl_c_it_says_what_was_kept(monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_function", stopped)
+    assert run("parametrize", "a.txt") == run("warmup", "a", "b") == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "stopped; run the same command again to go on", "stopped; nothing was kept",
+    ]  # fmt: skip
+
+
 def test_a_defect_keeps_its_stack_trace():
     with pytest.raises(KeyError):
         cli.run_command("prag", lambda: {}["missing"], "")

@@ -173,7 +173,8 @@ def _parse_record(row: object, place: str) -> tuple[str, QAPair]:
 class CachedAugmenter:
     """Keep another augmenter's results in a store, one record a document.
 
-    Records are written after each batch: a run that was interrupted goes on where it stopped.
+    Records are written after each batch: a run that was interrupted goes on where it stopped. A
+    store that is only read keeps none.
     """
 
     def __init__(self, augmenter: Augmenter, store: AdapterStore, batch_size: int = 32) -> None:
@@ -197,7 +198,8 @@ class CachedAugmenter:
             for result in self.augmenter.augment(pending[start : start + self.batch_size]):
                 record = asdict(result)
                 del record["document"]  # the store has it already, under its own key
-                self.store.put_record(AUGMENTATION, self._key(result.document), record)
+                if not self.store.readonly:  # shards at a url: blocks are added, nothing changes
+                    self.store.put_record(AUGMENTATION, self._key(result.document), record)
                 results[result.document.id] = result
         return [results[document.id] for document in documents]
 

@@ -72,7 +72,8 @@ def stands_alone(fact: str) -> bool:
 
 def _kind(opening: list[str], title: str) -> str:
     """Return what the first sentence calls the title's subject: its noun, "" where it says none."""
-    about = opening and title and words(title)[0] in words(opening[0].split(" is ")[0])
+    named = words(title)
+    about = opening and named and named[0] in words(opening[0].split(" is ")[0])
     match = KIND.search(opening[0]) if about else None
     return match["kind"].split()[-1] if match else ""
 

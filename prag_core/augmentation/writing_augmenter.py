@@ -12,7 +12,7 @@ or not that is among the first `qa_pairs`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 
 from prag_core.adapters.adapter import fingerprint
@@ -25,6 +25,7 @@ from prag_core.augmentation.self_augmenter import ask_rewrites
 from prag_core.augmentation.span_augmenter import SpanAugmenter, ask_about
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel
+from prag_core.model.wordings import reading_wording
 
 QUESTION_TOKENS = 32
 FACT_QUESTIONS = 4  # on a fact, at most
@@ -57,6 +58,7 @@ class WritingAugmenter:
         ]
         self.fingerprint = fingerprint(
             ["writing", CHECK_VERSION, rewrites, qa_pairs, self.rules.fingerprint]
+            + [asdict(reading_wording(base.fingerprint))]  # what pairs are checked by reading in
             + [writer.fingerprint for writer in self.writers]
             + ([FACT_QUESTIONS, *facts_fingerprint(base)] if facts else [])
         )

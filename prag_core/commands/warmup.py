@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 from prag_core.corpus.leave_out import LeaveOut
@@ -42,10 +43,11 @@ def warmup(
     from prag_core.augmentation.augmented import QAPair
     from prag_core.augmentation.self_augmenter import write_reasoning
     from prag_core.augmentation.span_augmenter import SpanAugmenter
-    from prag_core.formats.peft_folder import to_peft
+    from prag_core.formats.peft_folder import require_empty, to_peft
     from prag_core.model.base_model import load_base_model
     from prag_core.training.lora_trainer import LoraTrainer
 
+    require_empty(Path(to))
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     trainer = LoraTrainer(base, SpanAugmenter(), setup.training.for_peft())
     pairs: list[QAPair] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 from prag_core.corpus.leave_out import LeaveOut
@@ -35,10 +36,11 @@ def writer(
     """
     from prag_core.augmentation.augmented import QAPair
     from prag_core.augmentation.span_augmenter import SpanAugmenter
-    from prag_core.formats.peft_folder import to_peft
+    from prag_core.formats.peft_folder import require_empty, to_peft
     from prag_core.model.base_model import load_base_model
     from prag_core.training.lora_trainer import LoraTrainer
 
+    require_empty(Path(to))
     whole, seed = load_question_set(question_set, skip_bad=True), setup.training.seed
     asked: dict[str, list[QAPair]] = {}
     for question in leave_out.questions(whole, held_out, most_words, seed):

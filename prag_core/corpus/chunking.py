@@ -94,6 +94,11 @@ def chunk_documents(
     return list(itertools.chain.from_iterable(chunks))
 
 
+def is_chunk(document: Document) -> bool:
+    """Return whether a document was cut out of a longer one, whose id is its `parent`."""
+    return isinstance(document.metadata.get("parent"), str)  # another value is somebody's field
+
+
 def long_documents(
     documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase
 ) -> list[Document]:
@@ -101,9 +106,7 @@ def long_documents(
     count = partial(_token_counts, tokenizer)
     # Bytes first: no token has less than one, and most documents are short.
     candidates = [d for d in documents if len(d.text.encode()) > CHUNK_TOKENS]
-    return [
-        d for d in candidates if "parent" not in d.metadata and count([d.text])[0] > CHUNK_TOKENS
-    ]
+    return [d for d in candidates if not is_chunk(d) and count([d.text])[0] > CHUNK_TOKENS]
 
 
 def _token_counts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:

@@ -96,20 +96,20 @@ class LeaveOut:
         Args:
             whole: the set.
             held_out: draw so many documents, as `prag evaluate` does with `documents`, and take no
-                question on their articles (by title) either.
+                question on their articles (by title, or id where there is none) either.
             most_words: draw no longer ones.
             seed: of the draw.
         """
         titles = set(self.articles)
         if held_out:
             drawn = whole.sample(held_out, seed, most_words=most_words)
-            titles |= {document.title for document in drawn.documents}
+            titles |= {document.title or document.id for document in drawn.documents}
         # Questions without golden answers (BEIR's) have nothing to be trained on.
         return [
             q for q in whole.questions
             if q.golden_answers
             and not self.asks(q.question)
-            and titles.isdisjoint(whole.documents_by_id[i].title for i in q.gold_ids)
+            and titles.isdisjoint(whole.documents_by_id[i].title or i for i in q.gold_ids)
         ]  # fmt: skip
 
     def last_texts(self, path: str | Path) -> set[str]:

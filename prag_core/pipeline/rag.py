@@ -23,7 +23,7 @@ from prag_core.adapters.shards import open_store
 from prag_core.adapters.store import AdapterStore, DamagedError
 from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
 from prag_core.corpus.characters import is_blank
-from prag_core.corpus.chunking import CHUNK_TOKENS, long_documents
+from prag_core.corpus.chunking import CHUNK_TOKENS, is_chunk, long_documents
 from prag_core.corpus.documents import Document, as_documents, stored_document
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.options import GenerationOptions
@@ -253,7 +253,8 @@ class ParametricRAG:
         """
         parts: dict[object, list[str]] = {}
         for document in self.documents.values():
-            parts.setdefault(document.metadata.get("parent"), []).append(document.id)
+            if is_chunk(document):
+                parts.setdefault(document.metadata["parent"], []).append(document.id)
         whole = list(document_ids)
         document_ids = list(dict.fromkeys(i for w in whole for i in [w, *parts.get(w, [])]))
         # The whole need not be there itself.

@@ -105,8 +105,19 @@ class IndexRetriever:
             among = self._ids & set(among)
         if not self._ids or (among is not None and not among):
             return [[] for _ in questions]
-        rows = [self._index.search(question, k + foreign, among) for question in questions]
-        return [[hit for hit in row if hit.document_id in self._ids][:k] for row in rows]
+        return [self._own_hits(question, k, k + foreign, among) for question in questions]
+
+    def _own_hits(
+        self, question: str, k: int, limit: int, among: Collection[str] | None
+    ) -> list[Hit]:
+        hits = self._index.search(question, limit, among)
+        own = [hit for hit in hits if hit.document_id in self._ids][:k]
+        # Others may have added documents since this index was opened.
+        while len(own) < k and len(hits) >= limit:
+            limit *= 2
+            hits = self._index.search(question, limit, among)
+            own = [hit for hit in hits if hit.document_id in self._ids][:k]
+        return own
 
 
 class LanceIndex:

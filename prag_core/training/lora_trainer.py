@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
@@ -236,6 +237,9 @@ class LoraTrainer:
         Args:
             documents: what is asked about.
             pairs: people's questions about each, in the order of the text.
+
+        Raises:
+            ValueError: no document fits into `max_tokens` and the context.
         """
         limit = min(self.options.max_tokens, self.base.context_length)
         rows = (
@@ -243,7 +247,14 @@ class LoraTrainer:
             for document, asked in zip(documents, pairs, strict=True)
         )
         # Left out, not cut: of a passage without its beginning nobody asked these questions.
-        return self._train_one([row for row in rows if len(row.ids) <= limit], *[WRITER] * 3)
+        fitting = [row for row in rows if len(row.ids) <= limit]
+        if len(fitting) < len(documents):
+            found = f"got {len(documents) - len(fitting)} of {len(documents)} documents"
+            problem = f"{found} of more than {limit} tokens with their questions"
+            if not fitting:
+                raise ValueError(f"{problem}, expected shorter ones: raise training.max_tokens")
+            warnings.warn(f"{problem}, which are left out", stacklevel=2)
+        return self._train_one(fitting, *[WRITER] * 3)
 
     def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
         options = self.options

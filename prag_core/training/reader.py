@@ -26,7 +26,7 @@ from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.options import ReaderOptions
 from prag_core.training.sequences import TrainingSequence, encode
 
-EPOCHS = 1000  # more than any time is enough for: time or a flat loss ends the training
+EPOCHS = 1 << 30  # more than any time is enough for: time or a flat loss ends the training
 GAIN = 0.005  # share of the held-out loss; what gains less is flat
 
 

@@ -20,6 +20,8 @@ from tests.fixtures.invented_documents import DYE, LIGHT
 class MemoryStore:
     """Records in a dict, through JSON as in a real store."""
 
+    readonly = False
+
     def __init__(self):
         self.records = {}
 
@@ -56,6 +58,13 @@ def test_cache_returns_the_same_and_asks_once():
     again = CachedAugmenter(CountingAugmenter(fail_at="a"), store).augment(documents)
     assert first == again == [inner.augment([d])[0] for d in documents]
     assert inner.seen[:2] == ["a", "b"] and len(store.records) == 2
+
+
+def test_a_store_that_is_only_read_keeps_nothing():
+    store, inner = MemoryStore(), CountingAugmenter()
+    store.readonly = True
+    assert len(CachedAugmenter(inner, store).augment([Document("a")])) == 1
+    assert not store.records
 
 
 def test_cache_resumes_after_an_interruption():

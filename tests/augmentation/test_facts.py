@@ -35,6 +35,10 @@ def test_facts(text, facts):
     assert atomic_facts(Document(text, "Brannock Light")) == facts
 
 
+def test_a_title_of_no_word_is_no_subject():
+    assert atomic_facts(Document("It was closed in 1988 and became a museum.", "★")) == []
+
+
 def test_facts_are_asked_about_too():
     document = Document("Mosaics (of stone), which were made by Greek masters, adorn Palermo.", "M")
     plain, taken_apart = (SpanAugmenter(0, 9, facts).augment([document])[0] for facts in (0, 1))

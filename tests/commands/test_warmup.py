@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prag_core.augmentation import self_augmenter
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.training.lora_trainer import LoraTrainer
@@ -59,6 +61,18 @@ def test_warmup_takes_nothing_on_what_is_held_out(corpus, options, tmp_path, mon
     assert run("warmup", corpus, tmp_path / "b", "--held_out=4", *shared) == 0
     asked = {question.question for question in drawn.questions}
     assert len(asked) == 4 and len(trained[0]) == 2 and not trained.pop() & asked
+
+
+@pytest.mark.parametrize("command", ["warmup", "writer"])
+def test_a_folder_with_content_is_refused_before_the_training(
+    corpus, options, tmp_path, capsys, monkeypatch, command
+):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    monkeypatch.setattr("prag_core.training.lora_trainer.LoraTrainer.train_global", None)
+    shared = [option for option in options if option.startswith(("--base_model", "--dtype"))]
+    assert run(command, corpus, tmp_path / "a", *shared) == 2
+    assert "which has content" in capsys.readouterr().err
 
 
 def test_warmup_without_questions_is_refused(corpus, options, tmp_path, capsys):

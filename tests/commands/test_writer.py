@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from prag_core.training.lora_trainer import LoraTrainer
 from tests.fixtures.command_line import run
 
@@ -17,6 +21,18 @@ def test_a_writer_is_trained_and_asks_about_documents(corpus, options, tmp_path,
     asks = ["--augmentation.strategy=adapter", f"--augmentation.adapter={made}"]
     assert run("parametrize", corpus, "--store", store, *options, *asks) == 0
     assert "holds 6 adapters" in capsys.readouterr().out
+
+
+def test_what_is_too_long_to_ask_about_is_counted(corpus, options, tmp_path, capsys):
+    shared = shared_options(options)
+    assert run("writer", corpus, tmp_path / "a", "--training.max_tokens=16", *shared) == 2
+    assert "got 6 of 6 documents of more than 16 tokens" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    rows = [json.loads(line) for line in (corpus / "corpus.jsonl").read_text().splitlines()]
+    rows[0]["text"] *= 99
+    (corpus / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.warns(UserWarning, match="got 1 of 6 documents"):
+        assert run("writer", corpus, tmp_path / "a", *shared) == 0
 
 
 def test_a_writer_learns_from_nothing_that_is_held_out(corpus, options, tmp_path, monkeypatch):

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from prag_core.corpus.documents import Document
 from prag_core.corpus.leave_out import LeaveOut
+from prag_core.corpus.question_sets import Question, QuestionSet
 
 BOTH = LeaveOut(relations=("occupation", "place of birth"))
 
@@ -65,6 +67,13 @@ def test_remaining_leaves_out_the_last_documents_and_their_copies(tmp_path):
     assert remaining(2) == ["one", "two"]
     assert remaining(9) == []
     assert remaining(0) == texts
+
+
+def test_documents_without_title_are_held_out_one_by_one():
+    documents = tuple(Document(f"Town {i} has a mill.", source_id=f"d{i}") for i in range(6))
+    questions = tuple(Question(f"q{i}", "Where?", ("a",), (d.id,)) for i, d in enumerate(documents))
+    kept = LeaveOut().questions(QuestionSet("towns", documents, questions), held_out=2)
+    assert len(kept) == 4
 
 
 def test_bad_settings_are_refused(tmp_path):

@@ -245,6 +245,13 @@ def test_long_texts_are_counted_once_and_their_chunks_removed_together(fast, tin
         fast.remove_documents([long[0].id])
 
 
+def test_a_field_called_parent_may_hold_anything(fast):
+    documents = [Document(f"Text {n}.", metadata={"parent": ["a", {"b": n}]}) for n in range(2)]
+    fast.add_documents(documents)
+    fast.remove_documents([documents[0].id])
+    assert [*fast.documents] == [documents[1].id]
+
+
 def test_a_corpus_of_its_own_leaves_the_stores_documents_alone(fast, tiny_base):
     fast.add_documents(CORPUS[:2])
     parts = {"parametrizer": RandomParametrizer(tiny_base), "store": fast.store}

@@ -70,6 +70,10 @@ def test_add_delete_among_and_an_index_that_stays(name, monkeypatch):
     second = make_retriever(name, DOCUMENTS[3:])
     assert len(second) == 2
     assert ids(second.retrieve(["Oss Tarn"], 1)) == [[DOCUMENTS[3].id]]
+    # Also those that come later: more of them than are asked for.
+    text = "Oss Tarn. " * 3
+    first.add([Document(f"{text}{n}", source_id=f"later{n}") for n in range(9)])
+    assert ids(second.retrieve(["Oss Tarn"], 1)) == [[DOCUMENTS[3].id]]
     monkeypatch.setattr(search_index, "MOST_FOREIGN", 1)
     with pytest.raises(ValueError, match="2 documents of others"):
         second.retrieve(["Oss"])
