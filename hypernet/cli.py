@@ -19,7 +19,7 @@ COMMANDS = {
     "fit": Command(
         TRAINER,
         "Train a network, or go on from a checkpoint (--ckpt_path).",
-        stopped="go on with --ckpt_path OUTPUT/checkpoints/last.ckpt",
+        stopped="where OUTPUT/checkpoints/last.ckpt is there, go on with it (--ckpt_path)",
     ),
     "validate": Command(TRAINER, "Measure the held-out loss, and answer held-out questions."),
     "test": Command(TRAINER, "The same as validate, under Lightning's other name."),

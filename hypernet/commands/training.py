@@ -29,7 +29,12 @@ BEST = {"filename": "best", "monitor": "val/gold_nll", "enable_version_counter":
 
 def run_trainer(arguments: Sequence[str]) -> None:
     """Run one of Lightning's commands; its name (fit, validate, test, predict) comes first."""
-    HypernetCLI(arguments)
+    try:
+        HypernetCLI(arguments)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # which Lightning makes of Ctrl-C
+            raise error.__context__ from None
+        raise
 
 
 class HypernetCLI(LightningCLI):
@@ -102,6 +107,8 @@ class HypernetCLI(LightningCLI):
     def _require_no_other_run(self) -> None:
         """Raise ValueError where the output has a run that this one would replace."""
         config = self.config[self.name]
+        if any(Path(config.output).glob("hpc_ckpt_*")):  # Slurm queued it again: it goes on there
+            return
         last = Path(_checkpoint_folder(config.output)) / "last.ckpt"
         if self.name == "fit" and not config.ckpt_path and last.exists():
             raise ValueError(

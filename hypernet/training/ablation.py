@@ -36,6 +36,7 @@ from prag_core.evaluation.report.figures import MARKERS, TOPIC_COLOURS, styled
 from prag_core.evaluation.tables import Table
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
+from prag_core.model.hardware import release_freed_memory
 from prag_core.terminal import stopped_by_sigterm
 
 # What decides which documents are held out, and who answers: the same for all variants.
@@ -43,6 +44,7 @@ OF_ALL = (
     "data.question_sets", "data.validation_articles", "data.leave_out", "data.seed",
     "model.base_model",
 )  # fmt: skip
+CORPORA = ("data.corpora", "data.corpus_limit")  # so do these where there is no question set
 REFUSED = 2  # exit status of a `fit` with bad settings, or whose gradients are no numbers
 LINES = {"own": "-", "another's": "--", "none": ":"}  # of the figure
 
@@ -94,14 +96,15 @@ def ablate(
             "least one variant, and only such names: "
             + (f"correct {unknown}" if names else "add one")
         )
+    record = yaml.safe_load(Path(fit_config).read_text(encoding="utf-8"))
+    measured_with = overlaid(record, common or {})
+    of_all = OF_ALL if measured_with["data"].get("question_sets") else (*OF_ALL, *CORPORA)
     for name, settings in variants.items():
-        if apart := [key for key in settings if key.startswith(OF_ALL)]:
+        if apart := [key for key in settings if key.startswith(of_all)]:
             raise ValueError(
                 f"got {', '.join(apart)} in variant {name}, expected the same held-out questions "
                 "for all: put it into `common`"
             )
-    record = yaml.safe_load(Path(fit_config).read_text(encoding="utf-8"))
-    measured_with = overlaid(record, common or {})
     file = Path(output) / "ablation.json"
     # What a row depends on beside its own settings.
     shared = {"minutes": minutes, "rate_minutes": rate_minutes, "documents": documents}
@@ -119,7 +122,7 @@ def ablate(
         for name in names
         if name in rows and is_measured(rows[name], asked[name], rates.get(name, ()), cells[name])
     }
-    base = sample = None
+    _require_none_lost(file, rows, Path(output))
     for name in names:
         if name not in rows:
             folder, settings = Path(output) / "variants" / name, asked[name]
@@ -127,14 +130,15 @@ def ablate(
             if losses:
                 settings["model.learning_rate"] = min(losses, key=losses.get)
             train(fit_config, settings, folder)
-            if base is None:
-                model = measured_with["model"]
-                base = load_base_model(model["base_model"], model.get("dtype", "auto"))
-                sample = held_out(measured_with["data"], base, documents)
-                result |= {"questions": len(sample.questions), "base_model": base.name}
+            model = measured_with["model"]
+            base = load_base_model(model["base_model"], model.get("dtype", "auto"))
+            sample = held_out(measured_with["data"], base, documents)
+            result |= {"questions": len(sample.questions), "base_model": base.name}
             tried = {f"{r:g}": None if math.isinf(x) else x for r, x in losses.items()}
             row = {"name": name, "settings": settings, "rates": tried}
             rows[name] = row | compare(folder, base, sample, cells[name])
+            del base, sample  # the next variant trains beside as little as this one did
+            release_freed_memory()
         result["rows"] = [rows[name] for name in names if name in rows]
         # For documents, which are rendered without this package.
         result["tables"] = [asdict(table) for table in format_tables(result)]
@@ -147,6 +151,18 @@ def read_result(file: Path, shared: Mapping[str, Any]) -> dict[str, Any]:
     result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     same = all(result.get(key) == value for key, value in shared.items())
     return result if result and same else {**shared, "rows": []}
+
+
+def _require_none_lost(file: Path, kept: Mapping[str, Any], output: Path) -> None:
+    """Raise ValueError where a row would be replaced whose training is not here."""
+    written = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+    lost = [row["name"] for row in written if row["name"] not in kept]
+    if lost := [name for name in lost if not (output / "variants" / name / "done").is_file()]:
+        raise ValueError(
+            f"got settings other than those that {', '.join(lost)} of {file} were measured with, "
+            "or none of them, expected the same, as their trainings are not here: choose another "
+            "output, or delete the file"
+        )
 
 
 def is_measured(

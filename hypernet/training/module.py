@@ -405,13 +405,21 @@ class HypernetModule(lightning.LightningModule):
                     f"got a checkpoint with {key} {checkpoint.get(key)}, expected {value} as in "
                     "the configuration: use the YAML that it was trained with"
                 )
-        trained_on = {key: checkpoint[key] for key in ("prompt", "held_out") if key in checkpoint}
-        for key, value in trained_on.items():
-            if self.trainer.state.fn == "fit" and value != getattr(self, key):
-                raise ValueError(
-                    f"got data with another {key} than the checkpoint was trained with, expected "
-                    "the same: use its YAML, or export it and set model.weights"
-                )
+        if "held_out" in checkpoint and self.trainer.state.fn == "fit":
+            self._require_same_data(checkpoint)
         check_tensors("the checkpoint", checkpoint["state_dict"], self.state_dict())
         self.clock.before = checkpoint.get("seconds", 0.0)
         self.untrained = False
+
+    def _require_same_data(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ValueError where the data ask in another prompt, or hold out other articles."""
+        held_out = {*checkpoint["held_out"]}
+        other = "prompt" if checkpoint["prompt"] != self.prompt else ""
+        if held_out - {*self.trainer.datamodule.held_out}:
+            other = "held_out"
+        if other:
+            raise ValueError(
+                f"got data with another {other} than the checkpoint was trained with, expected "
+                "the same: use its YAML, or export it and set model.weights"
+            )
+        self.held_out_before = held_out

@@ -150,10 +150,10 @@ def _move_in(store: Path, scratch: Path, places: Iterable[str]) -> None:
         for parent in (target.parent.parent, target.parent):
             parent.mkdir(exist_ok=True)  # its own entry is made durable with the renames
             parents.add(parent)
+        store_places.retired_file(target).unlink(missing_ok=True)  # it is in use again
         if target.exists():
             if _content(source) == _content(target):  # the same, put again or not swept yet
                 os.utime(target)  # the newest of its keys, for `reindex`
-                store_places.retired_file(target).unlink(missing_ok=True)
                 continue
             # The name is the hash of the content, so that one of the two is damaged: the old one.
             target.rename(scratch / f"{target.name}.damaged")

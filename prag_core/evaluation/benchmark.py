@@ -87,7 +87,9 @@ def kept_questions(group: Group) -> list[dict]:
     """
     # Known from an earlier run, so that a finished group needs no data.
     path = group.folder / PLAN / QUESTIONS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    # An earlier version kept one document, which named the group.
+    return [row if "documents" in row else row | {"documents": [row["document"]]} for row in rows]
 
 
 def _keep_run(folder: Path) -> None:
@@ -272,7 +274,10 @@ def _keep_questions(group: Group, part: QuestionSet, total: set[str]) -> None:
            if {BELIEF, REQUEST} & {*q.metadata} else {})
         for q in part.questions
     ]  # fmt: skip
-    if conditions_in(group.folder) and kept_questions(group) not in ([], rows):
+    kept = kept_questions(group)
+    same = [{key: row[key] for key in new} | {"documents": new["documents"]} == new
+            for row, new in zip(kept, rows, strict=False)]  # fmt: skip
+    if conditions_in(group.folder) and kept and (len(kept) != len(rows) or not all(same)):
         raise ValueError(
             f"got other questions from {group.spec.source} than the answers in {group.folder} are "
             "to, expected the same: bring the source back, or choose another output"

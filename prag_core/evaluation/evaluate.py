@@ -35,6 +35,7 @@ from prag_core.evaluation.results import (
 from prag_core.evaluation.unrelated import Choices, UnrelatedTexts
 from prag_core.files import write_json
 from prag_core.model import prompts
+from prag_core.pipeline.answerer import gates_passages
 from prag_core.pipeline.answers import Answer
 from prag_core.pipeline.modes import require_one_passage
 from prag_core.pipeline.rag import ParametricRAG
@@ -187,7 +188,8 @@ class _Cells:
         """
         needed: dict[str, None] = {}  # in order, each once
         for condition in conditions:
-            if condition.needs_adapters:
+            gated = gates_passages(condition.how, condition.options(self.rag.answerer.options))
+            if condition.needs_adapters or gated:
                 of_all = condition.documents == "all"
                 rows = self.assignment.usual_rows if of_all else self.rows[condition.name]
                 needed |= dict.fromkeys(hit.document_id for row in rows for hit in row)

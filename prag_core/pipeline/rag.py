@@ -29,7 +29,7 @@ from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import KV, forget_passages
 from prag_core.model.prompts import Question
-from prag_core.pipeline.answerer import Answerer
+from prag_core.pipeline.answerer import Answerer, gates_passages
 from prag_core.pipeline.answers import Answer, AnswerOptions
 from prag_core.pipeline.modes import find_mode
 from prag_core.pipeline.parts import build_parametrizer, build_retriever
@@ -441,7 +441,8 @@ class ParametricRAG:
         mode: str,
     ) -> list[list[Hit]]:
         """Retrieve again, among those with an adapter, where a mode needs one that is not there."""
-        if not find_mode(mode).needs_adapters:
+        how = find_mode(mode)
+        if not (how.needs_adapters or gates_passages(how, self.options)):
             return hits
         ids = {hit.document_id for row in hits for hit in row}
         if all(self._has(i) for i in ids):  # quick: the rule

@@ -193,8 +193,9 @@ class Jobs:
                 queued = [job for job in self._jobs.values() if job.status == "queued"]
                 if queued:
                     job = min(queued, key=lambda job: job.created)
-                    if self._is_cancelled(job.id):
-                        continue
+                    with suppress(OSError, ValueError):  # it runs where that cannot be read
+                        if self._is_cancelled(job.id):
+                            continue
                     with suppress(OSError):  # a full disk: it runs, and its end is noted later
                         self._change(job.id, status="running", attempts=job.attempts + 1)
                     return job

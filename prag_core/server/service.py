@@ -336,7 +336,7 @@ class Service:
                 document, served = self._entry(hit.document_id)
                 if served.problem:
                     problem = f"got document {document.id}, which has no adapter ({served.problem})"
-                    raise ValueError(f"{problem}, expected one: leave it out, or ask in_context")
+                    raise ValueError(f"{problem}, expected one: leave it out, or ask without it")
             return hits
         wide = k
         while True:

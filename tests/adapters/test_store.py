@@ -172,6 +172,19 @@ def test_reindex_takes_the_newest_of_several_packs(folder, tiny_base, tiny_spec)
         assert_same(store.get("k"), first)
 
 
+def test_a_pack_that_is_written_again_is_in_use(folder, tiny_base, tiny_spec):
+    adapter = random_adapter(tiny_spec, tiny_base)
+    with AdapterStore(folder) as store:
+        store.put_many({"k": adapter}, pack=True)
+        (pack,) = (folder / "packs").iterdir()
+        pack.write_bytes(pack.read_bytes()[:-1] + b"x")  # damaged: deleted, and made again
+        store.delete("k")
+        store.put_many({"k": adapter}, pack=True)
+    assert reindex(folder) == 1
+    with AdapterStore(folder) as store:
+        assert_same(store.get("k"), adapter)
+
+
 def test_reindex_from_folders_equals_the_old_index(folder, tiny_base, tiny_spec):
     adapters = [random_adapter(tiny_spec, tiny_base, seed=i) for i in range(6)]
     with AdapterStore(folder) as store:

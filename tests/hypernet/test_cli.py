@@ -161,6 +161,18 @@ def test_predicted_adapters_are_those_of_parametrize(common, tiny_base, tmp_path
                 torch.testing.assert_close(same.tensors[path][1], b, rtol=1e-5, atol=1e-6)
 
 
+def test_ctrl_c_in_a_training_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(arguments):  # as Lightning ends
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    monkeypatch.setattr("hypernet.commands.training.HypernetCLI", interrupted)
+    assert cli.main(["fit"]) == 130
+    assert "(--ckpt_path)" in capsys.readouterr().err
+
+
 def test_a_network_without_weights_is_not_scored(common, capsys):
     assert cli.main(["validate", *common]) == 2
     assert "got no weights to score, expected trained ones" in capsys.readouterr().err

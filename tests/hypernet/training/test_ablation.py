@@ -117,9 +117,13 @@ def test_a_row_is_all_that_is_needed_of_a_finished_variant(config, capsys, monke
     assert [row["name"] for row in rows] == ["perceiver", "ridge"] and rows[1] == ridge
     assert not Path("out/variants/ridge").exists()
 
-    # Another number of documents is another measurement.
-    assert cli.main(["ablate", "--config", config, "--documents", "3"]) == 0
-    assert "training out/variants/ridge" in capsys.readouterr().out
+    # Another number of documents, or fewer variants, would lose the row that is nowhere else.
+    before = Path("out/ablation.json").read_bytes()
+    for change in (["--documents", "3"], ["--variants", "{perceiver: {}}"]):
+        assert cli.main(["ablate", "--config", config, *change]) == 2
+        assert "got settings other than those that ridge of out" in capsys.readouterr().err
+    assert Path("out/ablation.json").read_bytes() == before
+    assert not Path("out/variants/ridge").exists()
 
 
 def test_a_run_that_was_cut_goes_on_with_its_time_counted(config, monkeypatch):
