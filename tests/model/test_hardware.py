@@ -135,8 +135,9 @@ def test_kernels_of_many_shapes_take_bounded_memory(monkeypatch):
         int(subprocess.check_output([sys.executable, "-c", MANY_SHAPES, kind], text=True))
         for kind in ("free", "bounded")
     )
-    assert bounded < 4096  # KiB, of 400 shapes more
-    assert bounded < free or free < 4096  # a CPU that goes another way keeps no kernels
+    # KiB, of 400 shapes more. A CPU that goes another way keeps no kernels; those of AMX are large,
+    # and so is what a later shape's has more than an earlier one's.
+    assert bounded < max(4096, free / 10)
     for name in KERNEL_CACHES:
         monkeypatch.setenv(name, "7")
     bound_kernel_caches()
