@@ -23,7 +23,7 @@ from hypernet.training.module import HypernetModule
 OUTPUT = "runs/hypernet"
 # Of the trainer: a step's batch knows its process, so that no sampler has to share it out.
 TRAINER = {"use_distributed_sampler": False}
-# ModelCheckpoint of the least held-out loss; a second run replaces the file of the first.
+# ModelCheckpoint of the least held-out loss; a run that goes on replaces its file.
 BEST = {"filename": "best", "monitor": "val/gold_nll", "enable_version_counter": False}
 
 

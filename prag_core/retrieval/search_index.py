@@ -110,14 +110,12 @@ class IndexRetriever:
     def _own_hits(
         self, question: str, k: int, limit: int, among: Collection[str] | None
     ) -> list[Hit]:
-        hits = self._index.search(question, limit, among)
-        own = [hit for hit in hits if hit.document_id in self._ids][:k]
-        # Others may have added documents since this index was opened.
-        while len(own) < k and len(hits) >= limit:
-            limit *= 2
+        while True:
             hits = self._index.search(question, limit, among)
             own = [hit for hit in hits if hit.document_id in self._ids][:k]
-        return own
+            if len(own) >= k or len(hits) < limit:
+                return own
+            limit *= 2  # others may have added documents since this index was opened
 
 
 class LanceIndex:

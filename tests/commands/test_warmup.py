@@ -69,7 +69,7 @@ def test_a_folder_with_content_is_refused_before_the_training(
 ):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").write_text("mine")
-    monkeypatch.setattr("prag_core.training.lora_trainer.LoraTrainer.train_global", None)
+    monkeypatch.setattr("prag_core.training.lora_trainer.LoraTrainer._train_one", None)
     shared = [option for option in options if option.startswith(("--base_model", "--dtype"))]
     assert run(command, corpus, tmp_path / "a", *shared) == 2
     assert "which has content" in capsys.readouterr().err
