@@ -88,7 +88,7 @@ def joint_set(
         document.id: [
             (ways, answer)
             for ways, answer in find_relations(document)
-            if not any(leave_out.asks(way.format(subject(document))) for way in ways)
+            if not any(leave_out.asks(way.format(subject(document)), (answer,)) for way in ways)
         ]
         for document in documents
     }

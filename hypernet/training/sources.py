@@ -194,7 +194,7 @@ def read_question_set(
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     joint: dict[str, list[tuple[str, str, tuple[str, ...]]]] = defaultdict(list)
     for question in questions.questions:
-        if leave_out.asks(question.question):
+        if leave_out.asks(question.question, question.golden_answers):
             continue
         # The first of the answers: a target is one text.
         pair = question.question, question.golden_answers[0]
@@ -260,7 +260,11 @@ def _facts(document: Document, pairs: int, leave_out: LeaveOut) -> tuple:
     by_rule = choose_pairs(document, pairs) if pairs else ()
     facts = (*find_facts(document), *(((pair.question,), pair.answer) for pair in by_rule))
     # All ways to ask for a fact are of one relation: one that is left out takes the others along.
-    return tuple(fact for fact in facts if not any(map(leave_out.asks, fact[0])))
+    return tuple(
+        (ways, said)
+        for ways, said in facts
+        if not any(leave_out.asks(way, (said,)) for way in ways)
+    )
 
 
 def _records(path: str, size: int, time: int, limit: int | None) -> Iterator[dict[str, str]]:

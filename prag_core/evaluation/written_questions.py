@@ -146,7 +146,7 @@ class _Checker:
     def _question(self, written: WrittenQuestion) -> dict:
         question = asdict(written)
         if not written.problem:
-            if self.options.leave_out.asks(written.question):
+            if self.options.leave_out.asks(written.question, [written.answer]):
                 question["problem"] = LEFT_OUT
             elif written.overlap > self.options.most_overlap:
                 question["problem"] = COPY

@@ -86,7 +86,7 @@ def reader_sequences(
     by_article: dict[str, list[Question]] = {}
     for question in question_set.questions:
         present = question.gold_ids and question.golden_answers and question.gold_ids[0] in known
-        if not present or left_out.asks(question.question):
+        if not present or left_out.asks(question.question, question.golden_answers):
             continue
         document = known[question.gold_ids[0]]
         by_article.setdefault(document.title or document.id, []).append(question)

@@ -29,6 +29,19 @@ BOTH = LeaveOut(relations=("occupation", "place of birth"))
         "Where does Ida Brandt come from?",
         "Where is Ida Brandt from?",
         "Who was born in Ulm?",
+        "What kind of scientist is Ida Brandt?",
+        "What type of artist was Brandt?",
+        "What kind of work does Ida Brandt do?",
+        "What is Brandt by trade?",
+        "How does she earn her living?",
+        "What is Ida Brandt famous for?",
+        "What else was Brandt known as?",
+        "What is Brandt's position?",
+        "In what city did Ida Brandt grow up?",
+        "In which hospital was Ida Brandt born?",
+        "What is Ida Brandt's native city?",
+        "What city was Ida Brandt from?",
+        "Brandt is from which city?",
     ],
 )
 def test_relations_are_recognised_however_they_are_asked(question):
@@ -45,10 +58,30 @@ def test_relations_are_recognised_however_they_are_asked(question):
         "Where is Ulm located?",
         "Who directed Glass?",
         "What is Ida Brandt's nationality?",
+        "In what year was Ida Brandt born?",
+        "What type of work is Glass?",
+        "What did Ulm trade with Genoa?",
     ],
 )
 def test_other_questions_stay(question):
     assert not BOTH.asks(question)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is Ida Brandt?", "German poet"),
+        ("What is ida?", "a volleyball player"),
+        ("What were the Brandts?", "businessmen"),
+        ("Who is it?", "biologist"),
+        ("What did Ida become?", "a politician"),
+        ("What kind of person is she?", "the first singer-songwriter"),
+    ],
+)
+def test_an_occupation_is_recognised_by_the_answer(question, answer):
+    assert BOTH.asks(question, ["Brandt", answer])
+    assert not BOTH.asks(question, ["a checklist", "a poet's house", "human"])
+    assert not BOTH.asks("Who found it?", [answer])
 
 
 def test_one_relation_alone():
