@@ -8,8 +8,10 @@ PLACE is a folder, or a url of fsspec (s3://bucket/prefix), where index and pack
 objects. The rows of all shards are copied into one index in the cache, which says of each adapter
 in which shard it lies; the adapters stay there. So a lookup costs the same however many shards
 there are, nothing is written where the shards lie, and writers may add shards meanwhile: they are
-seen when the place is opened again. A shard counts from when its index is there, which is written
-last: whoever dies before leaves nothing that is read.
+seen when the place is opened again. Others may read the joint index while it is brought up to date:
+a shard that is refused leaves it as it was, and what a changed or removed shard takes away goes in
+one transaction with what stays. A shard counts from when its index is there, which is written last:
+whoever dies before leaves nothing that is read.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -227,22 +230,61 @@ def _update(joint: AdapterStore, listing: _Listing) -> None:
         f"{listing.place}/{name}": fingerprint(info) for name, info in listing.indexes.items()
     }
     known = dict(joint.records(SHARD))
-    if any(versions.get(prefix) != record["version"] for prefix, record in known.items()):
-        joint.clear()  # a shard was changed or removed: what it had is not known one by one
+    changed = any(versions.get(prefix) != record["version"] for prefix, record in known.items())
+    if changed:  # or removed: what a shard had is not known one by one, so all are read
         known = {}
     kinds = {key: spec for record in known.values() for key, spec in record["kinds"].items()}
     prefixes = [prefix for prefix in versions if prefix not in known]
-    names = [prefix.removeprefix(f"{listing.place}/") for prefix in prefixes]
-    with listing.stores(names) as folders:
-        for prefix, name, folder in zip(prefixes, names, folders, strict=True):
-            with closing(StoreIndex(folder, readonly=True)) as index:
-                for pack, size in index.rows(ENDS):
-                    _require_whole(f"{prefix}{pack}", listing.size(name + pack), size)
-                own_kinds = dict(index.rows(KINDS))
-            _require_alike(prefix, own_kinds, kinds)
-            joint.absorb(folder, prefix)
-            joint.put_record(SHARD, prefix, {"version": versions[prefix], "kinds": own_kinds})
+    with listing.stores([prefix.removeprefix(f"{listing.place}/") for prefix in prefixes]) as paths:
+        shards = dict(zip(prefixes, paths, strict=True))
+        records = {}
+        for prefix, folder in shards.items():  # all, before anything is changed
+            own_kinds = _check(listing, prefix, folder, kinds)
+            records[prefix] = {"version": versions[prefix], "kinds": own_kinds}
             kinds |= own_kinds
+        if changed:
+            _replace(joint, shards, records)
+        else:
+            _absorb(joint, shards, records)
+
+
+def _check(
+    listing: _Listing, prefix: str, folder: Path, kinds: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the kinds of adapter of a shard; ValueError for one that is cut or of other kinds."""
+    with closing(StoreIndex(folder, readonly=True)) as index:
+        for pack, size in index.rows(ENDS):
+            name = f"{prefix}{pack}"
+            _require_whole(name, listing.size(name.removeprefix(f"{listing.place}/")), size)
+        own_kinds = dict(index.rows(KINDS))
+    _require_alike(prefix, own_kinds, kinds)
+    return own_kinds
+
+
+def _absorb(
+    joint: AdapterStore, shards: Mapping[str, Path], records: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Add what shards have, one by one, each with the record that says so."""
+    for prefix, folder in shards.items():
+        joint.absorb(folder, prefix)
+        joint.put_record(SHARD, prefix, records[prefix])
+
+
+def _replace(
+    joint: AdapterStore, shards: Mapping[str, Path], records: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Put what shards have in place of all that is there, in one step for those who read it."""
+    # Into a store beside, then over: SQLite attaches no shard within a transaction. The index file
+    # itself is not renamed over the old one, which a server that has it open would go on reading.
+    folder = joint.path / SCRATCH
+    if folder.exists():  # of an opening that was killed
+        shutil.rmtree(folder)
+    try:
+        with AdapterStore(folder) as fresh:
+            _absorb(fresh, shards, records)
+        joint.replace_all(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_whole(pack: str, size: int, expected: int) -> None:

@@ -224,11 +224,26 @@ class AdapterStore:
         """
         self._index.absorb(folder / INDEX, prefix)
 
-    def clear(self) -> None:
-        """Forget all adapters and records; files stay where they are."""
-        with self._index.writing() as connection:
-            for table in ("adapters", "records", "specs"):
-                connection.execute(f"DELETE FROM {table}")
+    def replace_all(self, folder: Path) -> None:
+        """Take the rows and records of another store's index for all that are here.
+
+        One transaction: who reads meanwhile, from an opening of their own, sees all that was here
+        or all that comes. Files stay where they are.
+
+        Args:
+            folder: with the index; places in it count as they are.
+        """
+        # Before the transaction: SQLite attaches nothing within one. For reading, so that the
+        # commit is one of a single file.
+        other = f"{(folder / INDEX).absolute().as_uri()}?mode=ro"
+        self._index.rows("ATTACH ? AS other", other)
+        try:
+            with self._index.writing() as connection:
+                for table in ("adapters", "records", "specs"):
+                    connection.execute(f"DELETE FROM main.{table}")
+                    connection.execute(f"INSERT INTO main.{table} SELECT * FROM other.{table}")
+        finally:
+            self._index.rows("DETACH other")
 
     def version(self) -> int:
         """Return a number that changes when others, not this opening, have changed the store."""

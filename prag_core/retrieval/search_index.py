@@ -8,13 +8,16 @@ LanceDB is given the terms that `analyzer` makes, and so finds what BM25 of this
 for the constants of the formula. Neither weighs how much of a question a document covers
 (`least_coverage`): one common term is enough. A question of stop words alone finds nothing.
 
-An index that stays may hold documents of others, which are passed over while they are few.
+An index that stays may hold documents of others, which are passed over while they are few. It has
+a text that several corpora share once. Where one of them removes it, the others write it again at
+their next search; on Elasticsearch at the first that finds another number of documents.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
 from prag_core.corpus.documents import Document, as_documents
@@ -31,6 +34,10 @@ class SearchIndex(Protocol):
 
     def ids(self) -> set[str]:
         """Return the ids of all documents that it holds."""
+        ...
+
+    def version(self) -> int:
+        """Return a number that changes when anyone, this opening included, changes documents."""
         ...
 
     def add(self, documents: Sequence[Document]) -> None:
@@ -51,22 +58,21 @@ class IndexRetriever:
 
     def __init__(self, index: SearchIndex, documents: Iterable[Document] = ()) -> None:
         """Take the index, which may hold documents already, and the first documents."""
-        self._index, self._held = index, index.ids()
-        self._ids: set[str] = set()  # those that were added here: all that is searched
+        self._index = index
+        self._version = index.version()  # before the ids: a change in between is noticed later
+        self._held = index.ids()  # of anyone
+        self._documents: dict[str, Document] = {}  # added here: all that is searched
         self.add(documents)
 
     def __len__(self) -> int:
         """Number of documents."""
-        return len(self._ids)
+        return len(self._documents)
 
     def add(self, documents: Iterable[Document]) -> None:
         """Add documents; those that the index holds are not written again."""
         unique = {document.id: document for document in as_documents(documents)}
-        new = [document for i, document in unique.items() if i not in self._held]
-        for start in range(0, len(new), BATCH):
-            self._index.add(new[start : start + BATCH])
-        self._ids |= unique.keys()
-        self._held |= unique.keys()
+        self._write(unique)
+        self._documents |= unique
 
     def delete(self, document_ids: Iterable[str]) -> None:
         """Remove documents, from the index too.
@@ -75,14 +81,15 @@ class IndexRetriever:
             ValueError: an id that is not there; then nothing is removed.
         """
         removed = set(document_ids)
-        if unknown := removed - self._ids:
+        if unknown := removed - self._documents.keys():
             raise ValueError(
                 f"got document id {min(unknown)!r}, expected one of the {len(self)} documents of "
                 "the retriever: add the document first"
             )
         if removed:
             self._index.delete(removed)
-        self._ids -= removed
+        for document_id in removed:
+            del self._documents[document_id]
         self._held -= removed
 
     def retrieve(
@@ -95,15 +102,16 @@ class IndexRetriever:
                 many documents that were not added here.
         """
         check_questions(questions, k)
-        foreign = len(self._held) - len(self._ids)
+        self._restore()
+        foreign = len(self._held) - len(self._documents)
         if foreign > MOST_FOREIGN:
             raise ValueError(
                 f"got an index with {foreign:,} documents of others, expected {MOST_FOREIGN:,} at "
                 "most: name an index for this corpus alone"
             )
         if among is not None:
-            among = self._ids & set(among)
-        if not self._ids or (among is not None and not among):
+            among = self._documents.keys() & set(among)
+        if not self._documents or (among is not None and not among):
             return [[] for _ in questions]
         return [self._own_hits(question, k, k + foreign, among) for question in questions]
 
@@ -112,10 +120,27 @@ class IndexRetriever:
     ) -> list[Hit]:
         while True:
             hits = self._index.search(question, limit, among)
-            own = [hit for hit in hits if hit.document_id in self._ids][:k]
+            # By id: LanceDB has twice what two processes write at the same moment.
+            own = {hit.document_id: hit for hit in hits if hit.document_id in self._documents}
             if len(own) >= k or len(hits) < limit:
-                return own
+                return list(own.values())[:k]
             limit *= 2  # others may have added documents since this index was opened
+
+    def _restore(self) -> None:
+        """Write documents again that another process, whose corpus has them too, removed."""
+        if (version := self._index.version()) != self._version:
+            # What others added is not taken in: a large addition would be refused as foreign
+            # until its documents are added here.
+            self._held &= self._index.ids()
+            self._write(self._documents)
+            self._version = version
+
+    def _write(self, documents: Mapping[str, Document]) -> None:
+        """Write the documents, by their ids, that the index does not hold."""
+        new = [document for i, document in documents.items() if i not in self._held]
+        for start in range(0, len(new), BATCH):
+            self._index.add(new[start : start + BATCH])
+        self._held |= documents.keys()
 
 
 class LanceIndex:
@@ -136,7 +161,10 @@ class LanceIndex:
                 "the retriever `bm25s`"
             ) from error
         self._folder = None if uri else tempfile.TemporaryDirectory(prefix="prag-index-")
-        database = lancedb.connect(uri or self._folder.name)  # type: ignore[union-attr]
+        place = uri or self._folder.name  # type: ignore[union-attr]
+        # A handle stays at the version it was opened at unless it looks for others' rows at every
+        # use; `merge_insert` and `delete` then miss those rows, too.
+        database = lancedb.connect(place, read_consistency_interval=timedelta(0))
         schema = pa.schema([("id", pa.string()), ("terms", pa.string())])
         self._table = database.create_table(TABLE, schema=schema, exist_ok=True)
 
@@ -146,13 +174,17 @@ class LanceIndex:
         rows = self._table.search().select(["id"]).limit(count).to_arrow() if count else {"id": []}
         return {str(i) for i in rows["id"]}
 
+    def version(self) -> int:
+        """Return the version of the table."""
+        return int(self._table.version)
+
     def add(self, documents: Sequence[Document]) -> None:
         """Write terms and bring the index up to date."""
         rows = [
             {"id": d.id, "terms": " ".join(analyze(f"{d.title}\n{d.text}").words)}
             for d in documents
         ]
-        # By id, as another process may have written the same document meanwhile.
+        # By id, as another process may have written the same document before.
         self._table.merge_insert("id").when_not_matched_insert_all().execute(rows)
         if self._table.list_indices():
             self._table.optimize()
@@ -219,6 +251,10 @@ class ElasticIndex:
         """Return the ids of all documents that the index holds."""
         rows = self._scan(self._client, index=self._name, _source=False)
         return {row["_id"] for row in rows}
+
+    def version(self) -> int:
+        """Return the number of documents: a removal beside an addition is noticed later."""
+        return int(self._client.count(index=self._name)["count"])
 
     def add(self, documents: Sequence[Document]) -> None:
         """Write documents; they are found when this returns."""

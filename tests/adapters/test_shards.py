@@ -9,6 +9,7 @@ import pytest
 from prag_core.adapters.adapter import adapter_key
 from prag_core.adapters.shards import open_shards, open_store, push, write_shard
 from prag_core.adapters.store import AdapterStore, DamagedError
+from prag_core.adapters.store_index import StoreIndex
 from tests.fixtures.stores import assert_same
 from tests.fixtures.tiny import random_adapter
 
@@ -102,6 +103,58 @@ def test_a_pack_cut_short_and_a_missing_one_are_refused(shards):
     pack.unlink()
     with pytest.raises(FileNotFoundError, match="1-of-3/packs/"):
         open_store(shards)
+
+
+@pytest.mark.parametrize("fault", ["a pack cut short", "another kind"])
+def test_a_refused_shard_leaves_the_store_that_others_read(
+    shards, made, tiny_base, tiny_spec, fault
+):
+    (pack,) = (shards / "1-of-3" / "packs").iterdir()
+    whole = pack.read_bytes()
+    with open_store(shards) as reader, AdapterStore(shards / "0-of-3") as changed:
+        changed.delete(min(made))  # so that all shards are read again
+        if fault == "a pack cut short":
+            pack.write_bytes(whole[:-1])
+        else:
+            spec = replace(tiny_spec, rank=3)
+            key = adapter_key("f" * 32, spec, "p" * 16)
+            write_shard(shards, {key: random_adapter(spec, tiny_base)}, {})
+        with pytest.raises(ValueError, match=f"{shards}/.*(cut short|rank 3)"):
+            open_store(shards)
+        assert list(reader) == sorted(made) and len(list(reader.records("document"))) == 3
+        if fault == "a pack cut short":  # mended, the change is seen, by who reads already, too
+            version = reader.version()
+            pack.write_bytes(whole)
+            open_store(shards).close()
+            assert list(reader) == sorted(made)[1:] and reader.version() != version
+
+
+def test_of_new_shards_none_is_taken_where_one_is_refused(shards, made, adapter):
+    with open_store(shards) as reader:
+        for name in "ab":
+            with AdapterStore(shards / name) as new:
+                key = adapter_key(name * 32, adapter.spec, "p" * 16)
+                new.put_many({key: adapter}, pack=True)
+        (pack,) = (shards / "b" / "packs").iterdir()
+        pack.write_bytes(b"")
+        with pytest.raises(ValueError, match=r"shards/b/packs/.*cut short"):
+            open_store(shards)
+        assert list(reader) == sorted(made)
+
+
+def test_those_who_read_see_a_changed_place_in_one_step(shards, made, monkeypatch):
+    seen, absorb = [], StoreIndex.absorb
+    with open_store(shards) as reader, AdapterStore(shards / "1-of-3") as changed:
+        changed.delete(sorted(made)[1])
+
+        def look(index, other, prefix):
+            absorb(index, other, prefix)
+            seen.append((len(reader), len(list(reader.records("document")))))
+
+        monkeypatch.setattr(StoreIndex, "absorb", look)
+        with open_store(shards) as store:
+            assert seen == [(6, 3)] * 3 and len(reader) == len(store) == 5
+            assert not (store.path / "tmp").exists()
 
 
 def test_a_pack_damaged_later_is_named(shards, made):

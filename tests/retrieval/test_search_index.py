@@ -40,6 +40,14 @@ def ids(rows):
     return [[hit.document_id for hit in row] for row in rows]
 
 
+def rows_of(retriever):
+    """The ids of an index, of each row."""
+    index = retriever._index
+    if isinstance(index, search_index.LanceIndex):
+        return sorted(index._table.to_arrow()["id"].to_pylist())
+    return sorted(index.ids())  # a server keeps one document an id
+
+
 def test_the_first_document_is_that_of_bm25(name):
     rows = make_retriever(name, DOCUMENTS).retrieve(QUESTIONS[:3], 3)
     best = BM25Retriever(DOCUMENTS, least_coverage=0).retrieve(QUESTIONS[:3], 3)
@@ -77,6 +85,47 @@ def test_add_delete_among_and_an_index_that_stays(name, monkeypatch):
     monkeypatch.setattr(search_index, "MOST_FOREIGN", 1)
     with pytest.raises(ValueError, match="2 documents of others"):
         second.retrieve(["Oss"])
+
+
+def test_what_another_opening_wrote_is_written_once(name):
+    first, second = (make_retriever(name) for _ in range(2))
+    first.add(DOCUMENTS)
+    second.add(DOCUMENTS)  # as `refresh` of a process that the first one's documents are news to
+    assert second.retrieve(["Oss Tarn"], 9) == first.retrieve(["Oss Tarn"], 9)
+    assert rows_of(second) == rows_of(first) == sorted(d.id for d in DOCUMENTS)
+    second.delete([DOCUMENTS[2].id])
+    first.add([Document("Oss Tarn", source_id="later")])
+    assert rows_of(first) == rows_of(second) and len(rows_of(second)) == len(DOCUMENTS)
+
+
+def test_a_text_that_another_corpus_removes_stays_for_those_who_have_it(name):
+    first, second = make_retriever(name, DOCUMENTS[:3]), make_retriever(name, DOCUMENTS[1:])
+    third = make_retriever(name)
+    expected = ids(second.retrieve(QUESTIONS, 1))
+    first.delete([DOCUMENTS[1].id, DOCUMENTS[2].id])
+    assert ids(second.retrieve(QUESTIONS, 1)) == expected
+    first.add(DOCUMENTS[2:3])
+    first.delete([DOCUMENTS[2].id])
+    second.add([Document("A new text.")])  # its own change is no reason not to look
+    assert ids(second.retrieve(QUESTIONS, 1)) == expected
+    assert ids(first.retrieve(["What flows to the sea?"])) == [[]]
+    # One that the index held at the opening and that comes when it is gone from there.
+    first.delete([DOCUMENTS[0].id])
+    third.add([DOCUMENTS[0]])
+    assert ids(third.retrieve(["Voss"])) == [[DOCUMENTS[0].id]]
+
+
+def test_a_document_written_twice_at_once_is_found_once(tmp_path):
+    name = f"lancedb:{tmp_path / 'index'}"
+    retriever = make_retriever(name, DOCUMENTS)
+    table = retriever._index._table
+    table.add(table.to_arrow())  # what two processes at the same moment leave
+    assert len(rows_of(retriever)) == 2 * len(DOCUMENTS)
+    assert ids(retriever.retrieve(["Oss"], 3)) == ids(
+        BM25Retriever(DOCUMENTS, least_coverage=0).retrieve(["Oss"], 3)
+    )
+    retriever.delete([DOCUMENTS[1].id])
+    assert len(rows_of(retriever)) == 2 * len(DOCUMENTS) - 2
 
 
 def test_errors_name_the_remedy(monkeypatch):
