@@ -55,12 +55,12 @@ def evaluate_set(
         questions: draw so many of their questions; 0 takes all.
         most_words: draw no longer documents; 0 for any length.
         chunk_tokens: cut longer documents into chunks of at most so many tokens; a question's gold
-            chunks are those that hold its answer.
+            chunks are those that hold its answer, or all of a gold document without it.
         split: split of the question set, where it has several.
         skip_bad: leave out bad records and questions whose gold documents are missing.
         hits: run in TREC's format: the documents that another retriever found.
         predictions: files of another system's answers, {id: prediction} or lines of
-            {"id", "prediction"}; each is scored under its name.
+            {"id", "prediction"}; each is scored under its name, without folder and ending.
         unrelated: what the documents' adapters should not change, one or [A,B]: texts of a corpus
             (their loss), `package:NAME`, the documentation of an installed package (`numpy`:
             BSD-3-Clause), and `choices:SET`, the right one of four answers to a set's questions.
@@ -72,7 +72,7 @@ def evaluate_set(
             base model. Take questions that nothing is measured on later.
     """
     from prag_core.evaluation.evaluate import Ask, evaluate
-    from prag_core.evaluation.foreign import read_hits, read_predictions
+    from prag_core.evaluation.foreign import read_hits, read_systems
     from prag_core.evaluation.recitation import (
         long_answers,
         recitation_set,
@@ -119,7 +119,7 @@ def evaluate_set(
             rag.generation = long_answers(rag.base, whole.questions, setup.generation)
         # After chunking: hits and answers name what is asked in the end.
         ranked = read_hits(hits, whole) if hits else None
-        foreign = {Path(p).stem: read_predictions(p, whole.questions) for p in predictions}
+        foreign = read_systems(predictions, whole.questions)
         # Another model or parametrizer is another evaluation, and needs another folder.
         used = replace(rag.setup or setup, generation=rag.generation)
         config = used.answer_config() | rag.identity

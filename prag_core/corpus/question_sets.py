@@ -14,12 +14,13 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.chunking import chunk_document
 from prag_core.corpus.documents import Document, iter_documents
 from prag_core.corpus.questions import Question, read_questions
@@ -34,11 +35,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions over one corpus; the corpus is empty where the source has none."""
+    """Questions over one corpus; the corpus is empty where the source has none.
+
+    Attributes:
+        name: of the set.
+        documents: each text once.
+        questions: their gold ids are `Document.id`.
+        aliases: source id -> `Document.id`, of texts that the source has again under another id.
+    """
 
     name: str
     documents: tuple[Document, ...]
     questions: tuple[Question, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @cached_property
     def documents_by_id(self) -> dict[str, Document]:
@@ -79,7 +88,8 @@ class QuestionSet:
         others = [document for document in self.documents if document.id in kept]
         ordered = (*(self.documents_by_id[i] for i in drawn), *others)
         ordered = self.documents if keep_corpus else ordered
-        return QuestionSet(f"{self.name}-{count}-seed{seed}", ordered, questions)
+        name = f"{self.name}-{count}-seed{seed}"
+        return replace(self, name=name, documents=ordered, questions=questions)
 
     def sample_questions(self, count: int, seed: int) -> QuestionSet:
         """Draw questions, kept in order, over the same documents; 0 takes all."""
@@ -92,18 +102,29 @@ class QuestionSet:
 def chunk_question_set(whole: QuestionSet, tokenizer: Tokenizer, max_tokens: int) -> QuestionSet:
     """Cut documents into chunks; a question's gold chunks are those that hold an answer of it.
 
-    Where none does, all chunks of its gold documents are.
+    As whole words, as `containment` counts. Behind them stand all chunks of a gold document without
+    any, such as one that a multi-hop question only passes through.
     """
     chunks = {d.id: chunk_document(d, tokenizer, max_tokens) for d in whole.documents}
 
     def gold(question: Question) -> tuple[str, ...]:
-        own = [chunk for i in question.gold_ids for chunk in chunks.get(i, ())]
-        holding = [c for c in own if any(answer in c.text for answer in question.golden_answers)]
-        return tuple(dict.fromkeys(chunk.id for chunk in holding or own))
+        holding: list[Document] = []
+        others: list[Document] = []
+        for own in (chunks.get(i, []) for i in question.gold_ids):
+            answering = [chunk for chunk in own if _holds_answer(chunk, question)]
+            holding += answering
+            others += [] if answering else own
+        # Those with an answer first: where k documents are asked for, the first k are taken.
+        return tuple(dict.fromkeys(chunk.id for chunk in holding + others))
 
     questions = tuple(replace(question, gold_ids=gold(question)) for question in whole.questions)
     documents = {c.id: c for document in whole.documents for c in chunks[document.id]}
-    return QuestionSet(whole.name, tuple(documents.values()), questions)
+    return replace(whole, documents=tuple(documents.values()), questions=questions)
+
+
+def _holds_answer(document: Document, question: Question) -> bool:
+    golden = question.golden_answers  # none, in some sets
+    return bool(golden) and score_answer(document.text, golden).containment > 0
 
 
 def load_question_set(
@@ -191,7 +212,12 @@ def _linked(unlinked: QuestionSet, skip_bad: bool, counts: Counter[str]) -> Ques
     if missing:
         counts["missing_gold"] += len(questions) - len(linked)
         logger.warning("%s: left out %d questions: no gold document", name, counts["missing_gold"])
-    return QuestionSet(name, tuple(reversed(unique.values())), tuple(linked))
+    aliases = {
+        document.source_id: document.id
+        for document in documents
+        if document.source_id and document is not unique[document.id]
+    }
+    return QuestionSet(name, tuple(reversed(unique.values())), tuple(linked), aliases)
 
 
 def _folder(

@@ -115,7 +115,8 @@ class Assignment:
                 if i not in question.gold_ids and document.title not in titles
                 and not any(answer in texts[i] for answer in golden)
             ]  # fmt: skip
-            rows += self.retrieve([question.question], self.k, among=among)
+            # A pipeline refuses to search among none.
+            rows += self.retrieve([question.question], self.k, among=among) if among else [[]]
         return rows
 
     def _among_neighbours(self, condition: Condition) -> Rows:

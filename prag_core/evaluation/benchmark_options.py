@@ -17,6 +17,7 @@ from prag_core.evaluation.conditions import (
     FOCUS,
     EvaluationOptions,
     parse_condition,
+    require_gates_by_name,
     require_no_passages,
 )
 from prag_core.model.catalogue import EMBEDDED_NAME
@@ -211,7 +212,8 @@ def expand(
 
     Raises:
         ValueError: nothing to run, names that occur twice, unknown conditions, one that needs a
-            path that is not there, limits of such a path, or no checkpoint for a path.
+            path that is not there, limits of such a path, no checkpoint for a path, or gates that
+            no condition names.
     """
     _check(question_sets, base_models, paths, conditions, seeds)
     groups = []
@@ -220,6 +222,7 @@ def expand(
         if path not in (*UNADAPTED, *(spec.paths or paths)):
             continue
         settings = _settings(setup, model, spec, path)
+        require_gates_by_name(settings.answering)
         wanted = spec.conditions or conditions
         names = [name for name in wanted if _stands_in(settings, path, name)]
         if names and (path in (*UNADAPTED, "trained") or model.hypernet):

@@ -32,7 +32,7 @@ from typing import Literal
 from prag_core.adapters.names import WEIGHTINGS
 from prag_core.model.wordings import WORDINGS
 from prag_core.pipeline.answers import AnswerOptions
-from prag_core.pipeline.modes import MODES, Mode, find_mode
+from prag_core.pipeline.modes import MODES, Mode, find_mode, gates_passages
 
 SHUFFLED, MEAN = "shuffled", "mean"
 CONTROLS = ("sft", SHUFFLED, MEAN)  # what they score is no knowledge of the document
@@ -104,6 +104,22 @@ class Condition:
     def options(self, usual: AnswerOptions) -> AnswerOptions:
         """Return the options that it is asked with."""
         return replace(usual, **self.overrides)
+
+    def reads_adapters(self, usual: AnswerOptions) -> bool:
+        """Whether documents' adapters are read with these options: attached, or to gate by."""
+        return self.needs_adapters or gates_passages(self.how, self.options(usual))
+
+
+def require_gates_by_name(usual: AnswerOptions) -> None:
+    """Raise ValueError for gates of all conditions, where several paths share some of them.
+
+    Whose adapters would gate a passage that no path has made? MODE:gated is asked of each path.
+    """
+    if usual.gated:
+        raise ValueError(
+            "got answering.gated, expected it in the names of conditions, which are then asked of "
+            "every path: leave it out, and name e.g. in_context:gated"
+        )
 
 
 def parse_condition(name: str) -> Condition:

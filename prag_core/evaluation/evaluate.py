@@ -22,6 +22,7 @@ from prag_core.corpus.question_sets import Question, QuestionSet
 from prag_core.evaluation.assignment import Assignment, Rows, name_some
 from prag_core.evaluation.conditions import Condition, EvaluationOptions, parse_condition
 from prag_core.evaluation.results import (
+    MAKING,
     RESULTS_NAME,
     Answers,
     Report,
@@ -35,13 +36,11 @@ from prag_core.evaluation.results import (
 from prag_core.evaluation.unrelated import Choices, UnrelatedTexts
 from prag_core.files import write_json
 from prag_core.model import prompts
-from prag_core.pipeline.answerer import gates_passages
 from prag_core.pipeline.answers import Answer
 from prag_core.pipeline.modes import require_one_passage
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.terminal import progress_bar
 
-MAKING = "making.ndjson"  # a line a run: documents, and seconds in which their adapters were made
 Ask = Callable[[Question], prompts.Question]
 
 
@@ -75,7 +74,8 @@ def evaluate(
 
     Raises:
         ValueError: no questions, questions without golden answers, gold documents that are
-            missing, no other document for `shuffled`, or a folder made with another config.
+            missing, no other document for `shuffled`, no document to read what is unrelated with,
+            or a folder made with another config.
     """
     # Everything that can be refused is refused before the folder is touched.
     check_questions(question_set.questions)
@@ -86,6 +86,9 @@ def evaluate(
     conditions = [parse_condition(name) for name in options.conditions]
     cells = _Cells(rag, assignment, {c.name: assignment.rows(c) for c in conditions}, ask)
     _require_parts(rag, conditions, cells.rows)
+    strangers, documents = dict(unrelated or {}), question_set.documents
+    # They are read with adapters of the set's documents, asked or not.
+    owners = [owner.id for part in strangers.values() for owner in part.owners(documents)]
     folder = Path(folder)
     # Conditions can be added to a folder, and where a chunk ends changes no answer.
     settings = {n: v for n, v in asdict(options).items() if n not in ("conditions", "chunk")}
@@ -93,14 +96,12 @@ def evaluate(
         settings["hits"] = fingerprint([[(hit.document_id, hit.score) for hit in r] for r in hits])
     resolved = {"evaluation": settings, "question_set": set_identity(question_set)}
     claim_folder(folder, resolved | {"run": dict(config or {})})
-    strangers = dict(unrelated or {})
-    cells.make_adapters(conditions, strangers.values(), folder / MAKING)
+    cells.make_adapters(conditions, owners, folder / MAKING)
     for condition in conditions:
         cells.answer(condition, folder, options.chunk)
     answers = {name: read_answers(answers_path(folder, name)) for name in conditions_in(folder)}
     # Somebody else's answers stand in the report, not in the folder.
     answers |= predictions or {}
-    documents = question_set.documents
     changed = {name: part.measure(rag, documents, seed) for name, part in strangers.items()}
     report = summarise(question_set.name, question_set.questions, answers, seed, changed or None)
     write_json(folder / RESULTS_NAME, asdict(report))
@@ -177,26 +178,19 @@ class _Cells:
     ask: Ask = attrgetter("question")
 
     def make_adapters(
-        self,
-        conditions: Iterable[Condition],
-        strangers: Iterable[UnrelatedTexts | Choices],
-        making: Path,
+        self, conditions: Iterable[Condition], others: Iterable[str], making: Path
     ) -> None:
-        """Make the adapters that the conditions, and what is unrelated, need.
+        """Make the adapters that the conditions need, and those of other documents, by id.
 
         How many and how long it took is added to the file `making`.
         """
         needed: dict[str, None] = {}  # in order, each once
         for condition in conditions:
-            gated = gates_passages(condition.how, condition.options(self.rag.answerer.options))
-            if condition.needs_adapters or gated:
+            if condition.reads_adapters(self.rag.answerer.options):
                 of_all = condition.documents == "all"
                 rows = self.assignment.usual_rows if of_all else self.rows[condition.name]
                 needed |= dict.fromkeys(hit.document_id for row in rows for hit in row)
-        # They are read with adapters of the set's documents, asked or not.
-        for part in strangers:
-            owners = part.owners(self.assignment.question_set.documents)
-            needed |= dict.fromkeys(document.id for document in owners)
+        needed |= dict.fromkeys(others)
         if needed:
             marks: list[tuple[int, float]] = []  # adapters that are there, and when
 

@@ -1,7 +1,7 @@
 """Results: a folder of scored answers goes in, means, differences and ratios come out.
 
-The folder holds CONDITION.jsonl (one line an answer), config.json (what the answers depend on) and
-results.json (the report).
+The folder holds CONDITION.jsonl (one line an answer), config.json (what the answers depend on),
+making.ndjson (how long their adapters took) and results.json (the report).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from prag_core.model.wordings import READING, keep_choice
 
 KEPT = "closed_book's kept by shuffled"  # a ratio: right answers that shuffled does not spoil
 CONFIG_NAME, RESULTS_NAME = "config.json", "results.json"
+MAKING = "making.ndjson"  # a line a run: documents, and seconds in which their adapters were made
 Scores = Mapping[str, np.ndarray]  # metric -> (N,) in the order of the questions
 Answers = Mapping[str, dict]  # question id -> record
 
@@ -80,6 +81,8 @@ class Report:
 def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[str] = ()) -> None:
     """Keep the config in the folder, or check it against the one of the results there.
 
+    Where there are no results, another config also removes what making adapters took with the old.
+
     Args:
         folder: made where it is missing.
         config: all that the results depend on.
@@ -92,8 +95,11 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
     path = folder / CONFIG_NAME
     given = flatten(json.loads(json.dumps(config, default=str)))  # as it comes back from disk
     results = [*conditions_in(folder), *finished]
+    stored = _stored_config(path)
     # Nothing here depends on a config yet: the folder is anybody's.
     if not results:
+        if stored != given:  # a run stopped before its first answer: not this config's costs
+            (folder / MAKING).unlink(missing_ok=True)
         write_json(path, config)
         return
     if not path.exists():
@@ -101,13 +107,11 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
             f"got {folder} with results of {', '.join(results)} but no {CONFIG_NAME}, expected "
             "a folder made by this command: choose another folder"
         )
-    try:
-        stored = flatten(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
+    if stored is None:
         raise ValueError(
-            f"got {path} that is no JSON ({error}), expected the config of the results beside it: "
-            "choose another folder, or delete this one"
-        ) from error
+            f"got {path} that is no JSON, expected the config of the results beside it: choose "
+            "another folder, or delete this one"
+        )
     # A key that only one of them has counts as changed, too.
     changed = [key for key in sorted({*given, *stored}) if given.get(key) != stored.get(key)]
     if changed:
@@ -116,6 +120,14 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
             f"got {pairs}: expected the config that {folder} was made with ({path}): choose "
             "another folder, or go back to that config"
         )
+
+
+def _stored_config(path: Path) -> dict[str, object] | None:
+    """Return a config by the paths of its values; None where there is none, or no JSON."""
+    try:
+        return flatten(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):  # the latter: JSON, or its encoding
+        return None
 
 
 def flatten(value: object, joint: str = ".", prefix: str = "") -> dict[str, object]:

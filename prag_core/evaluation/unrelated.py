@@ -53,6 +53,7 @@ class UnrelatedTexts:
 
     def owners(self, documents: Sequence[Document]) -> list[Document]:
         """Return the documents whose adapters are attached, one a text."""
+        _require_documents(documents)
         return [documents[number % len(documents)] for number in range(len(self.texts))]
 
     def measure(self, rag: ParametricRAG, documents: Sequence[Document], seed: int) -> dict:
@@ -70,6 +71,14 @@ class UnrelatedTexts:
         loss = sum(plain) / sum(counts)
         source = {"licence": self.licence} if self.licence else {}
         return {"texts": len(self.texts), "plain": loss, "ratio": asdict(ratio)} | source
+
+
+def _require_documents(documents: Sequence[Document]) -> None:
+    if not documents:
+        raise ValueError(
+            "got a question set without documents, expected some, with whose adapters what is "
+            "unrelated is read: name a set with a corpus, or leave out unrelated"
+        )
 
 
 def draw_unrelated(source: str, count: int, seed: int) -> UnrelatedTexts | Choices:
@@ -152,6 +161,7 @@ class Choices:
 
     def owners(self, documents: Sequence[Document]) -> list[Document]:
         """Return the documents whose adapters are attached, one a question."""
+        _require_documents(documents)
         owners = []
         for number, question in enumerate(self.questions):
             for document in (*documents[number % len(documents) :], *documents):  # round about

@@ -35,7 +35,7 @@ from prag_core.model.wordings import (
     without_date,
 )
 from prag_core.pipeline.answers import ABSTENTION, AUTO, Answer, AnswerOptions, Source
-from prag_core.pipeline.modes import Mode, find_mode, require_one_passage
+from prag_core.pipeline.modes import Mode, find_mode, gates_passages, require_one_passage
 from prag_core.pipeline.relevance import (
     Keys,
     focused,
@@ -389,11 +389,6 @@ class Answerer:
             made_by = {adapter.metadata.get("path", "") for adapter in parts}
             results.append((merged.get(used), tuple(sources), "+".join(sorted(made_by))))
         return results
-
-
-def gates_passages(mode: Mode, options: AnswerOptions) -> bool:
-    """Return whether a passage is shown only where its document's adapter responds."""
-    return options.gated and bool(mode.passages) and options.least_relevance > 0
 
 
 def shared_rows(adapter: Adapter) -> Adapter:

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from prag_core.pipeline.answers import AnswerOptions
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -85,3 +87,8 @@ def require_one_passage(mode: Mode, counts: Iterable[int]) -> None:
             f"got {most} documents for a question in mode {mode.name}, expected one, as several "
             "would have to be read together: set k to 1, or ask the condition kv_cache@1"
         )
+
+
+def gates_passages(mode: Mode, options: AnswerOptions) -> bool:
+    """Return whether a passage is shown only where its document's adapter responds."""
+    return options.gated and bool(mode.passages) and options.least_relevance > 0

@@ -29,9 +29,9 @@ from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import KV, forget_passages
 from prag_core.model.prompts import Question
-from prag_core.pipeline.answerer import Answerer, gates_passages
+from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import Answer, AnswerOptions
-from prag_core.pipeline.modes import find_mode
+from prag_core.pipeline.modes import find_mode, gates_passages
 from prag_core.pipeline.parts import build_parametrizer, build_retriever
 from prag_core.pipeline.search_text import as_questions, search_text
 from prag_core.pipeline.setup import DEFAULT_PATH, Setup
@@ -358,7 +358,7 @@ class ParametricRAG:
         for question in questions:
             require_text("question", search_text(question))
         while True:
-            hits = self.hits(questions, mode, k, document_ids, scores, where)
+            hits = self.hits(questions, mode, k, document_ids, scores, where, options=options)
             try:
                 return self.answerer.answer(questions, hits, mode, options)
             except DamagedError as error:
@@ -398,11 +398,13 @@ class ParametricRAG:
         scores: Sequence[Sequence[float]] | None = None,
         where: Where | None = None,
         among: Iterable[str] | None = None,
+        options: AnswerOptions | None = None,
     ) -> list[list[Hit]]:
         """Return the documents of every question: those named, or else the retriever's best k.
 
         A question that no document matches has none.
-        Named documents have the scores given, or 1 each; the retriever heeds `where` and `among`.
+        Named documents have the scores given, or 1 each; one that is named twice counts once. The
+        retriever heeds `where` and `among`. Options are those of `answer`.
 
         Raises:
             ValueError: an unknown mode or document, no documents, or not ids for every question.
@@ -410,6 +412,7 @@ class ParametricRAG:
         # Before the ids are looked at, so that one call can ask in every mode.
         if not find_mode(mode).needs_documents:
             return [[] for _ in questions]
+        self.refresh()  # what others have added may be asked about, and named
         if document_ids is None:
             if not self.documents:
                 raise ValueError(
@@ -417,7 +420,10 @@ class ParametricRAG:
                     "parametrize`); what the store has of their adapters is kept"
                 )
             hits = self.retrieve(questions, k, where, among)
-            return self._with_adapters(hits, questions, k, where, among, mode)
+            how, options = find_mode(mode), options or self.options
+            if how.needs_adapters or gates_passages(how, options):
+                return self._with_adapters(hits, questions, k, where, among)
+            return hits
         if len(document_ids) != len(questions) or not all(document_ids):
             raise ValueError(
                 f"got document ids for {sum(map(bool, document_ids))} questions, expected one or "
@@ -426,9 +432,12 @@ class ParametricRAG:
         for ids in document_ids:
             self.require(ids)
         scores = scores or [[1.0] * len(ids) for ids in document_ids]
+        rows = (zip(ids, row, strict=True) for ids, row in zip(document_ids, scores, strict=True))
+        # Backwards, so that of an id that is named twice the first score stays.
+        first = ({i: score for i, score in reversed([*row])} for row in rows)
         return [
-            [Hit(i, score) for i, score in zip(ids, row, strict=True)]
-            for ids, row in zip(document_ids, scores, strict=True)
+            [Hit(i, scored[i]) for i in dict.fromkeys(ids)]
+            for ids, scored in zip(document_ids, first, strict=True)
         ]
 
     def _with_adapters(
@@ -438,12 +447,8 @@ class ParametricRAG:
         k: int,
         where: Where | None,
         among: Iterable[str] | None,
-        mode: str,
     ) -> list[list[Hit]]:
-        """Retrieve again, among those with an adapter, where a mode needs one that is not there."""
-        how = find_mode(mode)
-        if not (how.needs_adapters or gates_passages(how, self.options)):
-            return hits
+        """Retrieve again, among those with an adapter, where one that is needed is not there."""
         ids = {hit.document_id for row in hits for hit in row}
         if all(self._has(i) for i in ids):  # quick: the rule
             return hits

@@ -25,8 +25,8 @@ from prag_core.corpus.documents import Document
 from prag_core.model.base_model import share_weights
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import Question
-from prag_core.pipeline.answerer import Answerer, Prepared, gates_passages
-from prag_core.pipeline.modes import find_mode
+from prag_core.pipeline.answerer import Answerer, Prepared
+from prag_core.pipeline.modes import find_mode, gates_passages
 from prag_core.pipeline.rag import ParametricRAG, parametrized
 from prag_core.retrieval.retriever import Hit
 from prag_core.server.engine import AnsweringEngine, ClosedError

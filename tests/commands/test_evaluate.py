@@ -120,7 +120,7 @@ def test_what_cannot_be_asked_is_refused_at_once(run, tmp_path, capsys, conditio
     assert not (tmp_path / "out" / "in_context.jsonl").exists()
 
 
-def test_hits_and_predictions_of_other_tools(run, tmp_path):
+def test_hits_and_predictions_of_other_tools(run, tmp_path, capsys):
     hits, said = tmp_path / "run.trec", tmp_path / "other.json"
     hits.write_text("".join(f"q{n} Q0 d{n} 1 2.5 me\n" for n in range(12)))
     said.write_text(json.dumps({f"q{n}": str(n) for n in range(12)}))
@@ -130,6 +130,8 @@ def test_hits_and_predictions_of_other_tools(run, tmp_path):
     assert found["other"]["metrics"]["f1"]["mean"] == 1
     assert found["parametric"]["metrics"] == found["gold"]["metrics"]  # the right documents
     assert run(*options, "--predictions=[nowhere.json]") == 2
+    assert run(*options, f"--predictions=[{said},{tmp_path / 'b' / 'other.json'}]") == 2
+    assert "which have one name without folder and ending" in capsys.readouterr().err
 
 
 def test_unrelated_text(run, tmp_path, capsys):

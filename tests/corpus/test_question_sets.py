@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from prag_core.corpus.documents import Document
-from prag_core.corpus.question_sets import Question, QuestionSet, load_question_set
+from prag_core.corpus.question_sets import (
+    Question,
+    QuestionSet,
+    chunk_question_set,
+    load_question_set,
+)
 from tests.fixtures.question_sets import write
+from tests.fixtures.tiny import byte_tokenizer
 
 
 @pytest.fixture
@@ -121,6 +127,8 @@ def test_duplicate_documents_share_their_gold_ids(folder):
     question_set = load_question_set(folder, counts=counts)
     assert question_set.questions[-1].gold_ids == question_set.questions[0].gold_ids
     assert (len(question_set.documents), counts["duplicate"]) == (6, 1)
+    assert question_set.aliases == {"d9": Document("Text 0.", "T0").id}
+    assert question_set.sample(2, seed=1).aliases == question_set.aliases
 
 
 def test_no_questions(tmp_path):
@@ -175,3 +183,32 @@ def test_sample_of_multi_hop_questions_has_every_gold_document():
     sample = QuestionSet("s", documents, questions).sample(1, seed=0)
     assert 2 <= len(sample.documents) <= 3
     assert all(i in sample.documents_by_id for q in sample.questions for i in q.gold_ids)
+
+
+@pytest.mark.parametrize(
+    ("answers", "places"),
+    [
+        (("10",), [3]),  # not "1310"
+        (("no",), [3]),  # not "known"
+        (("1310", "NO!"), [0, 3]),
+        (("13",), [0, 1, 2, 3]),  # part of a word: as if there were no answer
+        ((), [0, 1, 2, 3]),
+    ],
+)
+def test_gold_chunks_hold_an_answer_as_whole_words(answers, places):
+    texts = ("Ulm had 1310 mills.", "It is known.", "Rye grows.", "No, 10 stand.")
+    document = Document(" ".join(texts))
+    asked = Question("q", "How many stand?", answers, (document.id,))
+    cut = chunk_question_set(QuestionSet("s", (document,), (asked,)), byte_tokenizer(), 19)
+    assert [d.text for d in cut.documents] == [*texts]
+    assert cut.questions[0].gold_ids == tuple(cut.documents[place].id for place in places)
+
+
+def test_chunks_of_a_gold_document_without_the_answer_stand_behind_those_with_it():
+    bridge = Document("Ida wrote Tarn. She lived long.")
+    answering = Document("Tarn is a book. Of 1934 it is.")
+    asked = Question("q", "Of when is Ida's book?", ("1934",), (bridge.id, answering.id))
+    whole = QuestionSet("s", (bridge, answering), (asked,))
+    cut = chunk_question_set(whole, byte_tokenizer(), 16)
+    gold = [cut.documents_by_id[i].text for i in cut.questions[0].gold_ids]
+    assert gold == ["Of 1934 it is.", "Ida wrote Tarn.", "She lived long."]

@@ -12,6 +12,7 @@ from prag_core.corpus.question_sets import QuestionSet
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.assignment import Assignment, neighbours, other_documents
 from prag_core.evaluation.conditions import parse_condition
+from prag_core.pipeline.rag import ParametricRAG
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit
 
@@ -74,6 +75,14 @@ def test_unanswerable_questions_get_the_nearest_documents_without_an_answer():
     assert [hit.document_id for hit in row] == [documents[3].id]  # nor what shares no word
     other = Assignment(QuestionSet("set", documents[:3], (asked,)), retriever.retrieve, k=3)
     assert other.rows(parse_condition("parametric:unanswerable")) == [[]]
+
+
+def test_an_unanswerable_question_where_no_document_is_left_has_none(tiny_base):
+    documents = tuple(Document(f"Ulm has {n} mills.", "Ulm") for n in range(3))
+    asked = Question("q", "How many mills?", ("1",), (documents[1].id,))
+    rag = ParametricRAG(tiny_base, documents=documents)  # which refuses to search among none
+    one_article = Assignment(QuestionSet("set", documents, (asked,)), rag.retrieve)
+    assert one_article.rows(parse_condition("parametric:unanswerable")) == [[]]
 
 
 def test_with_gold_documents_the_stand_in_is_half_way_round_the_set():

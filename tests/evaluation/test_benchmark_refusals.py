@@ -11,6 +11,7 @@ import torch
 from prag_core.evaluation.benchmark import load_set
 from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
 from prag_core.pipeline.answerer import Answerer
+from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.setup import Setup
 from tests.fixtures.benchmarks import (
     TYPES,
@@ -133,6 +134,13 @@ def test_the_reader_is_asked_of_base_models_that_have_one(tmp_path):
     ]
     with pytest.raises(ValueError, match="no base model with a reader, expected its adapter"):
         expand(Setup(), tmp_path, sets, models[1:], paths, conditions, [0])
+
+
+def test_gates_of_all_conditions_are_refused(tmp_path):
+    setup = Setup(answering=AnswerOptions(gated=True, least_relevance=0.1))
+    models = [BenchmarkModel("a", hypernet="h")]
+    with pytest.raises(ValueError, match=r"got answering\.gated, expected it in the names"):
+        expand(setup, tmp_path, [BenchmarkSet("s")], models, ["generated"], ["in_context"], [0])
 
 
 def test_a_failing_cell_does_not_stop_the_others(settings, capsys, monkeypatch, model):

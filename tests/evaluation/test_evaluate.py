@@ -114,6 +114,30 @@ def test_config_without_answers_claims_nothing(tmp_path):
     assert report.conditions["parametric"].n == 12
 
 
+class Making(StubRag):
+    """Says how many adapters it makes; where `stopped`, it is before the first answer."""
+
+    def __init__(self, question_set, stopped):
+        super().__init__(question_set, fail_after=0 if stopped else None)
+
+    def ensure_adapters(self, document_ids, progress):
+        """Say that none, then all of them are there."""
+        progress(0)
+        progress(len(list(document_ids)))
+
+
+def test_costs_of_a_run_without_answers_go_with_its_config(tmp_path):
+    towns, making = town_set(), tmp_path / "making.ndjson"
+    for config, count in (("a", 1), ("a", 2), ("b", 1), ("b", 2)):  # the same goes on
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(Making(towns, True), towns, options(), tmp_path, {"name": config})
+        assert [row["documents"] for row in lines(making)] == [12] * count
+    (tmp_path / "config.json").write_text("{")
+    evaluate(Making(towns, False), towns, options(), tmp_path, {"name": "b"})
+    evaluate(Making(towns, False), towns, options("in_context", "gold"), tmp_path, {"name": "b"})
+    assert len(lines(making)) == 2  # of answers that are there
+
+
 def test_few_questions_have_means_without_intervals(tmp_path):
     towns = town_set(3)
     report = evaluate(StubRag(towns), towns, options("parametric", "shuffled"), tmp_path)

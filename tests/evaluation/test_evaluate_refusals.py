@@ -9,6 +9,7 @@ import pytest
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.evaluate import evaluate
+from prag_core.evaluation.unrelated import Choices, UnrelatedTexts
 from tests.fixtures.evaluations import StubRag, options, town_set
 
 
@@ -52,6 +53,23 @@ def test_what_the_trained_path_alone_can_answer_is_refused_first(tmp_path, condi
     with pytest.raises(ValueError, match=f"got condition {condition}, .*--path trained"):
         evaluate(rag, towns, options("closed_book", condition), tmp_path / "run")
     assert not rag.asked and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stranger", [UnrelatedTexts(("Tea.",)), Choices("s", (), ())])
+def test_unrelated_text_needs_documents(tmp_path, stranger):
+    towns, folder = replace(town_set(), documents=()), tmp_path / "run"
+    asked, rest = options("closed_book", retrieval="retriever"), {"unrelated": {"x": stranger}}
+    with pytest.raises(ValueError, match=r"without documents, expected some, .* with a corpus, or"):
+        evaluate(StubRag(towns), towns, asked, folder, **rest)
+    assert not folder.exists()
+
+
+def test_choices_whose_answers_every_document_holds_are_refused_first(tmp_path):
+    towns, folder = town_set(1), tmp_path / "run"
+    choices = {"x": Choices("s", towns.questions, (("Mayor0",),))}
+    with pytest.raises(ValueError, match="got no document without an answer"):
+        evaluate(StubRag(towns), towns, options("closed_book"), folder, unrelated=choices)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("retrieval", ["gold", "retriever"])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from prag_core.corpus.documents import Document
+from prag_core.corpus.question_sets import chunk_question_set, load_question_set
 from prag_core.evaluation.evaluate import evaluate
-from prag_core.evaluation.foreign import read_hits, read_predictions
+from prag_core.evaluation.foreign import read_hits, read_predictions, read_systems
 from prag_core.retrieval.retriever import Hit
 from tests.fixtures.evaluations import StubRag, options, town_set
+from tests.fixtures.question_sets import write
+from tests.fixtures.tiny import byte_tokenizer
 
 
 def test_hits_by_source_id_or_id_in_order_of_rank(tmp_path):
@@ -36,6 +41,40 @@ def test_bad_runs_are_refused(tmp_path, text, message):
     run.write_bytes(text.encode("cp1252"))
     with pytest.raises(ValueError, match=message):
         read_hits(run, town_set(3))
+
+
+def test_a_document_that_a_question_has_twice_counts_once_by_its_best_rank(tmp_path):
+    towns = town_set(2)
+    a, b = (document.id for document in towns.documents)
+    rows = ("q0 Q0 d1 3 1.5", "q0 Q0 d0 2 2", f"q0 Q0 {b} 1 7", "q1 Q0 d1 1 4")
+    run = write(tmp_path / "run.trec", "\n".join(rows))
+    assert read_hits(run, towns) == [[Hit(b, 7.0), Hit(a, 2.0)], [Hit(b, 4.0)]]
+
+
+def test_a_text_under_two_ids_is_found_by_either(tmp_path):
+    corpus = [{"id": name, "text": "Ulm is old."} for name in ("d0", "d1")]
+    write(tmp_path / "set" / "corpus.jsonl", [*corpus, {"id": "d2", "text": "Bonn is not."}])
+    record = {"id": "q0", "question": "Old?", "answer": "Ulm", "gold_ids": ["d1"]}
+    write(tmp_path / "set" / "questions.jsonl", [record])
+    whole = load_question_set(tmp_path / "set")
+    run = write(tmp_path / "run.trec", "q0 Q0 d1 1 2.5 me")
+    assert read_hits(run, whole) == [[Hit(whole.documents[0].id, 2.5)]]
+    with pytest.raises(ValueError, match=r"KeyError\('d1'\)"):  # as for any that was not drawn
+        read_hits(run, replace(whole, documents=whole.documents[1:]))
+
+
+def test_an_id_that_chunks_share_is_refused_and_each_chunk_has_its_own(tmp_path):
+    long = Document("The mayor of Ulm is Ida. She is old.", source_id="d3")
+    towns = town_set(2)
+    towns = replace(towns, documents=(*towns.documents, long))
+    cut = chunk_question_set(towns, byte_tokenizer(), 32)
+    assert [document.source_id for document in cut.documents] == ["d0", "d1", "d3", "d3"]
+    run = write(tmp_path / "run.trec", "q0 Q0 d1 1 2\nq0 Q0 d3 2 1")
+    with pytest.raises(ValueError, match=r"line 2: 'd3', which 2 documents of towns have"):
+        read_hits(run, cut)
+    ids = [document.id for document in cut.documents]
+    write(run, f"q0 Q0 d1 1 2\nq0 Q0 {ids[2]} 2 1")
+    assert read_hits(run, cut)[0] == [Hit(ids[1], 2.0), Hit(ids[2], 1.0)]
 
 
 def test_questions_are_answered_from_the_hits(tmp_path):
@@ -76,6 +115,13 @@ def test_predictions_are_scored_beside_the_conditions(tmp_path, lines):
         ("a.json", '{"id": "q0"}\n{"id": "q1"}', "which cannot be read"),
         ("a.json", '{"q0": "x",\n"q1": "Zürich"}', "line 2: got byte 8 that is 0xfc"),
         ("a.json", '{"q0": "x", "q0": "y"}', "the key 'q0' twice"),
+        ("a.json", '{"q0": "None", "q1": null, "q2": 3}', "with None as prediction for q1, exp"),
+        (
+            "a.json",
+            '[{"id": "q0", "prediction": ["x"]}, {"id": "q1", "prediction": null},'
+            ' {"id": "q2", "prediction": ""}]',
+            r"with \['x'\] as prediction for q0, q1, expected",
+        ),
     ],
 )
 def test_bad_predictions_are_refused(tmp_path, name, text, message):
@@ -97,3 +143,17 @@ def test_files_with_a_byte_order_mark(tmp_path, encoding):
     ):
         said.write_bytes(text.encode(encoding))
         assert read_predictions(said, towns.questions)["q0"]["prediction"] == "Zürich"
+
+
+def test_two_systems_of_one_name_are_refused(tmp_path):
+    paths = [
+        write(tmp_path / folder / name, {"q0": folder})
+        for folder, name in (("a", "preds.json"), ("b", "preds.jsonl"), ("b", "other.json"))
+    ]
+    questions = town_set(1).questions
+    with pytest.raises(
+        ValueError, match=r"got the predictions .*a/preds\.json, .*b/preds\.jsonl, wh"
+    ):
+        read_systems(paths, questions)
+    systems = read_systems(paths[1:], questions)
+    assert {n: a["q0"]["prediction"] for n, a in systems.items()} == {"preds": "b", "other": "b"}

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from prag_core.corpus.answer_scores import METRICS
 from prag_core.corpus.questions import Question
-from prag_core.evaluation.estimates import Bootstrap
-from prag_core.evaluation.results import append_answers, read_answers, summarise
+from prag_core.evaluation.estimates import Bootstrap, Estimate
+from prag_core.evaluation.results import (
+    Cell,
+    Report,
+    append_answers,
+    choose_wording,
+    read_answers,
+    summarise,
+)
 from prag_core.evaluation.tables import report_table
+from prag_core.model.catalogue import CATALOGUE
+from prag_core.model.wordings import CHOICES, READING, reading_wording
+from tests.fixtures.paths import ROOT
 
 
 def report(**conditions: list[float]):
@@ -167,3 +179,46 @@ def test_altered_texts_and_requests_for_texts_have_measures_of_their_own():
     (row,) = report_table(answered).sections[0]
     assert report_table(answered).headings[-3:] == ("fact", "belief", "other")
     assert row[-3:] == ("0.0", "33.3", "66.7")
+
+
+@pytest.mark.parametrize(
+    ("f1", "containment", "best"),
+    [
+        ((0.3, 0.1, 0.2), (0.1, 0.3, 0.2), "short"),
+        ((0.1, 0.3, 0.2), (0.2, 0.1, 0.3), "turns"),
+        ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1), "sentence"),
+        ((0.1, 0.3, 0.3), (0.1, 0.2, 0.3), "turns"),  # of equals, the first
+    ],
+)
+def test_the_wording_of_the_best_f1_is_kept(tmp_path, monkeypatch, f1, containment, best):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path))
+    columns = zip(READING, f1, containment, strict=True)
+    cells = {
+        f"in_context:prompt:{name}": Cell(
+            9, 1.0, {"f1": Estimate(score), "containment": Estimate(held)}
+        )
+        for name, score, held in columns
+    }
+    base = SimpleNamespace(name="tiny", fingerprint="abc")
+    kept = choose_wording(Report("towns", 9, 9, cells, {}, {}), base)
+    choice = json.loads(kept.read_text())["abc"]
+    assert choice.pop("scores") == {
+        name: {"f1": score, "containment": held}
+        for name, score, held in zip(READING, f1, containment, strict=True)
+    }
+    assert choice == {
+        "base_model": "tiny", "prompt": best, "question_set": "towns", "questions": 9,
+    }  # fmt: skip
+    assert reading_wording("abc").name == best
+
+
+def test_shipped_choices_are_of_the_embedded_models_and_their_best_wording():
+    choices = json.loads(CHOICES.read_text("utf-8"))
+    configs = [ROOT / "checkpoints" / f"{name}-ridge" / "config.json" for name in CATALOGUE]
+    prints = [json.loads(path.read_text("utf-8"))["base_fingerprint"] for path in configs]
+    named = {fingerprint: choice["base_model"] for fingerprint, choice in choices.items()}
+    assert named == dict(zip(prints, CATALOGUE, strict=True))
+    for choice in choices.values():
+        scores = choice["scores"]
+        assert {*scores} == {*READING}
+        assert choice["prompt"] == max(READING, key=lambda name: scores[name]["f1"])

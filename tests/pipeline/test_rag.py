@@ -81,6 +81,16 @@ def test_what_another_process_adds_and_removes_is_seen(fast, tiny_base):
     assert not fast.refresh()
 
 
+def test_what_another_process_adds_to_an_empty_store_is_asked_about_and_named(fast, tiny_base):
+    with AdapterStore(fast.store.path) as opened:
+        other = ParametricRAG(tiny_base, parametrizer=RandomParametrizer(tiny_base), store=opened)
+        other.add_documents(CORPUS[:1])
+        assert fast.answer(QUESTIONS[:1])[0].documents
+        other.add_documents(CORPUS[1:2])
+        named = fast.answer(QUESTIONS[:1], document_ids=[[CORPUS[1].id]])
+    assert [hit.document_id for hit in named[0].documents] == [CORPUS[1].id]
+
+
 def test_a_document_of_the_same_source_id_replaces_the_old_one(fast):
     fast.add_documents(CORPUS)
     new = Document("Mira Voss was born in Oss.", "Mira Voss", "source1")
@@ -332,6 +342,12 @@ def test_given_documents_replace_the_retrievers(fast):
     assert [[hit.document_id for hit in answer.documents] for answer in answers] == ids
     alone = fast.answer(QUESTIONS[1:2], document_ids=ids[1:2])
     assert alone[0].text == answers[1].text
+    twice = [[CORPUS[1].id, CORPUS[2].id, CORPUS[1].id]]
+    (hits,) = fast.hits(QUESTIONS[:1], "parametric", 3, twice, [[3.0, 2.0, 1.0]])
+    assert [(hit.document_id, hit.score) for hit in hits] == [
+        (twice[0][0], 3.0),
+        (twice[0][1], 2.0),
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 2])

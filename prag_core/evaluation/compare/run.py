@@ -36,7 +36,7 @@ from prag_core.evaluation.compare.parts import (
     side_effects,
     similarity,
 )
-from prag_core.evaluation.conditions import EvaluationOptions
+from prag_core.evaluation.conditions import EvaluationOptions, require_gates_by_name
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, document_groups
 from prag_core.evaluation.evaluate import check_questions, set_identity
 from prag_core.evaluation.results import claim_folder
@@ -71,7 +71,7 @@ def compare_paths(
 
     Raises:
         ValueError: no documents, settings that do not fit the base model, questions without gold
-            documents (retrieval `gold`), or a folder made with another config.
+            documents (retrieval `gold`), `answering.gated`, or a folder made with another config.
     """
     if not question_set.documents:
         raise ValueError(
@@ -80,6 +80,7 @@ def compare_paths(
         )
     question_set = question_set.sample_questions(options.limit, options.seed)  # 0: all of them
     # What can be refused is refused before a model is loaded and a folder made.
+    require_gates_by_name(setup.answering)
     if question_set.questions:
         check_questions(question_set.questions)
         if options.retrieval == "gold":
