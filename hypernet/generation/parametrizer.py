@@ -116,28 +116,32 @@ class HypernetParametrizer:
 
     def _chunks(self, document: Document) -> list[list[int]]:
         """Tokenise `title: text` and cut it; every chunk begins with the title."""
+        head, text, spans = self._cut(document)
+        return [self.encoder.frame([*head, *text[start:end]]) for start, end in spans]
+
+    def _cut(self, document: Document) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+        """Return the tokens of title and text, and which of the text's each chunk holds."""
         title = f"{document.title}: " if document.title else ""
         head, text = text_ids(self.base.tokenizer, [title, document.text])
         # A title is no more than half of a chunk: the text must go on in each.
         head = head[: self.max_tokens // 2]
         room = max(1, self.max_tokens - len(head) - 2)  # 2: start and end
         overlap = min(self.overlap, room - 1)
-        return [
-            self.encoder.frame([*head, *text[start : start + room]])
-            for start in range(0, max(len(text) - overlap, 1), room - overlap)
-        ]
+        starts = range(0, max(len(text) - overlap, 1), room - overlap)
+        return head, text, [(start, min(start + room, len(text))) for start in starts]
 
-    def _sentences(self, document: Document, rows: int) -> Tensor:
-        """Return the sentence that each of so many tokens of `title: text` is in; -1: the title."""
+    def _sentences(self, document: Document) -> Tensor:
+        """Return the sentence that each token of its chunks is in, one after another; -1: title."""
+        head, text, spans = self._cut(document)
         ends = [match.end() for match in SENTENCE_END.finditer(document.text)]
-        texts = [document.text[:end] for end in ends]
-        *counts, whole = map(len, text_ids(self.base.tokenizer, [*texts, document.text]))
-        places = torch.full((rows,), -1, dtype=torch.int16)
+        counts = map(len, text_ids(self.base.tokenizer, [document.text[:end] for end in ends]))
+        places = torch.zeros(len(text), dtype=torch.int16)
         # Counted from the start: nearly everywhere a token ends where a sentence does.
-        borders = [0, *(min(count, whole) for count in counts), whole]
+        borders = [0, *(min(count, len(text)) for count in counts), len(text)]
         for number, (start, end) in enumerate(itertools.pairwise(borders)):
-            places[rows - whole + start : rows - whole + end] = number
-        return places
+            places[start:end] = number
+        titled = places.new_full((len(head),), -1)
+        return torch.cat([x for start, end in spans for x in (titled, places[start:end])])
 
     def _generate(self, rows: Sequence[list[int]], documents: list[Document]) -> list[Adapter]:
         ids, lengths = pad(rows, self.base.tokenizer.pad_token_id)
@@ -177,9 +181,9 @@ class HypernetParametrizer:
         whole = parts[0]
         if len(parts) > 1:  # the title stands in each, so that all answer for it
             whole = replace(merge(parts), spec=self.spec, metadata=parts[0].metadata)
-        elif whole.memory:
-            sentences = self._sentences(document, whole.memory.gram.shape[1])
-            whole = replace(whole, memory=replace(whole.memory, sentences=sentences))
+        if whole.memory:
+            memory = replace(whole.memory, sentences=self._sentences(document))
+            whole = replace(whole, memory=memory)
         return (whole if self.rank is None else reduce_rank(whole, self.rank)).rounded()
 
 

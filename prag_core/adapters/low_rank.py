@@ -27,18 +27,22 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
     next, unless its metadata says `POST_NORM` (see `cut`). Of the rows that all documents share,
     `rank_of_shared` a module are kept, those that answer most to whitened inputs. The keys are gone
     afterwards: in a merge such an adapter is summed, not solved again. Of any other adapter dW is
-    truncated module by module (Eckart and Young, 1936).
+    truncated module by module (Eckart and Young, 1936). One that has no more rows keeps its own and
+    its keys; the shared ones are cut all the same, as a merge counts those of all adapters once.
 
     Raises:
         ValueError: no row is left for the document.
     """
     shared, memory = adapter.shared_rows, adapter.memory
     own_rank, kept = rank_of_own(rank, shared), rank_of_shared(rank, shared)
-    if adapter.rank <= rank:
+    fits = adapter.rank <= rank
+    if fits and kept == shared:
         return adapter
     split = [adapter.split(path) for path in adapter.tensors]
     own = [(a.float(), b.float()) for (a, b), _ in split]  # L of (R, I), (O, R)
-    if memory is not None:
+    if fits:
+        pass
+    elif memory is not None:
         own = _by_response(own, memory, own_rank, POST_NORM not in adapter.metadata)
     else:
         own = [_truncated(a, b, own_rank) for a, b in own]
@@ -54,7 +58,8 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
         whole_b = torch.cat([own[module][1].to(b.dtype), rest_b.to(b.dtype)], 1)  # (O, r + kept)
         tensors[path] = whole_a, whole_b
     spec = replace(adapter.spec, rank=rank, alpha=adapter.spec.scale * rank)  # the same scale
-    return replace(adapter, spec=spec, tensors=tensors, memory=None, shared_rows=kept)
+    memory = memory if fits else None
+    return replace(adapter, spec=spec, tensors=tensors, memory=memory, shared_rows=kept)
 
 
 def rank_of_shared(rank: int, shared: int) -> int:

@@ -125,9 +125,12 @@ def mean_adapter(adapters: Iterable[Adapter]) -> Adapter:
         ValueError: no adapters, or another base model, modules or layers.
     """
     total: dict[str, Tensor] = {}
-    first, count = None, 0
+    first, count, made = None, 0, {}
     for adapter in adapters:
-        first = first or adapter.spec
+        if first is None:
+            first = adapter.spec
+            # Whose prompt the mean is asked in, too.
+            made = {n: adapter.metadata[n] for n in ("prompt", "path") if n in adapter.metadata}
         adapter.spec.require_base(first.base_model)
         for path in first.paths():
             a, b = adapter.tensors[path]
@@ -143,7 +146,7 @@ def mean_adapter(adapters: Iterable[Adapter]) -> Adapter:
         eye = torch.eye(min(outputs, inputs), dtype=mean.dtype, device=mean.device)
         tensors[path] = (mean, eye) if outputs <= inputs else (eye, mean)  # A (R, I), B (O, R)
     rank = max(a.shape[0] for a, _ in tensors.values())
-    return Adapter(replace(first, rank=rank, alpha=rank), tensors, {"document_id": "mean"})
+    return Adapter(replace(first, rank=rank, alpha=rank), tensors, made | {"document_id": "mean"})
 
 
 def _require_mergeable(adapters: Sequence[Adapter], weights: Sequence[float]) -> AdapterSpec:

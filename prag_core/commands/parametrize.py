@@ -52,7 +52,8 @@ def parametrize(
             three of them may answer more about a long text than one of the whole. 0 does not cut;
             what the store holds whole stays whole.
         chunk_overlap: tokens that neighbouring chunks share.
-        replace: remove the store's other documents that have the id of a new one.
+        replace: remove the store's other documents that have the id of a new one: of a record its
+            `id`, of a text, Markdown, HTML, PDF or Word file its path as named here.
         encoding: of files that are not UTF-8 and do not say what they are, e.g. cp1252.
         shard: number of this part, from 0 (e.g. $SLURM_ARRAY_TASK_ID, $JOB_COMPLETION_INDEX).
         num_shards: parts that the corpus is divided into, by the hash of the document.

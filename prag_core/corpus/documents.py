@@ -52,7 +52,8 @@ class Document:
     Attributes:
         text: the body.
         title: may be empty.
-        source_id: the id it had in its own corpus, if any (question sets refer to it).
+        source_id: the id it had in its own corpus, if any (question sets refer to it); of a file
+            that is one document its path.
         metadata: further fields of its source record.
     """
 
@@ -313,7 +314,9 @@ def _whole_file(
 def _file_documents(path: Path, reject: Reject, encoding: str) -> Iterator[Document]:
     if (kind := suffix(path)) in READERS:
         with records.open_file(path) as file:
-            yield from _content_document(path, kind, path.name, file.read, reject, encoding)
+            # Its path: files of one name in several folders are different documents.
+            name = path.as_posix()
+            yield from _content_document(path, kind, name, file.read, reject, encoding)
     else:
         pairs = records.iter_records(path, reject, RECORD_FORMS[kind], encoding)
         yield from _record_documents(pairs, reject, kind in ("tsv", "csv"))
@@ -347,7 +350,7 @@ def _content_document(
     reject: Reject,
     encoding: str,
 ) -> Iterator[Document]:
-    """Yield the one document of a file, whose name is its title if it has none of its own."""
+    """Yield the one document of a file: its path is its id, its name the title if it has none."""
     try:
         content = READERS[kind](read(), encoding)
         metadata = _storable(content.metadata)
@@ -357,7 +360,7 @@ def _content_document(
         return reject(where, str(error))
     if is_blank(content.text):
         return reject(where, "got an empty document, expected text")
-    stem = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE).rpartition(".")[0]
+    stem = re.sub(r"\.gz$", "", Path(name).name, flags=re.IGNORECASE).rpartition(".")[0]
     yield Document(content.text, content.title or stem, name, metadata)
 
 

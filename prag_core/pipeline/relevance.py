@@ -73,7 +73,7 @@ def focused(adapter: Adapter, keys: Keys, focus: float) -> Adapter:
 
     Args:
         adapter: adapter of a document; it comes back as it is where sentences are not known, as of
-            trained adapters, those of a smaller rank and long documents.
+            trained adapters, those of a smaller rank and of texts multiplied out.
         keys: of `looking_layers` (see `question_keys`).
         focus: what a sentence loses that does not answer at all, in [0, 1].
     """

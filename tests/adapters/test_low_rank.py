@@ -16,6 +16,7 @@ from prag_core.adapters.low_rank import (
     response_directions,
 )
 from prag_core.adapters.merge import merge
+from prag_core.corpus.documents import Document
 from prag_core.model.padding import pad
 from tests.fixtures.hypernetworks import DOCUMENTS, parametrizer
 from tests.fixtures.tiny import family_model, random_adapter
@@ -133,7 +134,7 @@ def test_shared_rows_stay_where_the_budget_has_room(memory):
 
 
 def test_budgets_that_keep_all_or_nothing(memory):
-    assert reduce_rank(memory, memory.rank) is memory
+    assert memory.rank < 16 * SHARED and reduce_rank(memory, 16 * SHARED) is memory
     with pytest.raises(ValueError, match="got rank 1, expected 2 or more: a row for the document"):
         reduce_rank(memory, 1)
 
@@ -146,6 +147,22 @@ def test_reduced_adapters_are_summed_with_their_shared_rows_once(tiny_base, tmp_
         (a, b), (c, d), (e, f) = (x.tensors[path] for x in (merged, first, second))
         expected = d.float() @ c.float() + f[:, :-1].float() @ e[:-1].float()
         torch.testing.assert_close(b.float() @ a.float(), expected, atol=1e-3, rtol=2e-2)
+
+
+def test_a_document_within_the_budget_is_merged_with_one_beyond_it(tiny_base, tmp_path):
+    short, long = parametrizer(tiny_base, tmp_path).parametrize(
+        [Document("Ulm."), Document(DOCUMENTS[0].text * 3)]
+    )
+    budget = short.rank + 1
+    assert long.rank > budget and rank_of_shared(budget, SHARED) < SHARED
+    fitted, reduced = reduce_rank(short, budget), reduce_rank(long, budget)
+    path = short.spec.paths()[0]
+    assert torch.equal(own(fitted, path), own(short, path)) and fitted.memory is short.memory
+    assert fitted.shared_rows == reduced.shared_rows == rank_of_shared(budget, SHARED)
+    merged = merge([fitted, reduced])
+    assert merged.shared_rows == fitted.shared_rows
+    expected = own(fitted, path) + own(reduced, path)
+    torch.testing.assert_close(own(merged, path), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_other_adapters_keep_their_largest_directions(tiny_base):

@@ -127,6 +127,13 @@ def test_mean_adapter_is_the_mean_of_the_updates(three):
         mean_adapter([])
 
 
+def test_the_mean_is_asked_in_the_prompt_of_the_adapters(three):
+    asked = [replace(x, metadata=x.metadata | {"prompt": "turns-123456"}) for x in three]
+    assert mean_adapter(asked).metadata == {"prompt": "turns-123456", "document_id": "mean"} | {
+        name: value for name, value in three[0].metadata.items() if name == "path"
+    }
+
+
 @pytest.fixture
 def sharing(tiny_base, tiny_spec):
     """Three adapters of 3 own rows each, the last 2 rows shared; scale 16."""

@@ -94,6 +94,14 @@ def test_text_and_markdown_titles(tmp_path):
     ]
 
 
+def test_files_of_one_name_in_several_folders_have_ids_of_their_own(tmp_path):
+    for name in ("alpha", "beta"):
+        write(tmp_path / name / "README.md", f"# About\n\nOf {name}.")
+    whole = [d.source_id for d in read_documents(tmp_path)]
+    parts = [d.source_id for n in ("alpha", "beta/README.md") for d in read_documents(tmp_path / n)]
+    assert whole == parts == [f"{tmp_path.as_posix()}/{n}/README.md" for n in ("alpha", "beta")]
+
+
 def test_folder_is_read_in_sorted_order_without_foreign_and_hidden_files(tmp_path):
     write(tmp_path / "b.txt", "second")
     write(tmp_path / "a" / "x.jsonl", '{"text": "first"}')

@@ -57,7 +57,17 @@ def test_every_row_knows_its_sentence(tiny_base, tmp_path):
     expected = [-1] * len("Roe: ") + [0] * of_bytes[0] + [1] * of_bytes[1]
     assert titled.memory.sentences.tolist() == expected
     assert plain.memory.sentences.tolist() == [0] * 4 + [1] * 3
-    assert long.memory is None or long.memory.sentences is None  # merged of chunks
+    assert long.memory is None  # multiplied out
+
+
+def test_the_rows_of_several_chunks_know_their_sentences(tiny_base, tmp_path):
+    made = parametrizer(tiny_base, tmp_path, max_tokens=16, overlap=4)
+    (adapter,) = made.parametrize([Document("Tea yes. He is 3.", "R")])
+    title, room, overlap = [-1] * len("R: "), 11, 4  # 16 less the title, start and end
+    text = [0] * len("Tea yes.") + [1] * len(" He is 3.")
+    expected = [*title, *text[:room], *title, *text[room - overlap :]]
+    assert adapter.memory.gram.shape[1] == len(expected)
+    assert adapter.memory.sentences.tolist() == expected
 
 
 def test_a_long_titles_rest_is_no_row(tiny_base, tmp_path):
