@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prag_core.evaluation.rendering import render_documents
+from prag_core.evaluation.rendering import render_documents, signature
 from tests.fixtures.paths import ROOT
 
 CHECKPOINTS = sorted(path.parent for path in ROOT.glob("checkpoints/*/model.safetensors"))
@@ -33,8 +33,23 @@ def test_results_are_those_of_the_weights_beside_them(folder: Path):
     assert results["cells"] and not results["failed"]
 
 
+def test_the_figure_of_the_heads_is_that_of_their_results():
+    folder = ROOT / "hypernet" / "training"
+    shown = signature((folder / "heads.svg").read_text("utf-8"))
+    assert hashlib.sha256((folder / "heads.json").read_bytes()).hexdigest() in shown, (
+        "run `hypernet ablate --render` on a copy of heads.json, and copy its figure.svg"
+    )
+
+
+def test_every_figure_of_results_is_shown():
+    for path in ROOT.glob("checkpoints/*/results.svg"):
+        texts = (file.read_text("utf-8") for file in path.parent.glob("*.md"))
+        assert any("](results.svg)" in text for text in texts), path
+
+
 def test_no_table_of_results_is_typed():
     """Every table with an interval in it stands in a rendered block."""
-    for path in (ROOT / "README.md", *(folder / "card.md" for folder in CHECKPOINTS)):
+    pages = (*ROOT.glob("checkpoints/*/*.md"), *ROOT.glob("prag_core/*/README.md"))
+    for path in (ROOT / "README.md", *pages):
         typed = re.sub(r"<!-- table: .*?<!-- end -->", "", path.read_text("utf-8"), flags=re.DOTALL)
-        assert not re.search(r"^\|.*\d \(\d.* to ", typed, flags=re.MULTILINE), path.name
+        assert not re.search(r"^\|.*\d \([+-]?[\d.]+ to ", typed, flags=re.MULTILINE), path.name

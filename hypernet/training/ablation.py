@@ -32,11 +32,12 @@ from hypernet.training.scores import score_network
 from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import QuestionSet
 from prag_core.evaluation.estimates import format_estimate
+from prag_core.evaluation.rendering import marked
 from prag_core.evaluation.report.figures import MARKERS, TOPIC_COLOURS, styled
 from prag_core.evaluation.tables import Table
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel, load_base_model
-from prag_core.model.hardware import release_freed_memory
+from prag_core.model.hardware import machine, release_freed_memory
 from prag_core.terminal import stopped_by_sigterm
 
 # What decides which documents are held out, and who answers: the same for all variants.
@@ -137,6 +138,7 @@ def ablate(
             tried = {f"{r:g}": None if math.isinf(x) else x for r, x in losses.items()}
             row = {"name": name, "settings": settings, "rates": tried}
             rows[name] = row | compare(folder, base, sample, cells[name])
+            rows[name] |= {"machine": machine()}
             del base, sample  # the next variant trains beside as little as this one did
             release_freed_memory()
         result["rows"] = [rows[name] for name in names if name in rows]
@@ -297,7 +299,9 @@ def write_report(file: Path, drawn: Sequence[str] = ()) -> None:
     (file.parent / "table.md").write_text(text, encoding="utf-8")
     # Ten variants are a table; as curves they would hide each other.
     rows = [row for row in result["rows"] if not drawn or row["name"] in drawn]
-    write_curves(rows, file.parent / "figure.svg")
+    figure = file.parent / "figure.svg"
+    write_curves(rows, figure)
+    figure.write_text(marked(figure.read_text("utf-8"), file.read_bytes()), encoding="utf-8")
     print(text)
 
 

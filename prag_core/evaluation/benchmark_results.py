@@ -32,7 +32,7 @@ from prag_core.evaluation.results import (
     read_answers,
     summarise,
 )
-from prag_core.evaluation.tables import BELIEF, RECITED, Table, of_kind, result_table
+from prag_core.evaluation.tables import BELIEF, RECITED, Table, format_p, of_kind, result_table
 from prag_core.files import write_json
 
 VERSION = 1  # of the file
@@ -391,6 +391,23 @@ def ratio_table(results: Mapping) -> Table:
     rows = _side_by_side(named, sets)
     note = "Of F1 with its 95 % interval (bootstrap over documents), then of containment, in %."
     return Table(f"Ratios, {results['base_model']}", ("ratio", *sets), (rows,), note)
+
+
+def difference_table(results: Mapping) -> Table:
+    """Return one row a paired difference and one column a question set: in F1, and its p."""
+    sets = list(dict.fromkeys(row["set"] for row in results["differences"]))
+    texts: dict[str, dict[str, str]] = {}
+    for row in results["differences"]:
+        f1 = Estimate(**row["f1"])
+        text = f"{format_estimate(f1, sign='+')}, {format_p(f1.adjusted_p)}"
+        texts.setdefault(_with_path(row["difference"], row["path"]), {})[row["set"]] = text
+    rows = tuple((name, *(row.get(each, "") for each in sets)) for name, row in texts.items())
+    note = (
+        "F1 in points with its 95 % interval (bootstrap over documents), paired by question, then "
+        "p: that there is none, from random signs of documents, corrected for all "
+        f"{len(results['differences'])} of the file (Holm)."
+    )
+    return Table(f"Differences, {results['base_model']}", ("difference", *sets), (rows,), note)
 
 
 def variant_table(results: Mapping, conditions: Sequence[str] = ()) -> Table:

@@ -9,6 +9,7 @@ grid           F1 and containment of every condition on every question set of a 
                NAMES are of conditions
 variants       the same the other way round, and the seconds that an adapter took to make
 ratios         ratios of conditions on every question set of a results.json
+differences    paired differences in F1, with p, on every question set of a results.json
 conditions     results.json of `prag evaluate`; `summary` is the same without ratios; NAMES are of
                conditions
 compare        report.json of `prag compare`; NAMES are of tables
@@ -31,6 +32,7 @@ from pathlib import Path
 
 from prag_core.evaluation.benchmark_results import (
     TOTAL,
+    difference_table,
     grid_table,
     ratio_table,
     results_tables,
@@ -198,6 +200,7 @@ KINDS: dict[str, Tables] = {
     "grid": lambda record, names: [grid_table(record, names)],
     "variants": lambda record, names: [variant_table(record, names)],
     "ratios": lambda record, names: [ratio_table(record)],
+    "differences": lambda record, names: [difference_table(record)],
     # As the program that measured them wrote them down (`hypernet ablate`).
     "tables": lambda record, names: [Table(**table) for table in record["tables"]],
     "conditions": _plain(_conditions),
@@ -228,5 +231,10 @@ def results_figure(path: Path) -> str:
             axes.set_title("\n".join(textwrap.wrap(name, 48)))
         grid.flat[-1].set_xlabel("F1 (%); hatched: controls", loc="right")
         text = figure_text(figure)
-    mark = f"<!-- results {hashlib.sha256(content).hexdigest()} -->\n"
-    return re.sub(r"(?=<svg)", mark, text, count=1)
+    return marked(text, content)
+
+
+def marked(figure: str, results: bytes) -> str:
+    """Return an SVG file with the hash of the results file that it shows (see `signature`)."""
+    mark = f"<!-- results {hashlib.sha256(results).hexdigest()} -->\n"
+    return re.sub(r"(?=<svg)", mark, figure, count=1)

@@ -54,6 +54,15 @@ def test_all_cells_run_once_and_a_second_run_repeats_none(settings, counted, cap
     assert stores == ["tiny"]  # one for both sets, seeds and paths
 
 
+def test_keys_and_values_are_a_condition_and_have_a_size(settings):
+    sets = settings["question_sets"][:1]
+    settings = small(settings, question_sets=sets, conditions=["in_context", "kv_cache"])
+    assert prag_benchmark(settings) == 0
+    read, kept = (row(settings, "plain", name) for name in ("in_context", "kv_cache"))
+    assert kept["questions"] == read["questions"] == 8
+    assert kept["bytes"] > 0 and read["bytes"] is None
+
+
 def test_a_prompt_of_a_set_is_asked_and_trained_in(settings, counted):
     """In the YAML by name or as a text; generated adapters are asked as they were made."""
     mine = Wording("mine", "{passages}\nQ: {question}", lead="A:", ends=",")

@@ -14,7 +14,7 @@ import yaml
 
 from prag_core import cli
 from prag_core.evaluation import benchmark
-from prag_core.evaluation.benchmark_options import BenchmarkModel, BenchmarkSet, expand
+from prag_core.evaluation.benchmark_options import UNADAPTED, BenchmarkModel, BenchmarkSet, expand
 from prag_core.evaluation.benchmark_results import published_f1
 from prag_core.pipeline.setup import Setup
 from prag_core.training.lora_trainer import PAPER
@@ -24,7 +24,7 @@ from tests.fixtures.benchmarks import (
     table,
     write_set,
 )
-from tests.fixtures.paths import CONFIGS
+from tests.fixtures.paths import CONFIGS, ROOT
 
 
 def published_numbers() -> dict:
@@ -142,3 +142,19 @@ def test_the_papers_settings_reach_the_cells(monkeypatch, tmp_path):
     paper = replace(setups[one, "hotpotqa"].training, epochs=1)
     assert paper == replace(PAPER, prompt="paper_cot")
     assert {g.spec.per_type or g.spec.first for g in groups} == {300}
+
+
+@pytest.mark.parametrize("name", ["results_smollm2", "results_qwen_0.5b", "belief_smollm2"])
+def test_a_shipped_results_file_has_the_cells_of_its_configuration(name, monkeypatch, tmp_path):
+    groups = []
+    path = CONFIGS / f"{name}.yaml"
+    config = yaml.safe_load(path.read_text())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / config["output"]).mkdir(parents=True)
+    monkeypatch.setattr(benchmark, "run_benchmark", lambda found, *_: groups.extend(found) or {})
+    assert cli.main(["benchmark", "--config", str(path)]) == 0
+    paths = dict.fromkeys(UNADAPTED, "")
+    wanted = {(g.spec.label, paths.get(g.path, g.path), c) for g in groups for c in g.conditions}
+    (member,) = config["base_models"]
+    results = json.loads((ROOT / member["results"]).read_text())
+    assert {(c["set"], c["path"], c["condition"]) for c in results["cells"]} == wanted

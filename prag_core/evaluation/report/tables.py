@@ -171,7 +171,8 @@ def _cost(report: Mapping, part: Mapping) -> Table:
     )
     headings = ("made or answered", "time", "size", "peak memory", "pays after", "beside kv_cache")
     note = (
-        "Time to make a document's adapter, or to keep its passage's keys and values (kv_cache); "
+        "Time to make a document's adapter, or to keep the keys and values of its passage and of "
+        "the prompt before it, which is that of all documents (kv_cache); "
         "to answer a question in a batch; to the first token of a question alone. Pays after: "
         "questions a document until faster answers than in_context's have paid for the adapter; "
         "beside kv_cache: than those from kept keys and values."

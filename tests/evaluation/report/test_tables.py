@@ -94,6 +94,12 @@ def test_break_even_is_never_only_where_it_was_measured():
     assert [row[-1] for row in rows] == ["-", "-", ""]
 
 
+def test_published_figures_are_marked_so():
+    note = comparison_tables(make_report())["cost"].note
+    told = "Published, not measured here: an invented engine is 3 times faster (Nobody, 2001)."
+    assert told in note
+
+
 def test_a_golden_answer_is_named_once_and_right_answers_are_marked():
     report = make_report()
     report["disagreements"][0] |= {"golden_answers": ["x", "x"], "answers": {"trained": ""}}

@@ -134,6 +134,9 @@ def test_what_no_batch_asks_has_no_loss(tiny_base, tmp_path):
     module.untrained = False
     (logged, *_) = trainer.validate(module, datamodule=data, verbose=False)
     assert math.isnan(logged["val/gold_completion_nll"]) and logged["val/gold_nll"] > 0
+    module.made_for = "turns-123456"
+    with pytest.warns(UserWarning, match="got weights made for prompt turns-123456, which are"):
+        trainer.validate(module, datamodule=data, verbose=False)
 
 
 def test_checkpoint_of_other_settings_is_refused(tiny_base, tmp_path):
