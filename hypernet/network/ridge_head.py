@@ -109,21 +109,11 @@ class RidgeHead(nn.Module):
         return a, self.shared_b * self.log_scale.exp()[:, None, None]
 
     def addresses(self, keys: Tensor) -> Tensor:
-        """Solve for A (G, L, R, I) of keys of the same shape (see `ridge_memory`).
-
-        Keys without salience are constants of the frozen model; lambda then gets its exact
-        gradient, dA / dlambda = -(G + lambda)^-1 A, without backpropagation through the
-        factorisation.
-        """
+        """Solve for A (G, L, R, I) of keys of the same shape (see `ridge_memory`)."""
         with torch.autocast(keys.device.type, enabled=False):
             strength = self.log_ridge.exp()[:, None, None]  # (L, 1, 1)
             scale = self._key_scale()
-            if keys.requires_grad:
-                rows, _ = solve_rows(self._solved_keys(keys), strength)
-                return rows[..., : keys.shape[-1]] * scale
-            with torch.no_grad():
-                rows, slope = solve_rows(self._solved_keys(keys), strength, slope=True)
-            rows = rows - (strength - strength.detach()) * slope
+            rows = solve_rows(self._solved_keys(keys), strength)
             return rows[..., : keys.shape[-1]] * scale
 
     def _solved_keys(self, keys: Tensor) -> Tensor:
@@ -178,6 +168,6 @@ class RidgeHead(nn.Module):
         keys = encoding.keys.float() * counts
         for key, value, mask in zip(keys, values.float(), encoding.mask, strict=True):
             solved, value = self._solved_keys(key[:, mask]), value[:, mask]  # (L, T, ..)
-            rows = solve_rows(solved, strength)[0][..., : key.shape[-1]] * scale
+            rows = solve_rows(solved, strength)[..., : key.shape[-1]] * scale
             memory = RidgeMemory.from_keys(solved, self.whitening.clone(), self.log_ridge.exp())
             yield torch.cat([rows, shared_a], 1), torch.cat([value, shared_b], 1), memory

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ class RidgeMemory:
 
     def solve(self, keys: Tensor, module: int) -> Tensor:
         """Return A (R, I) of keys K^ (R, I or I + k)."""
-        rows = solve_rows(keys, self.ridge[module].float())[0]  # as wide as K^
+        rows = solve_rows(keys, self.ridge[module].float())  # as wide as K^
         scale = self.scale(module)
         return rows[:, : len(scale)] * scale  # (R, I)
 
@@ -186,8 +187,8 @@ def _multiplied_out(
     return a, torch.eye(len(a), dtype=a.dtype, device=a.device)
 
 
-def solve_rows(keys: Tensor, strength: Tensor, slope: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Return A^ and, where asked for, -dA^ / dlambda = (K^ K^' + lambda)^-1 A^.
+def solve_rows(keys: Tensor, strength: Tensor) -> Tensor:
+    """Return A^ (..., R, I), with exact gradients for keys and lambda.
 
     A row of zeros (padding) stays zero and changes no other row. Past I rows the equal form
     K^ (K^' K^ + lambda)^-1 is the smaller system.
@@ -195,15 +196,43 @@ def solve_rows(keys: Tensor, strength: Tensor, slope: bool = False) -> tuple[Ten
     Args:
         keys: scaled keys K^, (..., R, I), float32.
         strength: lambda, (..., 1, 1).
-        slope: also return the derivative.
     """
-    if keys.shape[-2] <= keys.shape[-1]:
-        inverse = _inverse(keys @ keys.mT, strength)  # (..., R, R)
-        rows = inverse @ keys  # (..., R, I)
-        return rows, inverse @ rows if slope else None
-    inverse = _inverse(keys.mT @ keys, strength)  # (..., I, I)
-    rows = keys @ inverse  # (..., R, I)
-    return rows, rows @ inverse if slope else None
+    rows: Tensor = _Solve.apply(keys, strength)  # type: ignore[no-untyped-call]
+    return rows
+
+
+class _Solve(torch.autograd.Function):
+    """A = P K = K Q with P = (K K' + lambda)^-1 and Q = (K' K + lambda)^-1, the smaller of both.
+
+    With G the gradient of A and X = P G = G Q: that of K is X - X A' K - A X' K (for Q: X - K A' X
+    - A G' A), that of lambda -<X, A>: products alone, where autograd would go back through the
+    factorisation.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, keys: Tensor, strength: Tensor) -> Tensor:
+        wide = keys.shape[-2] <= keys.shape[-1]
+        inverse = _inverse(keys @ keys.mT if wide else keys.mT @ keys, strength)
+        rows = inverse @ keys if wide else keys @ inverse  # (..., R, I)
+        ctx.save_for_backward(keys, strength, inverse, rows)
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        keys, strength, inverse, rows = ctx.saved_tensors
+        wide = keys.shape[-2] <= keys.shape[-1]
+        x = inverse @ gradient if wide else gradient @ inverse  # (..., R, I)
+        of_keys = of_strength = None
+        if ctx.needs_input_grad[0]:
+            if wide:
+                both = x @ rows.mT  # (..., R, R)
+                of_keys = x - (both + both.mT) @ keys
+            else:
+                of_keys = x - keys @ (rows.mT @ x) - rows @ (gradient.mT @ rows)
+        if ctx.needs_input_grad[1]:
+            each = -(x * rows).sum((-2, -1), keepdim=True)  # (..., 1, 1)
+            of_strength = each.sum_to_size(strength.shape)
+        return of_keys, of_strength
 
 
 def _inverse(gram: Tensor, strength: Tensor) -> Tensor:
