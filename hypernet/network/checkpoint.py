@@ -126,8 +126,8 @@ def base_model_name(name: str | Path) -> str:
 def continued(source: str, config: NetworkConfig, base: BaseModel) -> Checkpoint:
     """Return a network of these settings with a checkpoint's weights, to train on.
 
-    Settings that are None are the checkpoint's. Only a background and salience may be new: the one
-    is set at the start of the training, the other counts all tokens alike until it is trained.
+    Settings that are None are the checkpoint's. Only a background, salience and learned keys may be
+    new: the first is set at the start of the training, the others change nothing until trained.
 
     Raises:
         ValueError: other settings than the checkpoint's, and as `load_checkpoint`.
@@ -139,13 +139,18 @@ def continued(source: str, config: NetworkConfig, base: BaseModel) -> Checkpoint
     if not settings.background:
         new = {name: getattr(config, name) for name in ("background", "background_weight")}
         settings = replace(settings, **new)
-    if replace(settings, salience=settings.salience or config.salience) != config:
+    settings = replace(
+        settings,
+        salience=settings.salience or config.salience,
+        key_rank=settings.key_rank or config.key_rank,
+    )
+    if settings != config:
         raise ValueError(
             f"got network settings {config}, expected those of {source}, {checkpoint.config}: "
             "correct model.network, or leave out model.weights"
         )
     network = build_head(config, *base.module_shape("down_proj"))
-    # Not strict: a new background or salience has no weights in the checkpoint.
+    # Not strict: what is new has no weights in the checkpoint.
     network.load_state_dict(checkpoint.network.state_dict(), strict=False)
     return replace(checkpoint, network=network.to(base.device), config=config)
 

@@ -33,6 +33,8 @@ class NetworkConfig:
             zero, beside lambda (see `RidgeHead.set_background`).
         salience: learn which tokens count in the least squares: keys and values are multiplied
             by s_t, so that a token of none claims nothing of the others' addresses. `ridge` only.
+        key_rank: rank of what the reader adds to a document's keys, so that its tokens answer to
+            what is asked about them, too, and not to like words alone; 0: nothing. `ridge` only.
         rows: rank of the `perceiver` (which learns as many shared rows beside it) and of the
             `last_token_mlp`.
         max_tokens: tokens that are encoded at once, at most; longer documents are chunks.
@@ -49,6 +51,7 @@ class NetworkConfig:
     background: int = 0
     background_weight: float = 1000.0
     salience: bool = False
+    key_rank: int = 0
     rows: int = 8
     max_tokens: int = 384
 
@@ -69,20 +72,22 @@ class NetworkConfig:
                 f"got width {self.width} and {self.attention_heads} attention heads, expected an "
                 "even width that the number of heads divides"
             )
-        if min(self.blocks, self.shared_rows) < 0 or self.ridge <= 0 or self.rows < 1:
+        counts = self.blocks, self.shared_rows, self.key_rank
+        if min(counts) < 0 or self.ridge <= 0 or self.rows < 1:
             raise ValueError(
-                f"got blocks {self.blocks}, shared_rows {self.shared_rows}, ridge {self.ridge}, "
-                f"rows {self.rows}, expected blocks and shared_rows >= 0, ridge > 0, rows >= 1"
+                f"got blocks, shared_rows and key_rank {counts}, ridge {self.ridge}, rows "
+                f"{self.rows}, expected the first three >= 0, ridge > 0, rows >= 1"
             )
         if self.background < 0 or self.background_weight <= 0:
             raise ValueError(
                 f"got background {self.background} of weight {self.background_weight}, expected 0 "
                 "or more directions and a weight > 0"
             )
-        if self.head != "ridge" and (self.background or self.salience):
+        if self.head != "ridge" and (self.background or self.salience or self.key_rank):
             raise ValueError(
-                f"got head {self.head!r} with background {self.background} and salience "
-                f"{self.salience}, expected neither: they are settings of the ridge head"
+                f"got head {self.head!r} with background {self.background}, salience "
+                f"{self.salience} and key_rank {self.key_rank}, expected none of them: they are "
+                "settings of the ridge head"
             )
 
     def fitted(self, layers: int, hidden: int) -> NetworkConfig:

@@ -26,7 +26,8 @@ class RidgeHead(nn.Module):
         V_t = g_t s_l ( LN(e_{t+1}) W_n + LN(h_t) W_h + u_t W_u )
 
     e_{t+1} is the next token's embedding, h_t the hidden state before the last adapted layer, u_t
-    the reader's output, g_t = 2 sigmoid(.) a gate and s_l a scale learned per layer.
+    the reader's output, g_t = 2 sigmoid(.) a gate and s_l a scale learned per layer. With a
+    `key_rank` the keys are learned, too: K_t + u_t W_d W_k diag(1 / w), W_k zero at first.
     """
 
     def __init__(self, config: NetworkConfig, inputs: int, hidden: int) -> None:
@@ -40,6 +41,11 @@ class RidgeHead(nn.Module):
         self.gate = nn.Linear(config.width, layers)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
+        if config.key_rank:
+            # Small: Adam moves every entry of key_up by about the learning rate.
+            size = 0.25 / math.sqrt(config.width)
+            self.key_down = nn.Parameter(size * torch.randn(config.width, config.key_rank))
+            self.key_up = nn.Parameter(torch.zeros(layers, config.key_rank, inputs))
         if config.salience:
             self.salience = nn.Linear(config.width, layers)
             nn.init.zeros_(self.salience.weight)
@@ -88,20 +94,31 @@ class RidgeHead(nn.Module):
         """Scalars per layer, which want a larger learning rate."""
         return [self.log_scale, self.log_ridge]
 
-    def values(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
-        """Return V (N, L, T, H) and s (N, L or 1, T, 1), zero at tokens that are no rows."""
+    def pairs(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
+        """Return K (N, L, T, I) and V (N, L, T, H), zero at tokens that are no rows."""
         u = self.reader(encoding)  # (N, T, D)
+        counts = self._counts(encoding, u)
+        keys = encoding.keys.float()
+        if self.config.key_rank:
+            added = torch.einsum("ntr,lri->nlti", u @ self.key_down, self.key_up)
+            keys = keys + added.float() / self.whitening[:, None]
+        return keys * counts, self._values(encoding, u) * counts
+
+    def _counts(self, encoding: Encoding, u: Tensor) -> Tensor:
+        """Return how much each token counts, s (N, L or 1, T, 1): 0 where it is no row."""
+        counts = encoding.mask[:, None, :, None].float()
+        if self.config.salience:
+            counts = counts * 2 * torch.sigmoid(self.salience(u)).transpose(1, 2)[..., None]
+        return counts
+
+    def _values(self, encoding: Encoding, u: Tensor) -> Tensor:
         parts = [
             torch.einsum("nth,lhk->nltk", normalise(encoding.following), self.next_weight),
             torch.einsum("nth,lhk->nltk", normalise(encoding.hidden[:, -1]), self.hidden_weight),
             torch.einsum("ntd,ldk->nltk", u, self.reader_weight),
         ]
         gate = 2 * torch.sigmoid(self.gate(u)).transpose(1, 2)[..., None]  # (N, L, T, 1)
-        values = gate * self.log_scale.exp()[:, None, None] * (parts[0] + parts[1] + parts[2])
-        counts = encoding.mask[:, None, :, None].float()
-        if self.config.salience:
-            counts = counts * 2 * torch.sigmoid(self.salience(u)).transpose(1, 2)[..., None]
-        return values * counts, counts
+        return gate * self.log_scale.exp()[:, None, None] * (parts[0] + parts[1] + parts[2])
 
     def shared(self) -> tuple[Tensor, Tensor]:
         """Return the shared rows: A (L, shared, I) and B (L, shared, H)."""
@@ -139,9 +156,8 @@ class RidgeHead(nn.Module):
         keep of an adapter of that rank, so that training sees what such an adapter says (with all
         shared rows). The directions are constants: no gradient goes through their choice.
         """
-        values, counts = self.values(encoding)  # (N, L, T, H), (N, 1 or L, T, 1)
-        keys = stack(encoding.keys.float() * counts, group)  # (G, L, M T, I)
-        values = stack(values, group)  # (G, L, M T, H)
+        # (G, L, M T, I), (G, L, M T, H)
+        keys, values = (stack(each, group) for each in self.pairs(encoding))
         a = self.addresses(keys)
         if rank:
             own = rank_of_own(rank, self.shared_count)
@@ -162,12 +178,11 @@ class RidgeHead(nn.Module):
         """
         half = encoding.keys.dtype == torch.bfloat16
         with torch.autocast(encoding.keys.device.type, torch.bfloat16, enabled=half):
-            values, counts = self.values(encoding)
+            pairs = self.pairs(encoding)
         shared_a, shared_b = self.shared()
         strength, scale = self.log_ridge.exp()[:, None, None], self._key_scale()
-        keys = encoding.keys.float() * counts
-        for key, value, mask in zip(keys, values.float(), encoding.mask, strict=True):
-            solved, value = self._solved_keys(key[:, mask]), value[:, mask]  # (L, T, ..)
+        for key, value, mask in zip(*pairs, encoding.mask, strict=True):
+            solved, value = self._solved_keys(key[:, mask]), value[:, mask].float()  # (L, T, ..)
             rows = solve_rows(solved, strength)[..., : key.shape[-1]] * scale
             memory = RidgeMemory.from_keys(solved, self.whitening.clone(), self.log_ridge.exp())
             yield torch.cat([rows, shared_a], 1), torch.cat([value, shared_b], 1), memory

@@ -172,7 +172,7 @@ def test_salience_counts_tokens_in_the_least_squares(tiny_base):
     encoder = Encoder(tiny_base, CONFIG.layers)
     ids = encoder.frame(tiny_base.tokenizer(DOCUMENTS[0].text).input_ids)
     encoding = encoder(*pad([ids], 0))
-    _, counts = head.values(encoding)
+    counts = head._counts(encoding, head.reader(encoding))
     assert counts.std() > 0.05
     rows = head(encoding)
     n, shared = head.background[0].double(), CONFIG.shared_rows
@@ -189,14 +189,42 @@ def test_salience_counts_tokens_in_the_least_squares(tiny_base):
     assert head.salience.weight.grad.any() and head.log_ridge.grad.any()
 
 
-def test_new_salience_changes_nothing(tiny_base, tmp_path):
+@pytest.mark.parametrize("new", [{"salience": True}, {"key_rank": 4}])
+def test_what_is_learned_anew_changes_nothing_at_first(tiny_base, tmp_path, new):
     save_checkpoint(tmp_path, network(tiny_base), CONFIG, tiny_base)
-    head = continued(str(tmp_path), replace(CONFIG, salience=True), tiny_base).network
+    head = continued(str(tmp_path), replace(CONFIG, **new), tiny_base).network
     plain = continued(str(tmp_path), CONFIG, tiny_base).network
     encoder = Encoder(tiny_base, CONFIG.layers)
     encoding = encoder(*pad([encoder.frame(tiny_base.tokenizer("Ana ran.").input_ids)], 0))
     torch.testing.assert_close(head(encoding).a, plain(encoding).a)
     torch.testing.assert_close(head(encoding).b, plain(encoding).b)
+
+
+@pytest.mark.parametrize("background", [0, WITH.background])
+def test_learned_keys_are_solved_and_kept_as_the_frozen_ones(tiny_base, background):
+    head = head_of(tiny_base, replace(WITH, key_rank=4, background=background, salience=True))
+    with torch.no_grad():
+        head.key_up.normal_()
+    encoder = Encoder(tiny_base, CONFIG.layers)
+    texts = (tiny_base.tokenizer(d.text).input_ids for d in DOCUMENTS[:2])
+    encoding = encoder(*pad([encoder.frame(ids) for ids in texts], 0))
+    keys, _ = head.pairs(encoding)
+    frozen = encoding.keys.float() * encoding.mask[:, None, :, None]
+    assert (keys - frozen).norm() > 0.1 * frozen.norm()
+    assert not keys[1, :, ~encoding.mask[1]].any()  # padding
+    rows = head(encoding)
+    for number, (a, _, memory) in enumerate(head.export(encoding)):
+        mask = encoding.mask[number]
+        own = a[:, : -CONFIG.shared_rows]
+        torch.testing.assert_close(
+            own, rows.a[number][:, : len(mask)][:, mask], atol=1e-4, rtol=1e-3
+        )
+        solved = head._solved_keys(keys[number][:, mask])
+        for module in range(len(own)):
+            recovered = memory.keys(own[module], module)
+            torch.testing.assert_close(recovered, solved[module], atol=2e-2, rtol=2e-2)
+    (rows.a @ encoding.keys.float().mT).square().sum().backward()  # through the solve
+    assert head.key_up.grad.any() and head.key_down.grad.any() and head.log_ridge.grad.any()
 
 
 def test_training_sets_the_background_once(tiny_base, tmp_path):

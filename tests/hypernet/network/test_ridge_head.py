@@ -116,7 +116,7 @@ def test_whitening_scales_each_dimension_or_all_alike(tiny_base):
         ({"whitening": "full"}, "got whitening 'full'"),
         ({"head": "mlp"}, "got head 'mlp'"),
         ({"width": 15}, "expected an even width"),
-        ({"ridge": 0.0}, "expected blocks and shared_rows >= 0, ridge > 0"),
+        ({"ridge": 0.0}, "expected the first three >= 0, ridge > 0"),
     ],
 )
 def test_bad_sizes_are_refused(change, text):
