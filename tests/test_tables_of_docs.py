@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from prag_core.evaluation.rendering import render_documents, signature
-from tests.fixtures.paths import ROOT
+from tests.fixtures.paths import CONFIGS, ROOT
 
 CHECKPOINTS = sorted(path.parent for path in ROOT.glob("checkpoints/*/model.safetensors"))
 
@@ -39,6 +40,13 @@ def test_the_figure_of_the_heads_is_that_of_their_results():
     assert hashlib.sha256((folder / "heads.json").read_bytes()).hexdigest() in shown, (
         "run `hypernet ablate --render` on a copy of heads.json, and copy its figure.svg"
     )
+
+
+def test_the_heads_go_on_from_their_results():
+    """`hypernet ablate` takes rows that were measured with the configuration as it stands."""
+    measured = json.loads((ROOT / "hypernet" / "training" / "heads.json").read_text("utf-8"))
+    configuration = yaml.safe_load((CONFIGS / "hypernet.yaml").read_text("utf-8"))
+    assert measured["configuration"] == configuration
 
 
 def test_every_figure_of_results_is_shown():

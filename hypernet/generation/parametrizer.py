@@ -78,7 +78,7 @@ class HypernetParametrizer:
         )
         # In words, since what a budget means is part of what an adapter is.
         rest = "left out" if base.post_norm else "passed on"
-        budget = rank and f"{rank} a module, by response of all, the rest {rest}"
+        budget = rank and f"{rank} a module, by response of all, the rest {rest}, shared cut"
         self.fingerprint = fingerprint(["hypernet", checkpoint.hash, budget, max_tokens, overlap])
 
     @classmethod
@@ -184,7 +184,10 @@ class HypernetParametrizer:
         if whole.memory:
             memory = replace(whole.memory, sentences=self._sentences(document))
             whole = replace(whole, memory=memory)
-        return (whole if self.rank is None else reduce_rank(whole, self.rank)).rounded()
+        if self.rank is not None:
+            memory = parts[0].memory
+            whole = reduce_rank(whole, self.rank, None if memory is None else memory.whitening)
+        return whole.rounded()
 
 
 def generated(

@@ -397,12 +397,15 @@ class HypernetModule(lightning.LightningModule):
         """
         self.configure_model()
         self.made_for = checkpoint.get("prompt", "")
-        # Before the tensors: a setting tells more than a shape.
-        mine = asdict(self.network_config), self.base.fingerprint
-        for key, value in zip(("network_config", "base_fingerprint"), mine, strict=True):
-            if checkpoint.get(key) != value:
+        # Before the tensors: a setting tells more than a shape. What it does not name was off.
+        named = asdict(NetworkConfig()) | checkpoint.get("network_config", {})
+        for key, found, value in (
+            ("network_config", named, asdict(self.network_config)),
+            ("base_fingerprint", checkpoint.get("base_fingerprint"), self.base.fingerprint),
+        ):
+            if found != value:
                 raise ValueError(
-                    f"got a checkpoint with {key} {checkpoint.get(key)}, expected {value} as in "
+                    f"got a checkpoint with {key} {found}, expected {value} as in "
                     "the configuration: use the YAML that it was trained with"
                 )
         if "held_out" in checkpoint and self.trainer.state.fn == "fit":

@@ -16,7 +16,7 @@ PASSED_ON = 0.6  # of what a module of a smaller rank leaves out
 POST_NORM = "post_norm"  # metadata of an adapter whose base model norms what an FFN writes
 
 
-def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
+def reduce_rank(adapter: Adapter, rank: int, whitening: Tensor | None = None) -> Adapter:
     """Return the adapter with at most `rank` rows a module, of a ridge memory on average.
 
     Of a ridge memory (with the Gram matrix of its keys K) the responses to its own keys are
@@ -27,17 +27,24 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
     next, unless its metadata says `POST_NORM` (see `cut`). Of the rows that all documents share,
     `rank_of_shared` a module are kept, those that answer most to whitened inputs. The keys are gone
     afterwards: in a merge such an adapter is summed, not solved again. Of any other adapter dW is
-    truncated module by module (Eckart and Young, 1936). One that has no more rows keeps its own and
-    its keys; the shared ones are cut all the same, as a merge counts those of all adapters once.
+    truncated module by module (Eckart and Young, 1936), or nothing where it has no more rows. A
+    ridge memory that fits keeps its own rows and keys; its shared rows are cut all the same, as a
+    merge with a larger one's counts them once.
+
+    Args:
+        adapter: of any kind.
+        rank: see above.
+        whitening: (L, I), of inputs, where a ridge memory was multiplied out and does not tell it.
 
     Raises:
         ValueError: no row is left for the document.
     """
     shared, memory = adapter.shared_rows, adapter.memory
     own_rank, kept = rank_of_own(rank, shared), rank_of_shared(rank, shared)
-    fits = adapter.rank <= rank
-    if fits and kept == shared:
+    if adapter.rank <= rank and (kept == shared or memory is None):
         return adapter
+    fits = adapter.rank - shared <= own_rank
+    whitening = memory.whitening if memory is not None else whitening
     split = [adapter.split(path) for path in adapter.tensors]
     own = [(a.float(), b.float()) for (a, b), _ in split]  # L of (R, I), (O, R)
     if fits:
@@ -51,9 +58,9 @@ def reduce_rank(adapter: Adapter, rank: int) -> Adapter:
         rest_a, rest_b = split[module][1]  # (shared, I), (O, shared)
         if kept < shared:
             # A x = (A / w) (w x): what answers most to inputs of one size in all dimensions.
-            whitening = 1 if memory is None else memory.whitening[module].float()
-            rest_a, rest_b = _truncated(rest_a.float() / whitening, rest_b.float(), kept)
-            rest_a = rest_a * whitening
+            scale = 1 if whitening is None else whitening[module].float()
+            rest_a, rest_b = _truncated(rest_a.float() / scale, rest_b.float(), kept)
+            rest_a = rest_a * scale
         whole_a = torch.cat([own[module][0].to(a.dtype), rest_a.to(a.dtype)])  # (r + kept, I)
         whole_b = torch.cat([own[module][1].to(b.dtype), rest_b.to(b.dtype)], 1)  # (O, r + kept)
         tensors[path] = whole_a, whole_b

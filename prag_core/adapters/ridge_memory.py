@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Rows = tuple[Tensor, Tensor]  # A (R, I) and B (O, R) of one module, without the shared rows
 
@@ -214,17 +215,19 @@ class _Solve(torch.autograd.Function):
         wide = keys.shape[-2] <= keys.shape[-1]
         inverse = _inverse(keys @ keys.mT if wide else keys.mT @ keys, strength)
         rows = inverse @ keys if wide else keys @ inverse  # (..., R, I)
-        ctx.save_for_backward(keys, strength, inverse, rows)
+        ctx.wide = wide
+        # Frozen keys have no gradient: nothing needs them again.
+        ctx.save_for_backward(keys if ctx.needs_input_grad[0] else None, strength, inverse, rows)
         return rows
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         keys, strength, inverse, rows = ctx.saved_tensors
-        wide = keys.shape[-2] <= keys.shape[-1]
-        x = inverse @ gradient if wide else gradient @ inverse  # (..., R, I)
+        x = inverse @ gradient if ctx.wide else gradient @ inverse  # (..., R, I)
         of_keys = of_strength = None
         if ctx.needs_input_grad[0]:
-            if wide:
+            if ctx.wide:
                 both = x @ rows.mT  # (..., R, R)
                 of_keys = x - (both + both.mT) @ keys
             else:

@@ -129,7 +129,7 @@ def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, 
     """Read JSON lines {"document", "question", "answer"} and return {document id: pairs}.
 
     They may hold a "full_answer", too (see `QAPair`). `document` is a document id, a source id, or
-    a title that one document alone has.
+    a title or file name that one document alone has.
 
     Raises:
         FileNotFoundError: no such file.
@@ -143,7 +143,8 @@ def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, 
     names: dict[str, set[str]] = {}  # a title may stand for several documents
     for document in documents:
         # The empty source id or title of one document must not stand for all such documents.
-        for name in filter(None, (document.id, document.source_id, document.title)):
+        file = Path(document.source_id).name
+        for name in filter(None, (document.id, document.source_id, document.title, file)):
             names.setdefault(name, set()).add(document.id)
     pairs: dict[str, tuple[QAPair, ...]] = {}
     for where, record in iter_records(Path(path), refuse, "jsonl"):

@@ -364,7 +364,9 @@ class Answerer:
         """Merge the adapters of every question's documents (see `_adapters`)."""
         meant = self._relevant(questions, hits, loaded, options)  # whose adapters take part
         if options.rank:  # after relevance, which reads the addresses that a smaller rank has not
-            loaded = {i: reduce_rank(adapter, options.rank) for i, adapter in loaded.items()}
+            known = (a.memory.whitening for a in loaded.values() if a.memory is not None)
+            whitening = next(known, None)  # one network's, or there is no merge
+            loaded = {i: reduce_rank(a, options.rank, whitening) for i, a in loaded.items()}
         asked = self._looked_up(questions, loaded.values(), options)
         merged: dict[tuple[Source, ...], Adapter] = {}  # questions often share their documents
         results = []

@@ -432,13 +432,7 @@ class ParametricRAG:
         for ids in document_ids:
             self.require(ids)
         scores = scores or [[1.0] * len(ids) for ids in document_ids]
-        rows = (zip(ids, row, strict=True) for ids, row in zip(document_ids, scores, strict=True))
-        # Backwards, so that of an id that is named twice the first score stays.
-        first = ({i: score for i, score in reversed([*row])} for row in rows)
-        return [
-            [Hit(i, scored[i]) for i in dict.fromkeys(ids)]
-            for ids, scored in zip(document_ids, first, strict=True)
-        ]
+        return [_once(*row) for row in zip(document_ids, scores, strict=True)]
 
     def _with_adapters(
         self,
@@ -682,3 +676,11 @@ def build_pipeline(
     """
     with open_store(store, create) as opened:
         yield assemble(setup, opened, documents, alone, reads_only)
+
+
+def _once(ids: Sequence[str], scores: Sequence[float]) -> list[Hit]:
+    """Return named documents with their scores; of one that is named twice the first stays."""
+    scored: dict[str, float] = {}
+    for document_id, score in zip(ids, scores, strict=True):
+        scored.setdefault(document_id, score)
+    return [Hit(*pair) for pair in scored.items()]

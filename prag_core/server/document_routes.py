@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -214,7 +214,9 @@ def _read(name: str, content: bytes) -> list[Document]:
             documents = read_documents(place)
             # What neither the store nor a reply could hold: NaN, halves of characters.
             json.dumps([asdict(d) for d in documents], ensure_ascii=False, allow_nan=False).encode()
-            return documents
+            # A file that is one document has its path for an id: the name alone is the client's.
+            own = place.as_posix()
+            return [replace(d, source_id=name) if d.source_id == own else d for d in documents]
         except RecursionError as error:
             raise HTTPException(400, f"got {name}, which is nested too deeply") from error
         except (ValueError, OSError) as error:  # without the server's own folder in the message

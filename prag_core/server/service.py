@@ -283,7 +283,7 @@ class Service:
         Raises:
             ValueError: an unknown mode, document or weighting, or no adapter of this path.
         """
-        named = None if document_ids is None else [list(dict.fromkeys(document_ids))]
+        named = None if document_ids is None else [document_ids]
         given = {
             "merge_weights": weighting, "least_relevance": least_relevance, "abstain": abstain
         }  # fmt: skip

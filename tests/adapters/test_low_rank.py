@@ -165,6 +165,34 @@ def test_a_document_within_the_budget_is_merged_with_one_beyond_it(tiny_base, tm
     torch.testing.assert_close(own(merged, path), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_own_rows_that_fit_beside_the_shared_ones_kept_stay_as_they_are(memory):
+    own_rows = memory.rank - SHARED
+    budget = own_rows + rank_of_shared(own_rows + 1, SHARED)
+    assert budget < memory.rank
+    reduced = reduce_rank(memory, budget)
+    assert reduced.memory is memory.memory and reduced.rank == budget
+    path = memory.spec.paths()[0]
+    assert torch.equal(own(reduced, path), own(memory, path))
+
+
+def test_adapters_without_a_memory_that_fit_keep_their_shared_rows(memory):
+    trained = replace(memory, memory=None)
+    assert reduce_rank(trained, trained.rank) is trained
+
+
+def test_a_document_multiplied_out_is_merged_with_a_short_one(tiny_base, tmp_path):
+    made = parametrizer(tiny_base, tmp_path, rank=BUDGET, max_tokens=40, overlap=4)
+    short, long = made.parametrize([Document("Ulm."), Document(DOCUMENTS[0].text * 4)])
+    assert merge([short, long]).shared_rows == 1
+    whole = parametrizer(tiny_base, tmp_path, max_tokens=40, overlap=4)
+    short, long = whole.parametrize([Document("Ulm."), Document(DOCUMENTS[0].text * 4)])
+    assert long.memory is None
+    reduced = reduce_rank(long, BUDGET, short.memory.whitening)
+    assert merge([reduce_rank(short, BUDGET), reduced]).shared_rows == 1
+    with pytest.raises(ValueError, match="shared rows differ"):
+        merge([reduce_rank(short, BUDGET), reduce_rank(long, BUDGET)])
+
+
 def test_other_adapters_keep_their_largest_directions(tiny_base):
     spec = AdapterSpec(tiny_base.fingerprint, rank=6, alpha=12, layers=(0, 1))
     adapter = random_adapter(spec, tiny_base)

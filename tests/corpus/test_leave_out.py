@@ -42,6 +42,10 @@ BOTH = LeaveOut(relations=("occupation", "place of birth"))
         "What is Ida Brandt's native city?",
         "What city was Ida Brandt from?",
         "Brandt is from which city?",
+        "In what year and city was Ida Brandt born?",
+        "On what date and where was she born?",
+        "In what year was Ida Brandt born in Ulm?",
+        "Where was Ida Brandt raised?",
     ],
 )
 def test_relations_are_recognised_however_they_are_asked(question):
@@ -74,6 +78,8 @@ def test_other_questions_stay(question):
         ("What is ida?", "a volleyball player"),
         ("What were the Brandts?", "businessmen"),
         ("Who is it?", "biologist"),
+        ("What is Ida Brandt?", "Poet"),
+        ("What are they?", "secretaries"),
         ("What did Ida become?", "a politician"),
         ("What kind of person is she?", "the first singer-songwriter"),
     ],

@@ -114,7 +114,8 @@ def test_files_are_taken(http):
     ]
     reply = http.post("/v1/documents/upload", files=files)
     assert reply.status_code == 201, reply.text
-    assert len(reply.json()["data"]) == 3
+    entries = reply.json()["data"]
+    assert len(entries) == 3 and entries[0]["source_id"] == "notes.txt"
     deep = b'{"text": ' + b"[" * 9000
     for name, content in (
         ("../../etc/bad.jsonl", b"{not json"), ("..", b""), ("bad.xyz", b"a"), ("bad.json", deep),
