@@ -13,12 +13,14 @@ import yaml
 from hypernet import cli
 from hypernet.training import ablation
 from prag_core.evaluation.rendering import render
+from prag_core.model.hardware import machine
 from tests.fixtures.hypernetworks import tiny_settings, write_question_set
 
 
 @pytest.fixture
 def config(tiny_base, tmp_path, monkeypatch):
     """A YAML of an ablation of the tiny model: heads, rank and merging."""
+    machine()  # asks the system once, before the tests put themselves in place of `subprocess`
     monkeypatch.chdir(tmp_path)
     tiny_base.model.save_pretrained("base")
     tiny_base.tokenizer.save_pretrained("base")
@@ -58,6 +60,7 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
     ridge, perceiver = table["rows"]
     assert [point["step"] for point in ridge["curve"]] == [2, 4]
     assert ridge["curve"] != perceiver["curve"]
+    assert ridge["machine"] == machine()
     assert set(ridge["scores"]) == {"gold", "shuffled", "gold+1", "gold+1:concatenate", "rank:12"}
     assert set(perceiver["scores"]) == {"gold", "shuffled"}
     # The better of its two rates, each tried from the start.
