@@ -364,9 +364,10 @@ class Answerer:
         """Merge the adapters of every question's documents (see `_adapters`)."""
         meant = self._relevant(questions, hits, loaded, options)  # whose adapters take part
         if options.rank:  # after relevance, which reads the addresses that a smaller rank has not
-            known = (a.memory.whitening for a in loaded.values() if a.memory is not None)
-            whitening = next(known, None)  # one network's, or there is no merge
-            loaded = {i: reduce_rank(a, options.rank, whitening) for i, a in loaded.items()}
+            # Of the same modules, as trained adapters may stand beside generated ones.
+            of = {i: (a.spec.modules, a.spec.layers) for i, a in loaded.items()}
+            known = {of[i]: a.memory.whitening for i, a in loaded.items() if a.memory}
+            loaded = {i: reduce_rank(a, options.rank, known.get(of[i])) for i, a in loaded.items()}
         asked = self._looked_up(questions, loaded.values(), options)
         merged: dict[tuple[Source, ...], Adapter] = {}  # questions often share their documents
         results = []
