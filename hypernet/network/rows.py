@@ -39,9 +39,11 @@ def attached_rows(linears: Sequence[nn.Linear], rows: Rows | None):
     is G blocks of equal size, block g using a[g] and b[g].
     """
     with ExitStack() as hooks:  # each handle takes its hook off at the end
-        for index, linear in enumerate(linears if rows is not None else ()):
-            hook = _hook(rows.a[:, index], rows.b[:, index])  # (G, R, I), (G, R, H)
-            hooks.enter_context(linear.register_forward_hook(hook))
+        if rows is not None:
+            # Not by index: the gradient of each layer's rows would be as large as that of all.
+            layers = zip(linears, rows.a.unbind(1), rows.b.unbind(1), strict=True)
+            for linear, a, b in layers:  # (G, R, I), (G, R, H)
+                hooks.enter_context(linear.register_forward_hook(_hook(a, b)))
         yield
 
 

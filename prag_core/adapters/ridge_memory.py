@@ -233,7 +233,8 @@ class _Solve(torch.autograd.Function):
             else:
                 of_keys = x - keys @ (rows.mT @ x) - rows @ (gradient.mT @ rows)
         if ctx.needs_input_grad[1]:
-            each = -(x * rows).sum((-2, -1), keepdim=True)  # (..., 1, 1)
+            # A product, as x * rows would be written to memory whole.
+            each = -(x.flatten(-2)[..., None, :] @ rows.flatten(-2)[..., None])  # (..., 1, 1)
             of_strength = each.sum_to_size(strength.shape)
         return of_keys, of_strength
 
