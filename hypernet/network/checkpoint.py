@@ -118,11 +118,6 @@ def load_checkpoint(name: str | Path, base: BaseModel) -> Checkpoint:
     return Checkpoint(network, config, _hash(folder), record.get("training", {}))
 
 
-def base_model_name(name: str | Path) -> str:
-    """Return the base model that a checkpoint's config.json names (see `load_checkpoint`)."""
-    return _read_config(find_checkpoint(name))["base_model"]
-
-
 def continued(source: str, config: NetworkConfig, base: BaseModel) -> Checkpoint:
     """Return a network of these settings with a checkpoint's weights, to train on.
 

@@ -66,7 +66,7 @@ class NetworkConfig:
             raise ValueError(
                 f"got whitening {self.whitening!r}, expected one of {list(WHITENINGS)}"
             )
-        width, heads = self.width or 64, self.attention_heads or 1
+        width, heads = self.width or 0, self.attention_heads or 1
         if width % heads or width % 2:  # 2: sine and cosine of a position
             raise ValueError(
                 f"got width {self.width} and {self.attention_heads} attention heads, expected an "

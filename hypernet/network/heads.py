@@ -42,7 +42,8 @@ class CrossBlock(nn.Module):
         """Build the block; its attention is four times as wide as the latents."""
         super().__init__()
         self.heads, size = heads, 4 * width // heads  # size: of a head
-        groups = max(1, heads // 4)  # heads that keys and values have
+        # Heads that keys and values have: a quarter, or the next number below that divides them.
+        groups = next(g for g in range(max(1, heads // 4), 0, -1) if heads % g == 0)
         self.latent_norm, self.context_norm = nn.RMSNorm(width), nn.RMSNorm(width)
         self.attention_norm, self.ffn_norm = nn.RMSNorm(width), nn.RMSNorm(width)
         self.output_norm = nn.RMSNorm(width)

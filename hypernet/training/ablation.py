@@ -45,7 +45,8 @@ OF_ALL = (
     "data.question_sets", "data.validation_articles", "data.leave_out", "data.seed",
     "model.base_model",
 )  # fmt: skip
-CORPORA = ("data.corpora", "data.corpus_limit")  # so do these where there is no question set
+# So do these where there is no question set.
+CORPORA = ("data.corpora", "data.corpus_limit", "data.max_document_tokens")
 REFUSED = 2  # exit status of a `fit` with bad settings, or whose gradients are no numbers
 LINES = {"own": "-", "another's": "--", "none": ":"}  # of the figure
 
@@ -265,9 +266,11 @@ def read_curve(folder: Path) -> list[dict]:
 
 def held_out(data: Mapping, base: BaseModel, documents: int) -> QuestionSet:
     """Return held-out documents and their questions, the same for every variant."""
-    # A batch draws nothing here; corpora are only read where they are what is held out.
+    # A batch draws nothing here. Beside question sets a corpus only says which documents are its
+    # last, which training leaves out of the sets, too.
     data = {key: value for key, value in data.items() if key != "batch"}
-    data |= {"corpora": [], "weights": []} if data.get("question_sets") else {}
+    if data.get("question_sets"):
+        data |= {"corpus_limit": 0, "corpus_on_disk": False}
     module = HypernetDataModule(**data | {"leave_out": LeaveOut(**data.get("leave_out", {}))})
     module.load(base)
     return module.sample(documents)

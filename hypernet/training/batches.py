@@ -250,6 +250,15 @@ class BatchBuilder:
                 f"got {sum(map(len, pools))} documents, expected {least} or more of similar "
                 "length: check the folders, data.max_document_tokens and data.validation_articles"
             )
+        # Of every class, the share of each pool in all groups: a pool's documents count alike.
+        counts = np.array([[len(pool) for pool in places] for places in self.classes.values()])
+        shares = counts / np.maximum(counts.sum(0), 1) * np.asarray(weights)  # (classes, pools)
+        self.shares = dict(zip(self.classes, shares.tolist(), strict=True))
+        if not shares.sum():
+            raise ValueError(
+                f"got weights {[*weights]} of pools with {counts.sum(0).tolist()} documents, "
+                "expected a weight above 0 for one that has documents: correct data.weights"
+            )
 
     def build(self, step: int, rank: int = 0) -> Batch:
         """Return the batch of one step and process."""
@@ -298,12 +307,9 @@ class BatchBuilder:
 
     def _documents(self, group: int, draw: random.Random) -> list[Item]:
         """Draw N documents of one length class, group by group."""
-        sizes = {bound: sum(map(len, places)) for bound, places in self.classes.items()}
-        bound = draw.choices(list(sizes), list(sizes.values()))[0]
-        pools = self.classes[bound]  # places of this class in every pool
-        weights = [w if len(pool) else 0 for w, pool in zip(self.weights, pools, strict=True)]
-        # Only pools of weight 0 have documents of this class: any of them.
-        weights = weights if any(weights) else [float(len(pool) > 0) for pool in pools]
+        bounds = [*self.shares]
+        bound = draw.choices(bounds, [sum(self.shares[bound]) for bound in bounds])[0]
+        pools, weights = self.classes[bound], self.shares[bound]  # places of this class, by pool
 
         items: list[Item] = []
         taken: set[str] = set()
@@ -391,7 +397,8 @@ class BatchBuilder:
         """Return a few words of the text and how it goes on."""
         text = item.text_ids
         # At least 4 tokens of context and 8 to predict, where the text has as many.
-        cut = draw.randrange(min(4, len(text) - 1), max(5, len(text) - 8)) if len(text) > 1 else 0
+        first, last = min(4, len(text) - 1), max(min(5, len(text)), len(text) - 8)
+        cut = draw.randrange(first, last) if len(text) > 1 else 0
         begin = max(0, cut - draw.randint(4, 32))
         end = cut + self.config.completion_tokens
         return [self.start, *text[begin:end]], 1 + cut - begin

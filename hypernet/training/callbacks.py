@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
 
-from hypernet.network.checkpoint import save_checkpoint
+from hypernet.network.checkpoint import WEIGHTS, save_checkpoint
 from hypernet.training.module import HypernetModule
 from prag_core.files import write_json
 
@@ -18,7 +18,11 @@ class ExportNetwork(lightning.Callback):
 
     def __init__(self, folder: str = "runs/hypernet/export") -> None:
         """Name the folder; it always holds the newest weights."""
-        self.folder = folder
+        self.folder, self.trained = folder, False
+
+    def on_train_batch_end(self, *_) -> None:
+        """Note that there is something to write."""
+        self.trained = True
 
     def on_validation_end(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
         """Write the newest weights."""
@@ -27,8 +31,9 @@ class ExportNetwork(lightning.Callback):
             self._write(trainer, module)
 
     def on_fit_end(self, trainer: lightning.Trainer, module: HypernetModule) -> None:
-        """Write the last weights."""
-        if trainer.is_global_zero:
+        """Write the last weights; where nothing was trained, what is there stays as it is."""
+        missing = not (Path(self.folder) / WEIGHTS).is_file()
+        if trainer.is_global_zero and (self.trained or missing):
             self._write(trainer, module)
 
     def _write(self, trainer: lightning.Trainer, module: HypernetModule) -> None:

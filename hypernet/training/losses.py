@@ -101,6 +101,6 @@ class TrainedAdapters:
             raise ValueError(
                 f"got a trained adapter of rank {adapter.rank} for {sorted(adapter.tensors)[:2]}, "
                 f"expected rank {rank} for {self.paths[:2]}: train adapters of down_proj in the "
-                "network's layers, of rank model.network.rows"
+                "network's layers and of this rank"
             )
         return adapter

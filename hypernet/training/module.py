@@ -98,7 +98,7 @@ class HypernetModule(lightning.LightningModule):
         self.weight_decay, self.dtype_name = weight_decay, dtype
         self.answer_weight, self.completion_weight = answer_weight, completion_weight
         self.unrelated_weight, self.imitation_weight = unrelated_weight, imitation_weight
-        self.clock = Clock(3600 * max_hours)
+        self.clock, self.used = Clock(3600 * max_hours), 0.0  # share of its time
         self.teacher_weight, self.weights = teacher_weight, weights
         self.store, self.score_documents = store, score_documents
         self.regression_weight, self.trained_store = regression_weight, trained_store
@@ -136,6 +136,12 @@ class HypernetModule(lightning.LightningModule):
         """Refuse ranks that the head cannot have, and losses that no row would have."""
         batch = self.trainer.datamodule.batch
         self.network_config.check_ranks(batch.ranks)
+        like_trained = self.regression_weight or self.imitation_weight
+        if self.network_config.head == "ridge" and like_trained:
+            raise ValueError(
+                "got regression_weight or imitation_weight for the head ridge, whose rows are a "
+                "document's tokens, expected 0: trained adapters have another rank"
+            )
         if stage == "fit":
             batch.require_rows(
                 unrelated=self.unrelated_weight,
@@ -159,6 +165,14 @@ class HypernetModule(lightning.LightningModule):
                 "set data.batch.prompt",
                 stacklevel=2,
             )
+        others = {*self.trainer.datamodule.held_out} - (self.held_out_before or set())
+        if self.held_out_before and others:
+            warnings.warn(
+                f"got {len(others)} articles to measure on that these weights did not hold out, "
+                f"such as {min(others)!r}: they may have been trained on them; use the data of "
+                "their training",
+                stacklevel=2,
+            )
         if self.score_documents:
             self.sample = self.trainer.datamodule.sample(self.score_documents)
 
@@ -174,13 +188,20 @@ class HypernetModule(lightning.LightningModule):
             self.network.set_background(self.encoder.second_moment(rows))
         self.untrained = False
         self.clock.run()
+        self._look_at_clock()
 
     def on_train_batch_end(self, outputs: object, batch: Batch, index: int) -> None:
         """End the training, with a last validation, when its time is used."""
         if index % STEPS_A_RELEASE == 0:
             release_freed_memory()
-        if self.clock.share >= 1:
+        self._look_at_clock()
+        if self.used >= 1:
             self.trainer.should_stop = True
+
+    def _look_at_clock(self) -> None:
+        # One clock for all processes: they learn at one rate, and end after the same step.
+        if self.clock.limit:
+            self.used = self.trainer.strategy.broadcast(self.clock.share)
 
     def calibrate(self, rows: list[list[int]]) -> None:
         """Set the network's constants from the activations on these documents."""
@@ -338,10 +359,10 @@ class HypernetModule(lightning.LightningModule):
         Raises:
             ValueError: no exported weights (a store is keyed by them).
         """
-        if self.weights is None:
+        if self.source == "training":
             raise ValueError(
-                "got no weights to predict with, expected an exported checkpoint: set "
-                "--model.weights, e.g. smollm2-135m-ridge"
+                "got no exported weights to predict with, expected them: set --model.weights, e.g. "
+                "smollm2-135m-ridge, without --ckpt_path (`hypernet export` makes them of it)"
             )
         made = self.parametrizer()
         # Without Lightning's autocast, as `prag parametrize` makes them: the closed form is exact.
@@ -376,7 +397,7 @@ class HypernetModule(lightning.LightningModule):
         total = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
-            return warmup_cosine(step, self.warmup_steps, total, self.clock.share)
+            return warmup_cosine(step, self.warmup_steps, total, self.used)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -396,7 +417,8 @@ class HypernetModule(lightning.LightningModule):
             ValueError: settings that differ from those of the checkpoint, or other tensors.
         """
         self.configure_model()
-        self.made_for = checkpoint.get("prompt", "")
+        self.made_for, self.source = checkpoint.get("prompt", ""), "training"
+        self.held_out_before = {*checkpoint.get("held_out", ())}
         # Before the tensors: a setting tells more than a shape. What it does not name was off.
         named = asdict(NetworkConfig()) | checkpoint.get("network_config", {})
         for key, found, value in (
@@ -425,4 +447,3 @@ class HypernetModule(lightning.LightningModule):
                 f"got data with another {other} than the checkpoint was trained with, expected "
                 "the same: use its YAML, or export it and set model.weights"
             )
-        self.held_out_before = held_out

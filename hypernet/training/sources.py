@@ -194,10 +194,10 @@ def read_question_set(
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     joint: dict[str, list[tuple[str, str, tuple[str, ...]]]] = defaultdict(list)
     for question in questions.questions:
-        if leave_out.asks(question.question, question.golden_answers):
+        answers = question.golden_answers
+        if not answers or leave_out.asks(question.question, answers):
             continue
-        # The first of the answers: a target is one text.
-        pair = question.question, question.golden_answers[0]
+        pair = question.question, answers[0]  # a target is one text
         gold = tuple(dict.fromkeys(question.gold_ids))
         for identifier in gold:
             others = tuple(other for other in gold if other != identifier)
@@ -209,8 +209,9 @@ def read_question_set(
     documents = [d for d in questions.documents if d.id in pairs or d.id in joint]
     if not documents:
         raise ValueError(
-            f"got no questions about the documents of {source}, expected gold_ids that name "
-            "documents of its corpus: correct them, or list the folder under `corpora`"
+            f"got no questions about the documents of {source}, expected golden answers, and "
+            "gold_ids that name documents of its corpus: correct them, or list the folder under "
+            "`corpora`"
         )
     asked = [[by_id.get(d.id, ()) for d in documents] for by_id in (pairs, joint)]
     return make_items(tokenizer, documents, asked[0], joint=asked[1])

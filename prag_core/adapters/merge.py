@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from prag_core.adapters.adapter import Adapter, AdapterSpec
-from prag_core.adapters.names import WEIGHTINGS
+from prag_core.adapters.names import METHODS, WEIGHTINGS
 from prag_core.adapters.ridge_memory import RidgeMemory, Rows, require_one_network, solve_together
-
-METHODS = ("auto", "concatenate")
 
 
 def merge_weights(weighting: str, scores: Sequence[float]) -> list[float]:
@@ -40,7 +38,7 @@ def merge_weights(weighting: str, scores: Sequence[float]) -> list[float]:
         return [1.0 / max(count, 1)] * count
     if weighting in ("score", "relative"):
         positive = [max(score, 0.0) for score in scores]
-        unit = sum(positive) / count if weighting == "score" else max(positive, default=0.0)
+        unit = sum(positive) / max(count, 1) if weighting == "score" else max(positive, default=0.0)
         return [s / unit for s in positive] if unit > 0 else [1.0] * count
     raise ValueError(f"got merge weighting {weighting!r}, expected one of {list(WEIGHTINGS)}")
 

@@ -16,6 +16,7 @@ whoever dies before leaves nothing that is read.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import re
@@ -187,10 +188,9 @@ class _Listing:
             if is_url(place):  # one request for a thousand objects, however deep
                 files = system.find(root, detail=True)
             else:  # adapters in folders are many files that nobody asks for here
-                names = (f"*/{INDEX}", f"*/{PACKS}/*")
-                files = {
-                    k: v for n in names for k, v in system.glob(f"{root}/{n}", detail=True).items()
-                }
+                pattern = f"{glob.escape(root)}/*/"
+                files = system.glob(pattern + INDEX, detail=True)
+                files |= system.glob(f"{pattern}{PACKS}/*", detail=True)
         below = {name.removeprefix(f"{root}/"): info for name, info in files.items()}
         indexes = {
             name.removesuffix(INDEX): info

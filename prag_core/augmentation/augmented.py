@@ -14,6 +14,7 @@ from typing import Protocol
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.adapters.store import AdapterStore
+from prag_core.corpus.chunking import whole_id
 from prag_core.corpus.documents import Document
 from prag_core.corpus.records import iter_records, refuse
 
@@ -99,6 +100,8 @@ def augmented_passage(augmented: AugmentedDocument) -> Document:
 class FileAugmenter:
     """Ready-made question-answer pairs from a file; no model, no rewrites.
 
+    The chunks of a document that was cut all have its pairs.
+
     Args:
         path: JSON lines, see `read_qa_pairs`.
         documents: the whole corpus, to resolve the file's keys.
@@ -120,7 +123,7 @@ class FileAugmenter:
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
         """Return each document with its pairs; `error` names a document without any."""
         missing = f"no question-answer pairs in {self.path}"
-        pairs = [self.pairs.get(document.id, ()) for document in documents]
+        pairs = [self.pairs.get(whole_id(document), ()) for document in documents]
         rows = zip(documents, pairs, strict=True)
         return [AugmentedDocument(d, (), own, "" if own else missing) for d, own in rows]
 
@@ -144,8 +147,9 @@ def read_qa_pairs(path: str | Path, documents: Sequence[Document]) -> dict[str, 
     for document in documents:
         # The empty source id or title of one document must not stand for all such documents.
         file = Path(document.source_id).name
-        for name in filter(None, (document.id, document.source_id, document.title, file)):
-            names.setdefault(name, set()).add(document.id)
+        whole = whole_id(document)
+        for name in filter(None, (document.id, whole, document.source_id, document.title, file)):
+            names.setdefault(name, set()).add(whole)
     pairs: dict[str, tuple[QAPair, ...]] = {}
     for where, record in iter_records(Path(path), refuse, "jsonl"):
         name, pair = _parse_record(record, where)

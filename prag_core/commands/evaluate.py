@@ -102,6 +102,11 @@ def evaluate_set(
                 "got chunk_tokens for a set without golden answers, expected 0: what is found is "
                 "measured on whole documents"
             )
+        if predictions or unrelated:
+            raise ValueError(
+                "got predictions or unrelated for a set without golden answers, expected neither: "
+                "retrieval alone is scored"
+            )
         return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
     sources = (unrelated,) if isinstance(unrelated, str) else unrelated
     strangers = {source: draw_unrelated(source, texts, seed) for source in sources if source}

@@ -81,6 +81,7 @@ def _keep(point: Any, folder: Path, kept: dict) -> None:
 
     row = {name: getattr(point, name) for name in SHOWN}
     if adapter := point.adapter:
+        shutil.rmtree(folder / f"{ADAPTER}.new", ignore_errors=True)  # of a run that was killed
         fresh = to_peft(adapter, folder / f"{ADAPTER}.new", kept["base_model"])
         shutil.rmtree(folder / ADAPTER, ignore_errors=True)
         fresh.rename(folder / ADAPTER)

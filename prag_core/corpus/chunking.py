@@ -99,6 +99,11 @@ def is_chunk(document: Document) -> bool:
     return isinstance(document.metadata.get("parent"), str)  # another value is somebody's field
 
 
+def whole_id(document: Document) -> str:
+    """Return the id of the document that a chunk was cut out of; of no chunk its own."""
+    return document.metadata["parent"] if is_chunk(document) else document.id
+
+
 def long_documents(
     documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase
 ) -> list[Document]:

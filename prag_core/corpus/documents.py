@@ -40,8 +40,10 @@ CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz")
 NAMED = 10  # files left out that one warning names
 # On standard input nothing but the content tells JSON from text; "[1] A note" is text.
 JSON_START = re.compile(r"\ufeff?\s*(\{\s*[\"}]|\[\s*[\[{\"\]])")
-SIGNS = {b"%PDF-": "pdf", b"PK\3\4": "docx", b"<!DOCTYPE html": "html", b"<!doctype html": "html"}
-SIGNS |= {b"<html": "html"}
+SIGNS = {b"%PDF-": "pdf", b"PK\3\4": "docx"}
+HTML_START = re.compile(
+    r"\ufeff?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+)?html\b", re.IGNORECASE | re.DOTALL
+)
 logger = logging.getLogger(__name__)
 
 
@@ -103,7 +105,7 @@ def document_from_record(record: object) -> Document:
         raise ValueError(f"got a JSON {type(record).__name__}, expected an object")
     fields = dict(record)
     ids = [fields.pop(name, None) for name in ("id", "_id")]  # both go, the first one counts
-    title, text = fields.pop("title", None) or "", fields.pop("text", None)
+    title, text = _title(fields.pop("title", None)), fields.pop("text", None)
     if text is None and isinstance(contents := fields.pop("contents", None), str):
         first, line_break, rest = contents.partition("\n")
         first = first.strip().strip('"')
@@ -112,7 +114,8 @@ def document_from_record(record: object) -> Document:
         title, text = (first, rest) if has_title else (title, contents)
     if not isinstance(text, str) or not isinstance(title, str):
         names = ", ".join(map(str, record)) or "none"
-        raise ValueError(f"got the fields {names}, expected a string in text or contents")
+        place = "text or contents" if isinstance(title, str) else "title"
+        raise ValueError(f"got the fields {names}, expected a string in {place}")
     (title + text).encode()  # a lone surrogate: UnicodeEncodeError, which is a ValueError
     if is_blank(text):
         raise ValueError("got an empty document, expected text")
@@ -120,6 +123,13 @@ def document_from_record(record: object) -> Document:
     metadata = {**fields, **(extra if isinstance(extra, Mapping) else {})}
     source_id = next((str(value) for value in ids if value is not None), "")
     return Document(text.strip(), title.strip(), source_id, _storable(metadata, source_id))
+
+
+def _title(value: object) -> object:
+    """Return a title, empty for none (tables read by pandas have NaN); a year is one, too."""
+    if not value or value != value:
+        return ""
+    return str(value) if isinstance(value, int | float) and value is not True else value
 
 
 def _storable(metadata: dict, source_id: str = "") -> dict:
@@ -314,8 +324,9 @@ def _whole_file(
 def _file_documents(path: Path, reject: Reject, encoding: str) -> Iterator[Document]:
     if (kind := suffix(path)) in READERS:
         with records.open_file(path) as file:
-            # Its path: files of one name in several folders are different documents.
-            name = path.as_posix()
+            # Its path: files of one name in several folders are different documents. Names of
+            # other encodings as they can be written.
+            name = os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
             yield from _content_document(path, kind, name, file.read, reject, encoding)
     else:
         pairs = records.iter_records(path, reject, RECORD_FORMS[kind], encoding)
@@ -376,5 +387,6 @@ def _stdin_documents(raw: bytes, reject: Reject, encoding: str) -> Iterator[Docu
         pairs = records.stream_records(name, io.BytesIO(raw), reject, "", encoding)
         yield from _record_documents(pairs, reject)
     else:
-        kind = next((kind for sign, kind in SIGNS.items() if raw.lstrip().startswith(sign)), "txt")
+        kind = "html" if HTML_START.match(start) else "txt"
+        kind = next((kind for sign, kind in SIGNS.items() if raw.startswith(sign)), kind)
         yield from _content_document(name, kind, "", lambda: raw, reject, encoding)

@@ -97,7 +97,7 @@ class LeaveOut:
         """
         if self.titles is None:
             return frozenset()
-        lines = Path(self.titles).read_text(encoding="utf-8").splitlines()
+        lines = Path(self.titles).read_text(encoding="utf-8-sig").splitlines()  # Notepad's mark
         titles = frozenset(line.strip() for line in lines if line.strip())
         if not titles:
             raise ValueError(f"got no titles in {self.titles}, expected one a line")

@@ -259,6 +259,11 @@ def _rows(path: Path | str, rows: Iterable[tuple[int, list[str]]], reject: Rejec
             continue
         if not columns:
             columns = [name.strip().lower() for name in fields]
+            named = [name for name in columns if name]
+            if twice := sorted({name for name in named if named.count(name) > 1}):
+                raise ValueError(
+                    f"got columns {twice} twice in {where}, expected each once: rename one of them"
+                )
         elif len(fields) != len(columns):
             names = ", ".join(columns)
             reject(where, f"got {len(fields)} columns, expected {len(columns)} ({names})")

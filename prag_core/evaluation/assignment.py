@@ -139,8 +139,9 @@ class Assignment:
     def _all_scores(self) -> list[dict[str, float]]:
         """The retrieval scores of all documents, for every question."""
         texts = [question.question for question in self.questions]
-        # All of them: a neighbour may score far below the best k.
-        hits = self.retrieve(texts, len(self.question_set.documents))
+        # All of the set, and no others: a neighbour may score far below the best k.
+        ids = [document.id for document in self.question_set.documents]
+        hits = self.retrieve(texts, len(ids), among=ids)
         return [{hit.document_id: hit.score for hit in row} for row in hits]
 
 
@@ -202,9 +203,7 @@ def other_documents(
     return others
 
 
-def neighbours(
-    documents: Sequence[Document], count: int, seed: int, places: Sequence[int] | None = None
-) -> list[list[int]]:
+def neighbours(documents: Sequence[Document], count: int, seed: int) -> list[list[int]]:
     """Return `count` other documents of each: BM25 neighbours and drawn ones in turn.
 
     The first n of a list are, for any n, half neighbours.
@@ -213,16 +212,14 @@ def neighbours(
         documents: to choose among.
         count: others of each; all there are, where they are fewer.
         seed: of the drawn ones.
-        places: of the documents that get others; all when omitted.
     """
     draw, rows = random.Random(seed), []
-    places = range(len(documents)) if places is None else places
     place = {document.id: index for index, document in enumerate(documents)}
     retriever = make_retriever("auto", documents, 0.0)
     # One more than half: a document is its own nearest neighbour.
     wanted = min((count + 1) // 2 + 1, len(documents))
-    hits = retriever.retrieve([documents[index].text for index in places], wanted)
-    for index, row in zip(places, hits, strict=True):
+    hits = retriever.retrieve([document.text for document in documents], wanted)
+    for index, row in enumerate(hits):
         near = [place[hit.document_id] for hit in row if place[hit.document_id] != index]
         near = near[: (count + 1) // 2]
         rest = [i for i in range(len(documents)) if i != index and i not in near]

@@ -179,14 +179,20 @@ class Choices:
     def measure(self, rag: ParametricRAG, documents: Sequence[Document], seed: int) -> dict:
         """Return the accuracy without and with adapters, their paired difference, and chance."""
         least = rag.answerer.options.least_relevance
-        adapters = [rag.adapter(document.id) for document in self.owners(documents)]
+        owners = self.owners(documents)
+        adapters = [rag.adapter(document.id) for document in owners]
         wording = rag.answerer.adapted_wording(adapters)  # one, so that adapters alone differ
         plain = self.chosen(rag.base, wording)
         adapted = self.chosen(rag.base, wording, adapters, least)
         pairs = zip(self.questions, self.answers, strict=True)
         golden = np.array([answers.index(q.golden_answers[0]) for q, answers in pairs])  # (N,)
         right, still = ((places == golden).astype(float) for places in (plain, adapted))
-        bootstrap = Bootstrap(document_groups(self.questions), seed)
+        # Questions that share an adapter are no independent samples either.
+        shared = [
+            replace(question, gold_ids=(*question.gold_ids, f"adapter {owner.id}"))
+            for question, owner in zip(self.questions, owners, strict=True)
+        ]
+        bootstrap = Bootstrap(document_groups(shared), seed)
         return {
             "questions": len(self.questions),
             "chance": 1 / ANSWERS,

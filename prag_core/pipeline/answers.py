@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from prag_core.adapters.names import METHODS, WEIGHTINGS
 from prag_core.model.wordings import Wording, find_wording
 
 AUTO = "auto"
@@ -87,8 +88,19 @@ class AnswerOptions:
     abstain: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown prompt, or a focus out of range."""
+        """Raise ValueError for an unknown prompt, weighting or method, or a number out of range."""
         if self.prompt != AUTO:
             find_wording(self.prompt)
+        if self.merge_weights not in WEIGHTINGS or self.merge_method not in METHODS:
+            raise ValueError(
+                f"got merge_weights {self.merge_weights!r} and merge_method "
+                f"{self.merge_method!r}, expected {' or '.join(WEIGHTINGS)}, and "
+                f"{' or '.join(METHODS)}: correct them"
+            )
+        if self.rank < 0 or not self.least_relevance >= 0:
+            raise ValueError(
+                f"got rank {self.rank} and least_relevance {self.least_relevance}, expected 0 "
+                "(off) or more: correct them"
+            )
         if not 0 <= self.focus <= 1:
             raise ValueError(f"got focus {self.focus}, expected 0 (off) to 1: correct it")

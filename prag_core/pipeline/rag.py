@@ -251,11 +251,13 @@ class ParametricRAG:
         Raises:
             ValueError: an id that is not there; then nothing is removed.
         """
+        whole = list(document_ids)
+        if not whole:  # those of mode `sft` stay
+            return
         parts: dict[object, list[str]] = {}
         for document in self.documents.values():
             if is_chunk(document):
                 parts.setdefault(document.metadata["parent"], []).append(document.id)
-        whole = list(document_ids)
         document_ids = list(dict.fromkeys(i for w in whole for i in [w, *parts.get(w, [])]))
         # The whole need not be there itself.
         document_ids = [i for i in document_ids if i in self.documents or i not in parts]
@@ -490,6 +492,12 @@ class ParametricRAG:
         # Of all ids: another corpus has another adapter.
         key = self._key(GLOBAL + fingerprint(sorted(self.documents)))
         if not store.has(key):
+            if store.readonly:  # before it is trained
+                raise OSError(
+                    errno.EROFS,
+                    "got a store that is read only and has no adapter of these documents for mode "
+                    "sft, expected one that can be written: choose another store",
+                )
             augmented = parametrizer.augmenter.augment(list(self.documents.values()))
             store.put(key, parametrizer.train_global(augmented))
         return store.get(key)
@@ -544,7 +552,7 @@ def _whole(documents: Sequence[Document]) -> Sequence[Document]:
             if is_blank(document.text):
                 raise ValueError(f"got an empty text (title {document.title!r}), expected some")
             try:
-                json.dumps(document.metadata)
+                json.dumps(document.metadata, ensure_ascii=False).encode()
             except (TypeError, ValueError) as error:
                 raise ValueError(f"got metadata that are not JSON ({error})") from error
         except ValueError as error:

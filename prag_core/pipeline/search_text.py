@@ -173,9 +173,8 @@ def _last_paragraph(text: str) -> str:
     """Return the last paragraph, with those before it where it has no words to search for."""
     paragraphs = [part.strip() for part in regex.split(r"\n\s*\n", text) if part.strip()]
     for start in range(len(paragraphs) - 1, -1, -1):
-        last = "\n\n".join(paragraphs[start:])
-        if analyze(last).words:
-            return last
+        if analyze(paragraphs[start]).words:
+            return "\n\n".join(paragraphs[start:])
     return text.strip()
 
 

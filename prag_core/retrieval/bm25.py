@@ -189,9 +189,10 @@ class BM25Retriever:
         index, terms = self._index(weak), question.weak if weak else question.words
         numbers = [self._vocabulary.get(term, -1) for term in terms]
         known = [number for number in numbers if number >= 0 and index.frequencies[number]]
+        there = {*known}
+        missing = len({t for t, n in zip(terms, numbers, strict=True) if n not in there})
         if len(known) > MOST_TERMS:
             known = sorted(set(known), key=index.frequencies.__getitem__)[:MOST_TERMS]
-        missing = len({t for t, n in zip(terms, numbers, strict=True) if n not in known})
         if weak and len(allowed):
             allowed = self._named(terms, numbers, allowed)
         if not known or not len(allowed):

@@ -142,7 +142,7 @@ class CompletionEndpoints:
         finally:
             _cancel(rows)
         kind = "chat.completion" if chat else "text_completion"
-        content = {"choices": choices, "usage": _usage(rows), **_origin(rows, body.n)}
+        content = {"choices": choices, "usage": _usage(rows, body.n), **_origin(rows, body.n)}
         return schemas.envelope(kind, name, self.model, **content)
 
     def _check_model(self, model: str) -> None:
@@ -236,7 +236,7 @@ class CompletionEndpoints:
                     yield event([choice(index, piece)])
                 yield event([choice(index, "", row.row.finish or "stop")], **_origin(rows, body.n))
             if body.stream_options.include_usage:
-                yield event([], usage=_usage(rows))
+                yield event([], usage=_usage(rows, body.n))
             yield b"data: [DONE]\n\n"
         except Exception as error:  # the status was sent: only an event can say so
             late = isinstance(error, TimeoutError)
@@ -268,9 +268,9 @@ async def _trimmed(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
             yield words
 
 
-def _usage(rows: Sequence[Pending]) -> dict[str, int]:
-    """Count tokens as OpenAI's API does."""
-    prompt = sum(row.row.prompt_tokens for row in rows)
+def _usage(rows: Sequence[Pending], n: int) -> dict[str, int]:
+    """Count tokens as OpenAI's API does: a prompt once, whatever number of answers it has."""
+    prompt = sum(row.row.prompt_tokens for row in rows[::n])
     completion = sum(row.row.tokens for row in rows)
     counts = {"prompt_tokens": prompt, "completion_tokens": completion}
     return counts | {"total_tokens": prompt + completion}

@@ -97,10 +97,13 @@ class DocumentEndpoints:
     async def get_adapter(self, document_id: str) -> FileResponse:
         """Return a document's adapter as a zipped PEFT folder."""
         _, adapter = await self._adapter(document_id)
+        # A hub's name as a client needs it; no path of this machine.
+        name = self.service.rag.base.name
+        name = self.model if Path(name).exists() else name
         folder = tempfile.TemporaryDirectory()
 
         def write() -> str:
-            peft_folder = to_peft(adapter, Path(folder.name) / "adapter", self.model)
+            peft_folder = to_peft(adapter, Path(folder.name) / "adapter", name)
             return shutil.make_archive(str(Path(folder.name) / "adapter"), "zip", peft_folder)
 
         return FileResponse(
@@ -202,7 +205,7 @@ def _read(name: str, content: bytes) -> list[Document]:
     """
     # The last part alone: a client's name must not lead out of the folder; file systems take 255
     # bytes.
-    name = Path(name).name[-100:]
+    name = Path(name).name.encode()[-200:].decode(errors="ignore")
     if name in ("", ".", ".."):
         name = "document.txt"
     if content[:2] == GZIP or name.lower().endswith(".gz"):

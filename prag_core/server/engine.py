@@ -97,9 +97,6 @@ class AnsweringEngine(Protocol):
     def submit(self, build: Callable[[], Row], emit: Emit, timeout: float) -> Ticket:
         """Queue a row."""
 
-    def require_room(self) -> None:
-        """Raise what `submit` would raise now."""
-
     def close(self, timeout: float | None = None) -> None:
         """Take no more requests, and stop."""
 
@@ -166,12 +163,12 @@ class Engine:
         """
         ticket = Ticket(build, emit, time.monotonic() + timeout)
         with self._changed:
-            self.require_room()
+            self._require_room()
             self._waiting.append(ticket)
             self._changed.notify_all()
         return ticket
 
-    def require_room(self) -> None:
+    def _require_room(self) -> None:
         """Raise what `submit` would raise now."""
         with self._changed:
             if not self.alive:

@@ -125,7 +125,8 @@ class Guard:
             )
             return JSONResponse(error_object(message, "permission_error"), 403)
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        key = f"{scheme.capitalize()} {key}".encode("latin-1")  # the scheme in any case
+        scheme = "Bearer" if scheme.lower() == "bearer" else scheme  # in any case
+        key = f"{scheme} {key}".encode("latin-1")
         known = not self.expected or hmac.compare_digest(key, self.expected)  # in constant time
         if not known and scope["path"] not in OPEN_PATHS:
             message = "got no valid API key, expected the header Authorization: Bearer KEY"

@@ -180,11 +180,11 @@ class Jobs:
                 log.error("job %s failed", job.id, exc_info=error)
                 changes = {"status": "failed", "error": clear_message(error)}
             with self._changed:
-                if changes and self._goes_on(job.id):
-                    try:
+                try:
+                    if changes and self._goes_on(job.id):
                         self._change(job.id, **changes)
-                    except (OSError, ValueError):  # a full disk must not end the thread
-                        log.exception("the end of job %s could not be written", job.id)
+                except (OSError, ValueError):  # a full disk must not end the thread
+                    log.exception("the end of job %s could not be written", job.id)
 
     def _next(self) -> Job | None:
         """Wait for a queued job and mark it as running; None at the end."""
@@ -196,7 +196,8 @@ class Jobs:
                     with suppress(OSError, ValueError):  # it runs where that cannot be read
                         if self._is_cancelled(job.id):
                             continue
-                    with suppress(OSError):  # a full disk: it runs, and its end is noted later
+                    # A full disk: it runs, and its end is noted later.
+                    with suppress(OSError, ValueError):
                         self._change(job.id, status="running", attempts=job.attempts + 1)
                     return job
                 self._changed.wait()

@@ -22,6 +22,7 @@ from prag_core.adapters.adapter import Adapter, adapter_key
 from prag_core.adapters.store_places import Row
 from prag_core.corpus.characters import is_blank
 from prag_core.corpus.documents import Document
+from prag_core.files import FAILURES
 from prag_core.model.base_model import share_weights
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import Question
@@ -153,7 +154,8 @@ class Service:
                 raise ValueError(f"{problem}, expected text: leave it out")
         with self.lock:
             self.refresh()  # what another process deleted is new
-            new = {d.id: d for d in documents if self.adapter_of(d.id) is None}
+            # Beside a trained one, too: it is merged with those that have no trained one.
+            new = {d.id: d for d in documents if self.adapter_of(d.id, "generated") is None}
         failures = self._make(list(new.values()))
         with self.lock:
             # Not those that somebody removed meanwhile; only now, as documents of one request may
@@ -405,6 +407,7 @@ class Service:
 
         Raises:
             RuntimeError: the store does not have it, or cannot read it, which is noted.
+            OSError: a place that does not answer now, or too many open files.
         """
         # Another process may have made it again under its key: then it lies elsewhere.
         rows = [row for row in self.rag.store.rows(key) if row.key == key]
@@ -413,6 +416,8 @@ class Service:
             try:
                 adapter = self.rag.store.get(key)
             except (ValueError, KeyError, OSError) as error:
+                if getattr(error, "errno", None) in FAILURES:  # as it was: nothing is damaged
+                    raise
                 self._unreadable[key] = f"the adapter {key} cannot be read: add the document again"
                 log.error("adapter %s of document %s cannot be read: %s", key, key[:64], error)
                 raise RuntimeError(f"got no adapter {key}, expected it in the store") from error

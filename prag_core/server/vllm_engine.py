@@ -96,12 +96,12 @@ class VllmEngine:
         """Queue a row; arguments and errors are those of `Engine.submit`."""
         ticket = Ticket(build, emit, time.monotonic() + timeout)
         with self._changed:
-            self.require_room()
+            self._require_room()
             self._tickets.append(ticket)
         self._pool.submit(self._answer, ticket)
         return ticket
 
-    def require_room(self) -> None:
+    def _require_room(self) -> None:
         """Raise what `submit` would raise now."""
         if self._closing:
             raise ClosedError("got a request after the end, expected none: start the server again")

@@ -74,7 +74,8 @@ def measure_parts(
     # Below the output folder, so that its disk is what is measured.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         if "store" in parts:
-            yield "store", measure_store(Path(scratch) / "store", on.adapters)
+            count = min(on.adapters, 100) if quick else on.adapters
+            yield "store", measure_store(Path(scratch) / "store", count)
         if "serve" in parts:
             yield "serve", measure_serving(on.base_model, on.hypernet, Path(scratch), quick)
         if "vllm" in parts:

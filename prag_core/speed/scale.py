@@ -97,6 +97,10 @@ def measure_place(place: str) -> list[Measurement]:
         openings = [seconds(lambda: open_store(place, create=False).close()) for _ in range(2)]
         with open_store(place, create=False) as store:
             stats, keys = store.stats(), list(store.keys())
+            if len(keys) < 2:
+                raise ValueError(
+                    f"got {len(keys)} adapters in {place}, expected 2 or more to read at random"
+                )
             chosen = random.Random(0).sample(keys, min(2 * READS, len(keys)))
             half = len(chosen) // 2
             alone = sorted(1000 * seconds(lambda k=key: store.get(k)) for key in chosen[:half])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
@@ -31,6 +32,8 @@ from prag_core.training.sequences import (
     hold_out,
 )
 from prag_core.training.stacked_lora import StackedLora, initial_adapter
+
+log = logging.getLogger(__name__)
 
 # Su et al., 2025, section 4.1 and its code (README.md beside this file). The weight decay is the
 # default of torch's AdamW, which their code leaves as it is.
@@ -156,6 +159,9 @@ class LoraTrainer:
         A server runs it between two decoding steps.
         """
         options = self.options
+        for one in augmented:
+            if one.error and not one.qa_pairs:
+                log.warning("%s: %s", one.document.title or one.document.id, one.error)
         parted = [hold_out(document, options.held_out) for document in augmented]
         sequences = [self._sequences(document) for document, _ in parted]
         held_out = [self._sequences(pairs_alone(pairs)) if pairs else [] for _, pairs in parted]

@@ -88,6 +88,7 @@ def test_inputs_are_not_changed(three):
         ("score", [3.0, -1.0], [2, 0]),
         ("score", [0.0, -2.0], [1, 1]),  # BM25 over one or two documents
         ("score", [5.0], [1]),
+        ("score", [], []),  # a question that nothing matches
         ("relative", [4.0, 1.0, -1.0], [1, 0.25, 0]),
         ("relative", [0.0, -2.0], [1, 1]),
         ("relative", [], []),

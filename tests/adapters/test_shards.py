@@ -181,3 +181,9 @@ def test_push_copies_what_a_place_lacks(shards, made, tmp_path, adapter):
     with open_store(target) as copy:
         assert list(copy) == sorted(made) and len(list(copy.records("document"))) == 3
         assert_same(copy.get(min(made)), made[min(made)])
+
+
+def test_a_place_may_have_any_name(shards, tmp_path, made):
+    named = shards.rename(tmp_path / "wiki [1]*?")
+    with open_store(named, create=False) as store:
+        assert set(store.keys()) == set(made)

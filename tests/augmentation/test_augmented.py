@@ -13,6 +13,7 @@ from prag_core.augmentation.augmented import (
     QAPair,
     read_qa_pairs,
 )
+from prag_core.corpus.chunking import chunk_document
 from prag_core.corpus.documents import Document
 from tests.fixtures.invented_documents import DYE, LIGHT
 
@@ -148,3 +149,18 @@ def test_file_may_hold_full_answers(tmp_path):
     path.write_text(json.dumps(row | {"full_answer": 3}) + "\n")
     with pytest.raises(ValueError, match=r"got full_answer 3 at .*expected a string"):
         FileAugmenter(path, [DYE])
+
+
+def test_chunks_have_the_pairs_of_their_document(tmp_path, tiny_base):
+    whole = Document("The mill was built in 1871. " * 30, "Mill", "d1")
+    chunks = chunk_document(whole, tiny_base.tokenizer, 60)
+    assert len(chunks) > 2
+    path = tmp_path / "pairs.jsonl"
+    for name in (whole.id, "d1", "Mill"):
+        row = {"document": name, "question": "When was it built?", "answer": "1871"}
+        path.write_text(json.dumps(row))
+        before, after = (FileAugmenter(path, corpus) for corpus in ([whole], chunks))
+        assert before.fingerprint == after.fingerprint
+        for augmenter in (before, after):
+            rows = augmenter.augment(chunks)
+            assert [len(row.qa_pairs) for row in rows] == [1] * len(chunks)

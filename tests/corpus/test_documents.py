@@ -6,6 +6,7 @@ import errno
 import gzip
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -304,3 +305,31 @@ def test_real_corpora(name, number):
 def test_half_a_character_beside_the_text_is_refused(fields):
     with pytest.raises(ValueError, match="surrogates not allowed"):
         document_from_record({"text": "Oss is old.", **fields})
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"), [(1984, "1984"), (math.nan, ""), (None, ""), (2.5, "2.5"), ("", "")]
+)
+def test_a_title_may_be_a_number_or_missing(title, expected):
+    assert document_from_record({"title": title, "text": "A novel."}).title == expected
+
+
+def test_a_title_of_another_type_is_named():
+    with pytest.raises(ValueError, match="got the fields title, text, expected a string in title"):
+        document_from_record({"title": ["A"], "text": "A novel."})
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    write(tmp_path / "a.csv", "title,text,Text\nA,one,two\n")
+    with pytest.raises(ValueError, match=r"got columns \['text'\] twice in .*a.csv, line 1"):
+        read_documents(tmp_path / "a.csv")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_file_name_of_another_encoding(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    with open(path, "wb") as file:
+        file.write(b"The cafe has a mill.")
+    (document,) = read_documents(tmp_path)
+    assert document.title == "caf\\xe9" and document.source_id.endswith("caf\\xe9.txt")
+    assert document.id and document.text == "The cafe has a mill."

@@ -121,3 +121,8 @@ def test_bad_settings_are_refused(tmp_path):
     (tmp_path / "titles.txt").write_text("\n \n")
     with pytest.raises(ValueError, match="got no titles in"):
         _ = LeaveOut(titles=str(tmp_path / "titles.txt")).articles
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_title(tmp_path):
+    (tmp_path / "titles.txt").write_bytes("\ufeffOss\r\nTarn\r\n".encode())
+    assert LeaveOut(titles=str(tmp_path / "titles.txt")).articles == {"Oss", "Tarn"}

@@ -163,6 +163,8 @@ def test_a_folder_of_unreadable_files_is_an_error(tmp_path):
         (b"[1] A note", ["[1] A note"]),
         (b"{{Infobox}} A note", ["{{Infobox}} A note"]),
         (PAGE.encode(), [PAGE_TEXT]),
+        (f"\ufeff<!DOCTYPE HTML PUBLIC '-//W3C//DTD HTML 4.01//EN'>\n{PAGE}".encode(), [PAGE_TEXT]),
+        (f'<?xml version="1.0"?>\n<!-- x -->{PAGE.upper()}'.encode(), [PAGE_TEXT.upper()]),
         (pdf("The mill"), ["The mill"]),
     ],
 )

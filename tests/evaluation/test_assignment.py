@@ -105,3 +105,15 @@ def test_passages_come_in_random_order_and_adapters_the_gold_one_first():
     rows = hits.rows(parse_condition("in_context+3"))
     places = {[h.document_id for h in row].index(i) for row, i in zip(rows, first, strict=True)}
     assert places == {0, 1, 2, 3}
+
+
+def test_scores_of_merges_are_those_of_the_set_alone(tiny_base):
+    """Whatever else the pipeline holds: its documents push none of the set out."""
+    documents = tuple(Document(f"Town {n} has {n} mills.", f"Town {n}") for n in range(4))
+    others = [Document(f"Mills, mills, mills: {n}.", "Mills") for n in range(9)]
+    asked = tuple(Question(f"q{n}", f"mills of Town {n}?", (str(n),), (documents[n].id,))
+                  for n in range(4))  # fmt: skip
+    rag = ParametricRAG(tiny_base, documents=(*documents, *others))
+    found = Assignment(QuestionSet("set", documents, asked), rag.retrieve)
+    for row in found.rows(parse_condition("gold+2:relative")):
+        assert len(row) == 3 and all(hit.score > 0 for hit in row)

@@ -122,6 +122,16 @@ def test_fit_validate_export_and_resume(common, tmp_path, capsys):
     assert "another held_out than the checkpoint" in capsys.readouterr().err
     assert cli.main(["fit", *common, *run, f"--ckpt_path={last}"]) == 0
     assert step_of(last) == 6
+    again = (folder / "export/config.json").read_text()
+    assert cli.main(["fit", *common, *run, f"--ckpt_path={last}"]) == 0  # nothing is left to do
+    assert (folder / "export/config.json").read_text() == again  # what was made of it stays its own
+    capsys.readouterr()
+    mixed = ["predict", *common, weights, f"--ckpt_path={last}", "--data.predict_corpus=set"]
+    assert cli.main(mixed) == 2
+    assert "got no exported weights to predict with" in capsys.readouterr().err
+    for place in (weights, f"--ckpt_path={last}"):
+        with pytest.warns(UserWarning, match="articles to measure on that these weights did not h"):
+            cli.main(["validate", *common, place, "--data.seed=1", "--model.score_documents=0"])
 
 
 def test_predicted_adapters_answer_and_need_no_training_data(common, tiny_base, tmp_path, capsys):
@@ -177,7 +187,7 @@ def test_a_network_without_weights_is_not_scored(common, capsys):
     assert cli.main(["validate", *common]) == 2
     assert "got no weights to score, expected trained ones" in capsys.readouterr().err
     assert cli.main(["predict", *common, "--data.predict_corpus=set"]) == 2
-    assert "got no weights to predict with" in capsys.readouterr().err
+    assert "got no exported weights to predict with" in capsys.readouterr().err
 
 
 def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path, monkeypatch):
@@ -220,13 +230,17 @@ def test_a_killed_run_goes_on(common, tmp_path, monkeypatch):
     assert step_of(last) == before + 3
 
 
-def test_two_processes_train_one_network(common, tmp_path):
-    """DDP on the CPU."""
+@pytest.mark.parametrize(("steps", "hours"), [(2, 0), (10**6, 0.0005)])
+def test_two_processes_train_one_network(common, tmp_path, steps, hours):
+    """DDP on the CPU; where time ends it, both end after the same step."""
     run = ["fit", *common, "--trainer.devices=2", "--trainer.strategy=ddp",
-           "--trainer.max_steps=2", "--trainer.val_check_interval=2"]  # fmt: skip
-    subprocess.run([sys.executable, "-m", "hypernet", *run], env=environment(), check=True)
+           f"--trainer.max_steps={steps}", f"--model.max_hours={hours}",
+           "--trainer.val_check_interval=2"]  # fmt: skip
+    command = [sys.executable, "-m", "hypernet", *run]
+    subprocess.run(command, env=environment(), check=True, timeout=300)
     assert (tmp_path / "runs/hypernet_tiny/export/model.safetensors").is_file()
-    assert step_of(tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt") == 2
+    ended = step_of(tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt")
+    assert ended == 2 if not hours else 0 < ended < steps
 
 
 def test_the_base_model_is_on_the_device_of_its_process(tiny_base, monkeypatch):

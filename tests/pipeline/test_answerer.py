@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -314,3 +315,17 @@ def test_adapters_of_another_prompt_are_warned_of(answerer, adapters, caplog):
     caplog.clear()
     answerer.prepare(QUESTIONS[:1], HITS[:1], "parametric")
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"merge_weights": "relativ"}, "got merge_weights 'relativ' and merge_method 'auto'"),
+        ({"merge_method": "cat"}, "and merge_method 'cat', expected ones or"),
+        ({"rank": -1}, "got rank -1 and least_relevance"),
+        ({"least_relevance": math.nan}, "got rank 0 and least_relevance nan"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_made(options, message):
+    with pytest.raises(ValueError, match=message):
+        AnswerOptions(**options)

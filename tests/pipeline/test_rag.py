@@ -284,6 +284,9 @@ def test_a_store_that_cannot_be_written_is_answered_from(fast, tiny_base, monkey
     with pytest.raises(OSError, match="got 1 of 2 documents that have no adapter of these setti"):
         rag.add_documents([CORPUS[0], "A new one."])
     assert parametrizer.batches == []  # nothing is made in vain
+    rag.parametrizer = make_parametrizer("trained", tiny_base)
+    with pytest.raises(OSError, match="read only and has no adapter of these documents for mode s"):
+        rag.train_global()
 
 
 def test_the_path_is_the_one_that_the_store_has(store, adapter, tiny_base, caplog):
@@ -446,6 +449,7 @@ def test_sft_follows_the_corpus(tiny_base, store):
     assert len(store) == 1
     rag.add_documents(CORPUS[2:], parametrize=False)
     rag.answer(QUESTIONS, "sft")
+    rag.remove_documents([])
     assert len(store) == 2
     assert rag.train_global().to_bytes() != first.to_bytes()
 

@@ -218,6 +218,8 @@ def test_replies_say_what_they_were_made_from(http, client):
         model="tiny", prompt=["P1 is", "P0 is"], n=2, temperature=1, max_tokens=2
     )
     assert len(two.choices) == 4 and two.path == ["generated"] * 2
+    single = client.completions.create(model="tiny", prompt=["P1 is", "P0 is"], max_tokens=2)
+    assert two.usage.prompt_tokens == single.usage.prompt_tokens  # OpenAI's count: once a prompt
     left = ask(client, "What is P1?", least_relevance=1e9)
     used = [d for d in left.documents if d["weight"] == 0]
     assert used == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 
 import httpx
@@ -18,7 +19,8 @@ from tests.fixtures.services import documents, running_server
 REQUESTS = examples(300)
 LIMITS = Limits(max_body_bytes=20_000, max_tokens=4, default_tokens=2, timeout=20)
 VALUES = [
-    None, True, False, 0, -1, 1, 1e308, -1e-308, 2**70, "", " ", "a", "\x00", "\ud800", "é東😀",
+    None, True, False, 0, -1, 1, 1e308, -1e-308, math.nan, math.inf, 2**70,
+    "", " ", "a", "\x00", "\ud800", "é東😀",
     "../../etc/passwd", "a" * 3000, [], [[]], {}, {"a": 1}, [None], ["a"], [1, 2], [-1], [10**9],
     "generated", "trained", "parametric", "combine", "in_context", "tiny", "text", "user",
 ]  # fmt: skip

@@ -97,6 +97,7 @@ def test_the_key_counts_after_host_and_origin():
     assert answer(**asked, authorization="Bearer secret").status_code == 200
     assert answer(**asked, authorization="bearer secret").status_code == 200
     assert message(answer(**asked, authorization="Bearer sécret"), 401)
+    assert message(answer(**asked, authorization="ÿ secret"), 401)
     assert message(answer(host="x", key="secret", authorization="Bearer secret"), 403)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import subprocess
 import sys
 import threading
 import time
 from contextlib import ExitStack
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -109,6 +111,28 @@ def test_an_adapter_that_cannot_be_read_takes_no_part(tiny_base, tmp_path):
             added = http.post("/v1/documents", json={"text": first.text, "title": first.title})
         assert "problem" not in added.json()["data"][0]  # made again
         assert ids_of(service, "What is P0?") == [first.id]
+
+
+def test_a_place_that_does_not_answer_damages_nothing(tiny_base, tmp_path, monkeypatch):
+    with running_service(tiny_base, tmp_path / "s") as service:
+        (first,) = service.add(documents(1))
+        with monkeypatch.context() as patched:
+            error = OSError(errno.ETIMEDOUT, "no answer")
+            patched.setattr(service.rag.store, "get", Mock(side_effect=error))
+            with pytest.raises(OSError, match="no answer"):
+                ids_of(service, "What is P0?")
+        assert ids_of(service, "What is P0?") == [first]
+
+
+def test_a_generated_adapter_is_made_again_beside_a_trained_one(tiny_base, tmp_path):
+    with running_service(tiny_base, tmp_path / "s") as service:
+        ids = service.add(documents(2))
+        job = service.train(ids[:1])
+        until(lambda: service.jobs.get(job.id).status == "succeeded")
+        service.rag.store.delete(service._key(ids[0]))
+        service.add(documents(1))
+        assert service.get(ids[0])[1].path == "trained"
+        assert set(ids_of(service, "What are P0 and P1?", 2)) == set(ids)
 
 
 def test_damaged_records_block_neither_start_nor_others(tiny_base, tmp_path, caplog):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -36,3 +38,37 @@ def test_some_questions_show_their_own_passage(tiny_base, share, least, most):
             count += len(asked) - 1
             assert len(asked) == 1 or texts[own] in asked[1]
     assert least <= count <= most
+
+
+def test_pools_have_their_share_and_their_documents_count_alike(tiny_base):
+    """Whatever the lengths of a pool's documents, and of how many documents it has."""
+    tokenizer = tiny_base.tokenizer
+    few = [Document(f"{name} lies there. " * (1 if name == "A" else 40), name) for name in "ABC"]
+    many = [Document(f"Town {number} has a mill.", str(number)) for number in range(60)]
+    long = [Document(f"Town {number} has a mill. " * 15, f"long {number}") for number in range(20)]
+    pools = [
+        make_items(tokenizer, documents, [[("Where?", "There")] for _ in documents])
+        for documents in (few, [*many, *long])
+    ]
+    config = BatchConfig(documents=1, groups=(1,), questions=1, completions=0, unrelated=0)
+    builder = BatchBuilder(tokenizer, pools, [0.75, 0.25], config)
+    assert len(builder.classes) > 2
+    drawn = Counter(builder.build(step)["document_ids"][0] for step in range(1000))
+    shares = [drawn[document.id] / 1000 for document in few]
+    assert shares == pytest.approx([0.25] * 3, abs=0.05)
+    assert sum(drawn[document.id] for document in long) / 1000 == pytest.approx(1 / 16, abs=0.03)
+    alone = BatchBuilder(tokenizer, pools, [0.0, 1.0], config)
+    assert not {alone.build(step)["document_ids"][0] for step in range(200)} & {d.id for d in few}
+    with pytest.raises(ValueError, match=r"got weights \[0.0, 0.0\] of pools with \[3, 80\] docu"):
+        BatchBuilder(tokenizer, pools, [0.0, 0.0], config)
+
+
+@pytest.mark.parametrize("words", range(1, 8))
+def test_a_completion_of_a_short_text_has_something_to_predict(tiny_base, words):
+    text = " ".join(["one", "two", "three", "four", "five", "six", "seven"][:words])
+    (item,) = items = make_items(tiny_base.tokenizer, [Document(text, "A")])
+    builder = BatchBuilder(tiny_base.tokenizer, [items], [1.0], BatchConfig(1, (1,)))
+    if len(item.text_ids) > 1:
+        for seed in range(30):
+            row, start = builder._completion(item, random.Random(seed))
+            assert len(row) > start
