@@ -320,7 +320,7 @@ def test_adapters_of_another_prompt_are_warned_of(answerer, adapters, caplog):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"merge_weights": "relativ"}, "got merge_weights 'relativ' and merge_method 'auto'"),
+        ({"merge_weights": "related"}, "got merge_weights 'related' and merge_method 'auto'"),
         ({"merge_method": "cat"}, "and merge_method 'cat', expected ones or"),
         ({"rank": -1}, "got rank -1 and least_relevance"),
         ({"least_relevance": math.nan}, "got rank 0 and least_relevance nan"),
