@@ -101,3 +101,8 @@ def test_a_turn_without_content_is_empty():
     for wrong in ({"role": "user"}, {"content": "Who?"}, {"role": "user", "content": [1]}, "Who?"):
         with pytest.raises(ValueError, match="expected turns of role and content"):
             as_questions([[asked, wrong]])
+
+
+def test_paragraphs_without_words_go_with_the_last_one_that_has_some():
+    text = Continuation("The mill.\n\nThe bridge of Oss\n\n---\n\n...")
+    assert search_text(text) == "The bridge of Oss\n\n---\n\n..."

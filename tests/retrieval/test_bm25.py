@@ -267,3 +267,13 @@ def test_a_question_of_stop_words_finds_what_it_names(engine):
     assert titles("To be or not to be?") == ["Speech"]
     for greeting in ("How are you?", "Who are you?", "What is this?", "Why?", "Why is that?"):
         assert titles(greeting) == []
+
+
+@ENGINES
+def test_a_long_pasted_text_finds_its_document(engine, monkeypatch):
+    """Terms that are left out for speed count as said by the documents that say them."""
+    monkeypatch.setattr(retrieval, "MOST_TERMS", 4)
+    texts = [" ".join(f"word{n}of{i}" for n in range(30)) for i in range(40)]
+    documents = [Document(text) for text in texts]
+    (row,) = make_retriever(engine, documents).retrieve([texts[7]], 1)
+    assert [hit.document_id for hit in row] == [documents[7].id]
