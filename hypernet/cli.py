@@ -54,7 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run(name: str) -> None:
         if COMMANDS[name].place == TRAINER:  # parses by itself, and reports errors as we do
-            load_function(TRAINER)(words)
+            try:
+                trainer = load_function(TRAINER)
+            except ModuleNotFoundError as error:
+                raise ValueError(
+                    f"got no {error.name}, expected the packages of training: pip install "
+                    "'prag[train]'"
+                ) from error
+            trainer(words)
         else:  # as of `prag`: a signature is the command line
             run_function(f"hypernet {name}", COMMANDS[name], words[1:])
 

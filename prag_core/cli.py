@@ -6,7 +6,8 @@ a YAML file given with --config. Only the command that was asked for is imported
 loads no other package.
 
 Environments. Variables that are read: PRAG_CACHE, else XDG_CACHE_HOME/prag, else ~/.cache/prag
-(base models and corpora; it may be read-only once a model is in it); PRAG_API_KEY (`prag serve`);
+(base models and corpora; it may be read-only once a model is in it); PRAG_API_KEY and
+VLLM_API_KEY (`prag serve`); PRAG_VLLM_* (the vLLM plugin, see formats/vllm_settings.py);
 PIP_INDEX_URL, UV_DEFAULT_INDEX and UV_INDEX_URL (where wheels come from without pip); and those of
 the libraries, such as HF_HOME, HF_HUB_OFFLINE, HTTPS_PROXY and OMP_NUM_THREADS. A store that cannot
 be written is answered from, listed, verified and exported; changes of it are refused.

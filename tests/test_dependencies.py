@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from importlib.metadata import packages_distributions
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from tests.fixtures.paths import ROOT
 
@@ -59,3 +62,19 @@ def test_what_is_declared_is_pinned(declared):
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {canonical(line) for line in lines if "==" in line}
     assert declared["tests"] - pinned == set()
+
+
+def test_pins_leave_the_lowest_python_a_choice():
+    """A pinned version that wants a newer Python than 3.10 says so: set-up resolves on all."""
+    refused = []
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if "==" not in line or line.startswith("#"):
+            continue
+        pin = Requirement(line)
+        lowest = {"python_version": "3.10", "python_full_version": "3.10.0"}
+        with suppress(PackageNotFoundError):  # some are installed on other systems only
+            wanted = distribution(pin.name).metadata.get("Requires-Python", "")
+            applies = pin.marker is None or pin.marker.evaluate(lowest)
+            if applies and "3.10.0" not in SpecifierSet(wanted):
+                refused.append(f"{pin.name} wants Python {wanted}")
+    assert refused == []

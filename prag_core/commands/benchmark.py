@@ -39,7 +39,7 @@ def benchmark(
         seeds: of samples and controls; answers of all seeds are pooled.
         skip_bad: leave out bad records and questions whose gold documents are missing.
         render: run nothing; write tables and figures of the current folder's Markdown files
-            (README.md, */README.md, card.md and results.md of checkpoints) anew from the results
+            (all README.md, card.md and results.md of checkpoints) anew from the results
             that they name.
     """
     from prag_core.evaluation.benchmark import run_benchmark

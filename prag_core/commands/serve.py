@@ -40,7 +40,7 @@ def serve(
     """Answer questions over HTTP, as OpenAI's API does, while documents come and go.
 
     Args:
-        setup: shared settings; adapters are generated unless `--path` says otherwise.
+        setup: shared settings; adapters are generated, and trained by jobs (POST /v1/jobs).
         store: folder of the adapter store; what was added before is found again.
         host: address to listen on; beyond loopback an API key is needed.
         port: to listen on.

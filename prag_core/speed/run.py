@@ -18,7 +18,6 @@ from prag_core.speed.scale import measure_place, measure_retrieval
 from prag_core.speed.serving import measure_serving
 from prag_core.speed.store import measure_store
 from prag_core.speed.training import measure_stages, measure_training
-from prag_core.speed.vllm import measure_vllm
 
 # Those that answer share their store of adapters.
 ANSWERING = {"merge": measure_merge, "generate": measure_generate, "latency": measure_latency}
@@ -79,6 +78,8 @@ def measure_parts(
         if "serve" in parts:
             yield "serve", measure_serving(on.base_model, on.hypernet, Path(scratch), quick)
         if "vllm" in parts:
+            from prag_core.speed.vllm import measure_vllm  # needs httpx, of the extra `server`
+
             models = on.vllm_python, on.base_model, on.hypernet
             yield "vllm", measure_vllm(*models, Path(scratch), quick)
     if "places" in parts:

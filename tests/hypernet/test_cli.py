@@ -183,6 +183,13 @@ def test_ctrl_c_in_a_training_says_how_to_go_on(monkeypatch, capsys):
     assert "(--ckpt_path)" in capsys.readouterr().err
 
 
+def test_without_lightning_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    monkeypatch.delitem(sys.modules, "hypernet.commands.training", raising=False)
+    assert cli.main(["fit"]) == 2
+    assert "got no lightning, expected the packages of training" in capsys.readouterr().err
+
+
 def test_a_network_without_weights_is_not_scored(common, capsys):
     assert cli.main(["validate", *common]) == 2
     assert "got no weights to score, expected trained ones" in capsys.readouterr().err
