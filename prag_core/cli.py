@@ -79,6 +79,7 @@ OF_DOCUMENTS = (  # fields of `Setup` that say how documents become adapters, an
 )  # fmt: skip
 DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see `Command`
     "demo": {"unread": ["path", "reader"]},
+    "answer": {"stopped": "what was printed is in OUTPUT, too; the same command begins anew"},
     "parametrize": {"words": ["corpus"], "unread": ["reader"]},
     # Not called `evaluate`: the parser would look a function of this name up in prag_core, whose
     # public one loads torch.
@@ -293,7 +294,8 @@ def run_command(
 
         if not is_out_of_memory(error):
             raise
-        print(f"{program}: {str(error).splitlines()[0]}\n{memory_hint}", file=sys.stderr)
+        reason = next(iter(str(error).splitlines()), "out of memory")  # Python's own says nothing
+        print(f"{program}: {reason}\n{memory_hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"stopped; {stopped}", file=sys.stderr)

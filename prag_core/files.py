@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, ETIMEDOUT
 from pathlib import Path
@@ -64,9 +65,48 @@ def write_json(path: Path, value: object) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)  # readable by whoever reads the folder
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside a file; what is written there takes its place at the end.
+
+    What a full disk or Ctrl-C cuts short is removed.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)  # readable by whoever reads the folder
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_lines(path: Path, records: Iterable[Mapping]) -> None:
+    """Write JSON lines, compressed where the name ends in .gz, then rename."""
+    with replacing(path) as temporary, temporary.open("wb") as raw:
+        # Without name and time, so that the same rows are the same bytes.
+        zipped = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        with zipped as file:
+            for record in records:
+                file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+
+
+def require_no_set(folder: Path, made: str = "") -> None:
+    """Raise ValueError for a folder with a question set, unless this command's file is there.
+
+    Args:
+        folder: where a question set is to be written.
+        made: name of a file that the command leaves beside its own sets, if it goes on with them.
+    """
+    found = [*folder.glob("corpus.jsonl*"), *folder.glob("questions.jsonl*")]
+    if found and not (made and (folder / made).exists()):
+        raise ValueError(
+            f"got {folder}, which holds {found[0].name} of another question set, expected a folder "
+            "for the new one: choose another"
+        )
 
 
 def whole_lines(path: Path) -> list[bytes]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from errno import EDQUOT, EISDIR, ENOSPC, EROFS
 
 import pytest
 
-from prag_core.files import sentence
+from prag_core.files import replacing, require_no_set, sentence, write_json, write_lines
 from tests.fixtures.command_line import run
 
 
@@ -37,3 +39,25 @@ def test_a_path_that_the_system_refuses_is_named_with_a_remedy(tmp_path, capsys)
         assert run("store", "import", f"--path={path}", "--key=k", "--source=x") == 2
         for line in capsys.readouterr().err.splitlines():
             assert "got " in line and "expected" in line and "Errno" not in line
+
+
+def test_what_is_cut_short_leaves_nothing(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(OSError, match="full"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(ENOSPC, "full")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_foreign_question_set_is_not_written_over(tmp_path):
+    require_no_set(tmp_path, "report.json")
+    write_lines(tmp_path / "questions.jsonl.gz", [{"id": "é"}])
+    with gzip.open(tmp_path / "questions.jsonl.gz", "rt", encoding="utf-8") as file:
+        assert file.read() == '{"id": "é"}\n'
+    for made in ("report.json", ""):
+        with pytest.raises(ValueError, match=r"which holds questions.jsonl.gz of another question"):
+            require_no_set(tmp_path, made)
+    (tmp_path / "report.json").touch()
+    require_no_set(tmp_path, "report.json")

@@ -7,7 +7,6 @@ in introductions. `hypernet fit` trains such questions on groups that hold both 
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from hypernet.training.sources import NOTHING, corpus_file
 from prag_core.augmentation.relations import find_relations, subject
 from prag_core.corpus.documents import Document
 from prag_core.corpus.leave_out import LeaveOut
+from prag_core.files import require_no_set, write_lines
 
 # By the first of the ways in which patterns ask for the relation.
 EARLIER = {
@@ -78,6 +78,7 @@ def joint_set(
     Raises:
         ValueError: no document that patterns find something in.
     """
+    require_no_set(Path(folder))
     draw = random.Random(seed)
     documents = [
         document
@@ -118,8 +119,7 @@ def joint_set(
     texts = [{"id": i, "title": d.title, "text": d.text} for i, d in needed.items()]
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, records in (("corpus", texts), ("questions", rows)):
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        (Path(folder) / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_lines(Path(folder) / f"{name}.jsonl", records)
     print(f"wrote {len(rows)} questions over {len(needed)} documents to {folder}")
 
 

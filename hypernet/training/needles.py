@@ -6,7 +6,6 @@ from the chunks that a retriever finds.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from itertools import islice, product
@@ -15,6 +14,7 @@ from pathlib import Path
 from hypernet.training.sources import corpus_file
 from prag_core.corpus.chunking import chunk_documents
 from prag_core.corpus.documents import Document, iter_documents
+from prag_core.files import write_lines
 from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
 
 NAMES = ("Ostrel", "Quellamar", "Veldin", "Tarnmoor", "Brisk", "Ulvena", "Corrick", "Maduin")
@@ -80,8 +80,7 @@ def needle_set(
         )
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, records in (("corpus", rows), ("questions", questions)):
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        (Path(folder) / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_lines(Path(folder) / f"{name}.jsonl", records)
     print(f"wrote {len(rows)} documents with {needles} questions each to {folder}")
 
 

@@ -6,17 +6,20 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from prag_core.commands.store import STORE
+from prag_core.corpus.documents import Document
 from prag_core.corpus.records import text_lines
 from prag_core.files import json_bytes, write_json
+from prag_core.pipeline.answers import Answer
 from prag_core.pipeline.setup import Setup
 
+KEPT = 256  # questions answered before the first of them is printed and written
 ModeName = Literal[
     "closed_book", "in_context", "in_context_rows", "kv_cache", "reader", "da_rag", "parametric",
     "combine", "sft",
@@ -58,23 +61,32 @@ def answer(
         raise ValueError("got no question, expected one: give it as an argument or one a line")
     reads_only = not find_mode(mode).needs_parametrizer
     with build_pipeline(setup, store, create=False, reads_only=reads_only) as rag:
-        answers = rag.answer(questions, mode, k, where=where)
-    setup = rag.setup or setup  # with the path that the store has
-    for reply in answers:  # first the answer, then what it was made from
-        print(reply.text)
-        for hit in reply.documents:
-            print(f"  {hit.score:8.3f}  {rag.documents[hit.document_id].title or hit.document_id}")
-        for note in reply.notes:
-            print(f"  note: {note}")
-    if output:
-        path, rows = Path(output), [asdict(reply) for reply in answers]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        path.write_bytes(json_bytes(lines))
-        # The resolved settings, so that the answers can be made again.
-        write_json(path.with_suffix(".config.json"), asdict(setup))
+        setup = rag.setup or setup  # with the path that the store has
+        if output:
+            path = Path(output)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The resolved settings, so that the answers can be made again.
+            write_json(path.with_suffix(".config.json"), asdict(setup))
+            path.write_bytes(b"")
+        for start in range(0, len(questions), KEPT):
+            answers = rag.answer(questions[start : start + KEPT], mode, k, where=where)
+            if output:  # before they are printed: nobody may read on
+                rows = (json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in answers)
+                with path.open("ab") as file:
+                    file.write(json_bytes("".join(rows)))
+            for reply in answers:
+                _print(reply, rag.documents)
     if problems:  # last: the other questions are answered
         raise ValueError(f"{'; '.join(problems)}: write them in UTF-8, the others are answered")
+
+
+def _print(reply: Answer, documents: Mapping[str, Document]) -> None:
+    """Print the answer, then what it was made from."""
+    print(reply.text)
+    for hit in reply.documents:
+        print(f"  {hit.score:8.3f}  {documents[hit.document_id].title or hit.document_id}")
+    for note in reply.notes:
+        print(f"  note: {note}")
 
 
 def _lines(problems: list[str]) -> Iterator[str]:

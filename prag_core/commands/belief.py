@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
 from prag_core.evaluation.conditions import EvaluationOptions
-from prag_core.files import write_json
+from prag_core.files import require_no_set, write_json, write_lines
 from prag_core.pipeline.setup import Setup
 
 
@@ -49,10 +48,12 @@ def belief(
             f"got question sets {', '.join(names) or 'none'}, expected one or more with different "
             "names: rename a folder"
         )
+    folder = Path(to)
+    require_no_set(folder, "belief.json")
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     rag = ParametricRAG(base, generation=setup.generation, options=setup.answering)
     config = setup.answer_config() | rag.identity
-    folder, parts, counts = Path(to), [], {}
+    parts, counts = [], {}
     options = EvaluationOptions(("closed_book",), seed=seed)
     for whole in (whole.sample_questions(questions, seed) for whole in sets):
         answers = folder / "closed_book" / whole.name
@@ -87,5 +88,4 @@ def _write(folder: Path, parts: list[QuestionSet]) -> None:
         for part in parts for q in part.questions
     ]  # fmt: skip
     for name, records in (("corpus", corpus), ("questions", questions)):
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_lines(folder / f"{name}.jsonl", records)

@@ -64,7 +64,7 @@ def benchmark(
     for table in (table for one in results for table in results_tables(one, narrow=True)):
         console.print(table.rich())
     files = ", ".join(map(str, paths_of_results))
-    console.print(f"tables in {folder / 'table.md'}, numbers in {files}")
+    print(f"tables in {folder / 'table.md'}, numbers in {files}")
     # At the end, with a status of its own: whatever could be answered is in the table.
     if failures:
         listed = "\n".join(f"  {cell}: {reason}" for cell, reason in failures.items())

@@ -66,7 +66,7 @@ def compare(
         from prag_core.evaluation.report.wandb_run import log_to_wandb
 
         log_to_wandb(report, folder)
-    console.print(f"report in {folder / 'report.html'}, numbers in {folder / 'report.json'}")
+    print(f"report in {folder / 'report.html'}, numbers in {folder / 'report.json'}")
 
 
 def _load(source: str, split: str, skip_bad: bool) -> QuestionSet:

@@ -72,7 +72,7 @@ def demo(
     examples = _examples(shown, {name: answers[name] for name in order})
     _print_examples(console, examples)
     write_json(folder / RESULTS_NAME, {"paths": results, "examples": examples})
-    console.print(f"all else in {folder / RESULTS_NAME}")
+    print(f"all else in {folder / RESULTS_NAME}")
 
 
 def _first_answers(

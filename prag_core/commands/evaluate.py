@@ -87,6 +87,11 @@ def evaluate_set(
     from prag_core.evaluation.unrelated import draw_unrelated
     from prag_core.pipeline.rag import build_pipeline
 
+    if hits and (choose_prompts or evaluation.retrieval == "gold"):
+        raise ValueError(
+            "got hits beside gold documents (retrieval gold, or choose_prompts), expected one of "
+            "them: leave out hits, or set --evaluation.retrieval retriever"
+        )
     whole, seed = load_question_set(question_set, split, skip_bad=skip_bad), evaluation.seed
     if documents or most_words:
         whole = whole.sample(documents, seed, most_words=most_words)
@@ -102,10 +107,10 @@ def evaluate_set(
                 "got chunk_tokens for a set without golden answers, expected 0: what is found is "
                 "measured on whole documents"
             )
-        if predictions or unrelated:
+        if predictions or unrelated or choose_prompts:
             raise ValueError(
-                "got predictions or unrelated for a set without golden answers, expected neither: "
-                "retrieval alone is scored"
+                "got predictions, unrelated or choose_prompts for a set without golden answers, "
+                "expected none of them: retrieval alone is scored"
             )
         return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
     sources = (unrelated,) if isinstance(unrelated, str) else unrelated

@@ -102,6 +102,10 @@ def serve(
         )
     if backend == "vllm":
         _require_merge_by_name(setup.answering)
+    if max_rows < 1 or max_queue < 1:
+        raise ValueError(
+            f"got max_rows {max_rows} and max_queue {max_queue}, expected 1 or more: correct them"
+        )
     _require_port(host, port)  # before the model is loaded
     remote, key = None, os.environ.get("VLLM_API_KEY", "")
     if backend == "vllm":

@@ -151,7 +151,8 @@ def _push(opened: Any, to: str) -> None:
     if not to:
         raise ValueError("got no target, expected a url or folder of shards: set --to")
     with progress_bar("adapters", len(opened)) as advance:
-        print(f"{push(opened, to, advance)} adapters copied to {to}")
+        count = push(opened, to, advance)
+    print(f"{count} adapters copied to {to}")  # not within the bar, which takes what is printed
 
 
 def _export(

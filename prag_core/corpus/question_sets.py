@@ -92,7 +92,13 @@ class QuestionSet:
         return replace(self, name=name, documents=ordered, questions=questions)
 
     def sample_questions(self, count: int, seed: int) -> QuestionSet:
-        """Draw questions, kept in order, over the same documents; 0 takes all."""
+        """Draw questions, kept in order, over the same documents; 0 takes all.
+
+        Raises:
+            ValueError: a negative number.
+        """
+        if count < 0:
+            raise ValueError(f"got {count} questions, expected 0 (all) or more: correct it")
         if not 0 < count < len(self.questions):
             return self
         drawn = sorted(random.Random(seed).sample(range(len(self.questions)), count))

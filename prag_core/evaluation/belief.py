@@ -33,7 +33,8 @@ def stances(questions: Sequence[Question], predictions: Sequence[str]) -> dict[s
     An answer holds what stands in it as whole words (containment; exact matches do). Empty where
     questions have no belief.
     """
-    if not questions or not all(BELIEF in question.metadata for question in questions):
+    # A list, as `contradict` writes it: other sets may have a field of this name.
+    if not questions or not all(isinstance(q.metadata.get(BELIEF), list) for q in questions):
         return {}
     pairs = [*zip(questions, predictions, strict=True)]
     said = {

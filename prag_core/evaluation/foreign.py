@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ def read_hits(path: Path | str, question_set: QuestionSet) -> Rows:
         try:
             question, _, document, rank, score = fields[:5]
             hit = Hit(known[document], float(score))
+            if not math.isfinite(hit.score):
+                raise ValueError("no finite score")
             ranked.setdefault(question, []).append((int(rank), hit))
         except (ValueError, KeyError) as error:
             raise ValueError(

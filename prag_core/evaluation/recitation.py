@@ -91,7 +91,8 @@ def long_answers(
 
 def recitations(questions: Sequence[Question], predictions: Sequence[str]) -> dict[str, np.ndarray]:
     """Return a document's measures for each of its requests, (N,); empty for other questions."""
-    if not questions or not all(REQUEST in question.metadata for question in questions):
+    # Other sets may have a field of this name.
+    if not questions or not all(q.metadata.get(REQUEST) in REQUESTS for q in questions):
         return {}
     by_document: dict[str, dict[str, tuple[np.ndarray, int]]] = {}
     asked = [(q.id.removesuffix(f"-{q.metadata[REQUEST]}"), q.metadata[REQUEST]) for q in questions]

@@ -11,10 +11,8 @@ is made of it.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import os
 import shlex
 import sys
 import time
@@ -33,7 +31,7 @@ from prag_core.augmentation.question_writer import (
 )
 from prag_core.corpus.documents import Document
 from prag_core.evaluation.results import append_answers, claim_folder
-from prag_core.files import locked, whole_lines, write_json
+from prag_core.files import locked, require_no_set, whole_lines, write_json, write_lines
 from prag_core.model.base_model import BaseModel
 from prag_core.model.hardware import machine
 from prag_core.model.options import GenerationOptions
@@ -91,6 +89,7 @@ def write_question_set(
         TimeoutError: another process writes to the folder.
         ValueError: the folder was made with other settings.
     """
+    require_no_set(folder, RECORDS)
     checker = _Checker(base, options)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -210,17 +209,7 @@ def _write_set(folder: Path, model: str) -> None:
         for r in kept for number, q in _kept(r)
     )  # fmt: skip
     for name, rows in (("corpus", documents), ("questions", questions)):
-        _write_lines(folder / f"{name}.jsonl.gz", rows)
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping]) -> None:
-    """Write compressed JSON lines under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    # Without name and time, so that the same rows are the same bytes.
-    with temporary.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-        for row in rows:
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-    os.replace(temporary, path)
+        write_lines(folder / f"{name}.jsonl.gz", rows)
 
 
 def _summary(records: Iterable[Mapping]) -> dict:

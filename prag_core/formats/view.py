@@ -6,6 +6,7 @@ those whose base model it was not started with, and those of a higher rank than 
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from prag_core.adapters.adapter import Adapter
@@ -43,19 +44,25 @@ def view_store(
     """
     to = Path(to)
     require_empty(to)
-    count, damaged = 0, []
-    # Read one by one: a view of a large store never holds more than one adapter in memory.
-    for key in store.keys(prefix):
-        try:
-            adapter = cut_rank(store.get(key), rank)
-        except DamagedError as error:
-            damaged.append(str(error))
-            continue
-        # An engine would refuse it later, in the middle of serving.
-        require_rank(key, adapter, max_rank)
-        to_peft(adapter, to / key, engine_model, store.weights_path(key))
-        count += 1
-    return count, damaged
+    written: list[Path] = []
+    damaged: list[str] = []
+    try:
+        # Read one by one: a view of a large store never holds more than one adapter in memory.
+        for key in store.keys(prefix):
+            try:
+                adapter = cut_rank(store.get(key), rank)
+            except DamagedError as error:
+                damaged.append(str(error))
+                continue
+            # An engine would refuse it later, in the middle of serving.
+            require_rank(key, adapter, max_rank)
+            written.append(to / key)
+            to_peft(adapter, written[-1], engine_model, store.weights_path(key))
+    except BaseException:  # half a view would be in the way of the next try
+        for folder in written:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return len(written), damaged
 
 
 def cut_rank(adapter: Adapter, rank: int) -> Adapter:

@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from prag_core.files import FAILURES
 from prag_core.model.catalogue import CATALOGUE
 
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
@@ -108,7 +109,7 @@ def named_errors(name: str) -> Iterator[None]:
                 f"got a damaged file in {name}: {file} ({str(error).split(': ')[-1][:80]}), "
                 "expected a whole one: download it again (with git-lfs, `git lfs pull`)"
             ) from error
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError) or error.errno in FAILURES:  # a full disk, say
             raise
         if missing := _missing_parts(Path(name)):
             raise FileNotFoundError(

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from prag_core.commands.answer import _as_utf8
+from prag_core.pipeline.rag import ParametricRAG
 from tests.fixtures.command_line import run
 
 
@@ -22,6 +23,25 @@ def test_an_answer_comes_with_its_documents(corpus, options, tmp_path, capsys):
     assert json.loads(answers.read_text())["mode"] == "parametric"
     config = json.loads(answers.with_suffix(".config.json").read_text())
     assert config["dtype"] == "float32"
+
+
+def test_answers_are_kept_before_the_last_question(corpus, options, tmp_path, monkeypatch):
+    store, output = tmp_path / "store", tmp_path / "answers.jsonl"
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    monkeypatch.setattr("prag_core.commands.answer.KEPT", 2)
+    answer, rounds = ParametricRAG.answer, []
+
+    def stopped(*args, **kwargs):
+        rounds.append(args)
+        if len(rounds) == 2:
+            raise KeyboardInterrupt
+        return answer(*args, **kwargs)
+
+    monkeypatch.setattr(ParametricRAG, "answer", stopped)
+    asked = io.TextIOWrapper(io.BytesIO(b"Where is Bo?\nWhere is Al?\nWhere is Cy?\n"))
+    monkeypatch.setattr("sys.stdin", asked)
+    assert run("answer", "-", "--store", store, "--output", output, *options) == 130
+    assert [json.loads(line)["mode"] for line in output.open()] == ["parametric"] * 2
 
 
 def test_every_mode_of_a_store_may_be_asked(corpus, options, tmp_path, capsys):

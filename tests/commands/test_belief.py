@@ -31,6 +31,8 @@ def source(tmp_path):
 
 def test_a_set_that_contradicts_the_model(source, tmp_path, tiny_folder, capsys):
     to, options = tmp_path / "to", (f"--base_model={tiny_folder}", "--generation.max_new_tokens=2")
+    assert run("belief", source, source, *options) == 2  # would replace it
+    assert "of another question set, expected a folder" in capsys.readouterr().err
     assert run("belief", source, to, *options) == 2  # the tiny model knows nothing
     assert "got no question whose text could be altered" in capsys.readouterr().err
     path = answers_path(to / "closed_book" / "born", "closed_book")

@@ -247,4 +247,4 @@ def test_one_document_is_compared_without_another(folders, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert "generated/parametric" in report["quality"]["conditions"]
     assert "shuffled is left out" in " ".join(report["notes"])
-    assert "trained" not in report["side_effects"]
+    assert "generated" not in report["side_effects"]

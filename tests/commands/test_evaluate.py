@@ -129,6 +129,8 @@ def test_hits_and_predictions_of_other_tools(run, tmp_path, capsys):
     found = results(tmp_path)["conditions"]
     assert found["other"]["metrics"]["f1"]["mean"] == 1
     assert found["parametric"]["metrics"] == found["gold"]["metrics"]  # the right documents
+    assert run(*options, "--evaluation.retrieval=gold") == 2
+    assert "got hits beside gold documents" in capsys.readouterr().err
     assert run(*options, "--predictions=[nowhere.json]") == 2
     assert run(*options, f"--predictions=[{said},{tmp_path / 'b' / 'other.json'}]") == 2
     assert "which have one name without folder and ending" in capsys.readouterr().err

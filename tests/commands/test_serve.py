@@ -149,6 +149,12 @@ def test_a_taken_port_and_a_foreign_address_are_refused_in_words(capsys):
             assert f"got {host}:{number}, where no server can listen" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--max_rows=0", "--max_queue=0"])
+def test_a_server_that_could_answer_nothing_is_refused(option, capsys):
+    assert cli.main(["serve", option]) == 2
+    assert "expected 1 or more" in capsys.readouterr().err
+
+
 def test_no_key_no_strangers(options, tmp_path, capsys):
     arguments = ["serve", "--host=0.0.0.0", f"--store={tmp_path / 's'}", *options]
     assert cli.main(arguments) == 2

@@ -31,6 +31,8 @@ def test_hits_by_source_id_or_id_in_order_of_rank(tmp_path):
         ("q0 Q0 d9 1 1.0 me", r"line 1: 'q0 Q0 d9 1 1.0 me' \(KeyError\('d9'\)\), expected"),
         ("q0 Q0 d1 first 1.0 me", "line 1"),
         ("q0 Q0", "line 1"),
+        ("q0 Q0 d1 1 nan me", r"line 1: .*no finite score"),
+        ("q0 Q0 d1 1 -inf me", r"line 1: .*no finite score"),
         ("x1 Q0 d1 1 1.0 me", "with hits for x1, expected some for q0, q1, q2"),
         ("", "with hits for no questions"),
         ("q0 Q0 d1 1 1.0 me\nq0 Q0 Zürich 2 1.0 me", r"run\.trec, line 2: got byte 7 that is 0xfc"),

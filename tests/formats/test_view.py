@@ -55,6 +55,7 @@ def test_weights_are_linked_and_outlive_the_store_entry(filled, tmp_path):
 def test_a_rank_above_the_engines_limit_and_a_full_target_are_refused(filled, tmp_path):
     with pytest.raises(ValueError, match=r"of rank 2 .*, expected at most 1: start vLLM with"):
         view_store(filled, tmp_path / "view", "org/tiny", max_rank=1)
+    assert not any((tmp_path / "view").glob("*"))  # the next try meets an empty folder
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ValueError, match="has content, expected a new or empty folder"):

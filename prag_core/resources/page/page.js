@@ -82,7 +82,7 @@ function show(item) {
     $("documents").append(node);
   }
   $("none").hidden = known.size > 0;
-  picture(item.id, node).catch(report);
+  if (!item.problem) picture(item.id, node).catch(report); // it has no adapter to draw
 }
 
 async function picture(id, node) {
