@@ -19,7 +19,7 @@ from statistics import median
 from prag_core.adapters.shards import open_store
 from prag_core.corpus.documents import read_documents
 from prag_core.corpus.question_sets import load_question_set
-from prag_core.evaluation.compare.parts import peak_bytes
+from prag_core.evaluation.compare.parts import peak_bytes, reset_peak
 from prag_core.evaluation.retrieval import retrieval_scores
 from prag_core.retrieval.factory import make_retriever
 from prag_core.speed.measurement import Measurement, seconds
@@ -55,6 +55,7 @@ def measure_retrieval(corpus: str, question_sets: Sequence[str], k: int = 3) -> 
 def _retrieval(name: str, corpus: str, folders: Sequence[str], k: int) -> dict:
     sets = [load_question_set(folder) for folder in folders]
     documents = [*read_documents(corpus), *(d for s in sets for d in s.documents)]
+    reset_peak(False)  # reading the corpus took more for a moment
     before = peak_bytes(False)
     began = time.perf_counter()
     retriever = make_retriever(name, documents)

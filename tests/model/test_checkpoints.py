@@ -226,6 +226,7 @@ def test_damaged_gguf_files(tmp_path, monkeypatch, size):
     ("architecture", "add", "match"),
     [
         ("phi3", lambda w: None, "got architecture 'phi3' .*llama, qwen2.*gemma3"),
+        ("gemma", lambda w: None, "got architecture 'gemma' .*mistral, gemma2"),
         ("clip", lambda w: None, "got architecture 'clip'"),
         ("llama", lambda w: w.add_type("adapter"), "got an adapter .*store import"),
         ("llama", lambda w: w.add_uint16("split.count", 3), "got a part of a model .*--merge"),
