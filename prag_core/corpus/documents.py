@@ -388,5 +388,5 @@ def _stdin_documents(raw: bytes, reject: Reject, encoding: str) -> Iterator[Docu
         yield from _record_documents(pairs, reject)
     else:
         kind = "html" if HTML_START.match(start) else "txt"
-        kind = next((kind for sign, kind in SIGNS.items() if raw.startswith(sign)), kind)
+        kind = next((kind for sign, kind in SIGNS.items() if raw.lstrip().startswith(sign)), kind)
         yield from _content_document(name, kind, "", lambda: raw, reject, encoding)

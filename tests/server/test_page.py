@@ -89,6 +89,16 @@ def test_files_and_what_is_there_already(page, server, tmp_path):
     assert "notes.jsonl" in page.inner_text("#error")
 
 
+def test_what_went_elsewhere_is_asked_about_no_more(page, server):
+    first, second = server[1].add(documents(2))
+    page.reload()
+    page.wait_for_selector(".document >> nth=1")
+    server[1].remove(first)
+    page.fill("#question", "What are P0 and P1?")
+    assert "from P1" in answers(page)["Generated adapter"]
+    assert page.locator(".document").count() == 1 and not page.query_selector("article.failed")
+
+
 def test_by_keyboard_alone(page):
     page.focus("#title")
     page.keyboard.type("Ada")

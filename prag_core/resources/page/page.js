@@ -32,7 +32,8 @@ async function request(path, options = {}) {
   if (reply.ok) return reply;
   if (reply.status === 401) $("key-form").hidden = false;
   const body = await reply.json().catch(() => ({}));
-  throw new RequestError(body.error?.message ?? `The server answered with status ${reply.status}.`);
+  const message = body.error?.message ?? `The server answered with status ${reply.status}.`;
+  throw Object.assign(new RequestError(message), { status: reply.status });
 }
 
 const json = async (path, options) => (await request(path, options)).json();
@@ -154,11 +155,23 @@ async function upload(files) {
   }
 }
 
-async function remove(id) {
-  await json(`/v1/documents/${id}`, { method: "DELETE" });
-  known.get(id).remove();
+function drop(id) {
+  known.get(id)?.remove();
   known.delete(id);
   $("none").hidden = known.size > 0;
+}
+
+// What another page or program removed can be asked about no more.
+async function dropRemoved() {
+  await Promise.all([...known.keys()].map((id) => json(`/v1/documents/${id}`).catch((error) => {
+    if (error.status !== 404) throw error;
+    drop(id);
+  })));
+}
+
+async function remove(id) {
+  await json(`/v1/documents/${id}`, { method: "DELETE" });
+  drop(id);
   $("status").textContent = "Removed: the model no longer knows it.";
 }
 
@@ -228,6 +241,7 @@ async function answer(body, node) {
 }
 
 async function ask() {
+  await dropRemoved();
   const on = [...known].filter(([, node]) => node.querySelector("input").checked).map(([id]) => id);
   const messages = [{ role: "user", content: $("question").value }];
   const k = Number($("k").value) || 1;
