@@ -90,7 +90,7 @@ def test_files_and_what_is_there_already(page, server, tmp_path):
 
 
 def test_what_went_elsewhere_is_asked_about_no_more(page, server):
-    first, second = server[1].add(documents(2))
+    first, _ = server[1].add(documents(2))
     page.reload()
     page.wait_for_selector(".document >> nth=1")
     server[1].remove(first)
