@@ -241,13 +241,22 @@ async function answer(body, node) {
 }
 
 async function ask() {
-  await dropRemoved();
+  $("answers").replaceChildren();
+  $("ask").disabled = true;
+  try {
+    await dropRemoved();
+    await Promise.all(asked());
+  } finally {
+    $("ask").disabled = false;
+  }
+}
+
+// The question in every mode, a promise of each that has documents.
+function asked() {
   const on = [...known].filter(([, node]) => node.querySelector("input").checked).map(([id]) => id);
   const messages = [{ role: "user", content: $("question").value }];
   const k = Number($("k").value) || 1;
-  $("answers").replaceChildren();
-  $("ask").disabled = true;
-  const running = MODES.map(([name, hint, settings]) => {
+  return MODES.map(([name, hint, settings]) => {
     const node = $("answer-template").content.firstElementChild.cloneNode(true);
     node.querySelector("h3").textContent = name;
     node.querySelector(".hint").textContent = hint;
@@ -263,8 +272,6 @@ async function ask() {
     const among = settings.mode === "closed_book" ? {} : { among: on };
     return answer({ messages, k, ...settings, ...among }, node);
   });
-  await Promise.all(running);
-  $("ask").disabled = false;
 }
 
 $("add-form").addEventListener("submit", attempt(add));
