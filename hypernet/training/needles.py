@@ -14,7 +14,7 @@ from pathlib import Path
 from hypernet.training.sources import corpus_file
 from prag_core.corpus.chunking import chunk_documents
 from prag_core.corpus.documents import Document, iter_documents
-from prag_core.files import write_lines
+from prag_core.files import require_no_set, write_lines
 from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
 
 NAMES = ("Ostrel", "Quellamar", "Veldin", "Tarnmoor", "Brisk", "Ulvena", "Corrick", "Maduin")
@@ -51,6 +51,7 @@ def needle_set(
     Raises:
         ValueError: too little text, or more facts in a text than there are names and things.
     """
+    require_no_set(Path(folder))
     tokenizer, draw = load_base_model(base_model).tokenizer, random.Random(seed)
     pool = iter_documents(corpus_file(corpus))
     pool = islice(pool, TRAINING_START) if test else islice(pool, TRAINING_START, None)
