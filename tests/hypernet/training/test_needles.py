@@ -70,7 +70,10 @@ def test_training_set_has_one_fact_a_document(write, tmp_path, capsys):
         assert text.count(number) == 1 and "The secret number of the" in text
         assert question.question.split(" of ")[2].strip("?") in text  # the name
         assert not any(name in text for name in NAMES) and "number 9 flows" not in text
-    (made / "corpus.jsonl").unlink()
+    assert write("--documents=5") == 2
+    assert "of another question set, expected a folder" in capsys.readouterr().err
+    for name in ("corpus", "questions"):
+        (made / f"{name}.jsonl").unlink()
     assert write("--documents=500") == 2
     assert "ask for fewer documents" in capsys.readouterr().err
     assert not (made / "corpus.jsonl").exists()
