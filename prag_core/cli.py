@@ -89,9 +89,13 @@ DIFFERENCES: dict[str, dict] = {  # from what the function's signature says, see
     "benchmark": {  # a list of models has them
         "unread": ["path", "base_model", "dtype", "hypernet", "reader"]
     },
-    "belief": {"unread": [*OF_DOCUMENTS, "training"]},
+    "belief": {"unread": [*OF_DOCUMENTS, "training", "reader"]},
     "compare": {"unread": ["path"]},
-    "warmup": {"unread": ["reader"], "stopped": "nothing was kept"},
+    "speed": {"stopped": "finished parts are kept; name the others in --parts"},
+    "warmup": {
+        "unread": [*OF_DOCUMENTS, "reader", "generation", "answering"],
+        "stopped": "nothing was kept",
+    },
     "writer": {
         "unread": [*OF_DOCUMENTS, "reader", "generation", "answering"],
         "stopped": "nothing was kept",

@@ -84,8 +84,9 @@ class HypernetCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Let float32 matrix products use TF32 where there is a GPU."""
-        torch.set_float32_matmul_precision("high")
+        """Let a training's float32 matrix products use TF32 where there is a GPU."""
+        if self.name == "fit":
+            torch.set_float32_matmul_precision("high")
 
     def instantiate_trainer(self, **settings) -> Trainer:
         """Build the trainer, with the logger that was named unless `trainer.logger` is one."""

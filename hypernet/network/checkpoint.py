@@ -18,7 +18,7 @@ from hypernet.network.config import NetworkConfig
 from hypernet.network.heads import build_head
 from prag_core.files import write_json
 from prag_core.model.base_model import BaseModel
-from prag_core.model.checkpoints import SHIPPED
+from prag_core.model.checkpoints import SHIPPED, local_place
 
 VERSION = 1  # of config.json's fields and the tensors' names
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -156,10 +156,9 @@ def find_checkpoint(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither shipped, nor a folder, nor on the hub.
     """
-    plain = len(Path(name).parts) == 1  # not a path: a shipped name goes before a local folder
-    for folder in (SHIPPED / name,) * plain + (Path(name),):
-        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
-            return folder
+    folder = local_place(name)
+    if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+        return folder
     if str(name).count("/") == 1 and not Path(name).parent.is_dir():  # owner/name
         from huggingface_hub import snapshot_download  # slow to import, and only needed here
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

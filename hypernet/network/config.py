@@ -83,6 +83,11 @@ class NetworkConfig:
                 f"got background {self.background} of weight {self.background_weight}, expected 0 "
                 "or more directions and a weight > 0"
             )
+        if self.head == "perceiver" and self.whitening == "none":
+            raise ValueError(
+                "got whitening 'none' with head 'perceiver', which always scales its keys, "
+                "expected 'diagonal': leave it out"
+            )
         if self.head != "ridge" and (self.background or self.salience or self.key_rank):
             raise ValueError(
                 f"got head {self.head!r} with background {self.background}, salience "

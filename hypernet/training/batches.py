@@ -89,6 +89,12 @@ class BatchConfig:
         find_wording(self.prompt)
         if not self.ranks or min(self.ranks) < 0:
             raise ValueError(f"got ranks {list(self.ranks)}, expected some, each 0 (full) or more")
+        if {*self.ranks} - {0} and 1 not in self.groups:
+            raise ValueError(
+                f"got ranks {list(self.ranks)} with groups {list(self.groups)}, expected groups of "
+                "1, as ranks are those of documents alone: put 1 into data.batch.groups, or leave "
+                "the ranks out"
+            )
 
     def require_rows(
         self, unrelated: float, teacher: float, regression: float, imitation: float

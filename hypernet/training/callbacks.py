@@ -107,8 +107,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: lightning.Trainer, *_) -> None:
         """Write it with the validation's point (see `Curve`)."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.written = trainer.global_step
-            trainer.save_checkpoint(self.path)
+            self._write(trainer)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_) -> None:
         """Write it every few steps."""
@@ -118,5 +117,12 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: lightning.Trainer, *_) -> None:
         """Write it, once a step."""
         if self.written != trainer.global_step:
-            self.written = trainer.global_step
-            trainer.save_checkpoint(self.path)
+            self._write(trainer)
+
+    def _write(self, trainer: lightning.Trainer) -> None:
+        # In its folder, then renamed: Lightning would copy it over the old one, across file systems
+        # byte by byte, and whoever is killed meanwhile has neither.
+        self.written, fresh = trainer.global_step, self.path.with_suffix(".new")
+        trainer.save_checkpoint(fresh)  # by all processes
+        if trainer.is_global_zero:
+            fresh.replace(self.path)

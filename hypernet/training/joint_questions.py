@@ -59,7 +59,8 @@ BRIDGES = {
 }
 # Asked through another document, what something is has many answers.
 VAGUE = ("What is {}?", "What is {}'s occupation?")
-DATES = ("%Y", "%B %Y", "%d %B %Y", "%B %d, %Y")
+DATES = {"%Y": 1, "%B %Y": 2, "%d %B %Y": 3, "%B %d, %Y": 3}  # form -> parts of a date
+Date = tuple[int, ...]
 Joint = tuple[str, str, str, Document, Document]  # kind, question, answer, and what it takes
 
 
@@ -153,7 +154,8 @@ def comparisons(
                 kinds[relation][answer].append(document)
             if relation in EARLIER and (date := _date(answer)):
                 dates[relation].append((date, document))
-    dates = {relation: rows for relation, rows in dates.items() if len({d for d, _ in rows}) > 1}
+    # Of different years: of "1994" and "March 1994" nobody knows which comes first.
+    dates = {name: rows for name, rows in dates.items() if len({d[0] for d, _ in rows}) > 1}
     kinds = {relation: rows for relation, rows in kinds.items() if len(rows) > 1}
     while dates or kinds:
         if dates:
@@ -162,9 +164,9 @@ def comparisons(
             yield _same(*draw.choice([*kinds.items()]), draw)
 
 
-def _dated(relation: str, rows: list[tuple[datetime, Document]], draw: random.Random) -> Joint:
+def _dated(relation: str, rows: list[tuple[Date, Document]], draw: random.Random) -> Joint:
     early = late = draw.choice(rows)
-    while early[0] == late[0]:
+    while all(a == b for a, b in zip(early[0], late[0], strict=False)):  # as far as both are known
         early, late = sorted(draw.choices(rows, k=2), key=lambda row: row[0])
     table, (_, right) = draw.choice([(EARLIER, early), (LATER, late)])
     first, second = draw.sample([early[1], late[1]], 2)  # the answer stands first as often as last
@@ -183,8 +185,9 @@ def _same(relation: str, rows: dict[str, list[Document]], draw: random.Random) -
     return "comparison", question, said, first, second
 
 
-def _date(answer: str) -> datetime | None:
-    for form in DATES:
+def _date(answer: str) -> Date | None:
+    """Return year, month and day, as far as they are given."""
+    for form, parts in DATES.items():
         with suppress(ValueError):
-            return datetime.strptime(answer, form)
+            return datetime.strptime(answer, form).timetuple()[:parts]
     return None

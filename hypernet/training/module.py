@@ -18,6 +18,7 @@ from hypernet.network.encoder import Encoder
 from hypernet.network.heads import build_head, needs_background
 from hypernet.network.rows import Rows, attached_rows
 from hypernet.training.batches import ANSWER, COMPLETION, Batch
+from hypernet.training.datamodule import ENDLESS
 from hypernet.training.losses import (
     TrainedAdapters,
     mean_by_kind,
@@ -33,7 +34,7 @@ from prag_core.model.hardware import release_freed_memory
 from prag_core.model.packing import Packed, packed_states
 from prag_core.model.padding import pad
 from prag_core.model.prompts import prompt_id
-from prag_core.model.token_loss import kl_to_teacher
+from prag_core.model.token_loss import final_cap, kl_to_teacher, soft_capped
 from prag_core.model.wordings import find_wording
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.stacked_lora import short_attention
@@ -239,7 +240,8 @@ class HypernetModule(lightning.LightningModule):
     def logits(self, states: Tensor, positions: Tensor) -> Tensor:
         """Return logits (P, V) at flat positions (P,)."""
         # At the positions alone: logits of all would be V / H times as large as the states.
-        return self.base.model.get_output_embeddings()(states[positions])
+        logits = self.base.model.get_output_embeddings()(states[positions])
+        return soft_capped(logits, final_cap(self.base))
 
     @torch.no_grad()
     def base_logits(self, packed: Packed, positions: Tensor) -> Tensor:
@@ -270,7 +272,8 @@ class HypernetModule(lightning.LightningModule):
             losses["teacher_kl"] = self.teacher_weight, kl
         if (self.regression_weight or self.imitation_weight) and batch["group"] == 1:
             losses |= self._imitation(batch, rows, logits)
-        loss = sum(weight * value for weight, value in losses.values() if weight)
+        # From 0: a step may have nothing that any loss of a weight is about.
+        loss = sum((w * value for w, value in losses.values() if w), 0.0 * nll.sum())
         self.log_dict({f"train/{k}": v.detach() for k, (_, v) in losses.items()}, batch_size=1)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
         return loss
@@ -393,8 +396,9 @@ class HypernetModule(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with warm-up and cosine."""
         optimizer = adamw(self.network, self.learning_rate, self.weight_decay)
-        # Of the optimiser: with accumulation fewer than batches.
-        total = max(1, int(self.trainer.estimated_stepping_batches))
+        # Not Lightning's estimate: it would draw the batches before a checkpoint says where to go
+        # on. Without a number of steps (-1), time ends the training.
+        total = self.trainer.max_steps if self.trainer.max_steps > 0 else ENDLESS
 
         def factor(step: int) -> float:
             return warmup_cosine(step, self.warmup_steps, total, self.used)

@@ -46,11 +46,18 @@ def adamw(network: torch.nn.Module, rate: float, decay: float) -> torch.optim.Ad
     """Return AdamW (Loshchilov and Hutter, 2019); scalars per layer learn ten times faster."""
     # Adam moves every number by about the rate, and a scale has further to go than a matrix entry.
     fast = {id(parameter) for parameter in network.fast_parameters()}
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in fast]
+    decayed, rest = [], []
+    for name, parameter in network.named_parameters():
+        # A bias of several layers is (L, 1, width): no matrix either.
+        matrix = parameter.dim() > 1 and not name.endswith("bias")
+        if id(parameter) not in fast:
+            (decayed if matrix and decay else rest).append(parameter)
     groups = [
-        {"params": rest, "lr": rate, "weight_decay": decay},
+        {"params": rest, "lr": rate, "weight_decay": 0.0},
         {"params": network.fast_parameters(), "lr": 10 * rate, "weight_decay": 0.0},
     ]
+    if decayed:
+        groups.append({"params": decayed, "lr": rate, "weight_decay": decay})
     # 0.98: gradients of small, changing batches want a shorter average than the default's 0.999.
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 

@@ -78,8 +78,15 @@ def merge(
         tensors = {path: _concatenate(adapters, factors, path) for path in first.paths()}
     rank = max(a.shape[0] for a, _ in tensors.values())
     spec = replace(first, rank=rank, alpha=rank)
+    # What is true of all is true of their sum (the prompt; of Gemma, where its output is added).
+    metadata = {
+        key: value
+        for key, value in adapters[0].metadata.items()
+        if all(adapter.metadata.get(key) == value for adapter in adapters)
+    }
     identifiers = [adapter.metadata.get("document_id", "") for adapter in adapters]
-    return Adapter(spec, tensors, {"document_id": "+".join(identifiers)}, memory, shared)
+    metadata["document_id"] = "+".join(identifiers)
+    return Adapter(spec, tensors, metadata, memory, shared)
 
 
 def weigh_rows(adapter: Adapter, weights: Tensor) -> Adapter:

@@ -94,7 +94,8 @@ class SelfAugmenter:
             # models open.
             sampling = {"temperature": 0.4 * attempt, "top_p": 0.95, "seed": attempt}
             options = GenerationOptions(
-                PAIR_TOKENS * self.qa_pairs,
+                # Half of the context at most: the passage needs room, too.
+                min(PAIR_TOKENS * self.qa_pairs, self.base.context_length // 2),
                 stop=("```\n", "]\n"),
                 batch_size=self.batch_size,
                 **sampling,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def belief(
         )
     folder = Path(to)
     require_no_set(folder, "belief.json")
+    _require_same_sets(folder, [whole.name for whole in sets])
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     rag = ParametricRAG(base, generation=setup.generation, options=setup.answering)
     config = setup.answer_config() | rag.identity
@@ -65,8 +67,6 @@ def belief(
         }  # fmt: skip
         part, counts[whole.name] = contradict(whole, right, seed)
         parts.append(part)
-    about = {"base_model": setup.base_model, "seed": seed, "sets": counts}
-    write_json(folder / "belief.json", about | rag.identity)
     for name, sizes in counts.items():
         print(f"{name}: {', '.join(f'{count} {what}' for what, count in sizes.items())}")
     if not any(part.questions for part in parts):
@@ -74,7 +74,20 @@ def belief(
             "got no question whose text could be altered, expected some that the base model "
             "answers right: name more question sets, or a larger model"
         )
+    about = {"base_model": setup.base_model, "seed": seed, "sets": counts}
+    write_json(folder / "belief.json", about | rag.identity)
     _write(folder, parts)
+
+
+def _require_same_sets(folder: Path, names: list[str]) -> None:
+    """Raise ValueError for a folder that holds what was made of other question sets."""
+    path = folder / "belief.json"
+    made_of = [*json.loads(path.read_text("utf-8"))["sets"]] if path.exists() else names
+    if made_of != names:
+        raise ValueError(
+            f"got {folder}, made of {', '.join(made_of)}, expected a folder for "
+            f"{', '.join(names)}: choose another"
+        )
 
 
 def _write(folder: Path, parts: list[QuestionSet]) -> None:

@@ -66,7 +66,7 @@ def parametrize(
     from prag_core.pipeline.rag import assemble
 
     store, in_blocks = _place(store, shard, num_shards, runner)
-    if (replace and in_blocks) or (in_blocks and not corpus):
+    if (replace and (in_blocks or num_shards > 1)) or (in_blocks and not corpus):
         raise ValueError(
             f"got {'replace' if replace else 'no corpus'} for shards, which are not changed, "
             "expected a corpus to add: name one, or a single store"
@@ -169,4 +169,6 @@ def _complete(setup: Setup, store: str) -> None:
         missing = rag.without_adapter()
         with progress_bar("documents", len(missing)) as advance:
             rag.ensure_adapters(missing, advance)
+        if not is_url(store):
+            write_json(Path(store) / "config.json", asdict(rag.setup or setup))
         print(f"{len(missing)} of {len(rag.documents)} documents in {store} had no adapter")

@@ -39,7 +39,8 @@ def speed(
         output: folder for speed.json and for the adapters that are measured with.
         parts: what to measure; `stages` (of the trained path), `vllm`, `places` and `retrieval`
             when they are named.
-        quick: one or two of everything, to see that all parts run; its figures mean nothing.
+        quick: one or two of everything, to see that all parts run; its figures mean nothing, and
+            stand in speed.quick.json.
         base_model: `smollm2-135m` (embedded) or a local folder.
         hypernet: checkpoint of the generated path, for the parts `train`, `serve` and `vllm`.
         adapters: adapters in the store of part `store`.
@@ -59,7 +60,7 @@ def speed(
             raise ValueError(f"got the part {named} without --{lacking[0]}, expected both: name it")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "speed.json"
+    path = folder / ("speed.quick.json" if quick else "speed.json")
     report = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for part, rows in measure_parts(parts, folder, quick, on):
         report[part] = {

@@ -124,7 +124,15 @@ class LeaveOut:
                 question on their articles (by title, or id where there is none) either.
             most_words: draw no longer ones.
             seed: of the draw.
+
+        Raises:
+            ValueError: `last_documents`, which are of a corpus.
         """
+        if self.last_documents:
+            raise ValueError(
+                f"got leave_out.last_documents {self.last_documents} for a question set, expected "
+                "0: it is of a corpus; name the articles in leave_out.titles"
+            )
         titles = set(self.articles)
         if held_out:
             drawn = whole.sample(held_out, seed, most_words=most_words)

@@ -31,7 +31,7 @@ from prag_core.evaluation.estimates import document_groups
 from prag_core.evaluation.evaluate import Ask, evaluate
 from prag_core.evaluation.recitation import REQUEST, long_answers, recitation_set, requests
 from prag_core.evaluation.results import answers_path, claim_folder, conditions_in, read_answers
-from prag_core.files import write_json
+from prag_core.files import locked, write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.hardware import machine
 from prag_core.pipeline.parts import build_parametrizer
@@ -57,17 +57,20 @@ def run_benchmark(groups: Sequence[Group], folder: Path, skip_bad: bool = False)
 
     Raises:
         ValueError: answers that were made with another config; then nothing is loaded.
+        TimeoutError: another process writes to the folder.
     """
-    for group in groups:
-        claim_folder(group.folder / PLAN, group.config(), conditions_in(group.folder))
-    for cache in (_load, _corpus, _retriever):  # files may have changed since another run
-        cache.cache_clear()
-    failures: dict[str, str] = {}
-    for label, members in groupby(groups, key=lambda group: group.model.label):
-        unfinished = [group for group in members if missing_conditions(group)]
-        if unfinished:
-            _keep_run(folder / label)
-            failures |= _run_model(unfinished, folder / label / "store", skip_bad)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        for group in groups:
+            claim_folder(group.folder / PLAN, group.config(), conditions_in(group.folder))
+        for cache in (_load, _corpus, _retriever):  # files may have changed since another run
+            cache.cache_clear()
+        failures: dict[str, str] = {}
+        for label, members in groupby(groups, key=lambda group: group.model.label):
+            unfinished = [group for group in members if missing_conditions(group)]
+            if unfinished:
+                _keep_run(folder / label)
+                failures |= _run_model(unfinished, folder / label / "store", skip_bad)
     return failures
 
 

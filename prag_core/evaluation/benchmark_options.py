@@ -27,7 +27,6 @@ from prag_core.pipeline.setup import Setup
 SHARED = "shared"  # folder of the conditions that no adapter changes
 READER = "reader"  # and of those that the reader answers: with another one the others stay valid
 UNADAPTED = (SHARED, READER)
-TRAINED_MODES = ("da_rag", "sft")  # they need the trained path's augmentation or training
 # Kept as settings, or with the questions.
 ASKING = ("prompt", "max_new_tokens", "epochs", "conditions", "paths", "limits", "overrides",
           "recite")  # fmt: skip
@@ -242,7 +241,7 @@ def _stands_in(settings: Setup, path: str, name: str) -> bool:
     if condition.how.adapters == "reader":
         return path == READER and bool(settings.reader)
     if not condition.needs_adapters:
-        return path == ("trained" if condition.mode in TRAINED_MODES else SHARED)
+        return path == ("trained" if condition.needs_training else SHARED)
     if path != "trained":
         return path not in UNADAPTED
     # Trained adapters have no rows that all share, respond to no question (all their documents
@@ -333,10 +332,11 @@ def _check(
                 f"got conditions {list(given)} and no base model with a reader, expected its "
                 "adapter (`prag reader`): set `reader`, or leave it out of `conditions`"
             )
-        if "trained" not in paths and {*given} & {*TRAINED_MODES}:
+        trained = [name for name in given if parse_condition(name).needs_training]
+        if trained and "trained" not in paths:
             raise ValueError(
-                f"got conditions {list(given)} without the path trained, which "
-                f"{' and '.join(TRAINED_MODES)} need: add it to `paths`, or leave them out"
+                f"got conditions {', '.join(trained)} without the path trained, which they need: "
+                "add it to `paths`, or leave them out"
             )
     for spec in question_sets:
         if spec.recite:

@@ -34,6 +34,7 @@ from prag_core.evaluation.results import (
 )
 from prag_core.evaluation.tables import BELIEF, RECITED, Table, format_p, of_kind, result_table
 from prag_core.files import write_json
+from prag_core.model.checkpoints import local_place
 
 VERSION = 1  # of the file
 TOTAL = "total"  # the name of what is no sub-task
@@ -78,8 +79,8 @@ def _header(groups: Sequence[Group], folder: Path) -> dict:
 
 
 def weights_sha256(model: BenchmarkModel) -> str | None:
-    """Return the hash of the hypernetwork's weights; None where it is not given as a folder."""
-    path = Path(model.hypernet) / WEIGHTS
+    """Return the hash of the hypernetwork's weights; None where its files are not here."""
+    path = local_place(model.hypernet) / WEIGHTS
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 

@@ -97,6 +97,12 @@ class Condition:
         return self.needs_adapters or self.how.needs_parametrizer
 
     @property
+    def needs_training(self) -> bool:
+        """Whether the trained path alone has what it asks with: it augments, and trains corpora."""
+        whole = self.how.adapters == "corpus" and self.documents != "all"
+        return whole or self.how.passages == "augmented"
+
+    @property
     def gated(self) -> bool:
         """Whether adapters choose the documents whose passages are shown."""
         return bool(self.overrides.get(GATED))

@@ -198,7 +198,10 @@ class Bootstrap:
         return float(np.sqrt(self.size / (self.size - 1) * (rest**2).sum()) / counts.sum())
 
     def ratio(self, top: Sequence[float], bottom: Sequence[float]) -> Estimate | None:
-        """Return mean(top) / mean(bottom) over the same questions; None where that divides by 0."""
+        """Return mean(top) / mean(bottom) over the same questions; None where that divides by 0.
+
+        Without an interval where so many resamples divide by 0 that they may be its ends.
+        """
         tops, bottoms = self._sums(top), self._sums(bottom)  # (G,) each
         if not bottoms.sum():
             return None
@@ -209,9 +212,12 @@ class Bootstrap:
         drawn = np.concatenate([block @ pairs for block in self._weights()])  # (resamples, 2)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = drawn[:, 0] / drawn[:, 1]
-            low, high = np.nanquantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-        finite = math.isfinite(low) and math.isfinite(high)  # not where many divide by 0
-        return Estimate(mean, low, high) if finite else Estimate(mean)
+        undefined = 1 - np.isfinite(ratios).mean()
+        if undefined > (1 - LEVEL) / 2:
+            return Estimate(mean)
+        defined = ratios[np.isfinite(ratios)]
+        low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        return Estimate(mean, low, high)
 
     def _sums(self, values: Sequence[float]) -> np.ndarray:
         """Return the sum of every group's values, (G,)."""

@@ -8,6 +8,7 @@ A condition asked of a question set is a cell; benchmarks and comparisons are ma
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +35,7 @@ from prag_core.evaluation.results import (
     summarise,
 )
 from prag_core.evaluation.unrelated import Choices, UnrelatedTexts
-from prag_core.files import write_json
+from prag_core.files import locked, write_json
 from prag_core.model import prompts
 from prag_core.pipeline.answers import Answer
 from prag_core.pipeline.modes import require_one_passage
@@ -76,6 +77,7 @@ def evaluate(
         ValueError: no questions, questions without golden answers, gold documents that are
             missing, no other document for `shuffled`, no document to read what is unrelated with,
             or a folder made with another config.
+        TimeoutError: another process writes to the folder.
     """
     # Everything that can be refused is refused before the folder is touched.
     check_questions(question_set.questions)
@@ -90,22 +92,34 @@ def evaluate(
     # They are read with adapters of the set's documents, asked or not.
     owners = [owner.id for part in strangers.values() for owner in part.owners(documents)]
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     # Conditions can be added to a folder, and where a chunk ends changes no answer.
     settings = {n: v for n, v in asdict(options).items() if n not in ("conditions", "chunk")}
     if hits is not None:
         settings["hits"] = fingerprint([[(hit.document_id, hit.score) for hit in r] for r in hits])
     resolved = {"evaluation": settings, "question_set": set_identity(question_set)}
-    claim_folder(folder, resolved | {"run": dict(config or {})})
-    cells.make_adapters(conditions, owners, folder / MAKING)
-    for condition in conditions:
-        cells.answer(condition, folder, options.chunk)
-    answers = {name: read_answers(answers_path(folder, name)) for name in conditions_in(folder)}
-    # Somebody else's answers stand in the report, not in the folder.
-    answers |= predictions or {}
-    changed = {name: part.measure(rag, documents, seed) for name, part in strangers.items()}
-    report = summarise(question_set.name, question_set.questions, answers, seed, changed or None)
-    write_json(folder / RESULTS_NAME, asdict(report))
+    with locked(folder):
+        claim_folder(folder, resolved | {"run": dict(config or {})})
+        cells.make_adapters(conditions, owners, folder / MAKING)
+        for condition in conditions:
+            cells.answer(condition, folder, options.chunk)
+        answers = {name: read_answers(answers_path(folder, name)) for name in conditions_in(folder)}
+        # Somebody else's answers stand in the report, not in the folder.
+        answers |= predictions or {}
+        changed = _measured_before(folder) | {
+            name: part.measure(rag, documents, seed) for name, part in strangers.items()
+        }
+        report = summarise(
+            question_set.name, question_set.questions, answers, seed, changed or None
+        )
+        write_json(folder / RESULTS_NAME, asdict(report))
     return report
+
+
+def _measured_before(folder: Path) -> dict:
+    """Return what is unrelated, by source, as the folder's report has it."""
+    path = folder / RESULTS_NAME
+    return (json.loads(path.read_text("utf-8"))["unrelated"] or {}) if path.exists() else {}
 
 
 def trains(rag: ParametricRAG) -> bool:
@@ -121,9 +135,9 @@ def _require_parts(
         require_one_passage(condition.how, map(len, rows[condition.name]))
         if condition.how.adapters == "reader":
             rag.require_reader()
-        whole = condition.how.adapters == "corpus" and condition.documents != "all"
         augmented = condition.how.passages == "augmented"
-        if (whole and not trains(rag)) or (augmented and rag.augmenter is None):
+        able = rag.augmenter is not None if augmented else trains(rag)
+        if condition.needs_training and not able:
             raise ValueError(
                 f"got condition {condition.name}, expected others: the trained path alone augments "
                 "and trains on a whole corpus (--path trained); or leave the condition out"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ CONFIG_NAME, RESULTS_NAME = "config.json", "results.json"
 MAKING = "making.ndjson"  # a line a run: documents, and seconds in which their adapters were made
 Scores = Mapping[str, np.ndarray]  # metric -> (N,) in the order of the questions
 Answers = Mapping[str, dict]  # question id -> record
+Records = Mapping[str, Sequence[dict]]  # condition -> records in the order of the questions
 
 
 @dataclass(frozen=True)
@@ -203,12 +205,13 @@ def summarise(
     """
     # One for all conditions, so that they meet the same resamples.
     bootstrap = Bootstrap(document_groups(questions), seed)
-    cells, scores = {}, {}
+    cells, scores, asked = {}, {}, {}
     for condition in sorted(answers, key=in_order):
         # Half a condition is no result: it is left out until it is finished.
         if not all(question.id in answers[condition] for question in questions):
             continue  # interrupted, or of an earlier run with fewer questions
         records = [answers[condition][question.id] for question in questions]
+        asked[condition] = records
         scores[condition] = {m: np.array([r["scores"][m] for r in records]) for m in METRICS}
         seconds = round(sum(record["seconds"] for record in records), 3)
         silent = np.array([float(abstains(record["prediction"])) for record in records])
@@ -223,47 +226,71 @@ def summarise(
         cells[condition] = Cell(len(records), seconds, metrics)
     differences = {
         f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in scores[a]}
-        for a, b in _compared([*scores])
+        for a, b in _compared(asked)
     }
     ratios = {
         name: {m: bootstrap.ratio(top[m], bottom[m]) for m in METRICS}
-        for name, (top, bottom) in _divided(scores).items()
+        for name, (top, bottom) in _divided(scores, asked).items()
     }
     size = bootstrap.size
     return Report(name, len(questions), size, cells, correct(differences), ratios, unrelated)
 
 
-def _adapter_condition(names: Sequence[str]) -> str | None:
-    """Return the condition of the document's own adapter."""
-    return next((name for name in ("gold", "parametric") if name in names), None)
+def _own(asked: Records, condition: str = "") -> str | None:
+    """Return the condition of the documents' own adapters, of a condition's documents if given."""
+    names = ("gold", "parametric") if condition else ("parametric", "gold")
+    given = [name for name in names if name in asked]
+    return next((n for n in given if not condition or _same_documents(asked, n, condition)), None)
 
 
-def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
+def _same_documents(asked: Records, a: str, b: str) -> bool:
+    """Return whether one condition has no documents but the other's, in every question.
+
+    What was retrieved is not what the questions are about: a difference between the two would be
+    retrieval's. Conditions that are given no documents fit all others.
+    """
+    sets = ([{d["id"] for d in r.get("documents", ())} for r in asked[name]] for name in (a, b))
+    return all(one <= other or other <= one for one, other in zip(*sets, strict=True))
+
+
+def _compared(asked: Records) -> list[tuple[str, str]]:
     """Name the differences that say something: the adapter against what has none, or another."""
-    adapter = _adapter_condition(names)
+    adapter = _own(asked)
     # The adapter against each of these, as far as they were asked.
-    reading = [*filter(is_reading, names)]
-    pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft", *reading)]
-    pairs += [("combine", b) for b in reading]
-    pairs += [(name, name.partition(OF_FOCUS)[0]) for name in names if OF_FOCUS in name]
-    return [(a, b) for a, b in pairs if a in names and b in names]
+    reading = [*filter(is_reading, asked)]
+    pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft")]
+    both = [(a, b) for a in (adapter, "combine") if a in asked for b in reading]
+    pairs += [(a, b) for a, b in both if _same_documents(asked, a, b)]
+    pairs += [(name, name.partition(OF_FOCUS)[0]) for name in asked if OF_FOCUS in name]
+    return [(a, b) for a, b in pairs if a in asked and b in asked]
 
 
-def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
+def without_adapter(answers: Mapping[str, Sequence[Mapping]]) -> str | None:
+    """Return the condition that `shuffled` differs from by the adapter alone: asked as it was.
+
+    Args:
+        answers: condition -> records of the same questions.
+    """
+    prompts = {name: [r.get("prompt") for r in records] for name, records in answers.items()}
+    plain = [name for name in prompts if re.split("[@:]", name)[0] == "closed_book"]
+    return next((n for n in plain if prompts[n] == prompts.get(SHUFFLED)), None)
+
+
+def _divided(scores: Mapping[str, Scores], asked: Records) -> dict[str, tuple[Scores, Scores]]:
     """Return what is divided by what, by name: mostly what is kept of a better condition.
 
     The best reading is that of the highest F1; the reader, which was trained to read, stands beside
-    it. `kept by shuffled` is what closed_book answers and another document's adapter does not
-    spoil.
+    it. `kept by shuffled` is what is right without an adapter, asked in the same prompt, and not
+    spoilt by another document's.
     """
     pairs: dict[str, tuple[Scores, Scores]] = {}
-    adapter = _adapter_condition([*scores])
+    adapter = _own(asked)
     # The strongest reading is what adapters have to reach.
     reading = [name for name in scores if is_reading(name)]
     trained = [name for name in reading if name.startswith(READER)]
     kinds = [name for name in reading if name not in trained], trained
     best = [max(kind, key=lambda name: scores[name]["f1"].sum()) for kind in kinds if kind]
-    others, plain = scores.get(SHUFFLED), scores.get("closed_book")
+    others, plain = scores.get(SHUFFLED), without_adapter(asked)
     # What is lost with another document's adapter is knowledge; the rest is format.
     if adapter and others:
         lost = {m: scores[adapter][m] - others[m] for m in METRICS}
@@ -271,13 +298,14 @@ def _divided(scores: Mapping[str, Scores]) -> dict[str, tuple[Scores, Scores]]:
     focused = [name for name in scores if OF_FOCUS in name]
     for name in filter(scores.__contains__, (adapter, "combine", *focused)):
         for baseline in best:
-            pairs[f"{name} / {baseline}"] = scores[name], scores[baseline]
+            if _same_documents(asked, name, baseline):
+                pairs[f"{name} / {baseline}"] = scores[name], scores[baseline]
     for name in scores:
-        if adapter and name.startswith(("gold+", "rank:")):
-            pairs[f"{name} / {adapter}"] = scores[name], scores[adapter]
+        if name.startswith(("gold+", "rank:")) and (own := _own(asked, name)):
+            pairs[f"{name} / {own}"] = scores[name], scores[own]
     if plain and others:
-        both = {m: plain[m] * others[m] for m in METRICS}
-        pairs[KEPT] = both, plain
+        both = {m: scores[plain][m] * others[m] for m in METRICS}
+        pairs[KEPT] = both, scores[plain]
     return pairs
 
 

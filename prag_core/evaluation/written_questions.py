@@ -35,6 +35,7 @@ from prag_core.files import locked, require_no_set, whole_lines, write_json, wri
 from prag_core.model.base_model import BaseModel
 from prag_core.model.hardware import machine
 from prag_core.model.options import GenerationOptions
+from prag_core.model.wordings import reading_wording
 from prag_core.pipeline.answerer import Answerer
 from prag_core.retrieval.retriever import Hit
 from prag_core.terminal import progress_bar
@@ -94,7 +95,11 @@ def write_question_set(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         path = folder / RECORDS
-        config = {"questions": options.answer_config(), "writer": checker.writer.fingerprint}
+        config = {
+            "questions": options.answer_config(),
+            "writer": checker.writer.fingerprint,
+            "checked_with": reading_wording(base.fingerprint).id,
+        }
         claim_folder(folder, config, [RECORDS] * path.exists())
         done = {record["id"] for record in _records(path)}
         pending = [document for document in documents if document.id not in done]

@@ -115,11 +115,22 @@ def load_base_model(
         bound_kernel_caches()
     else:
         avoid_cudnn_attention()
-    return freeze(name, *_read(name, dtypes[dtype], device))
+    base = freeze(name, *_read(name, dtypes[dtype], device))
+    if dtypes[dtype] == torch.float16:
+        _halve(base.model)
+    return base
+
+
+def _halve(model: PreTrainedModel) -> None:
+    """Round a model's parameters to float16; its buffers (of positions) stay exact."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.float16)
+    model.config.dtype = torch.float16
 
 
 def _read(
-    name: str, dtype: torch.dtype, device: str
+    name: str, dtype: torch.dtype | str, device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read model and tokenizer; raises as `load_base_model`."""
     source, revision = model_source(name), {}
@@ -131,6 +142,8 @@ def _read(
         require_supported(name, config)
         # Quantised weights cannot be moved later.
         placed = {"device_map": {"": device}} if config.get("quantization_config") else {}
+        if dtype == torch.float16 and not placed:
+            dtype = "auto"  # as saved: float16 loses bits of small values that the fingerprint has
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,

@@ -28,6 +28,11 @@ INDEX = "model.safetensors.index.json"
 SHIPPED = Path(__file__).resolve().parents[2] / "hypernet" / "checkpoints"
 
 
+def local_place(name: str | Path) -> Path:
+    """Return where a name's files lie: a shipped one goes before a local folder of the name."""
+    return next((path for path in SHIPPED.glob("*") if path.name == str(name)), Path(name))
+
+
 def require_supported(name: str, config: Mapping[str, Any]) -> None:
     """Raise ValueError for an architecture or a quantisation that adapters cannot be put on.
 

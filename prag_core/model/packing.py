@@ -75,7 +75,18 @@ def flat(places: Sequence[Places], width: int) -> Places:
 
 
 def packed_states(base: BaseModel, packed: Packed) -> Tensor:
-    """Return the last hidden states of the model up to its head, (B * S, H)."""
+    """Return the last hidden states of the model up to its head, (B * S, H).
+
+    Raises:
+        ValueError: a row longer than the model's sliding window, which the mask does not have.
+    """
+    window = getattr(base.model.config, "sliding_window", None) or packed.ids.shape[1]
+    if packed.ids.shape[1] > window and (longest := int(packed.depths.max()) + 1) > window:
+        raise ValueError(
+            f"got a prompt of {longest} tokens to train with, expected at most {window}, the "
+            f"sliding window of {base.name}: take shorter documents (data.max_document_tokens), or "
+            "none with passages in the prompt"
+        )
     states = base.model.get_submodule("model")(
         input_ids=packed.ids,
         attention_mask=packed.bias(base.model.dtype),

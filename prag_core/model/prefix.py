@@ -4,7 +4,8 @@ What a decoder computes at a token depends on that token and those before it. Th
 a passage at the front of a prompt can therefore be kept, on disk if need be, and a question that
 comes behind it goes on from there: the passage is not read again, and the answer is the same. (In
 bfloat16 sums are rounded otherwise in tensors of another shape, here as between two batches of
-whole prompts: of two tokens that are nearly as likely the other one may come.)
+whole prompts: of two tokens that are nearly as likely the other one may come. Beyond a model's
+sliding window, of Gemma and some of Mistral's, shorter rows of a batch see a little less.)
 
     KV/<document>-<hash>.safetensors    of one prompt's beginning, up to the question
 

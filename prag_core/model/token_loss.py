@@ -31,9 +31,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(hidden)
         for start in range(0, len(hidden), CHUNK):
             rows = slice(start, start + CHUNK)
-            logits = (hidden[rows] @ weight.mT).float()  # (chunk, V)
-            if cap:
-                logits = cap * torch.tanh(logits / cap)
+            logits = soft_capped((hidden[rows] @ weight.mT).float(), cap)  # (chunk, V)
             normaliser = logits.logsumexp(-1, keepdim=True)  # (chunk, 1)
             index = target[rows, None]  # (chunk, 1)
             losses[rows] = (normaliser - logits.gather(-1, index))[:, 0]
@@ -52,6 +50,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, upstream: Tensor):
         (gradient,) = ctx.saved_tensors
         return gradient * upstream[:, None].to(gradient.dtype), None, None, None
+
+
+def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Return logits as a model with a final soft cap gives them (Gemma 2: 30); else as they are."""
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def final_cap(base: BaseModel) -> float | None:
+    """Return the soft cap of a model's logits; None where it has none."""
+    return getattr(base.model.config, "final_logit_softcapping", None)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -114,7 +122,7 @@ class Distillation:
 
         def mixed(hidden: Tensor, target: Tensor, ids: Tensor, logs: Tensor) -> Tensor:
             logits = (hidden @ base.model.lm_head.weight.mT).float()  # (chunk, V)
-            logits = cap * torch.tanh(logits / cap) if cap else logits
+            logits = soft_capped(logits, cap)
             nll = torch.nn.functional.cross_entropy(logits, target, reduction="none")
             student = coarse(logits, ids)  # (chunk, k + 1)
             kl = kl_divergence(student, logs) if self.reverse else kl_divergence(logs, student)
@@ -171,7 +179,7 @@ def mean_loss(
     Returns:
         (N,) in float32; 0 for a document without a target.
     """
-    cap = getattr(base.model.config, "final_logit_softcapping", None)  # of Gemma 2
+    cap = final_cap(base)
     weight = base.model.lm_head.weight  # (V, H)
     if distillation is None:
         losses = _LinearCrossEntropy.apply(hidden, weight, targets, cap)  # (P,)
@@ -212,11 +220,10 @@ def teach(
     ids, inside = ids.to(base.device), labels.to(base.device)[:, 1:] != IGNORE  # (rows, T - 1)
     read = base.model.model(input_ids=ids, past_key_values=past, use_cache=past is not None)
     hidden = read.last_hidden_state[:, :-1]  # (rows, T - 1, H)
-    cap = getattr(base.model.config, "final_logit_softcapping", None)  # of Gemma 2
     parts = []
     for rows in hidden[inside].split(CHUNK):
         logits = (rows @ base.model.lm_head.weight.mT).float()  # (chunk, V)
-        logits = cap * torch.tanh(logits / cap) if cap else logits
+        logits = soft_capped(logits, final_cap(base))
         likely = logits.topk(count).indices  # (chunk, k)
         parts.append(Taught(likely.int().cpu(), coarse(logits, likely).cpu()))
     whole, lengths = Taught.joined(parts), inside.sum(1).tolist()

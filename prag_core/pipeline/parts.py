@@ -74,7 +74,8 @@ def build_augmenter(
     if strategy == "span":  # rules are fast: nothing to cache
         return SpanAugmenter(*counts)
     try:
-        writer = load_base_model(model) if model else base
+        dtype = str(base.dtype).removeprefix("torch.")
+        writer = load_base_model(model, dtype, str(base.device)) if model else base
     except FileNotFoundError as error:
         if model == options.model:  # as it was named
             raise

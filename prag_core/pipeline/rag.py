@@ -147,13 +147,15 @@ class ParametricRAG:
             progress: called with the number of documents done after each batch.
             parametrize: make adapters now; else index only (`ensure_adapters` makes them).
             replace: remove other documents with the same `source_id` once the new ones are there;
-                of a document that is there already take over the new `source_id` and metadata.
+                of a document that is there already take over metadata and `source_id`, unless
+                both are empty; an empty `source_id` leaves the one that it has.
 
         Raises:
             ValueError: no documents, or some that are none; some that no adapter can be made of.
         """
         unique = {document.id: document for document in _whole(as_documents(documents))}
-        new = {i: d for i, d in unique.items() if self._differs(d, replace)}
+        records = {i: self._record_of(d, replace) for i, d in unique.items()}
+        new = {i: record for i, record in records.items() if record is not None}
         if not parametrize or self.parametrizer is None or self.store is None:
             self._record(new.values())
             self._index(new.values())
@@ -161,7 +163,7 @@ class ParametricRAG:
             ready: list[Document] = []  # the retriever gets them all at once
             try:
                 for batch in self._make(unique.values(), progress):
-                    fresh = [document for document in batch if document.id in new]
+                    fresh = [new[document.id] for document in batch if document.id in new]
                     self._record(fresh)  # first, so that a full disk leaves the index as it was
                     ready += fresh
             finally:
@@ -379,7 +381,9 @@ class ParametricRAG:
         made_by = self.parametrizer.fingerprint if self.parametrizer is not None else None
         return {
             "base_fingerprint": self.base.fingerprint,
+            "computed_in": str(self.base.dtype),
             "parametrizer": made_by,
+            "reader": fingerprint(self.reader.to_bytes().hex()) if self.reader else None,
             "reading_prompt": self.answerer.reading_wording().id,
         }
 
@@ -502,12 +506,17 @@ class ParametricRAG:
             store.put(key, parametrizer.train_global(augmented))
         return store.get(key)
 
-    def _differs(self, document: Document, replace: bool) -> bool:
-        """Say whether a document is new, or another record of one that is there."""
+    def _record_of(self, document: Document, replace: bool) -> Document | None:
+        """Return what is to be kept of a document; None where the record that is there stays."""
         present = self.documents.get(document.id)
+        if present is None:
+            return document
         # Nothing is made from its metadata: they may change without a new adapter.
-        renamed = replace and document.source_id and asdict(document) != asdict(present or document)
-        return present is None or bool(renamed)
+        if not replace or not (document.source_id or document.metadata):
+            return None
+        record = asdict(document)
+        record["source_id"] = document.source_id or present.source_id
+        return stored_document(document.id, record) if record != asdict(present) else None
 
     def _index(self, documents: Iterable[Document]) -> None:
         # In the order of the store, so that equal scores fall alike after a restart.

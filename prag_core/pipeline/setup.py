@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from prag_core.model.catalogue import EMBEDDED_NAME
+from prag_core.model.checkpoints import local_place
 from prag_core.model.options import GenerationOptions
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.retrieval.bm25 import LEAST_COVERAGE
@@ -42,8 +42,8 @@ class AugmentationOptions:
         model: another model that writes (`writer`, `self`); the base model when empty.
         adapter: PEFT folder of the LoRA that asks (`adapter`), of the base model or of `model`;
             `auto`: the one that is shipped for it.
-        reader: PEFT folder of the base model's LoRA that reads (`adapter`; see `prag reader`), or
-            `auto`: of the questions asked those are kept that it answers alike; all when empty.
+        reader: PEFT folder of a LoRA that reads (`adapter`; see `prag reader`), of the model that
+            asks, or `auto`: of the questions those are kept that it answers alike; all when empty.
         file: JSON lines {"document", "question", "answer"} (and "full_answer", for prompts with
             reasoning), for strategy `file`.
     """
@@ -81,8 +81,11 @@ class RayOptions:
 
 
 def content_hash(name: str) -> str:
-    """Hash the files of a local file or folder, empty where there is none (a hub name, say)."""
-    path, digest = Path(name), hashlib.blake2b(digest_size=8)
+    """Hash the files of a local file or folder, or of what is shipped under a name.
+
+    Empty where there is none (a hub name, say).
+    """
+    path, digest = local_place(name), hashlib.blake2b(digest_size=8)
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file())
     for file in files:
         # Beside weights lie a card and results, which do not change them.

@@ -67,7 +67,7 @@ class Sides:
 
     def peft_answer(self, question: WorkloadQuestion, dtype: str, limit: int) -> dict:
         """Load the documents' adapters, sum them and answer; see `peft_baseline.answer`."""
-        prompt = self.prepare(question, "closed_book").prompt
+        prompt = self.prepare(question, "parametric").prompt  # ours: no passage, the same wording
         return self.peft(
             "answer", dtype=dtype, adapters=[self.folders[i] for i in question.document_ids],
             ids=prompt_ids(self.base.tokenizer, prompt),

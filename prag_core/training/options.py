@@ -50,7 +50,8 @@ class LoraTrainingOptions:
         loss: tokens that carry loss: `all` (paper) or `answer`.
         distillation: share of the loss that is the distance (KL) to the base model, the warm-up's
             shared rows included, that reads the document; the rest is that of the tokens as they
-            stand. Of questions, texts and continuations alike (scheme `recall`, loss `answer`).
+            stand. Of questions, texts and continuations alike (scheme `recall`, loss `answer`). The
+            one adapter of mode `sft` is trained for `epochs` on the tokens alone.
         teacher: PEFT folder of the LoRA that the reading model has for `distillation` (see `prag
             reader`); `auto`: the one that is shipped for the base model, where there is one; empty
             or none: what documents share, where they do.

@@ -83,14 +83,11 @@ def reader_sequences(
         ValueError: too few articles or questions.
     """
     known, draw = question_set.documents_by_id, random.Random(options.seed)
-    by_article: dict[str, list[Question]] = {}
-    for question in question_set.questions:
-        present = question.gold_ids and question.golden_answers and question.gold_ids[0] in known
-        if not present or left_out.asks(question.question, question.golden_answers):
-            continue
-        document = known[question.gold_ids[0]]
-        by_article.setdefault(document.title or document.id, []).append(question)
-    names = sorted(by_article.keys() - left_out.articles)
+    by_article: dict[str, list[Question]] = {}  # a question over two documents is in both
+    for question in left_out.questions(question_set):
+        for name in dict.fromkeys(known[i].title or i for i in question.gold_ids):
+            by_article.setdefault(name, []).append(question)
+    names = sorted(by_article)
     if len(names) <= options.held_out_articles:
         raise ValueError(
             f"got {len(names)} articles with questions in {question_set.name}, expected more than "
@@ -98,8 +95,9 @@ def reader_sequences(
             "--reading.held_out_articles"
         )
     held_out = sorted(draw.sample(names, options.held_out_articles))
-    rest = [q for name in names if name not in {*held_out} for q in by_article[name]]
-    others = [q for name in held_out for q in by_article[name]]
+    others = [*{q.id: q for name in held_out for q in by_article[name]}.values()]
+    asked = {q.id for q in others}  # about an article that is held out, whatever else about
+    rest = [*{q.id: q for name in names for q in by_article[name] if q.id not in asked}.values()]
     rest = draw.sample(rest, min(options.questions or len(rest), len(rest)))
     others = draw.sample(others, min(options.held_out_questions, len(others)))
     rows = [[_sequence(trainer, question_set, q) for q in part] for part in (rest, others)]
@@ -116,7 +114,8 @@ def reader_sequences(
 
 
 def _sequence(trainer: LoraTrainer, whole: QuestionSet, question: Question) -> TrainingSequence:
-    tokenizer, passages = trainer.base.tokenizer, [whole.documents_by_id[question.gold_ids[0]]]
+    tokenizer = trainer.base.tokenizer
+    passages = [whole.documents_by_id[i] for i in question.gold_ids]
     prompt = question_prompt(tokenizer, question.question, passages, trainer.wording)
     return encode(tokenizer, prompt, question.golden_answers[0])
 

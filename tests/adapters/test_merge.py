@@ -135,6 +135,14 @@ def test_the_mean_is_asked_in_the_prompt_of_the_adapters(three):
     }
 
 
+def test_a_merge_keeps_what_all_its_adapters_say(three):
+    said = [replace(a, metadata=a.metadata | {"prompt": "p", "place": str(n)})
+            for n, a in enumerate(three)]  # fmt: skip
+    metadata = merge(said).metadata
+    assert metadata["prompt"] == "p" and "place" not in metadata
+    assert metadata["document_id"] == "+".join(a.metadata.get("document_id", "") for a in three)
+
+
 @pytest.fixture
 def sharing(tiny_base, tiny_spec):
     """Three adapters of 3 own rows each, the last 2 rows shared; scale 16."""

@@ -82,6 +82,13 @@ def test_self_keeps_pairs_of_all_attempts(monkeypatch, tiny_base):
     assert augmented.qa_pairs == (QAPair("A?", "1"), QAPair("B?", "2"))
 
 
+def test_self_leaves_the_passage_its_half_of_the_context(monkeypatch, tiny_base):
+    calls = scripted(monkeypatch, "[]")
+    SelfAugmenter(tiny_base, rewrites=0, qa_pairs=1000, retries=0).augment([DYE])
+    ((_, options),) = calls
+    assert options.max_new_tokens == tiny_base.context_length // 2
+
+
 def test_self_reports_a_document_beyond_the_context(tiny_base):
     augmenter = SelfAugmenter(tiny_base, rewrites=1, qa_pairs=1, retries=0)
     augmented = augmenter.augment([Document("word " * 500)])[0]

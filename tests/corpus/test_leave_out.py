@@ -123,6 +123,11 @@ def test_bad_settings_are_refused(tmp_path):
         _ = LeaveOut(titles=str(tmp_path / "titles.txt")).articles
 
 
+def test_last_documents_are_of_a_corpus():
+    with pytest.raises(ValueError, match="got leave_out.last_documents 4 for a question set"):
+        LeaveOut(last_documents=4).questions(QuestionSet("s", (), ()))
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_title(tmp_path):
     (tmp_path / "titles.txt").write_bytes("\ufeffOss\r\nTarn\r\n".encode())
     assert LeaveOut(titles=str(tmp_path / "titles.txt")).articles == {"Oss", "Tarn"}

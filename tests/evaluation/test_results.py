@@ -27,13 +27,21 @@ from prag_core.model.wordings import CHOICES, READING, reading_wording
 from tests.fixtures.paths import ROOT
 
 
-def report(**conditions: list[float]):
-    """Report on answers whose every metric is the given value; every question has its document."""
+def report(documents: dict[str, str] | None = None, **conditions: list[float]):
+    """Report on answers whose every metric is the given value; every question has its document.
+
+    `documents` names the one that a condition's answers are from.
+    """
     count = max(map(len, conditions.values()))
     questions = [Question(f"q{i}", "?", ("x",), (f"d{i}",)) for i in range(count)]
     answers = {
         name: {
-            f"q{i}": {"scores": dict.fromkeys(METRICS, value), "prediction": "x", "seconds": 0.5}
+            f"q{i}": {
+                "scores": dict.fromkeys(METRICS, value),
+                "prediction": "x",
+                "seconds": 0.5,
+                "documents": [{"id": d} for d in filter(None, [(documents or {}).get(name)])],
+            }
             for i, value in enumerate(values)
         }
         for name, values in conditions.items()
@@ -70,12 +78,23 @@ def test_means_intervals_ratios_and_differences():
 def test_ratios_are_to_the_own_adapter_and_the_best_reading():
     found = report(
         closed_book=[1, 0, 0, 1, 0, 0], in_context=[1, 1, 0, 0, 0, 0],
-        in_context_rows=[1, 0, 0, 0, 0, 0], gold=[1, 1, 1, 1, 0, 0], parametric=[0] * 6,
+        in_context_rows=[1, 0, 0, 0, 0, 0], gold=[1, 1, 1, 1, 0, 0],
         shuffled=[1, 0, 0, 0, 0, 0], **{"gold+2": [1, 1, 0, 0, 0, 0], "rank:8": [1, 0, 0, 0, 0, 0]},
     )  # fmt: skip
     assert {name: row["containment"].mean for name, row in found.ratios.items()} == {
         "(gold - shuffled) / gold": 0.75, "gold / in_context": 2, "gold+2 / gold": 0.5,
         "rank:8 / gold": 0.25, "closed_book's kept by shuffled": 0.5,
+    }  # fmt: skip
+
+
+def test_gold_documents_are_not_compared_with_retrieved_ones():
+    documents = {"in_context": "r", "parametric": "r", "gold": "g", "gold+1": "g", "rank:8": "g"}
+    values = {name: [1, 1, 1, 0, 0, 0] for name in documents}
+    found = report(documents, shuffled=[0] * 6, **values)
+    assert {*found.differences} == {"parametric - in_context", "parametric - shuffled"}
+    assert {*found.ratios} == {
+        "parametric / in_context", "(parametric - shuffled) / parametric",
+        "gold+1 / gold", "rank:8 / gold",
     }  # fmt: skip
 
 

@@ -208,7 +208,7 @@ def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path, monkey
     monkeypatch.setattr(lightning.Trainer, "save_checkpoint", noted)
     run = ["fit", *common, "--model.learning_rate=0", "--trainer.val_check_interval=3"]
     assert cli.main([*run, "--trainer.max_steps=12"]) == 0  # no validation beats the first
-    assert saved == [("best.ckpt", 3), *(("last.ckpt", step) for step in (3, 6, 9, 10, 12))]
+    assert saved == [("best.ckpt", 3), *(("last.new", step) for step in (3, 6, 9, 10, 12))]
     folder = tmp_path / "runs/hypernet_tiny/checkpoints"
     (folder / "last.ckpt").unlink()
     assert cli.main([*run, "--trainer.max_steps=4"]) == 0  # a new run

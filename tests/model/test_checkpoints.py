@@ -153,11 +153,23 @@ def test_a_sharded_checkpoint_and_one_that_lacks_a_part(tmp_path):
 
 def test_half_precision(folder):
     loaded = load_base_model(str(folder), dtype="float16", device="cpu")
-    assert loaded.dtype == torch.float16
+    assert loaded.dtype == torch.float16 == loaded.model.lm_head.weight.dtype
+    assert loaded.model.model.rotary_emb.inv_freq.dtype == torch.float32
     ids = torch.arange(10, 20)[None]
     with torch.no_grad():
         expected = tiny_model().model(ids).logits
         assert (loaded.model(ids).logits - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_values_too_small_for_float16_stay_in_the_fingerprint(folder, tmp_path):
+    small = load_base_model(str(folder), dtype="float32", device="cpu")
+    for parameter in small.model.parameters():
+        parameter.mul_(1e-5)
+    small.model.save_pretrained(tmp_path / "small")
+    small.tokenizer.save_pretrained(tmp_path / "small")
+    kinds = ("float32", "bfloat16", "float16")
+    loaded = [load_base_model(str(tmp_path / "small"), dtype=kind, device="cpu") for kind in kinds]
+    assert len({base.fingerprint for base in loaded}) == 1
 
 
 def test_fingerprint_of_quantised_weights_covers_their_scales():

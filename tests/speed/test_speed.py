@@ -40,7 +40,7 @@ def test_every_part_runs_and_stays_in_the_file(tiny_base, tiny_folder, tmp_path,
         str(tmp_path), PARTS, quick=True, base_model=tiny_folder,
         hypernet=str(tmp_path / "network"), adapters=100,
     )  # fmt: skip
-    report = json.loads((tmp_path / "speed.json").read_text())
+    report = json.loads((tmp_path / "speed.quick.json").read_text())
     assert set(report) == set(PARTS)
     assert all(row["ours"] >= 0 and row["unit"] for p in PARTS for row in report[p]["rows"])
     assert report["train"]["quick"] and report["train"]["machine"]["versions"]["torch"]
@@ -49,7 +49,7 @@ def test_every_part_runs_and_stays_in_the_file(tiny_base, tiny_folder, tmp_path,
     (texts,) = [row for row in report["generate"]["rows"] if row["unit"] == "%"]
     assert texts["ours"] == 100
     speed(str(tmp_path), ("store",), quick=True, adapters=50)
-    after = json.loads((tmp_path / "speed.json").read_text())
+    after = json.loads((tmp_path / "speed.quick.json").read_text())
     assert after["train"] == report["train"] and after["store"] != report["store"]
     assert "latency: first" in capsys.readouterr().out
     assert speed_table(after).row_count == sum(len(after[part]["rows"]) for part in PARTS)
@@ -57,7 +57,7 @@ def test_every_part_runs_and_stays_in_the_file(tiny_base, tiny_folder, tmp_path,
 
 def test_the_stages_of_a_trained_adapter_are_timed_apart(tiny_folder, tmp_path):
     speed(str(tmp_path), ("stages",), quick=True, base_model=tiny_folder)
-    whole, *stages = json.loads((tmp_path / "speed.json").read_text())["stages"]["rows"]
+    whole, *stages = json.loads((tmp_path / "speed.quick.json").read_text())["stages"]["rows"]
     assert [row["unit"] for row in (whole, *stages)] == ["s/document"] * 4
     assert whole["ours"] == pytest.approx(sum(row["ours"] for row in stages), rel=0.01)
 

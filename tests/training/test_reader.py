@@ -61,6 +61,25 @@ def text_of(trainer, sequence) -> str:
     return trainer.base.tokenizer.decode(sequence.ids)
 
 
+def test_a_question_over_two_articles_is_read_in_both_and_trained_on_in_neither(trainer, tmp_path):
+    (tmp_path / "titles.txt").write_text("c\n")
+    whole = letters_set()
+    by_title = {d.title: d.id for d in whole.documents}
+    pairs = [(one, other) for one in LETTERS for other in LETTERS if one < other]
+    asked = tuple(
+        Question(one + other, f"Which two ({one}) ({other})?", ("both",), (by_title[one], by_title[other]))
+        for one, other in pairs
+    )  # fmt: skip
+    options = replace(OPTIONS, held_out_questions=100)
+    left_out = LeaveOut(str(tmp_path / "titles.txt"))
+    sequences = reader_sequences(trainer, replace(whole, questions=asked), options, left_out)
+    trained = [text_of(trainer, s) for s in sequences.training]
+    measured = [text_of(trainer, s) for s in sequences.held_out]
+    assert trained and not any(f"({x})" in t for t in trained for x in [*sequences.articles, "c"])
+    assert all(any(f"({x})" in text for x in sequences.articles) for text in measured)
+    assert all(text.count("It is ") == 2 for text in trained)
+
+
 def test_articles_are_held_out_and_left_out(trainer, tmp_path):
     (tmp_path / "titles.txt").write_text("c\nd\n")
     left_out = LeaveOut(str(tmp_path / "titles.txt"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prag_core.corpus.answer_scores import METRICS
 from prag_core.corpus.question_sets import QuestionSet
-from prag_core.evaluation.conditions import SHUFFLED, EvaluationOptions, parse_condition
+from prag_core.evaluation.conditions import MEAN, SHUFFLED, EvaluationOptions, parse_condition
 from prag_core.evaluation.estimates import Bootstrap, Estimate, correct, document_groups
 from prag_core.evaluation.evaluate import evaluate, trains
 from prag_core.evaluation.results import Answers, Report, answers_path, read_answers
@@ -89,19 +89,21 @@ def possible(
     rags: Rags, conditions: Sequence[str], documents: int, k: int
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the conditions that can be asked, and a note on each that is left out."""
-    lacking = {}  # condition -> what is missing; better left out than refused: it is a default
+    lacking = {}  # mode -> what is missing; better left out than refused: it is a default
     if not any(trains(rag) for rag in rags.values()):
         lacking["sft"] = "one adapter of the whole corpus needs the trained path"
     if not any(rag.augmenter for rag in rags.values()):
         lacking["da_rag"] = "augmented passages need the trained path"
     if not any(rag.reader for rag in rags.values()):
         lacking["reader"] = "no adapter that answers from passages is named (--reader)"
+    asked = {name: parse_condition(name) for name in conditions}
+    out = {n: lacking[c.mode] for n, c in asked.items() if c.mode in lacking and n != MEAN}
     if k > 1:
-        lacking["kv_cache"] = f"it reads one passage, and k is {k}: ask kv_cache@1"
+        out["kv_cache"] = f"it reads one passage, and k is {k}: ask kv_cache@1"
     if documents < 2:
-        lacking[SHUFFLED] = "it needs another document"
-    notes = [f"{name} is left out: {lacking[name]}." for name in conditions if name in lacking]
-    return tuple(name for name in conditions if name not in lacking), notes
+        out[SHUFFLED] = "it needs another document"
+    notes = [f"{name} is left out: {out[name]}." for name in conditions if name in out]
+    return tuple(name for name in conditions if name not in out), notes
 
 
 def quality(cells: Cells, seed: int) -> dict:

@@ -25,8 +25,9 @@ from prag_core.adapters.similarity import Sketcher, compare_adapters, summarise
 from prag_core.corpus.documents import Document
 from prag_core.corpus.questions import Question
 from prag_core.evaluation.compare.cells import Cells, Rags
+from prag_core.evaluation.conditions import SHUFFLED
 from prag_core.evaluation.estimates import Bootstrap, Estimate, document_groups
-from prag_core.evaluation.results import KEPT
+from prag_core.evaluation.results import KEPT, without_adapter
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.modes import find_mode
 from prag_core.retrieval.retriever import Hit
@@ -154,13 +155,19 @@ def side_effects(knowledge_part: Mapping, cells: Cells, paths: Sequence[str], se
 def _changed_answers(cells: Cells, path: str, seed: int) -> dict:
     """Return the share of answers that another document's adapter changes, and of right ones kept.
 
-    Empty where they were not asked.
+    Empty where they were not asked in the same prompt: what another prompt changes is no effect of
+    an adapter.
     """
-    plain, other = (cells.answers.get(name) for name in ("closed_book", f"{path}/shuffled"))
-    if not plain or not other:
-        return {}
     questions = cells.question_set.questions
-    changed = [plain[q.id]["prediction"] != other[q.id]["prediction"] for q in questions]
+    asked = {
+        name.removeprefix(f"{path}/"): [answers[q.id] for q in questions]
+        for name, answers in cells.answers.items()
+    }
+    plain = without_adapter(asked)
+    if not plain or SHUFFLED not in asked:
+        return {}
+    pairs = zip(asked[plain], asked[SHUFFLED], strict=True)
+    changed = [one["prediction"] != other["prediction"] for one, other in pairs]
     # Only what is right without an adapter can be spoilt.
     kept = cells.reports[path].ratios[KEPT]["containment"]
     bootstrap = Bootstrap(document_groups(questions), seed)

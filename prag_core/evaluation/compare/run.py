@@ -40,7 +40,7 @@ from prag_core.evaluation.conditions import EvaluationOptions, require_gates_by_
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, document_groups
 from prag_core.evaluation.evaluate import check_questions, set_identity
 from prag_core.evaluation.results import claim_folder
-from prag_core.files import write_json
+from prag_core.files import locked, write_json
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.hardware import machine
 from prag_core.pipeline.parts import build_parametrizer, build_retriever
@@ -72,6 +72,7 @@ def compare_paths(
     Raises:
         ValueError: no documents, settings that do not fit the base model, questions without gold
             documents (retrieval `gold`), `answering.gated`, or a folder made with another config.
+        TimeoutError: another process writes to the folder.
     """
     if not question_set.documents:
         raise ValueError(
@@ -85,7 +86,9 @@ def compare_paths(
         check_questions(question_set.questions)
         if options.retrieval == "gold":
             require_gold(question_set.questions, question_set.documents_by_id)
-    with _pipelines(setup, options, store or folder / "store", question_set) as rags:
+    folder.mkdir(parents=True, exist_ok=True)
+    pipelines = _pipelines(setup, options, store or folder / "store", question_set)
+    with locked(folder), pipelines as rags:
         comparison = _Comparison(rags, question_set, options, setup, folder)
         comparison.claim()
         comparison.make_adapters()

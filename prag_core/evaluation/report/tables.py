@@ -130,8 +130,9 @@ def _side_effects(report: Mapping, part: Mapping) -> Table:
     )
     headings = ("path", "text without", "text with", "change, %", "changed, %", "kept, %")
     note = (
-        "Another document's adapter. Text: nats a token without and with it. Questions: share "
-        "answered otherwise than without it, and share of the right answers that it keeps."
+        "Another document's adapter. Text: nats a token without and with it. Questions, asked in "
+        "the same prompt: share answered otherwise than without it, and share of the right answers "
+        "that it keeps."
     )
     return Table("Side effects", headings, (rows,), note)
 

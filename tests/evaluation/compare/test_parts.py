@@ -83,6 +83,25 @@ def test_side_effects_follow_losses_and_answers(rags):
     assert effect["kept"]["mean"] == pytest.approx(3 / 4)  # a new right answer is nothing kept
 
 
+def test_what_another_prompt_changes_is_no_side_effect(rags):
+    def answers(text: str, prompt: str) -> dict:
+        return {q.id: scored(q, text) | {"prompt": prompt} for q in QUESTIONS}
+
+    shared = {"closed_book": answers("hill", "turns")}
+    other = answers("lake", "short")
+    losses = knowledge(rags, DOCUMENTS, [], seed=0)
+
+    def effect() -> dict:
+        report = summarise("set", QUESTIONS, {**shared, "shuffled": other}, seed=0)
+        whole = QuestionSet("set", tuple(DOCUMENTS), tuple(QUESTIONS))
+        cells = Cells(whole, {"trained": report}, {**shared, "trained/shuffled": other})
+        return side_effects(losses, cells, ["trained"], seed=0)["trained"]
+
+    assert "changed_answers" not in effect()
+    shared["closed_book:prompt:short"] = answers("lake", "short")
+    assert effect()["changed_answers"]["mean"] == 0
+
+
 def test_similarity_places_every_adapter(rags):
     part = similarity(rags, DOCUMENTS)
     assert [point["document"] for point in part["map"]] == list(range(6))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
 from hypernet.cli import main
 from hypernet.training.batches import BatchBuilder, BatchConfig
+from hypernet.training.joint_questions import EARLIER, _dated
 from hypernet.training.sources import make_items, read_question_set
 from prag_core.corpus.documents import Document
 from prag_core.corpus.leave_out import LeaveOut
@@ -71,6 +73,17 @@ def test_what_is_left_out_is_never_asked(corpus):
     assert titles == {"Red Dust (film)", "Blue Sand", "Bo Reed"}
     asks = LeaveOut(relations=("place of birth", "occupation")).asks
     assert not any(asks(question.question) for question in questions.questions)
+
+
+def test_dates_are_compared_as_far_as_both_are_known():
+    texts = {"A": (1994,), "B": (1994, 3), "C": (1994, 5), "D": (2001,)}
+    rows = [(date, Document("text", title)) for title, date in texts.items()]
+    pairs = set()
+    for seed in range(200):
+        _, _, said, first, second = _dated(next(iter(EARLIER)), rows, random.Random(seed))
+        assert said in (first.title, second.title)
+        pairs.add(frozenset((first.title, second.title)))
+    assert pairs == {frozenset(pair) for pair in ("BC", "AD", "BD", "CD")}
 
 
 def test_a_corpus_without_relations_is_refused(tmp_path, capsys):

@@ -18,6 +18,7 @@ from hypernet.training.batches import ANSWER, COMPLETION, BatchBuilder, BatchCon
 from hypernet.training.callbacks import Curve, LastCheckpoint
 from hypernet.training.datamodule import HypernetDataModule
 from hypernet.training.module import HypernetModule
+from hypernet.training.schedule import adamw
 from hypernet.training.sources import Item, held_out_articles
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
@@ -89,7 +90,8 @@ def test_resumed_run_equals_an_uninterrupted_one(tiny_base, tmp_path):
         torch.testing.assert_close(other, value)
 
 
-def test_time_ends_a_run_that_goes_on_with_what_it_used(tiny_base, tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", [1000, -1])
+def test_time_ends_a_run_that_goes_on_with_what_it_used(tiny_base, tmp_path, monkeypatch, steps):
     now = iter(range(0, 10**6, 10))  # ten seconds pass at every look at the clock
     monkeypatch.setattr("hypernet.training.schedule.time.monotonic", lambda: float(next(now)))
     module, data = parts(tiny_base, tmp_path / "data", max_hours=100 / 3600)
@@ -97,7 +99,8 @@ def test_time_ends_a_run_that_goes_on_with_what_it_used(tiny_base, tmp_path, mon
 
     def run(module, resume=None):
         trainer = lightning.Trainer(
-            accelerator="cpu", max_steps=1000, logger=False, callbacks=[Curve(str(tmp_path)), last],
+            accelerator="cpu", max_steps=steps, logger=False,
+            callbacks=[Curve(str(tmp_path)), last],
             enable_progress_bar=False, enable_model_summary=False, limit_val_batches=1,
             val_check_interval=1000, check_val_every_n_epoch=None, num_sanity_val_steps=0,
             default_root_dir=tmp_path, enable_checkpointing=True,
@@ -279,7 +282,42 @@ def test_corpora_get_questions_by_rule(tiny_base, tmp_path):
     assert all(answer in text and ways[0].endswith("?") for ways, answer in item.facts)
 
 
+def test_a_step_without_anything_to_learn_changes_nothing(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path, answer_weight=0, completion_weight=0)
+    module.log_dict = module.log = lambda *args, **kwargs: None
+    batch = data._builder(data.training, [1.0], replace(BATCH, unrelated=0)).build(0)
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    assert loss == 0 and not module.network.next_weight.grad.any()
+
+
+def test_logits_are_capped_as_the_model_caps_them(family_base):
+    module = HypernetModule()
+    module.base = family_base
+    states = 1e4 * torch.randn(3, family_base.model.config.hidden_size)
+    logits = module.logits(states, torch.arange(3))
+    cap = getattr(family_base.model.config, "final_logit_softcapping", None)
+    largest = logits.abs().max()
+    assert largest <= cap if cap else largest > 100
+
+
+def test_biases_and_gains_do_not_decay(tiny_base, tmp_path):
+    module, _ = parts(tiny_base, tmp_path)
+    names = {id(parameter): name for name, parameter in module.network.named_parameters()}
+    whole = [names[id(p)] for g in adamw(module.network, 1e-3, 0.0).param_groups for p in g["params"]]
+    kept, fast, decayed = adamw(module.network, 1e-3, 0.1).param_groups
+    found = {names[id(p)]: group["weight_decay"] for group in (kept, fast, decayed)
+             for p in group["params"]}  # fmt: skip
+    assert sorted(found) == sorted(whole) == sorted(names.values())
+    assert found["next_weight"] == 0.1 == found["shared_b"]
+    assert not any(decay for name, decay in found.items() if "bias" in name or "norm" in name)
+
+
 def test_ranks_are_checked():
+    with pytest.raises(ValueError, match="expected groups of 1"):
+        replace(BATCH, ranks=(0, 64), groups=(2,))
+    with pytest.raises(ValueError, match="got whitening 'none' with head 'perceiver'"):
+        replace(CONFIG, head="perceiver", whitening="none")
     with pytest.raises(ValueError, match=r"got ranks \[\], expected some"):
         BatchConfig(ranks=())
     with pytest.raises(ValueError, match="got rank 1, expected 2 or more"):

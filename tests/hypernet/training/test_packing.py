@@ -55,6 +55,15 @@ def test_states_are_those_of_the_rows_alone(family_base, eager_tokens, monkeypat
                 )
 
 
+def test_rows_beyond_a_sliding_window_are_refused(tiny_base, monkeypatch):
+    packed, _ = pack([[[*range(10, 40)]]], 0)
+    monkeypatch.setattr(tiny_base.model.config, "sliding_window", 30, raising=False)
+    packing.packed_states(tiny_base, packed)  # 32 with its padding
+    monkeypatch.setattr(tiny_base.model.config, "sliding_window", 29, raising=False)
+    with pytest.raises(ValueError, match="got a prompt of 30 tokens to train with, expected at"):
+        packing.packed_states(tiny_base, packed)
+
+
 def test_losses_and_gradients_are_those_of_rows_alone(tiny_base, tmp_path, monkeypatch):
     settings = {"teacher_weight": 0.7, "unrelated_weight": 0.3}
     module = HypernetModule(network=CONFIG, **settings)
