@@ -1,14 +1,17 @@
-"""What is imported is declared in pyproject.toml, and what is declared is pinned for CI."""
+"""What is imported is declared, what is declared is pinned for CI, commits are checked as there."""
 
 from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -78,3 +81,14 @@ def test_pins_leave_the_lowest_python_a_choice():
             if applies and "3.10.0" not in SpecifierSet(wanted):
                 refused.append(f"{pin.name} wants Python {wanted}")
     assert refused == []
+
+
+def test_a_commit_is_checked_by_the_tools_of_make_lint(tmp_path):
+    lint = re.search(r"\nlint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())[1]
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = {hook["id"]: hook["entry"] for hook in local["hooks"]}
+    words = re.findall(r"[\w-]+", " ".join(entries.values()))
+    assert set(re.findall(r"\$\(BIN\)/([\w-]+)", lint)) <= set(words)
+    (tmp_path / "sh").symlink_to(shutil.which("sh"))
+    bare = {"PATH": str(tmp_path)}  # without import-linter, as on Python 3.10
+    assert subprocess.run(["sh", "-c", entries["import-linter"]], env=bare).returncode == 0

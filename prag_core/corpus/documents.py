@@ -120,7 +120,9 @@ def document_from_record(record: object) -> Document:
     if is_blank(text):
         raise ValueError("got an empty document, expected text")
     extra = fields.pop("metadata", None)
-    metadata = {**fields, **(extra if isinstance(extra, Mapping) else {})}
+    if extra is not None and not isinstance(extra, Mapping):  # a column of a table, say
+        extra = {"metadata": extra}
+    metadata = {**fields, **(extra or {})}
     source_id = next((str(value) for value in ids if value is not None), "")
     return Document(text.strip(), title.strip(), source_id, _storable(metadata, source_id))
 

@@ -124,7 +124,7 @@ def _page_content(page: str) -> Content:
 def _mark_lines(soup: BeautifulSoup) -> None:
     """Put marks where a browser shows a new line, and bars between the cells of a row."""
     for tag in soup.find_all("pre"):
-        for string in tag.find_all(string=True):
+        for string in list(tag.strings):  # without comments, which a mark would make text
             string.replace_with(string.replace("\n", BREAK))
     for tag in soup.find_all(BLOCKS.split()):
         # A paragraph in a cell does not divide its row.

@@ -251,7 +251,10 @@ def _csv_rows(
 
 
 def _rows(path: Path | str, rows: Iterable[tuple[int, list[str]]], reject: Reject) -> Records:
-    """Name the fields of each row by the first one, the header; blank rows are none."""
+    """Name the fields of each row by the header, the first one; blank rows are none.
+
+    Columns without a name, such as the index that pandas writes, are left out.
+    """
     columns: list[str] = []
     for number, fields in rows:
         where = f"{path}, line {number}"
@@ -268,7 +271,8 @@ def _rows(path: Path | str, rows: Iterable[tuple[int, list[str]]], reject: Rejec
             names = ", ".join(columns)
             reject(where, f"got {len(fields)} columns, expected {len(columns)} ({names})")
         else:
-            yield where, dict(zip(columns, fields, strict=True))
+            pairs = zip(columns, fields, strict=True)
+            yield where, {name: field for name, field in pairs if name}
 
 
 def _form(first_line: str) -> str:

@@ -29,10 +29,12 @@ class Row:
         adapter: Adapter | None = None,
         options: GenerationOptions | None = None,
         prefix: Prefix | None = None,
+        at_once: tuple[str, ...] = (),
     ) -> None:
         """Tokenise the prompt (special tokens included).
 
         As far as the prompt begins as the prefix does, its keys and values are taken from there.
+        For stop strings `at_once` see `RowText`.
 
         Raises:
             ValueError: an empty prompt, or one that leaves no room for an answer in the context.
@@ -50,7 +52,7 @@ class Row:
                 f"{base.context_length} less max_new_tokens {self.options.max_new_tokens}): ask a "
                 "shorter question, or for a shorter answer"
             )
-        self.text = RowText(base, self.options.stop)
+        self.text = RowText(base, self.options.stop, at_once)
         # Of the row alone: an answer does not depend on who is decoded beside it.
         self.generator = torch.Generator(base.device).manual_seed(self.options.seed)
 
@@ -69,9 +71,15 @@ class Row:
 class RowText:
     """Text of one row while it is decoded; holds back what a stop string might still cut."""
 
-    def __init__(self, base: BaseModel, stop: tuple[str, ...]) -> None:
-        """Start without text."""
+    def __init__(
+        self, base: BaseModel, stop: tuple[str, ...], at_once: tuple[str, ...] = ()
+    ) -> None:
+        """Start without text.
+
+        Stop strings of white space end nothing before the first word, but for those `at_once`.
+        """
         self.tokenizer, self.stop = base.tokenizer, [s for s in stop if s]  # "" is found everywhere
+        self.late = {s for s in stop if s.isspace()} - {*at_once}
         self.tokens: list[int] = []
         self.sent, self.done = 0, False
         self.ends = end_tokens(base)
@@ -85,7 +93,7 @@ class RowText:
         self.tokens.append(token)
         text = self._text()  # whole each time: a token's text depends on the tokens before it
         begin = len(text) - len(text.lstrip())  # a line break before the answer ends nothing
-        cuts = [text.find(s, begin if s.isspace() else 0) for s in self.stop]
+        cuts = [text.find(s, begin if s in self.late else 0) for s in self.stop]
         if ends := [cut for cut in cuts if cut >= 0]:
             return self._send(text[: min(ends)], last=True)
         text = text.rstrip("\ufffd")  # bytes of an unfinished UTF-8 sequence

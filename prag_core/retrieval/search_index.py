@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from prag_core.corpus.documents import Document, as_documents
 from prag_core.retrieval.analyzer import analyze
-from prag_core.retrieval.retriever import Hit, check_questions
+from prag_core.retrieval.retriever import DocumentsById, Hit, check_questions
 
 TABLE = "documents"
 BATCH = 10_000  # documents written together
@@ -61,7 +61,7 @@ class IndexRetriever:
         self._index = index
         self._version = index.version()  # before the ids: a change in between is noticed later
         self._held = index.ids()  # of anyone
-        self._documents: dict[str, Document] = {}  # added here: all that is searched
+        self._documents = DocumentsById()  # added here: all that is searched
         self.add(documents)
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class IndexRetriever:
         """Add documents; those that the index holds are not written again."""
         unique = {document.id: document for document in as_documents(documents)}
         self._write(unique)
-        self._documents |= unique
+        self._documents.add(unique.values())
 
     def delete(self, document_ids: Iterable[str]) -> None:
         """Remove documents, from the index too.
@@ -80,17 +80,9 @@ class IndexRetriever:
         Raises:
             ValueError: an id that is not there; then nothing is removed.
         """
-        removed = set(document_ids)
-        if unknown := removed - self._documents.keys():
-            raise ValueError(
-                f"got document id {min(unknown)!r}, expected one of the {len(self)} documents of "
-                "the retriever: add the document first"
-            )
-        if removed:
+        if removed := self._documents.delete(document_ids):
             self._index.delete(removed)
-        for document_id in removed:
-            del self._documents[document_id]
-        self._held -= removed
+            self._held -= removed
 
     def retrieve(
         self, questions: Sequence[str], k: int = 3, among: Collection[str] | None = None
@@ -110,7 +102,7 @@ class IndexRetriever:
                 "most: name an index for this corpus alone"
             )
         if among is not None:
-            among = self._documents.keys() & set(among)
+            among = self._documents.all.keys() & set(among)
         if not self._documents or (among is not None and not among):
             return [[] for _ in questions]
         return [self._own_hits(question, k, k + foreign, among) for question in questions]
@@ -121,7 +113,7 @@ class IndexRetriever:
         while True:
             hits = self._index.search(question, limit, among)
             # By id: LanceDB has twice what two processes write at the same moment.
-            own = {hit.document_id: hit for hit in hits if hit.document_id in self._documents}
+            own = {hit.document_id: hit for hit in hits if hit.document_id in self._documents.all}
             if len(own) >= k or len(hits) < limit:
                 return list(own.values())[:k]
             limit *= 2  # others may have added documents since this index was opened
@@ -132,7 +124,7 @@ class IndexRetriever:
             # What others added is not taken in: a large addition would be refused as foreign
             # until its documents are added here.
             self._held &= self._index.ids()
-            self._write(self._documents)
+            self._write(self._documents.all)
             self._version = version
 
     def _write(self, documents: Mapping[str, Document]) -> None:

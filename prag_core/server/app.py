@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from prag_core.files import ROOMLESS
 from prag_core.server.completion_routes import CompletionEndpoints
 from prag_core.server.document_routes import DocumentEndpoints
 from prag_core.server.engine import ClosedError, QueueFullError
@@ -33,8 +34,6 @@ from prag_core.server.service import Service
 from prag_core.server.vllm_engine import BackendError
 
 log = logging.getLogger(__name__)
-# Which of the many OSErrors mean a full or failing disk; the others are the server's own fault.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 READONLY = (errno.EROFS, errno.EACCES, errno.EPERM)  # of the store: the server may be meant so
 REFUSED = "got a change, expected reads: this server may not write to its store"
 RETRY_AFTER = "1"  # seconds: about what a waiting answer takes to make room
@@ -157,7 +156,7 @@ async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
         status, kind, message = 403, "permission_error", REFUSED
     elif cause is OSError:
         log.error("a request failed", exc_info=error)
-        if error.errno not in NO_ROOM:
+        if error.errno not in ROOMLESS:  # the server's own fault
             status, message = 500, "the server failed; its log says why"
     headers = {"retry-after": RETRY_AFTER} if status in (429, 503) else None
     return JSONResponse(error_object(message or str(error), kind), status, headers)

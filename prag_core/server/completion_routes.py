@@ -165,7 +165,10 @@ class CompletionEndpoints:
             # What an answer ends at, unless reasoning goes before it, which is shown.
             ends = () if prepared.wording.conclusion else tuple(prepared.wording.ends)
             decoding = replace(options, stop=(*options.stop, *ends))
-            pending.row = Row(self.service.rag.base, prepared.prompt, prepared.adapter, decoding)
+            pending.row = Row(
+                self.service.rag.base, prepared.prompt, prepared.adapter, decoding,
+                at_once=options.stop,  # those of the request, as in OpenAI's API
+            )  # fmt: skip
             pending.row.answer = prepared.answer
             return pending.row
 

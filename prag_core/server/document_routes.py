@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.similarity import update_norms
 from prag_core.corpus.documents import Document, read_documents
+from prag_core.corpus.records import GZIP
 from prag_core.formats.peft_folder import to_peft
 from prag_core.pipeline.setup import AdapterPath
 from prag_core.server.engine import QueueFullError, yield_to_decoding
@@ -28,7 +29,6 @@ from prag_core.server.limits import Limits
 from prag_core.server.schemas import NewBody, NewDocuments, NewJob, document_object
 from prag_core.server.service import Served, Service
 
-GZIP = b"\x1f\x8b"  # a small archive may hold more than the size limit of a request
 # Each holds its texts; with `Limits.max_documents` of them it may be made for minutes.
 WAITING = 16  # requests with documents that are made or wait
 
@@ -208,7 +208,8 @@ def _read(name: str, content: bytes) -> list[Document]:
     name = Path(name).name.encode()[-200:].decode(errors="ignore")
     if name in ("", ".", ".."):
         name = "document.txt"
-    if content[:2] == GZIP or name.lower().endswith(".gz"):
+    # A small archive may hold more than the size limit of a request.
+    if content.startswith(GZIP) or name.lower().endswith(".gz"):
         raise HTTPException(400, f"got {name}, which is compressed: send it as it is")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / name

@@ -40,7 +40,7 @@ class Job:
         status: queued, running, succeeded, failed or cancelled.
         progress: share of the work that is done, 0 to 1.
         error: why it failed, or which documents could not be trained while the others were.
-        attempts: how often it was begun.
+        attempts: how often it was begun, but for starts that an orderly end of the server stopped.
         created: seconds since 1970.
         owner: name of the server's lock that runs it.
     """
@@ -67,14 +67,15 @@ class Jobs:
     def __init__(
         self,
         store: AdapterStore,
-        train: Callable[[tuple[str, ...]], Generator[float, None, dict[str, str]]],
+        train: Callable[[tuple[str, ...], int], Generator[float, None, dict[str, str]]],
     ) -> None:
         """Queue again what a stopped server left unfinished.
 
         Args:
             store: keeps the jobs' records.
-            train: trains documents, yields the share done, stores the adapters, and returns why
-                documents could not be trained, by their ids.
+            train: trains documents but those that were trained after a time (seconds since 1970),
+                yields the share done, stores the adapters, and returns why documents could not be
+                trained, by their ids.
         """
         self.store, self.train = store, train
         self._changed = threading.Condition()  # guards the jobs and `_closing`
@@ -180,6 +181,9 @@ class Jobs:
                 log.error("job %s failed", job.id, exc_info=error)
                 changes = {"status": "failed", "error": clear_message(error)}
             with self._changed:
+                if self._closing and changes.get("status") != "succeeded":
+                    # An orderly end: what ATTEMPTS counts is a process that went down.
+                    changes = {"status": "queued", "progress": 0.0, "attempts": job.attempts}
                 try:
                     if changes and self._goes_on(job.id):
                         self._change(job.id, **changes)
@@ -208,12 +212,12 @@ class Jobs:
         failures: dict[str, str] = {}
 
         def steps() -> Generator[float, None, None]:
-            failures.update((yield from self.train(job.document_ids)))
+            failures.update((yield from self.train(job.document_ids, job.created)))
 
         with closing(steps()) as shares:
             for share in shares:
-                with self._changed:  # the progress is not written: a restart begins again
-                    if not self._goes_on(job.id):
+                with self._changed:  # the progress is not written: the next start finds it
+                    if self._closing or not self._goes_on(job.id):
                         return {}
                     self._jobs[job.id] = replace(self._jobs[job.id], progress=round(share, 3))
         if not failures:
@@ -228,9 +232,7 @@ class Jobs:
         return {"status": "succeeded", "progress": 1.0, "error": error}
 
     def _goes_on(self, job_id: str) -> bool:
-        if self._closing or self._jobs[job_id].status != "running":
-            return False
-        return not self._is_cancelled(job_id)
+        return self._jobs[job_id].status == "running" and not self._is_cancelled(job_id)
 
     def _is_cancelled(self, job_id: str) -> bool:
         """Return whether another server cancelled a job, and note it."""

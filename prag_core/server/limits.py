@@ -14,7 +14,7 @@ class Limits:
         max_documents: in one request.
         max_document_characters: of one document.
         max_tokens: tokens of an answer.
-        default_tokens: tokens of an answer whose request names no number.
+        default_tokens: of an answer whose request names no number; max_tokens where that is less.
         timeout: seconds that a request may take.
     """
 

@@ -106,7 +106,11 @@ class Request(BaseModel):
     document_ids: Named = Field(None, description="documents, instead of the retriever's")
     among: Among = Field(None, description="the only documents that the retriever may find")
     where: Metadata | None = Field(None, description="metadata of those that it may find")
-    path: AdapterPath | None = Field(None, description="which adapters; by default the newest")
+    path: AdapterPath | None = Field(
+        None,
+        description="which adapters; by default `trained` where one training made all, "
+        "else `generated`",
+    )
     merge_weights: MergeWeights | None = Field(
         None,
         validation_alias=AliasChoices("merge_weights", "merge"),
@@ -138,7 +142,7 @@ class Request(BaseModel):
         both = [most for most in (self.max_tokens, self.max_completion_tokens) if most is not None]
         seed = secrets.randbits(63) if self.seed is None else self.seed + copy
         return GenerationOptions(
-            max_new_tokens=min(both, default=limits.default_tokens),
+            max_new_tokens=min(both, default=min(limits.default_tokens, limits.max_tokens)),
             temperature=self.temperature,
             top_p=max(self.top_p, SMALLEST_TOP_P),
             stop=self.stop,

@@ -18,7 +18,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from prag_core.adapters.adapter import Adapter, adapter_key
+from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key
 from prag_core.adapters.store_places import Row
 from prag_core.corpus.characters import is_blank
 from prag_core.corpus.documents import Document
@@ -238,9 +238,9 @@ class Service:
     def adapter_of(self, document_id: str, path: str | None = None) -> Served | None:
         """Return what the store has of the adapter that a document is answered from.
 
-        That is the newest one trained for this base model, or else the one that the service's own
-        parametrizer makes, the only one of the path `generated`. None where there is neither that
-        can be read, or no such document.
+        That is one trained for this base model, of several the last that a server trained (commands
+        note no time), or else the one that the service's own parametrizer makes, the only one of
+        the path `generated`. None where there is neither that can be read, or no such document.
         """
         if document_id not in self.rag.documents:
             return None
@@ -276,7 +276,8 @@ class Service:
             document_ids: documents to use instead.
             weighting: see `merge.merge_weights`; None: as the pipeline was set up.
             among: the only documents that the retriever may find.
-            path: `trained` or `generated`: which of a document's adapters; None: the newest.
+            path: `trained` or `generated`: which of the documents' adapters; None: trained ones
+                where all are trained, and by one training, else generated ones.
             where: metadata that documents need for the retriever to find them.
             least_relevance: see `AnswerOptions`; None: as the pipeline was set up.
             generation: decoding options, for whose answer the prompt leaves room.
@@ -380,21 +381,23 @@ class Service:
         for key in [key for key in self.cache if key.partition("-")[0] not in self.rag.documents]:
             del self.cache[key]
 
-    def _key(self, document_id: str) -> str:
-        """Return the key of the adapter that the service's own parametrizer makes."""
-        parametrizer = self.rag.parametrizer
+    def _key(self, document_id: str, parametrizer: Parametrizer | None = None) -> str:
+        """Return the key of the adapter that a parametrizer makes; the service's own by default."""
+        parametrizer = parametrizer or self.rag.parametrizer
         return adapter_key(document_id, parametrizer.spec, parametrizer.fingerprint)
 
     def _mergeable(self, served: Mapping[str, Served], path: str | None) -> dict[str, str]:
-        """Return the keys of documents' adapters: trained ones where all of them are trained.
+        """Return the keys of documents' adapters: trained ones where one training made all of them.
 
-        Trained and generated adapters have different modules and are not merged with each other.
+        Trained and generated adapters have different modules and are not merged with each other;
+        nor are those of several trainings, which may differ as much, unless `path` asks for them.
         """
         untrained = [i for i, adapter in served.items() if adapter.path != "trained"]
         if path == "trained" and untrained:
             problem = f"got documents without trained adapters, {untrained[:3]}"
             raise ValueError(f"{problem}, expected trained ones: train them with POST /v1/jobs")
-        if path == "generated" or (untrained and len(untrained) < len(served)):
+        makers = {adapter.key.partition("-")[2] for adapter in served.values()}
+        if path == "generated" or (path is None and len(makers) > 1):
             for document_id in served:
                 if self._key(document_id) in self._unreadable:
                     problem = f"got document {document_id}, whose generated adapter cannot be read"
@@ -468,7 +471,7 @@ class Service:
         note = {"seconds": f"{seconds:.4f}", "created": str(int(time.time()))}
         items = {}
         for document, adapter in zip(documents, adapters, strict=True):
-            key = adapter_key(document.id, parametrizer.spec, parametrizer.fingerprint)
+            key = self._key(document.id, parametrizer)
             items[key] = replace(adapter, metadata={**adapter.metadata, **note})
             self.observe(adapter.metadata.get("path", ""), seconds)
         with self.lock:
@@ -493,18 +496,24 @@ class Service:
             for key in items:
                 self._unreadable.pop(key, None)
 
-    def _train(self, document_ids: tuple[str, ...]) -> Generator[float, None, dict[str, str]]:
+    def _train(
+        self, document_ids: tuple[str, ...], since: int
+    ) -> Generator[float, None, dict[str, str]]:
         """Train documents batch by batch; those removed meanwhile are left out.
 
-        Returns why documents could not be trained, by their ids.
+        So are those that this trainer trained after `since`, in seconds since 1970: before the
+        server that was to do it ended, say. Returns why documents could not be trained, by their
+        ids.
         """
         if self._trainer is None:
             self._trainer = self._make_trainer()
+        left = [i for i in document_ids if not self._trained_after(i, since)]
         count, failures = len(document_ids), dict[str, str]()
-        for start in range(0, count, self._trainer.batch_size):
-            ids = document_ids[start : start + self._trainer.batch_size]
+        for start in range(0, len(left), self._trainer.batch_size):
+            ids = left[start : start + self._trainer.batch_size]
+            before = (count - len(left) + start) / count
             try:
-                yield from self._train_batch(ids, start / count, len(ids) / count)
+                yield from self._train_batch(ids, before, len(ids) / count)
             except OSError:  # a full disk, which is no document's fault
                 raise
             except Exception as error:
@@ -513,10 +522,16 @@ class Service:
                     try:
                         if len(ids) == 1:
                             raise
-                        yield from self._train_batch([document_id], start / count, 0)
+                        yield from self._train_batch([document_id], before, 0)
                     except Exception as alone:
                         failures[document_id] = clear_message(alone)
         return failures
+
+    def _trained_after(self, document_id: str, since: int) -> bool:
+        """Say whether this trainer's adapter of a document is there and newer than this second."""
+        with self.lock:
+            served, key = self.adapter_of(document_id), self._key(document_id, self._trainer)
+            return served is not None and served.key == key and served.created > since
 
     def _train_batch(
         self, ids: Sequence[str], before: float, share: float

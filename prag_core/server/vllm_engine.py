@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -152,12 +152,12 @@ class VllmEngine:
             if reply.status_code != 200:
                 raise self._refusal(reply.status_code, reply.read())
             ticket.emit("", None)
-            for line in reply.iter_lines():
+            for line in _lines(reply.iter_bytes()):
                 if ticket.cancelled:
                     return
                 self._require_time(ticket)
-                if line.startswith("data: {"):
-                    self._push(ticket, row, json.loads(line.removeprefix("data: ")))
+                if line.startswith(b"data: {"):
+                    self._push(ticket, row, json.loads(line.removeprefix(b"data: ")))
                 if row.finish:
                     return
         raise BackendError(502, f"got half an answer from vLLM at {self.url}: try again")
@@ -211,3 +211,12 @@ class VllmEngine:
     def _require_time(ticket: Ticket) -> None:
         if ticket.deadline < time.monotonic():
             raise TimeoutError(LATE)
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the whole lines of a stream of events."""
+    # httpx's own lines end at U+2028 and others too, which JSON may hold as they are.
+    held = b""
+    for piece in pieces:
+        *lines, held = (held + piece).split(b"\n")
+        yield from lines

@@ -81,6 +81,8 @@ def test_quoted_tsv_fields_and_stray_quotes(tmp_path):
 def test_further_fields_become_metadata():
     record = {"id": 3, "text": "t", "year": 1999, "metadata": {"source": "wiki"}}
     assert document_from_record(record).metadata == {"year": 1999, "source": "wiki"}
+    for extra, expected in (("wiki", {"metadata": "wiki"}), ([1], {"metadata": [1]}), (None, {})):
+        assert document_from_record({"text": "t", "metadata": extra}).metadata == expected
 
 
 def test_text_and_markdown_titles(tmp_path):
@@ -323,6 +325,11 @@ def test_columns_of_one_name_are_refused(tmp_path):
     write(tmp_path / "a.csv", "title,text,Text\nA,one,two\n")
     with pytest.raises(ValueError, match=r"got columns \['text'\] twice in .*a.csv, line 1"):
         read_documents(tmp_path / "a.csv")
+
+
+def test_columns_without_a_name_are_left_out(tmp_path):
+    (document,) = read_documents(write(tmp_path / "a.csv", ",text,year\n0,Oss is old.,1931\n"))
+    assert document.metadata == {"year": "1931"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

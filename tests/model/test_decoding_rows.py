@@ -56,6 +56,12 @@ def test_stop_strings(tiny_base, text, stop, expected):
     assert "".join(pushed(tiny_base, text, stop, end=False)) == expected
 
 
+def test_a_stop_string_at_once_ends_before_the_first_word(tiny_base):
+    for text, expected in (("\n\nTarn", ""), ("\nTarn\n\nOss", "\nTarn")):
+        row = RowText(tiny_base, ("\n\n",), ("\n\n",))
+        assert "".join(map(row.push, tiny_base.tokenizer(text).input_ids)) == expected
+
+
 def test_a_stop_string_is_held_back_until_it_is_decided(tiny_base):
     pieces = pushed(tiny_base, "Tarn Quest", ("Question:",))
     assert pieces == [*"Tarn ", "", "", "", "", "", "Quest"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -100,6 +100,18 @@ def test_a_document_of_the_same_source_id_replaces_the_old_one(fast):
     assert fast.store.get_record("document", CORPUS[0].id) is None
     fast.add_documents([new], replace=True)
     assert len(fast.documents) == len(fast.retriever) == 4
+
+
+def test_metadata_are_taken_over_without_an_id(fast):
+    fast.add_documents(CORPUS)
+    dated = replace(CORPUS[0], source_id="", metadata={"year": 1902})
+    for again in (dated, replace(dated, metadata={})):  # the last one says nothing
+        for parametrize in (True, False):
+            fast.add_documents([again], parametrize=parametrize, replace=True)
+            kept = replace(CORPUS[0], metadata=dated.metadata)
+            assert asdict(fast.documents[dated.id]) == asdict(kept)
+            assert fast.store.get_record("document", dated.id) == asdict(kept)
+    assert len(fast.documents) == 4 and len(fast.parametrizer.batches) == 2
 
 
 def test_only_documents_with_the_metadata_are_found(fast):

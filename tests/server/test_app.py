@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import io
 import sys
@@ -10,6 +11,7 @@ import time
 import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import httpx
 import openai
@@ -17,6 +19,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from prag_core.formats.peft_folder import from_peft
+from prag_core.model.decoding_rows import RowText
 from prag_core.model.wordings import Wording
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.server.completion_routes import Pending
@@ -63,6 +66,12 @@ def test_a_server_that_may_only_read_answers_and_refuses_changes(http, client, s
         ):
             assert "may not write to its store" in message(reply, 403)
     assert len(server[1].list(9)) == 1
+
+
+def test_a_full_disk_and_a_file_that_is_too_large_are_no_room(http, server, monkeypatch):
+    for number, status in ((errno.ENOSPC, 507), (errno.EFBIG, 507), (errno.EMFILE, 500)):
+        monkeypatch.setattr(server[1], "add", Mock(side_effect=OSError(number, "no")))
+        assert message(http.post("/v1/documents", json={"text": "a"}), status)
 
 
 def test_documents_of_the_users_own_id_and_metadata(http, client):
@@ -282,6 +291,14 @@ def test_completions_go_on_from_prompts(http, client):
     ]
     texts = [reply.choices[0].text for reply in seeded]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_requests_own_stop_ends_an_answer_before_its_first_word(client, monkeypatch):
+    monkeypatch.setattr(RowText, "_text", lambda self: "\n\nTarn")
+    options = {"model": "tiny", "prompt": "P1 is"}
+    (choice,) = client.completions.create(**options, stop="\n\n").choices
+    assert (choice.text, choice.finish_reason) == ("", "stop")
+    assert client.completions.create(**options).choices[0].text == "\n\nTarn"
 
 
 def test_models(client):

@@ -12,6 +12,7 @@ from openai.types.chat import completion_create_params as chat
 from pydantic import ValidationError
 
 from prag_core.server.fields import FIELDS, HONOURED, REFUSED, request_error
+from prag_core.server.limits import Limits
 from prag_core.server.schemas import ChatRequest, CompletionRequest, Request
 from tests.fixtures.examples import examples
 from tests.fixtures.paths import ROOT
@@ -83,3 +84,9 @@ def test_whatever_comes_is_read_or_refused_in_one_sentence(endpoint, changes):
         problem = request_error(errors, body)
         str(problem).encode()
         assert problem.param and "\n" not in str(problem) and "Input should" not in str(problem)
+
+
+@pytest.mark.parametrize(("body", "tokens"), [({}, 32), ({"max_tokens": 8}, 8)])
+def test_no_answer_is_longer_than_the_limit(body, tokens):
+    request = CompletionRequest.model_validate({"prompt": "a", **body})
+    assert request.options(Limits(max_tokens=32)).max_new_tokens == tokens

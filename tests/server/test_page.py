@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -97,6 +98,46 @@ def test_what_went_elsewhere_is_asked_about_no_more(page, server):
     page.fill("#question", "What are P0 and P1?")
     assert "from P1" in answers(page)["Generated adapter"]
     assert page.locator(".document").count() == 1 and not page.query_selector("article.failed")
+
+
+def test_documents_that_are_not_listed_are_asked_about_too(page, server):
+    server[1].add(documents(60))
+    page.reload()
+    page.wait_for_selector(".document >> nth=49")
+    listed = [d.title for d, _ in server[1].list(60)]
+    page.fill("#question", f"What is {listed[59]}?")
+    urls = []
+    page.on("request", lambda request: urls.append(request.url))
+    assert answers(page)["Generated adapter"].endswith(f"from {listed[59]}")
+    page.uncheck(".document input >> nth=0")
+    assert answers(page)["Generated adapter"].endswith(f"from {listed[59]}")
+    page.fill("#question", f"What is {listed[0]}?")
+    assert not answers(page)["Generated adapter"].endswith(f"from {listed[0]}")
+    assert not any(re.search(r"/v1/documents/\w+$", url) for url in urls)  # no text is sent
+
+
+def test_the_trained_column_searches_what_is_trained(page, server):
+    server[1].add(documents(2))
+    page.reload()
+    page.wait_for_selector(".document >> nth=1")
+    page.locator(".document", has_text="P1").locator(".train").click()
+    page.wait_for_selector(".document .facts:has-text('trained in')")
+    page.fill("#question", "What are P0 and P1?")
+    page.fill("#k", "2")
+    found = answers(page)
+    assert found["Trained adapter"].endswith("from P1")
+    assert {"P0", "P1"} == set(found["Generated adapter"].rpartition("from ")[2].split(", "))
+    assert not page.query_selector("article.failed")
+
+
+def test_a_training_that_cannot_be_followed_can_be_started_again(page, server):
+    server[1].add(documents(1))
+    page.reload()
+    page.wait_for_selector(".document")
+    page.route("**/v1/jobs/*", lambda route: route.abort())
+    page.click(".train")
+    page.wait_for_selector("text=The server does not answer")
+    assert page.is_enabled(".train") and page.is_hidden(".document progress")
 
 
 def test_by_keyboard_alone(page):

@@ -188,6 +188,19 @@ def test_training_swaps_the_adapter_when_it_is_done(service):
     assert not list(service.rag.store.keys(ids[0]))
 
 
+def test_documents_of_several_trainings_are_answered_from_generated_adapters(tiny_base, tmp_path):
+    with running_service(tiny_base, tmp_path / "s") as service:
+        ids = service.add(documents(2))
+        wait_for(service, service.train(ids[:1]))
+    other = LoraTrainingOptions(modules=("up_proj",), max_steps=2)
+    with running_service(tiny_base, tmp_path / "s", other) as service:
+        wait_for(service, service.train(ids[1:]))
+        for named, path in ((ids[:1], "trained"), (ids[1:], "trained"), (ids, "generated")):
+            assert service.prepare(asked("Who?"), "parametric", 1, named).path == path
+        with pytest.raises(ValueError, match="merge adapters of one parametrizer"):
+            service.prepare(asked("Who?"), "parametric", 1, ids, path="trained")
+
+
 def test_jobs_are_cancelled_fail_and_go_on_after_a_restart(tiny_base, tmp_path):
     endless = LoraTrainingOptions(max_steps=100_000, documents_per_batch=2)
     with running_service(tiny_base, tmp_path / "s", endless) as service:

@@ -19,7 +19,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.options import LoraTrainingOptions
-from tests.fixtures.parametrizers import make_parametrizer
+from tests.fixtures.parametrizers import OnePairAugmenter, make_parametrizer
 from tests.fixtures.services import documents, message, running_server, running_service
 from tests.fixtures.stores import damage_record
 
@@ -253,7 +253,49 @@ def test_each_server_runs_its_own_jobs(tiny_base, tmp_path):
         until(lambda: first.jobs.get(job.id).progress)
     with running_service(tiny_base, tmp_path / "s") as third:  # the first has ended
         until(lambda: third.jobs.get(job.id).status == "succeeded")
-        assert third.jobs.get(job.id).attempts == 2
+        assert third.jobs.get(job.id).attempts == 1
+
+
+def test_orderly_ends_are_no_attempts(tiny_base, tmp_path):
+    endless = LoraTrainingOptions(max_steps=100_000, documents_per_batch=2)
+    job = None
+    for _ in range(4):
+        with running_service(tiny_base, tmp_path / "s", endless) as service:
+            job = job or service.train(service.add(documents(1)))
+            until(lambda s=service, j=job: s.jobs.get(j.id).progress)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        until(lambda: service.jobs.get(job.id).status == "succeeded")
+        assert service.jobs.get(job.id).attempts == 1
+    with AdapterStore(tmp_path / "s") as opened:  # as a server that is killed leaves it
+        killed = opened.get_record("job", job.id) | {"status": "running", "attempts": 3}
+        opened.put_record("job", job.id, killed)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        assert service.jobs.get(job.id).error == "the server ended 3 times while it ran"
+
+
+def test_a_restart_trains_what_is_left(tiny_base, tmp_path, monkeypatch):
+    batches, augment = [], OnePairAugmenter.augment
+
+    def slow(self, batch):
+        batches.append([document.id for document in batch])
+        if len(batches) == 2:  # the first one is kept, this one is cut short
+            until(lambda: service.jobs._closing)
+        return augment(self, batch)
+
+    monkeypatch.setattr(OnePairAugmenter, "augment", slow)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        ids = service.add(documents(4))
+        with monkeypatch.context() as patch:  # adapters of the job's own second are made again
+            patch.setattr("prag_core.server.jobs.time", Mock(time=lambda: time.time() - 9))
+            job = service.train(ids)
+        until(lambda: len(batches) == 2)
+    with running_service(tiny_base, tmp_path / "s") as service:
+        until(lambda: service.jobs.get(job.id).status == "succeeded")
+        assert batches == [ids[:2], ids[2:], ids[2:]]
+        assert {service.get(i)[1].path for i in ids} == {"trained"}
+        again = service.train(ids)
+        until(lambda: service.jobs.get(again.id).status == "succeeded")
+        assert batches[3:] == [ids[:2], ids[2:]]
 
 
 def test_a_job_that_another_server_cancels_in_the_queue_never_starts(tiny_base, tmp_path):

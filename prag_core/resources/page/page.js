@@ -32,8 +32,7 @@ async function request(path, options = {}) {
   if (reply.ok) return reply;
   if (reply.status === 401) $("key-form").hidden = false;
   const body = await reply.json().catch(() => ({}));
-  const message = body.error?.message ?? `The server answered with status ${reply.status}.`;
-  throw Object.assign(new RequestError(message), { status: reply.status });
+  throw new RequestError(body.error?.message ?? `The server answered with status ${reply.status}.`);
 }
 
 const json = async (path, options) => (await request(path, options)).json();
@@ -109,8 +108,10 @@ async function picture(id, node) {
   box.replaceChildren(svg);
 }
 
+const listed = (limit, after) => json(`/v1/documents?limit=${limit}&after=${encodeURIComponent(after)}`);
+
 async function list() {
-  const page = await json(`/v1/documents?limit=50&after=${encodeURIComponent(after)}`);
+  const page = await listed(50, after);
   page.data.forEach(show);
   after = page.data.at(-1)?.id ?? after;
   $("more").hidden = !page.has_more;
@@ -161,12 +162,15 @@ function drop(id) {
   $("none").hidden = known.size > 0;
 }
 
-// What another page or program removed can be asked about no more.
-async function dropRemoved() {
-  await Promise.all([...known.keys()].map((id) => json(`/v1/documents/${id}`).catch((error) => {
-    if (error.status !== 404) throw error;
-    drop(id);
-  })));
+// The documents of the server in order of their ids, at least to `last`; by default all.
+async function present(last = "~" /* behind every id */) {
+  const rows = [];
+  let page;
+  do {
+    page = await listed(1000, rows.at(-1)?.id ?? "");
+    rows.push(...page.data);
+  } while (page.has_more && rows.at(-1).id < last);
+  return rows;
 }
 
 async function remove(id) {
@@ -176,19 +180,23 @@ async function remove(id) {
 }
 
 async function train(id) {
-  let job = await send("/v1/jobs", { document_ids: [id] });
   const node = known.get(id);
   const bar = node.querySelector("progress");
-  node.querySelector(".train").disabled = true;
-  bar.hidden = false;
-  while (["queued", "running"].includes(job.status)) {
-    bar.value = job.progress;
-    await new Promise((resolve) => setTimeout(resolve, 500));
-    job = await json(`/v1/jobs/${job.id}`);
+  const button = node.querySelector(".train");
+  button.disabled = true;
+  try {
+    let job = await send("/v1/jobs", { document_ids: [id] });
+    bar.hidden = false;
+    while (["queued", "running"].includes(job.status)) {
+      bar.value = job.progress;
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      job = await json(`/v1/jobs/${job.id}`);
+    }
+    if (job.status !== "succeeded") throw new RequestError(`The training ${job.status}: ${job.error}`);
+  } finally {
+    bar.hidden = true;
+    button.disabled = false;
   }
-  bar.hidden = true;
-  node.querySelector(".train").disabled = false;
-  if (job.status !== "succeeded") throw new RequestError(`The training ${job.status}: ${job.error}`);
   if (known.has(id)) show(await json(`/v1/documents/${id}`));
 }
 
@@ -244,16 +252,23 @@ async function ask() {
   $("answers").replaceChildren();
   $("ask").disabled = true;
   try {
-    await dropRemoved();
-    await Promise.all(asked());
+    const off = new Set([...known.keys()].filter((id) => !known.get(id).querySelector("input").checked));
+    // All of them where some are off, which only naming the others leaves out.
+    const there = await present(off.size ? undefined : [...known.keys()].sort().at(-1));
+    const ids = new Set(there.map((item) => item.id));
+    for (const id of known.keys()) {
+      if (!ids.has(id)) drop(id); // what another page or program removed
+    }
+    const on = there.filter((item) => !off.has(item.id));
+    await Promise.all(asked(on, on.length < there.length));
   } finally {
     $("ask").disabled = false;
   }
 }
 
-// The question in every mode, a promise of each that has documents.
-function asked() {
-  const on = [...known].filter(([, node]) => node.querySelector("input").checked).map(([id]) => id);
+// The question in every mode, a promise of each that has documents: all, or those `on` by name.
+function asked(on, byName) {
+  const trained = on.filter((item) => item.path === "trained");
   const messages = [{ role: "user", content: $("question").value }];
   const k = Number($("k").value) || 1;
   return MODES.map(([name, hint, settings]) => {
@@ -265,11 +280,13 @@ function asked() {
       node.querySelector(".facts").textContent = "no document is switched on";
       return null;
     }
-    if (settings.path === "trained" && !on.some((id) => known.get(id).querySelector(".train").hidden)) {
+    if (settings.path === "trained" && !trained.length) {
       node.querySelector(".facts").textContent = "no document is trained yet: press Train";
       return null;
     }
-    const among = settings.mode === "closed_book" ? {} : { among: on };
+    const rows = settings.path === "trained" ? trained : on;
+    const named = settings.mode !== "closed_book" && (byName || rows === trained);
+    const among = named ? { among: rows.map((item) => item.id) } : {};
     return answer({ messages, k, ...settings, ...among }, node);
   });
 }
