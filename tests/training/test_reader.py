@@ -64,12 +64,12 @@ def text_of(trainer, sequence) -> str:
 def test_a_question_over_two_articles_is_read_in_both_and_trained_on_in_neither(trainer, tmp_path):
     (tmp_path / "titles.txt").write_text("c\n")
     whole = letters_set()
-    by_title = {d.title: d.id for d in whole.documents}
+    ids = {d.title: d.id for d in whole.documents}
     pairs = [(one, other) for one in LETTERS for other in LETTERS if one < other]
     asked = tuple(
-        Question(one + other, f"Which two ({one}) ({other})?", ("both",), (by_title[one], by_title[other]))
+        Question(one + other, f"Which two ({one}) ({other})?", ("both",), (ids[one], ids[other]))
         for one, other in pairs
-    )  # fmt: skip
+    )
     options = replace(OPTIONS, held_out_questions=100)
     left_out = LeaveOut(str(tmp_path / "titles.txt"))
     sequences = reader_sequences(trainer, replace(whole, questions=asked), options, left_out)

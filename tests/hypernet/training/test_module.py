@@ -304,7 +304,9 @@ def test_logits_are_capped_as_the_model_caps_them(family_base):
 def test_biases_and_gains_do_not_decay(tiny_base, tmp_path):
     module, _ = parts(tiny_base, tmp_path)
     names = {id(parameter): name for name, parameter in module.network.named_parameters()}
-    whole = [names[id(p)] for g in adamw(module.network, 1e-3, 0.0).param_groups for p in g["params"]]
+    whole = [
+        names[id(p)] for g in adamw(module.network, 1e-3, 0.0).param_groups for p in g["params"]
+    ]
     kept, fast, decayed = adamw(module.network, 1e-3, 0.1).param_groups
     found = {names[id(p)]: group["weight_decay"] for group in (kept, fast, decayed)
              for p in group["params"]}  # fmt: skip
