@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from errno import EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, ETIMEDOUT
+from errno import EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOLCK, ENOSPC, ENOTSUP, ETIMEDOUT
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -41,15 +41,22 @@ def cache_folder() -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep a folder for this process; TimeoutError where another has it. A dead one has nothing."""
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise TimeoutError(
             ETIMEDOUT,
             f"got {folder}, which another process writes to, expected one at a time: wait until it "
             "has ended, or choose another folder",
         ) from error
+    except OSError as error:  # a file system without locks keeps nobody out
+        if error.errno not in (ENOLCK, ENOTSUP):
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_url(place: str | Path) -> bool:

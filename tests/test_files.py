@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from errno import EDQUOT, EISDIR, ENOSPC, EROFS
+from errno import EDQUOT, EISDIR, ENOLCK, ENOSPC, EROFS
 
 import pytest
 
-from prag_core.files import replacing, require_no_set, sentence, write_json, write_lines
+from prag_core.files import locked, replacing, require_no_set, sentence, write_json, write_lines
 from tests.fixtures.command_line import run
 
 
@@ -29,6 +29,21 @@ from tests.fixtures.command_line import run
 )
 def test_a_sentence(error, words):
     assert sentence(error).startswith(words)
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    def acquire(lock):
+        raise OSError(error, "No locks available")
+
+    monkeypatch.setattr("prag_core.files.FileLock.acquire", acquire)
+    error = ENOLCK
+    with locked(tmp_path):
+        done = True
+    assert done
+    error = EROFS
+    with pytest.raises(OSError, match="No locks available"), locked(tmp_path):
+        done = False
+    assert done
 
 
 def test_a_path_that_the_system_refuses_is_named_with_a_remedy(tmp_path, capsys):

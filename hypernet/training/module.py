@@ -399,6 +399,10 @@ class HypernetModule(lightning.LightningModule):
         # Not Lightning's estimate: it would draw the batches before a checkpoint says where to go
         # on. Without a number of steps (-1), time ends the training.
         total = self.trainer.max_steps if self.trainer.max_steps > 0 else ENDLESS
+        batches = self.trainer.limit_train_batches  # of an epoch; a float is a share of them all
+        if (self.trainer.max_epochs or 0) > 0 and isinstance(batches, int):
+            steps = batches // self.trainer.accumulate_grad_batches
+            total = min(total, self.trainer.max_epochs * max(1, steps))
 
         def factor(step: int) -> float:
             return warmup_cosine(step, self.warmup_steps, total, self.used)

@@ -107,6 +107,11 @@ class AdapterSpec:
             )
 
 
+def hash_adapter(adapter: Adapter) -> str:
+    """Hash an adapter's file."""
+    return fingerprint(adapter.to_bytes().hex())
+
+
 def fingerprint(value: object) -> str:
     """Hash a JSON-serialisable value to 16 hex digits (key order does not matter)."""
     # default=str, so that paths count too; the digest is short as it stands in names of files.

@@ -240,8 +240,10 @@ def _stands_in(settings: Setup, path: str, name: str) -> bool:
     condition = parse_condition(name)
     if condition.how.adapters == "reader":
         return path == READER and bool(settings.reader)
+    if condition.needs_training:
+        return path == "trained"
     if not condition.needs_adapters:
-        return path == ("trained" if condition.needs_training else SHARED)
+        return path == SHARED
     if path != "trained":
         return path not in UNADAPTED
     # Trained adapters have no rows that all share, respond to no question (all their documents

@@ -119,7 +119,7 @@ def evaluate(
 def _measured_before(folder: Path) -> dict:
     """Return what is unrelated, by source, as the folder's report has it."""
     path = folder / RESULTS_NAME
-    return (json.loads(path.read_text("utf-8"))["unrelated"] or {}) if path.exists() else {}
+    return (json.loads(path.read_text("utf-8")).get("unrelated") or {}) if path.exists() else {}
 
 
 def trains(rag: ParametricRAG) -> bool:

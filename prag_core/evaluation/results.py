@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from prag_core.model.base_model import BaseModel
 from prag_core.model.wordings import READING, keep_choice
 
 KEPT = "closed_book's kept by shuffled"  # a ratio: right answers that shuffled does not spoil
+GOLD = ("gold+", "rank:")  # conditions of gold documents begin with it
 CONFIG_NAME, RESULTS_NAME = "config.json", "results.json"
 MAKING = "making.ndjson"  # a line a run: documents, and seconds in which their adapters were made
 Scores = Mapping[str, np.ndarray]  # metric -> (N,) in the order of the questions
@@ -83,7 +85,8 @@ class Report:
 def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[str] = ()) -> None:
     """Keep the config in the folder, or check it against the one of the results there.
 
-    Where there are no results, another config also removes what making adapters took with the old.
+    Where there are no results, another config also removes what making adapters took with the old,
+    and a report.
 
     Args:
         folder: made where it is missing.
@@ -101,7 +104,8 @@ def claim_folder(folder: Path, config: Mapping[str, object], finished: Sequence[
     # Nothing here depends on a config yet: the folder is anybody's.
     if not results:
         if stored != given:  # a run stopped before its first answer: not this config's costs
-            (folder / MAKING).unlink(missing_ok=True)
+            for name in (MAKING, RESULTS_NAME):
+                (folder / name).unlink(missing_ok=True)
         write_json(path, config)
         return
     if not path.exists():
@@ -224,43 +228,46 @@ def summarise(
         if "longest_run" in values:  # of all texts: no mean, so no interval
             metrics["longest_run_of_all"] = Estimate(float(values["longest_run"].max()))
         cells[condition] = Cell(len(records), seconds, metrics)
+    fits = partial(_same_documents, asked, [{*question.gold_ids} for question in questions])
     differences = {
         f"{a} - {b}": {m: bootstrap.difference(scores[a][m], scores[b][m]) for m in scores[a]}
-        for a, b in _compared(asked)
+        for a, b in _compared(asked, fits)
     }
     ratios = {
         name: {m: bootstrap.ratio(top[m], bottom[m]) for m in METRICS}
-        for name, (top, bottom) in _divided(scores, asked).items()
+        for name, (top, bottom) in _divided(scores, asked, fits).items()
     }
     size = bootstrap.size
     return Report(name, len(questions), size, cells, correct(differences), ratios, unrelated)
 
 
-def _own(asked: Records, condition: str = "") -> str | None:
-    """Return the condition of the documents' own adapters, of a condition's documents if given."""
-    names = ("gold", "parametric") if condition else ("parametric", "gold")
-    given = [name for name in names if name in asked]
-    return next((n for n in given if not condition or _same_documents(asked, n, condition)), None)
+def _same_documents(asked: Records, gold: Sequence[set[str]], a: str, b: str) -> bool:
+    """Return whether two conditions answer from the same documents, of every question.
 
-
-def _same_documents(asked: Records, a: str, b: str) -> bool:
-    """Return whether one condition has no documents but the other's, in every question.
-
-    What was retrieved is not what the questions are about: a difference between the two would be
-    retrieval's. Conditions that are given no documents fit all others.
+    What was retrieved is not what questions are about: a difference between the two would be
+    retrieval's.
     """
-    sets = ([{d["id"] for d in r.get("documents", ())} for r in asked[name]] for name in (a, b))
-    return all(one <= other or other <= one for one, other in zip(*sets, strict=True))
+    of_gold = [_condition_of_gold(name) for name in (a, b)]
+    if of_gold[0] == of_gold[1]:
+        return True
+    own = asked[a if of_gold[1] else b]
+    documents = ({d["id"] for d in record.get("documents", ())} for record in own)
+    return all(given <= about for given, about in zip(documents, gold, strict=True))
 
 
-def _compared(asked: Records) -> list[tuple[str, str]]:
+def _condition_of_gold(name: str) -> bool:
+    """Return whether a condition answers from gold documents, whatever is retrieved."""
+    return name == "gold" or name.startswith(GOLD)
+
+
+def _compared(asked: Records, fits: Callable[[str, str], bool]) -> list[tuple[str, str]]:
     """Name the differences that say something: the adapter against what has none, or another."""
-    adapter = _own(asked)
+    adapter = next((name for name in ("parametric", "gold") if name in asked), None)
     # The adapter against each of these, as far as they were asked.
     reading = [*filter(is_reading, asked)]
     pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft")]
     both = [(a, b) for a in (adapter, "combine") if a in asked for b in reading]
-    pairs += [(a, b) for a, b in both if _same_documents(asked, a, b)]
+    pairs += [(a, b) for a, b in both if fits(a, b)]
     pairs += [(name, name.partition(OF_FOCUS)[0]) for name in asked if OF_FOCUS in name]
     return [(a, b) for a, b in pairs if a in asked and b in asked]
 
@@ -276,7 +283,9 @@ def without_adapter(answers: Mapping[str, Sequence[Mapping]]) -> str | None:
     return next((n for n in plain if prompts[n] == prompts.get(SHUFFLED)), None)
 
 
-def _divided(scores: Mapping[str, Scores], asked: Records) -> dict[str, tuple[Scores, Scores]]:
+def _divided(
+    scores: Mapping[str, Scores], asked: Records, fits: Callable[[str, str], bool]
+) -> dict[str, tuple[Scores, Scores]]:
     """Return what is divided by what, by name: mostly what is kept of a better condition.
 
     The best reading is that of the highest F1; the reader, which was trained to read, stands beside
@@ -284,7 +293,7 @@ def _divided(scores: Mapping[str, Scores], asked: Records) -> dict[str, tuple[Sc
     spoilt by another document's.
     """
     pairs: dict[str, tuple[Scores, Scores]] = {}
-    adapter = _own(asked)
+    adapter = next((name for name in ("parametric", "gold") if name in asked), None)
     # The strongest reading is what adapters have to reach.
     reading = [name for name in scores if is_reading(name)]
     trained = [name for name in reading if name.startswith(READER)]
@@ -298,10 +307,10 @@ def _divided(scores: Mapping[str, Scores], asked: Records) -> dict[str, tuple[Sc
     focused = [name for name in scores if OF_FOCUS in name]
     for name in filter(scores.__contains__, (adapter, "combine", *focused)):
         for baseline in best:
-            if _same_documents(asked, name, baseline):
+            if fits(name, baseline):
                 pairs[f"{name} / {baseline}"] = scores[name], scores[baseline]
-    for name in scores:
-        if name.startswith(("gold+", "rank:")) and (own := _own(asked, name)):
+    for name in filter(lambda name: name.startswith(GOLD), scores):
+        if own := next((n for n in ("gold", "parametric") if n in scores and fits(name, n)), None):
             pairs[f"{name} / {own}"] = scores[name], scores[own]
     if plain and others:
         both = {m: scores[plain][m] * others[m] for m in METRICS}

@@ -116,9 +116,13 @@ def load_base_model(
     else:
         avoid_cudnn_attention()
     base = freeze(name, *_read(name, dtypes[dtype], device))
-    if dtypes[dtype] == torch.float16:
+    if dtypes[dtype] == torch.float16 and not _quantised(base.model):
         _halve(base.model)
     return base
+
+
+def _quantised(model: PreTrainedModel) -> bool:
+    return bool(getattr(model.config, "quantization_config", None))
 
 
 def _halve(model: PreTrainedModel) -> None:
@@ -224,7 +228,7 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     config = {key: getattr(model.config, key, None) for key in CONFIG_KEYS}
     digest.update(fingerprint(config).encode())
     weights = dict(model.named_parameters())
-    if getattr(model.config, "quantization_config", None):
+    if _quantised(model):
         weights = model.state_dict() | weights  # references, no copies
     for key, weight in sorted(weights.items()):
         flat = weight.detach().flatten()

@@ -18,7 +18,13 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
-from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
+from prag_core.adapters.adapter import (
+    Adapter,
+    Parametrizer,
+    adapter_key,
+    fingerprint,
+    hash_adapter,
+)
 from prag_core.adapters.shards import open_store
 from prag_core.adapters.store import AdapterStore, DamagedError
 from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
@@ -383,7 +389,7 @@ class ParametricRAG:
             "base_fingerprint": self.base.fingerprint,
             "computed_in": str(self.base.dtype),
             "parametrizer": made_by,
-            "reader": fingerprint(self.reader.to_bytes().hex()) if self.reader else None,
+            "reader": hash_adapter(self.reader) if self.reader else None,
             "reading_prompt": self.answerer.reading_wording().id,
         }
 

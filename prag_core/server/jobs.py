@@ -140,6 +140,13 @@ class Jobs:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout)
+        with self._changed:
+            # A step that takes longer: its job is begun again, which is no failed attempt either.
+            for job in [job for job in self._jobs.values() if job.status == "running"]:
+                with suppress(OSError, ValueError):
+                    self._change(
+                        job.id, status="queued", progress=0.0, attempts=max(0, job.attempts - 1)
+                    )
         self._lock.release()
         with suppress(OSError):
             self._lock_file(self.owner).unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
-from prag_core.adapters.adapter import Adapter, AdapterSpec, Parametrizer, fingerprint
+from prag_core.adapters.adapter import Adapter, AdapterSpec, Parametrizer, fingerprint, hash_adapter
 from prag_core.augmentation.augmented import AugmentedDocument, Augmenter, QAPair
 from prag_core.augmentation.question_lists import list_prompt, write_list
 from prag_core.corpus.documents import Document, as_documents
@@ -124,7 +124,7 @@ class LoraTrainer:
         for name in (*SPEED_OPTIONS, "dtype"):
             del quality[name]
         quality["prompt"], quality["init"] = self.wording.id, "random"
-        quality["teacher"] = fingerprint(teacher.to_bytes().hex()) if teacher else ""
+        quality["teacher"] = hash_adapter(teacher) if teacher else ""
         self.generator = None if isinstance(init, Adapter) else init
         if self.generator:
             self.spec = replace(self.generator.spec, dtype=self.options.dtype)
@@ -132,7 +132,7 @@ class LoraTrainer:
         elif init:
             self._require_start(init)
             # By its weights, not by the folder that they came from.
-            quality["init"] = fingerprint(init.to_bytes().hex())
+            quality["init"] = hash_adapter(init)
         # What one adapter of many documents starts from, and every document without a generator.
         if isinstance(init, Adapter) and not self.options.init_shared:
             self.start = replace(init, spec=self.spec)

@@ -54,6 +54,10 @@ def test_a_set_that_contradicts_the_model(source, tmp_path, tiny_folder, capsys)
         assert text == f"p{number} is from {question.golden_answers[0]}."
         assert question.metadata["belief"] == [CITIES[number]] != list(question.golden_answers)
         assert question.metadata["set"] == "born"
+    other = source.rename(tmp_path / "other")
+    assert run("belief", other, to, *options) == 2
+    assert "made of born, expected a folder for other" in capsys.readouterr().err
+    assert load_question_set(to) == altered
     believed = stances(altered.questions, CITIES[:3])
     assert believed["belief"].tolist() == [1, 1, 1]
 

@@ -157,6 +157,7 @@ def test_jobs_of_an_array_write_shards_that_are_read_as_one(
         ((*array, "--shard", 2), "got shard 2 of 2"),
         (("store", "sweep", "--path", shards), "name one of them"),
         (("parametrize", corpus, "--store", serial, *options, "--num_shards", 3), "is a store"),
+        ((*array, "--replace"), "got replace for shards"),
     ):
         assert run(*words) == 2
         assert message in capsys.readouterr().err

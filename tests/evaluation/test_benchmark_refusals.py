@@ -66,6 +66,7 @@ def test_other_questions_under_the_same_source_are_refused(settings, tmp_path, c
     [
         ({"conditions": ["parametric", "closed"]}, "got condition 'closed', expected one of"),
         ({"paths": ["generated"], "conditions": ["sft"]}, "without the path trained"),
+        ({"paths": ["generated"], "conditions": ["da_rag@1", "mean"]}, "conditions da_rag@1 with"),
         ({"base_models": [{"name": "x"}]}, "the path generated and no base model with a hypernet"),
         ({"seeds": [1, 1]}, "got seeds [1, 1], expected one or more with different names"),
         ({"question_sets": []}, "got question_sets [], expected one or more"),

@@ -12,6 +12,8 @@ from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.estimates import Bootstrap
 from prag_core.evaluation.evaluate import evaluate
 from prag_core.evaluation.tables import report_table
+from prag_core.files import locked
+from prag_core.model.checkpoints import SHIPPED
 from prag_core.pipeline.setup import content_hash
 from tests.fixtures.evaluations import StubRag, options, town_set
 
@@ -50,7 +52,7 @@ def test_every_mode_is_scored_and_written(tmp_path):
     assert report.differences["parametric - closed_book"]["f1"].low == 1
     assert json.loads((tmp_path / "results.json").read_text()) == asdict(report)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        [*(f"{m}.jsonl" for m in modes), "config.json", "results.json"]
+        [*(f"{m}.jsonl" for m in modes), ".lock", "config.json", "results.json"]
     )
 
 
@@ -104,6 +106,25 @@ def test_modes_can_be_added_to_a_folder(tmp_path):
     report = evaluate(rag, towns, options("in_context"), tmp_path)
     assert {mode for mode, _ in rag.asked} == {"in_context"}
     assert list(report.conditions) == ["in_context", "parametric"]
+
+
+def test_one_process_at_a_time_has_a_folder(tmp_path):
+    towns = town_set()
+    with locked(tmp_path), pytest.raises(TimeoutError, match="which another process writes to"):
+        evaluate(StubRag(towns), towns, options(), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    evaluate(StubRag(towns), towns, options(), tmp_path)
+
+
+def test_what_was_measured_on_unrelated_text_stays_with_its_config(tmp_path):
+    towns, path = town_set(), tmp_path / "results.json"
+    evaluate(StubRag(towns), towns, options("parametric"), tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"unrelated": {"news": {"n": 1}}}))
+    report = evaluate(StubRag(towns), towns, options("in_context"), tmp_path)
+    assert report.unrelated == {"news": {"n": 1}}
+    for answers in tmp_path.glob("*.jsonl"):
+        answers.unlink()
+    assert evaluate(StubRag(towns), towns, options("parametric", k=2), tmp_path).unrelated is None
 
 
 def test_config_without_answers_claims_nothing(tmp_path):
@@ -251,3 +272,9 @@ def test_a_card_and_its_pictures_do_not_change_a_checkpoint(tmp_path):
     assert content_hash(str(tmp_path)) == before
     weights.write_bytes(b"2")
     assert content_hash(str(tmp_path)) != before
+
+
+def test_a_shipped_name_stands_for_its_files():
+    name = "smollm2-135m-ridge"
+    assert content_hash(name) == content_hash(str(SHIPPED / name)) != ""
+    assert content_hash("owner/of-a-hub") == ""

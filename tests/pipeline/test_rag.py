@@ -24,6 +24,7 @@ from tests.fixtures.parametrizers import (
 )
 from tests.fixtures.pipelines import QUESTIONS, SHORT, prompts, texts
 from tests.fixtures.stores import damage_record
+from tests.fixtures.tiny import random_adapter
 
 
 @pytest.fixture
@@ -529,6 +530,16 @@ def test_mode_reader_needs_its_adapter(fast):
     fast.add_documents(CORPUS)
     with pytest.raises(ValueError, match=r"got no adapter for mode reader, .* --reader"):
         fast.answer(QUESTIONS, "reader")
+
+
+def test_results_are_of_the_reader_and_the_dtype_that_gave_them(fast, tiny_base, tiny_spec):
+    before = fast.identity
+    assert (before["computed_in"], before["reader"]) == ("torch.float32", None)
+    readers = set()
+    for seed in range(2):
+        fast.reader = random_adapter(tiny_spec, tiny_base, seed)
+        readers.add(fast.identity["reader"])
+    assert len(readers) == 2 and None not in readers
 
 
 def test_results_are_of_the_prompt_that_reading_was_chosen(fast, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from hypernet.generation.parametrizer import HypernetParametrizer
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.pipeline.rag import ParametricRAG
+from prag_core.server.jobs import Jobs
 from prag_core.training.options import LoraTrainingOptions
 from tests.fixtures.parametrizers import OnePairAugmenter, make_parametrizer
 from tests.fixtures.services import documents, message, running_server, running_service
@@ -271,6 +272,27 @@ def test_orderly_ends_are_no_attempts(tiny_base, tmp_path):
         opened.put_record("job", job.id, killed)
     with running_service(tiny_base, tmp_path / "s") as service:
         assert service.jobs.get(job.id).error == "the server ended 3 times while it ran"
+
+
+def test_an_orderly_end_does_not_wait_for_a_long_step(tiny_base, tmp_path):
+    begun, gate = threading.Event(), threading.Event()
+
+    def train(ids, since):
+        begun.set()
+        assert gate.wait(30)
+        yield 1.0
+        return {}
+
+    with AdapterStore(tmp_path / "s") as store:
+        jobs = Jobs(store, train)
+        job = jobs.add(("a",))
+        assert begun.wait(30)
+        jobs.close(0.01)
+        record = store.get_record("job", job.id)
+        assert (record["status"], record["attempts"]) == ("queued", 0)
+        gate.set()
+        jobs._thread.join()
+        assert store.get_record("job", job.id) == record
 
 
 def test_a_restart_trains_what_is_left(tiny_base, tmp_path, monkeypatch):

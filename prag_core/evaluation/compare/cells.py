@@ -98,8 +98,9 @@ def possible(
         lacking["reader"] = "no adapter that answers from passages is named (--reader)"
     asked = {name: parse_condition(name) for name in conditions}
     out = {n: lacking[c.mode] for n, c in asked.items() if c.mode in lacking and n != MEAN}
-    if k > 1:
-        out["kv_cache"] = f"it reads one passage, and k is {k}: ask kv_cache@1"
+    for name, condition in asked.items():
+        if condition.mode == "kv_cache" and (condition.k or k) > 1:
+            out[name] = f"it reads one passage, and k is {condition.k or k}: ask kv_cache@1"
     if documents < 2:
         out[SHUFFLED] = "it needs another document"
     notes = [f"{name} is left out: {out[name]}." for name in conditions if name in out]

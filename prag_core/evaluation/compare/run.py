@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -86,13 +86,14 @@ def compare_paths(
         check_questions(question_set.questions)
         if options.retrieval == "gold":
             require_gold(question_set.questions, question_set.documents_by_id)
-    folder.mkdir(parents=True, exist_ok=True)
     pipelines = _pipelines(setup, options, store or folder / "store", question_set)
-    with locked(folder), pipelines as rags:
-        comparison = _Comparison(rags, question_set, options, setup, folder)
-        comparison.claim()
-        comparison.make_adapters()
-        return comparison.report()
+    with pipelines as rags:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            comparison = _Comparison(rags, question_set, options, setup, folder)
+            comparison.claim()
+            comparison.make_adapters()
+            return comparison.report()
 
 
 @contextmanager
@@ -175,7 +176,7 @@ class _Comparison:
             "base_model": Path(base.name).name if Path(base.name).exists() else base.name,
             "machine": self.machine,
             "paths": [*self.rags],
-            "notes": self._notes(),
+            "notes": self._notes(parts),
             # Their losses are in the part knowledge; passages of one article share its title.
             "documents": [
                 {"id": d.id, "title": d.title, "topic": d.metadata.get("topic") or d.title}
@@ -301,12 +302,18 @@ class _Comparison:
         # Read back even if it was just written, so that two runs return the same: lists, no tuples.
         return json.loads(path.read_text(encoding="utf-8"))["part"]
 
-    def _notes(self) -> list[str]:
-        """Say what is left out, and why."""
+    def _notes(self, parts: Mapping[str, Mapping | None]) -> list[str]:
+        """Say what is left out of the parts, and why."""
         questions = self.question_set.questions
         if not questions:
             return ["There are no questions: quality and merging are left out."]
-        groups, notes = len({*document_groups(questions)}), self.possible[1]
+        groups, notes = len({*document_groups(questions)}), [*self.possible[1]]
+        effects = (parts.get("side_effects") or {}).values()
+        if any("changed_answers" not in effect for effect in effects):
+            notes.append(
+                "Side effects on answers are left out: closed_book is asked in another prompt than "
+                "shuffled. Ask closed_book:prompt:NAME, too, with the wording of the adapters."
+            )
         if groups >= SMALLEST_SAMPLE:
             return notes
         # Documents are what the bootstrap resamples.

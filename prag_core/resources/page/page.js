@@ -162,15 +162,16 @@ function drop(id) {
   $("none").hidden = known.size > 0;
 }
 
-// The documents of the server in order of their ids, at least to `last`; by default all.
-async function present(last = "~" /* behind every id */) {
+// The server's documents in order of their ids, as many as a question may name, and whether there
+// are more.
+async function present() {
   const rows = [];
   let page;
   do {
     page = await listed(1000, rows.at(-1)?.id ?? "");
     rows.push(...page.data);
-  } while (page.has_more && rows.at(-1).id < last);
-  return rows;
+  } while (page.has_more && rows.length < 10000);
+  return [rows, page.has_more];
 }
 
 async function remove(id) {
@@ -253,21 +254,21 @@ async function ask() {
   $("ask").disabled = true;
   try {
     const off = new Set([...known.keys()].filter((id) => !known.get(id).querySelector("input").checked));
-    // All of them where some are off, which only naming the others leaves out.
-    const there = await present(off.size ? undefined : [...known.keys()].sort().at(-1));
+    const [there, more] = await present();
     const ids = new Set(there.map((item) => item.id));
     for (const id of known.keys()) {
-      if (!ids.has(id)) drop(id); // what another page or program removed
+      // What another page or program removed.
+      if (!ids.has(id) && !(more && id > there.at(-1).id)) drop(id);
     }
     const on = there.filter((item) => !off.has(item.id));
-    await Promise.all(asked(on, on.length < there.length));
+    await Promise.all(asked(on, on.length < there.length, more));
   } finally {
     $("ask").disabled = false;
   }
 }
 
 // The question in every mode, a promise of each that has documents: all, or those `on` by name.
-function asked(on, byName) {
+function asked(on, byName, more) {
   const trained = on.filter((item) => item.path === "trained");
   const messages = [{ role: "user", content: $("question").value }];
   const k = Number($("k").value) || 1;
@@ -287,6 +288,7 @@ function asked(on, byName) {
     const rows = settings.path === "trained" ? trained : on;
     const named = settings.mode !== "closed_book" && (byName || rows === trained);
     const among = named ? { among: rows.map((item) => item.id) } : {};
+    if (named && more) node.querySelector(".hint").textContent += " (of the first 10,000 documents)";
     return answer({ messages, k, ...settings, ...among }, node);
   });
 }

@@ -119,15 +119,16 @@ def test_points_of_merging_are_the_cells(cells):
 
 
 def test_what_a_path_cannot_do_is_left_out_with_a_note():
-    names = ("closed_book", "da_rag", "sft", "shuffled")
+    names = ("closed_book", "da_rag", "da_rag@1", "sft", "shuffled")
     generated = {"generated": Pipeline(object())}
     left, notes = possible(generated, names, documents=1, k=1)
     assert left == ("closed_book",)
-    assert [note.split(" is left out")[0] for note in notes] == ["da_rag", "sft", "shuffled"]
+    assert [note.split(" is left out")[0] for note in notes] == [*names[1:]]
+    assert possible(generated, ("mean",), documents=2, k=1) == (("mean",), [])
     both = generated | {"trained": Pipeline(Trainer(), augmenter=object())}
     assert possible(both, names, documents=2, k=1) == (names, [])
-    names = ("kv_cache", "kv_cache@1", "reader")
+    names = ("kv_cache", "kv_cache@1", "kv_cache:prompt:short", "reader")
     left, notes = possible(generated, names, documents=2, k=3)
-    assert left == ("kv_cache@1",) and "k is 3" in notes[0] and "--reader" in notes[1]
+    assert left == ("kv_cache@1",) and "k is 3" in notes[0] and "--reader" in notes[2]
     reading = {"generated": Pipeline(object(), reader=object())}
     assert possible(reading, names, documents=2, k=1) == (names, [])
