@@ -10,9 +10,13 @@ from prag_core.training.lora_trainer import LoraTrainer
 from tests.fixtures.command_line import run
 
 
+def read_by_warmup(options: list[str]) -> list[str]:
+    return [option for option in options if option.startswith(("--base_model", "--training"))]
+
+
 def test_warmup_trains_an_initial_adapter(corpus, options, tmp_path, capsys):
     start = tmp_path / "warm"
-    shared = [option for option in options if "augmentation" not in option]
+    shared = read_by_warmup(options)
     assert run("warmup", corpus, start, *shared) == 0
     assert (start / "adapter_config.json").exists()
     store = tmp_path / "s"
@@ -35,7 +39,7 @@ def test_warmup_draws_from_each_set_behind_the_questions_of_a_benchmark(
 
     train = LoraTrainer.train_warmup
     monkeypatch.setattr(LoraTrainer, "train_warmup", record)
-    shared = [option for option in options if "augmentation" not in option]
+    shared = read_by_warmup(options)
     more = [f"--more=['{corpus}']", "--limit=2", "--skip=4"]
     assert run("warmup", corpus, tmp_path / "a", *more, *shared) == 0
     assert trained.pop() == sorted(["Where does Ed live?", "Where does Flo live?"] * 2)
@@ -52,7 +56,7 @@ def test_warmup_takes_nothing_on_what_is_held_out(corpus, options, tmp_path, mon
 
     train = LoraTrainer.train_warmup
     monkeypatch.setattr(LoraTrainer, "train_warmup", record)
-    shared = [option for option in options if "augmentation" not in option]
+    shared = read_by_warmup(options)
     titles = tmp_path / "titles.txt"
     titles.write_text("Ada\nBo\n")
     assert run("warmup", corpus, tmp_path / "a", f"--leave_out.titles={titles}", *shared) == 0
@@ -76,7 +80,7 @@ def test_a_folder_with_content_is_refused_before_the_training(
 
 
 def test_warmup_without_questions_is_refused(corpus, options, tmp_path, capsys):
-    shared = [option for option in options if "augmentation" not in option]
+    shared = read_by_warmup(options)
     assert run("warmup", corpus, tmp_path / "a", "--skip=6", *shared) == 2
     assert "behind its first 6 questions" in capsys.readouterr().err
 
@@ -90,7 +94,7 @@ def test_warmup_of_chains_of_thought_has_the_base_model_write_them(
         "generate_fitting",
         lambda base, prompts, options: texts * (len(prompts) // 2),
     )
-    shared = [option for option in options if "augmentation" not in option]
+    shared = read_by_warmup(options)
     chains = ["--training.scheme=paper", "--training.prompt=paper_cot",
               "--training.distillation=0", "--training.max_steps=0"]  # fmt: skip
     assert run("warmup", corpus, tmp_path / "a", *chains, *shared) == 0

@@ -53,11 +53,18 @@ def test_the_default_takes_what_is_shipped(tiny_base, shipped):
 
 def test_where_none_is_shipped_the_embedded_model_asks(tiny_base, shipped, monkeypatch):
     embedded = family_model("qwen2")
-    monkeypatch.setattr(parts, "load_base_model", {EMBEDDED_NAME: embedded}.__getitem__)
+    loaded = []
+
+    def load(*named):
+        loaded.append(named)
+        return embedded
+
+    monkeypatch.setattr(parts, "load_base_model", load)
     with pytest.raises(ValueError, match="none is shipped"):
         build_augmenter(tiny_base, AugmentationOptions(), None)
     shipped("writer", 0, embedded, EMBEDDED_NAME)
     assert build_augmenter(tiny_base, AugmentationOptions(), None).base is embedded
+    assert {*loaded} == {(EMBEDDED_NAME, "float32", "cpu")}  # as the base model computes
     shipped("writer", 0)
     assert build_augmenter(tiny_base, AugmentationOptions(), None).base is tiny_base
 
@@ -65,7 +72,7 @@ def test_where_none_is_shipped_the_embedded_model_asks(tiny_base, shipped, monke
 def test_without_the_embedded_model_the_error_says_what_else_there_is(
     tiny_base, shipped, monkeypatch
 ):
-    def nowhere(name):
+    def nowhere(name, *_):
         raise FileNotFoundError(f"got no {name}")
 
     monkeypatch.setattr(parts, "load_base_model", nowhere)
