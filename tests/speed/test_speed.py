@@ -11,6 +11,7 @@ from hypernet.network.checkpoint import save_checkpoint
 from prag_core.adapters.adapter import AdapterSpec, adapter_key
 from prag_core.adapters.store import AdapterStore
 from prag_core.commands.speed import speed
+from prag_core.model.wordings import keep_choice
 from prag_core.speed import serving, vllm
 from prag_core.speed.measurement import bounded, compared, peft_process
 from prag_core.speed.run import PARTS, speed_table
@@ -33,8 +34,15 @@ def tiny_folder(tiny_base, tmp_path_factory):
     return str(folder)
 
 
-def test_every_part_runs_and_stays_in_the_file(tiny_base, tiny_folder, tmp_path, capsys):
-    """One run measures all parts; a later run of one part keeps the others."""
+def test_every_part_runs_and_stays_in_the_file(
+    tiny_base, tiny_folder, tmp_path, capsys, monkeypatch
+):
+    """One run measures all parts; a later run of one part keeps the others.
+
+    The model reads in another wording than adapters are asked in, which neither side takes.
+    """
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    keep_choice(tiny_base.fingerprint, {"prompt": "turns"})
     save_checkpoint(tmp_path / "network", network(tiny_base), CONFIG, tiny_base)
     speed(
         str(tmp_path), PARTS, quick=True, base_model=tiny_folder,
