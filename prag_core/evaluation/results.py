@@ -241,6 +241,11 @@ def summarise(
     return Report(name, len(questions), size, cells, correct(differences), ratios, unrelated)
 
 
+def _own(asked: Records) -> str | None:
+    """Return the condition of the documents' own adapters."""
+    return next((name for name in ("parametric", "gold") if name in asked), None)
+
+
 def _same_documents(asked: Records, gold: Sequence[set[str]], a: str, b: str) -> bool:
     """Return whether two conditions answer from the same documents, of every question.
 
@@ -262,7 +267,7 @@ def _condition_of_gold(name: str) -> bool:
 
 def _compared(asked: Records, fits: Callable[[str, str], bool]) -> list[tuple[str, str]]:
     """Name the differences that say something: the adapter against what has none, or another."""
-    adapter = next((name for name in ("parametric", "gold") if name in asked), None)
+    adapter = _own(asked)
     # The adapter against each of these, as far as they were asked.
     reading = [*filter(is_reading, asked)]
     pairs = [(adapter, b) for b in ("closed_book", SHUFFLED, MEAN, "sft")]
@@ -293,7 +298,7 @@ def _divided(
     spoilt by another document's.
     """
     pairs: dict[str, tuple[Scores, Scores]] = {}
-    adapter = next((name for name in ("parametric", "gold") if name in asked), None)
+    adapter = _own(asked)
     # The strongest reading is what adapters have to reach.
     reading = [name for name in scores if is_reading(name)]
     trained = [name for name in reading if name.startswith(READER)]
