@@ -103,6 +103,10 @@ def test_a_document_beyond_the_context_is_read_as_far_as_it_goes(tiny_base, monk
     )
     pairs = [QAPair("Who kept goats?", "keeper"), QAPair("Who? " * 500, "keeper")]
     monkeypatch.setattr(writing_augmenter, "ask_about", lambda fact, title, most: pairs)
+    monkeypatch.setattr(
+        reading_check, "generate", lambda b, prompts, *_: ["a keeper"] * len(prompts)
+    )
     long = Document("A keeper kept goats. " * 200, "Goats")
     (augmented,) = WritingAugmenter(tiny_base, 0, 3, facts=True).augment([long])
-    assert augmented.document == long
+    assert augmented.document == long and augmented.qa_pairs[0] == pairs[0]
+    assert pairs[1] not in augmented.qa_pairs

@@ -18,6 +18,7 @@ from tests.fixtures.tiny import byte_tokenizer, tiny_model
 TINY = [
     "--dtype=float32", "--generation.max_new_tokens=3", "--training.layers=[0]",
     "--training.max_steps=2", "--augmentation.qa_pairs=1", "--training.rank=2",
+    "--augmentation.strategy=span",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from prag_core import cli
 from prag_core.adapters.adapter import AdapterSpec
+from prag_core.corpus.question_sets import load_question_set
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model.base_model import load_base_model
 from prag_core.model.wordings import DEFAULT, WORDINGS, Wording, reading_wording
@@ -158,9 +159,11 @@ def test_unrelated_text(run, tmp_path, capsys):
 def test_chunks_are_searched_in_place_of_documents(run, tmp_path):
     conditions = "--evaluation.conditions=[in_context,gold]"
     assert run("--evaluation.k=1", conditions, "--chunk_tokens=8") == 0
-    record = json.loads((tmp_path / "out" / "in_context.jsonl").read_text().split("\n")[0])
-    assert len(record["documents"]) == 1
-    assert results(tmp_path)["documents"] > 5
+    lines = (tmp_path / "out" / "in_context.jsonl").read_text().splitlines()
+    read = [[document["id"] for document in json.loads(line)["documents"]] for line in lines]
+    assert {*map(len, read)} == {1}
+    whole = load_question_set(tmp_path / "set").documents_by_id
+    assert not any(i in whole for (i,) in read)
 
 
 @pytest.mark.parametrize("hits", [False, True])

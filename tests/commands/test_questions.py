@@ -50,6 +50,7 @@ def test_a_set_to_train_on_and_to_evaluate(
     ]  # fmt: skip
     results = tmp_path / "results"
     model = [f"--base_model={tiny_folder}", "--dtype=float32", "--path=trained"]
+    model += ["--augmentation.strategy=span"]
     assert run("evaluate", out, f"--output={results}", *model, *asked) == 0
     assert json.loads((results / "results.json").read_text())["questions"] == 4
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from prag_core.formats.peft_folder import from_peft
+from prag_core.training.reader import train_reader
 from tests.fixtures.command_line import run
 
 READING = [
@@ -33,6 +34,18 @@ def test_adapter_and_curves_are_written(trained, tiny_base):
     assert kept["best"] == min(kept["curves"], key=lambda point: point["held_out_loss"])
     assert kept["stopped"] in ("time", "flat") and len(kept["held_out_articles"]) == 2
     assert (kept["questions"], kept["held_out_questions"]) == (4, 2)
+
+
+def test_a_run_that_is_stopped_keeps_its_best_adapter(corpus, tiny_folder, tmp_path, monkeypatch):
+    def train(*arguments):
+        yield next(train_reader(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prag_core.training.reader.train_reader", train)
+    shared = [f"--base_model={tiny_folder}", "--dtype=float32", "--training.rank=2"]
+    assert run("reader", corpus, f"--output={tmp_path / 'r'}", *shared, *READING) == 130
+    assert (tmp_path / "r" / "adapter" / "adapter_config.json").is_file()
+    assert len(json.loads((tmp_path / "r" / "curves.json").read_text())["curves"]) == 1
 
 
 def test_an_adapter_that_is_there_is_not_overwritten(trained, corpus, capsys):

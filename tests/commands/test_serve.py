@@ -20,12 +20,14 @@ import pytest
 from hypernet.network.checkpoint import save_checkpoint
 from prag_core import cli
 from prag_core.adapters.store import AdapterStore
+from prag_core.commands.serve import KEY_VARIABLE
 from prag_core.server.guard import is_loopback
 from tests.fixtures.hypernetworks import CONFIG, network
-from tests.fixtures.services import documents
+from tests.fixtures.services import documents, message
 from tests.fixtures.tiny import byte_tokenizer, tiny_model
 
 KILLS = int(os.environ.get("PRAG_KILLS", "1"))
+SETTINGS = ["--page", "--allowed_hosts=127.0.0.1,x.lan", "--limits.max_tokens=300"]
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +43,13 @@ def options(tmp_path_factory):
 
 
 @contextmanager
-def process(options, store, log):
-    """A server in a process of its own; gives a client and the process."""
+def process(options, store, log, **variables):
+    """A server in a process of its own, with these variables; gives a client and the process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "prag_core.cli", "serve", f"--port={port}", f"--store={store}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", KEY_VARIABLE: ""} | variables
     with (
         log.open("a") as errors,
         subprocess.Popen([*command, *options], stderr=errors, env=environment) as running,
@@ -123,9 +125,24 @@ def test_nothing_acknowledged_is_lost_by_kill(options, tmp_path):
         assert {key.split("-")[0] for key in opened.keys("")} == load.kept
 
 
-def test_it_stops_when_it_is_told_and_logs_json(options, tmp_path):
+def require_settings(http) -> None:
+    """Check what `SETTINGS` and the key say; the client has the key from then on."""
+    assert http.get("/v1/models").status_code == 401
+    http.headers["Authorization"] = "Bearer secret"
+    assert http.get("/v1/models").status_code == 200
+    assert http.get("/v1/models", headers={"Host": "x.lan"}).status_code == 200
+    assert http.get("/v1/models", headers={"Host": "y.lan"}).status_code == 403
+    body = {"messages": [{"role": "user", "content": "Who?"}], "max_tokens": 301}
+    assert "expected at most 300" in message(http.post("/v1/chat/completions", json=body), 400)
+    page = http.get("/")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+
+
+def test_it_keeps_to_its_settings_stops_when_it_is_told_and_logs_json(options, tmp_path):
     store, log = tmp_path / "store", tmp_path / "log"
-    with process(options, store, log) as (http, running):
+    options = [*options, *SETTINGS]
+    with process(options, store, log, **{KEY_VARIABLE: "secret"}) as (http, running):
+        require_settings(http)
         http.post("/v1/documents", json={"text": "Ada lives in Tarn."}).raise_for_status()
         body = {"prompt": "P", "max_tokens": 300}
         with ThreadPoolExecutor(1) as pool:
@@ -155,7 +172,8 @@ def test_a_server_that_could_answer_nothing_is_refused(option, capsys):
     assert "expected 1 or more" in capsys.readouterr().err
 
 
-def test_no_key_no_strangers(options, tmp_path, capsys):
+def test_no_key_no_strangers(options, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
     arguments = ["serve", "--host=0.0.0.0", f"--store={tmp_path / 's'}", *options]
     assert cli.main(arguments) == 2
     assert "got host 0.0.0.0 without an API key" in capsys.readouterr().err

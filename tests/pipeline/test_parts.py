@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from hypernet.network.checkpoint import save_checkpoint
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.augmentation.question_lists import ListAugmenter
 from prag_core.augmentation.span_augmenter import SpanAugmenter
@@ -12,9 +15,10 @@ from prag_core.formats.peft_folder import to_peft
 from prag_core.model import checkpoints
 from prag_core.model.catalogue import EMBEDDED_NAME
 from prag_core.pipeline import parts
-from prag_core.pipeline.parts import build_augmenter, build_parametrizer
+from prag_core.pipeline.parts import build_augmenter, build_parametrizer, build_retriever
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.training.options import LoraTrainingOptions
+from tests.fixtures.hypernetworks import CONFIG, network
 from tests.fixtures.tiny import family_model, random_adapter
 
 
@@ -92,6 +96,21 @@ def test_a_named_model_or_adapter_writes(tiny_base, shipped, tmp_path):
     assert isinstance(build_augmenter(tiny_base, model, None), WritingAugmenter)
     nobody = AugmentationOptions(adapter="")
     assert isinstance(build_augmenter(tiny_base, nobody, None), SpanAugmenter)
+
+
+def test_settings_reach_the_parts(tiny_base, tmp_path):
+    save_checkpoint(tmp_path / "network", network(tiny_base), CONFIG, tiny_base)
+    setup = Setup(path="generated", hypernet=str(tmp_path / "network"), hypernet_dtype="int8")
+    small = build_parametrizer(tiny_base, replace(setup, hypernet_rank=8), None)
+    assert (small.rank, small.spec.dtype) == (8, "int8")
+    assert build_parametrizer(tiny_base, setup, None).rank is None
+    start = LoraTrainingOptions(init="generated", rank=8, max_steps=1)
+    spans = AugmentationOptions(strategy="span")
+    begun = replace(setup, path="trained", training=start, augmentation=spans)
+    assert build_parametrizer(tiny_base, begun, None).spec.modules == ("down_proj",)
+    assert build_retriever(Setup(least_coverage=0.75))._least_coverage == 0.75
+    with pytest.raises(ValueError, match="got least_coverage 2"):
+        build_retriever(Setup(retriever="bm25s", least_coverage=2))
 
 
 @pytest.mark.parametrize("strategy", ["file", "self"])

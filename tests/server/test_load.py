@@ -37,17 +37,26 @@ def test_full_queue_timeout_and_shutdown(tiny_base, tmp_path):
         assert "shutting down" in message(http.post("/v1/completions", json=body), 503)
 
 
-def test_a_client_that_goes_away_frees_its_row(tiny_base, tmp_path):
+def test_a_client_that_goes_away_frees_its_rows(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr("prag_core.model.decoding_rows.end_tokens", lambda base: frozenset())
     limits = Limits(max_tokens=400)
     with running_server(tiny_base, tmp_path, limits) as (address, service):
-        body = {"prompt": "P", "max_tokens": 400, "stream": True}
+        service.engine.observe = lambda rows, seconds: time.sleep(0.02)  # 8 seconds an answer
+        body = {"prompt": ["P", "P"], "max_tokens": 400, "stream": True}
         with httpx.Client(base_url=address, timeout=60) as http:  # noqa: SIM117
             with http.stream("POST", "/v1/completions", json=body) as reply:
-                next(reply.iter_lines())
+                lines = reply.iter_lines()  # kept: without it the stream is closed
+                next(lines)
+                until = time.monotonic() + 30
+                while service.engine.decoding < 2:
+                    assert time.monotonic() < until
+                    time.sleep(0.01)
+                rows = list(service.engine.batch.rows)
         until = time.monotonic() + 30
-        while service.engine.batch.rows:
+        while service.engine.decoding:
             assert time.monotonic() < until
             time.sleep(0.01)
+        assert [row.finish for row in rows] == ["", ""]  # given up, not decoded to the end
 
 
 def test_a_request_sees_its_own_documents_alone(tiny_base, tmp_path):

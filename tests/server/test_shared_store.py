@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from unittest.mock import Mock
 
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from hypernet.generation.parametrizer import HypernetParametrizer
+from prag_core.adapters.names import INT8
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.pipeline.rag import ParametricRAG
@@ -335,16 +337,20 @@ def test_a_job_that_another_server_cancels_in_the_queue_never_starts(tiny_base, 
 
 
 def test_a_sweep_beside_a_server_loses_nothing(tiny_base, tmp_path):
-    with running_service(tiny_base, tmp_path / "s") as service:
-        stop = threading.Event()
+    packing = make_parametrizer("generated", tiny_base)
+    packing.spec = dataclasses.replace(packing.spec, dtype=INT8)  # each call makes a small pack
+    with (
+        running_service(tiny_base, tmp_path / "s", parametrizer=packing) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        stop, store = threading.Event(), service.rag.store
 
         def sweep() -> None:
             with AdapterStore(tmp_path / "s") as opened:
                 while not stop.is_set():
                     opened.sweep()
 
-        thread = threading.Thread(target=sweep)
-        thread.start()
+        sweeping = pool.submit(sweep)
         try:
             for start in range(0, 24, 4):
                 ids = service.add(documents(4, start))
@@ -353,8 +359,11 @@ def test_a_sweep_beside_a_server_loses_nothing(tiny_base, tmp_path):
                     assert ids_of(service, "Who?", document_ids=[i]) == [i]
         finally:
             stop.set()
-            thread.join()
-        assert len(service.list(99)) == 18 and not service.rag.store.verify()
+        sweeping.result(60)
+        assert store.sweep(grace=0) > 0  # nobody else writes any more
+        assert store.verify() == [] and len(store) == len(service.list(99)) == 18
+        for document, served in service.list(99):
+            assert store.get(served.key).metadata["document_id"] == document.id
         assert not any(served.problem for _, served in service.list(99))
 
 
