@@ -12,6 +12,8 @@ from hypernet.network.checkpoint import save_checkpoint
 from prag_core import cli
 from prag_core.evaluation.compare import run as compare_run
 from prag_core.evaluation.compare.options import PARTS
+from prag_core.model.base_model import load_base_model
+from prag_core.model.wordings import keep_choice
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, write_question_set
 from tests.fixtures.tiny import byte_tokenizer, tiny_model
 
@@ -249,3 +251,16 @@ def test_one_document_is_compared_without_another(folders, tmp_path):
     assert "generated/parametric" in report["quality"]["conditions"]
     assert "shuffled is left out" in " ".join(report["notes"])
     assert "generated" not in report["side_effects"]
+
+
+@pytest.mark.parametrize("control", ["shuffled", "mean"])
+def test_answers_in_another_prompt_are_no_side_effect(folders, tmp_path, monkeypatch, control):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    keep_choice(load_base_model(str(folders / "model")).fingerprint, {"prompt": "turns"})
+    options = [f"--comparison.conditions=[closed_book,parametric,{control}]"]
+    options += ["--comparison.paths=[generated]", "--comparison.parts=[side_effects]"]
+    assert run(folders, "set", tmp_path / "out", *options) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "changed_answers" not in report["side_effects"]["generated"]
+    said = any("asked in another prompt" in note for note in report["notes"])
+    assert said == (control == "shuffled")  # else nobody asked for it

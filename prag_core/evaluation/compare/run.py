@@ -36,7 +36,11 @@ from prag_core.evaluation.compare.parts import (
     side_effects,
     similarity,
 )
-from prag_core.evaluation.conditions import EvaluationOptions, require_gates_by_name
+from prag_core.evaluation.conditions import (
+    SHUFFLED,
+    EvaluationOptions,
+    require_gates_by_name,
+)
 from prag_core.evaluation.estimates import SMALLEST_SAMPLE, document_groups
 from prag_core.evaluation.evaluate import check_questions, set_identity
 from prag_core.evaluation.results import claim_folder
@@ -309,7 +313,8 @@ class _Comparison:
             return ["There are no questions: quality and merging are left out."]
         groups, notes = len({*document_groups(questions)}), [*self.possible[1]]
         effects = (parts.get("side_effects") or {}).values()
-        if any("changed_answers" not in effect for effect in effects):
+        asked = {"closed_book", SHUFFLED} <= {*self.options.conditions}
+        if asked and any("changed_answers" not in effect for effect in effects):
             notes.append(
                 "Side effects on answers are left out: closed_book is asked in another prompt than "
                 "shuffled. Ask closed_book:prompt:NAME, too, with the wording of the adapters."
