@@ -59,6 +59,11 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def local_place(place: str | Path) -> str:
+    """Return the path that a file:// url means; another place as it is."""
+    return str(place).removeprefix("file://")
+
+
 def is_url(place: str | Path) -> bool:
     """Say whether a place is a url; else it is a path."""
     return "://" in str(place)
@@ -99,6 +104,15 @@ def write_lines(path: Path, records: Iterable[Mapping]) -> None:
         with zipped as file:
             for record in records:
                 file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+
+
+def write_set(
+    folder: Path, corpus: Iterable[Mapping], questions: Iterable[Mapping], ending: str = "jsonl"
+) -> None:
+    """Write a question set's two files; compressed with the ending `jsonl.gz`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, records in (("corpus", corpus), ("questions", questions)):
+        write_lines(folder / f"{name}.{ending}", records)
 
 
 def require_no_set(folder: Path, made: str = "") -> None:

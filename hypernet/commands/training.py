@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from hypernet.training.callbacks import Curve, ExportNetwork, LastCheckpoint
@@ -46,6 +46,8 @@ class HypernetCLI(LightningCLI):
         super().__init__(
             HypernetModule,
             HypernetDataModule,
+            # Of `fit` alone: the others would replace the only record of how weights were trained.
+            save_config_callback=SaveConfigCallback if self.name == "fit" else None,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER,
             parser_kwargs={"prog": "hypernet"},

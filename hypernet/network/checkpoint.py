@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 
 from hypernet.network.config import NetworkConfig
 from hypernet.network.heads import build_head
-from prag_core.files import write_json
+from prag_core.files import write_json, write_whole
 from prag_core.model.base_model import BaseModel
 from prag_core.model.checkpoints import SHIPPED, local_place
 
@@ -72,10 +71,8 @@ def save_checkpoint(
         "network": asdict(config),
         "training": dict(training or {}),
     }
-    # Under a temporary name first: a reader meets the old file or the new one, never half of it.
-    scratch = folder / f".{WEIGHTS}.{os.getpid()}"
-    scratch.write_bytes(save(tensors, metadata={"format": "pt"}))  # save_file: for one user alone
-    scratch.replace(folder / WEIGHTS)
+    # A reader meets the old file or the new one, never half of it. save_file: for one user alone.
+    write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_json(folder / CONFIG, record)
     return folder
 

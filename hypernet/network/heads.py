@@ -176,7 +176,7 @@ class PerceiverHead(nn.Module):
         """Return rows of groups of `group` documents; R = (group + 1) * rows, whatever `rank`."""
         a, b = (stack(x, group) for x in self.rows(encoding))  # (G, L, M R, I), (G, L, M R, H)
         shared_a, shared_b = (x.to(a.dtype).expand(len(a), -1, -1, -1) for x in self.shared())
-        return Rows(torch.cat([a, shared_a], 2), torch.cat([b, shared_b], 2), self.shared_count)
+        return Rows(torch.cat([a, shared_a], 2), torch.cat([b, shared_b], 2))
 
     def export(self, encoding: Encoding) -> Iterator[Exported]:
         """Yield every document's rows; there is nothing that a merge could solve again."""

@@ -167,7 +167,6 @@ class RidgeHead(nn.Module):
         return Rows(
             torch.cat([a, shared_a[None].expand(count)], 2),
             torch.cat([values.to(a.dtype), shared_b[None].expand(count)], 2),
-            shared_a.shape[1],
         )
 
     @torch.no_grad()

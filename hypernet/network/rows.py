@@ -15,12 +15,11 @@ from prag_core.adapters.ridge_memory import RidgeMemory
 class Rows:
     """LoRA rows of G groups: a (G, L, R, I) and b (G, L, R, H); the update is b' a.
 
-    The last `shared` rows do not depend on the documents.
+    The last ones, as many as the head's `shared_count`, do not depend on the documents.
     """
 
     a: Tensor
     b: Tensor
-    shared: int = 0
 
 
 Exported = tuple[Tensor, Tensor, RidgeMemory | None]  # a (L, R, I), b (L, R, H); shared rows last

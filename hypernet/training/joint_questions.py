@@ -18,7 +18,7 @@ from hypernet.training.sources import NOTHING, corpus_file
 from prag_core.augmentation.relations import find_relations, subject
 from prag_core.corpus.documents import Document
 from prag_core.corpus.leave_out import LeaveOut
-from prag_core.files import require_no_set, write_lines
+from prag_core.files import require_no_set, write_set
 
 # By the first of the ways in which patterns ask for the relation.
 EARLIER = {
@@ -118,9 +118,7 @@ def joint_set(
     ]
     needed = {document.id: document for row in joint for document in row[3:]}
     texts = [{"id": i, "title": d.title, "text": d.text} for i, d in needed.items()]
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, records in (("corpus", texts), ("questions", rows)):
-        write_lines(Path(folder) / f"{name}.jsonl", records)
+    write_set(Path(folder), texts, rows)
     print(f"wrote {len(rows)} questions over {len(needed)} documents to {folder}")
 
 

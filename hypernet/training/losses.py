@@ -33,13 +33,6 @@ def weight_regression(rows: Rows, trained: Rows) -> Tensor:
     return sum((x.float() - y).square().mean((2, 3)).sum(1) for x, y in pairs)
 
 
-def mean_by_kind(losses: Tensor, kinds: Tensor, count: int) -> Tensor:
-    """Average losses (P,) within each kind (P,) of 0..count-1; a kind without any gives 0."""
-    total = losses.new_zeros(count).index_add(0, kinds, losses)  # (count,)
-    number = losses.new_zeros(count).index_add(0, kinds, torch.ones_like(losses))
-    return total / number.clamp(min=1)
-
-
 class TrainedAdapters:
     """Adapters that were trained for the documents, as targets of generated rows."""
 

@@ -19,12 +19,7 @@ from hypernet.network.heads import build_head, needs_background
 from hypernet.network.rows import Rows, attached_rows
 from hypernet.training.batches import ANSWER, COMPLETION, Batch
 from hypernet.training.datamodule import ENDLESS
-from hypernet.training.losses import (
-    TrainedAdapters,
-    mean_by_kind,
-    token_nll,
-    weight_regression,
-)
+from hypernet.training.losses import TrainedAdapters, token_nll, weight_regression
 from hypernet.training.schedule import Clock, adamw, require_finite_gradients, warmup_cosine
 from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore
@@ -34,7 +29,7 @@ from prag_core.model.hardware import release_freed_memory
 from prag_core.model.packing import Packed, packed_states
 from prag_core.model.padding import pad
 from prag_core.model.prompts import prompt_id
-from prag_core.model.token_loss import final_cap, kl_to_teacher, soft_capped
+from prag_core.model.token_loss import final_cap, kl_to_teacher, mean_by_owner, soft_capped
 from prag_core.model.wordings import find_wording
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.stacked_lora import short_attention
@@ -252,7 +247,7 @@ class HypernetModule(lightning.LightningModule):
         """Return the hidden states, the targets' logits (P, V), and their mean NLL by kind (2,)."""
         states = self.hidden_states(batch["rows"], rows)
         logits = self.logits(states, batch["positions"])
-        nll = mean_by_kind(token_nll(logits, batch["targets"]), batch["kinds"], 2)
+        nll = mean_by_owner(token_nll(logits, batch["targets"]), batch["kinds"], 2)
         return states, logits, nll
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -322,7 +317,7 @@ class HypernetModule(lightning.LightningModule):
             self._log_nll(f"rank{rank}", batch, self.network(encoding, batch["group"], rank))
         self._log_nll("gold", batch, rows)
         # Rolled by one: each document is asked with its neighbour's adapter.
-        self._log_nll("shuffled", batch, Rows(rows.a.roll(1, 0), rows.b.roll(1, 0), rows.shared))
+        self._log_nll("shuffled", batch, Rows(rows.a.roll(1, 0), rows.b.roll(1, 0)))
         self._log_nll("closed_book", batch, None)
         if "teacher" in batch:
             teacher = self.base_logits(batch["teacher"], batch["teacher_positions"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from hypernet.training.sources import corpus_file
 from prag_core.corpus.chunking import chunk_documents
 from prag_core.corpus.documents import Document, iter_documents
-from prag_core.files import require_no_set, write_lines
+from prag_core.files import require_no_set, write_set
 from prag_core.model.base_model import EMBEDDED_NAME, load_base_model
 
 NAMES = ("Ostrel", "Quellamar", "Veldin", "Tarnmoor", "Brisk", "Ulvena", "Corrick", "Maduin")
@@ -79,9 +79,7 @@ def needle_set(
             f"got a corpus of {len(rows)} texts of {tokens} tokens, expected {documents}: ask for "
             "fewer documents, or name a larger corpus"
         )
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, records in (("corpus", rows), ("questions", questions)):
-        write_lines(Path(folder) / f"{name}.jsonl", records)
+    write_set(Path(folder), rows, questions)
     print(f"wrote {len(rows)} documents with {needles} questions each to {folder}")
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.relations import find_facts
 from prag_core.augmentation.span_augmenter import choose_pairs
-from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.documents import Document, iter_documents, lines_file
 from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import load_question_set
 from prag_core.corpus.text_tokens import text_ids
@@ -252,8 +252,7 @@ def held_out_articles(articles: Collection[str], count: int, seed: int) -> set[s
 
 def corpus_file(source: str) -> Path:
     """Return corpus.jsonl(.gz) of a folder, or the file itself."""
-    names = ("corpus.jsonl.gz", "corpus.jsonl")
-    return next((Path(source) / n for n in names if (Path(source) / n).is_file()), Path(source))
+    return lines_file(Path(source), "corpus") or Path(source)
 
 
 def _facts(document: Document, pairs: int, leave_out: LeaveOut) -> tuple:

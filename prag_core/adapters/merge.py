@@ -136,7 +136,7 @@ def mean_adapter(adapters: Iterable[Adapter]) -> Adapter:
             first = adapter.spec
             # Whose prompt the mean is asked in, too.
             made = {n: adapter.metadata[n] for n in ("prompt", "path") if n in adapter.metadata}
-        adapter.spec.require_base(first.base_model)
+        _require_fit(adapter.spec, first)
         for path in first.paths():
             a, b = adapter.tensors[path]
             update = adapter.spec.scale * (b.float() @ a.float())  # (O, I)
@@ -162,14 +162,18 @@ def _require_mergeable(adapters: Sequence[Adapter], weights: Sequence[float]) ->
         raise ValueError(f"got {len(weights)} weights, expected {len(adapters)}, one an adapter")
     first = adapters[0].spec
     for adapter in adapters[1:]:
-        adapter.spec.require_base(first.base_model)
-        if (adapter.spec.modules, adapter.spec.layers) != (first.modules, first.layers):
-            raise ValueError(
-                f"got an adapter of modules {adapter.spec.modules} in layers "
-                f"{adapter.spec.layers}, expected {first.modules} in {first.layers}: "
-                "merge adapters of one parametrizer"
-            )
+        _require_fit(adapter.spec, first)
     return first
+
+
+def _require_fit(spec: AdapterSpec, first: AdapterSpec) -> None:
+    """Raise ValueError for an adapter of another base model, modules or layers than the first."""
+    spec.require_base(first.base_model)
+    if (spec.modules, spec.layers) != (first.modules, first.layers):
+        raise ValueError(
+            f"got an adapter of modules {spec.modules} in layers {spec.layers}, expected "
+            f"{first.modules} in {first.layers}: merge adapters of one parametrizer"
+        )
 
 
 def _require_one_format(adapters: Sequence[Adapter]) -> Adapter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
@@ -36,12 +37,14 @@ def adapter_files(adapter: Adapter, base_model_name: str) -> dict[str, bytes]:
 
 def peft_config(adapter: Adapter, base_model_name: str) -> dict[str, Any]:
     """Settings of PEFT's LoraConfig; the rank is the tensors' own, and the scale the spec's."""
+    name, revision = split_revision(base_model_name)
     scale, rank = adapter.spec.scale, adapter.rank
     ranks = {path: a.shape[0] for path, (a, _) in adapter.tensors.items() if a.shape[0] != rank}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model_name,
+        "base_model_name_or_path": name,
+        **({"revision": revision} if revision else {}),
         "r": rank,
         "lora_alpha": _number(scale * rank),
         "lora_dropout": 0.0,
@@ -58,6 +61,12 @@ def peft_config(adapter: Adapter, base_model_name: str) -> dict[str, Any]:
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+def split_revision(name: str) -> tuple[str, str]:
+    """Split a hub name, `org/name@v1`, into name and revision; "" without one, and of a path."""
+    source, _, revision = name.rpartition("@")
+    return (source, revision) if source and not Path(name).exists() else (name, "")
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:

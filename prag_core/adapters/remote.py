@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ETIMEDOUT
+from errno import ENOSPC, ETIMEDOUT
 from typing import Any
 
 import fsspec
+
+from prag_core.files import FULL, is_full
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -36,7 +38,8 @@ def clear_remote_errors(url: str) -> Iterator[None]:
     Raises:
         FileNotFoundError: nothing there.
         ValueError: a kind of url that is unknown, or whose package is missing.
-        OSError: of number ETIMEDOUT, where nobody answers or nobody is let in.
+        OSError: of number ENOSPC, where a disk is full; of ETIMEDOUT, where nobody answers or
+            nobody is let in.
     """
     try:
         yield
@@ -54,6 +57,9 @@ def clear_remote_errors(url: str) -> Iterator[None]:
             f"got {url} ({error}), expected a url of fsspec such as s3://bucket/prefix: correct it"
         ) from error
     except Exception as error:  # every file system has errors of its own
+        if is_full(error):  # the disk of this machine, mostly, to which files are fetched
+            name = getattr(error, "filename", None) or f"the files of {url}"
+            raise OSError(ENOSPC, FULL.format(name)) from error
         # The number of a failure that may pass: what cannot be reached is not damaged.
         raise OSError(
             ETIMEDOUT,

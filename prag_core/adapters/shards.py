@@ -23,20 +23,20 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from prag_core.adapters.adapter import Adapter, fingerprint
+from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key, fingerprint
 from prag_core.adapters.durable import sync_folders
 from prag_core.adapters.remote import clear_remote_errors, filesystem
 from prag_core.adapters.store import HEADER, AdapterStore
 from prag_core.adapters.store_index import INDEX, Row, StoreIndex
-from prag_core.adapters.store_places import PACK_BYTES, PACK_ROWS, PACKS, SCRATCH
-from prag_core.files import cache_folder, is_url
+from prag_core.adapters.store_places import PACK_BYTES, PACK_ROWS, PACKS, SCRATCH, runs
+from prag_core.files import cache_folder, is_url, local_place, locked
 
 SHARD = "shard"  # kind of the records that say which state of which shard was copied
 # Of a shard's adapters: the end of the last in each pack, and their kinds, which is what keys say
@@ -60,6 +60,7 @@ def open_store(path: str | Path, create: bool = True) -> AdapterStore:
         OSError: what cannot be read or reached.
         ValueError: no store, or shards that do not belong together.
     """
+    path = local_place(path)
     if holds_shards(path):
         return open_shards(path)
     missing = create and not (Path(path) / HEADER).exists()
@@ -80,6 +81,13 @@ def require_place(path: str | Path) -> None:
         raise ValueError(
             f"got {path}, which is a store itself, expected a folder for shards: name a new one"
         )
+
+
+def require_kind(place: AdapterStore, parametrizer: Parametrizer) -> None:
+    """Raise ValueError where an opened place has adapters, and none of a parametrizer's kind."""
+    key = adapter_key("", parametrizer.spec, parametrizer.fingerprint)
+    kinds = _kinds([(key, asdict(parametrizer.spec))])
+    _require_alike("a shard", kinds, _known_kinds(record for _, record in place.records(SHARD)))
 
 
 def open_shards(path: str | Path, create: bool = False) -> AdapterStore:
@@ -147,18 +155,37 @@ def push(store: AdapterStore, path: str | Path, progress: Callable[[int], None])
         How many were copied.
 
     Raises:
+        TimeoutError: another process writes to the folder.
+        ValueError: a store itself, or adapters of another kind than those there.
         As `open_shards` and `write_shard`. What was copied before stays; a second call goes on.
     """
+    path = local_place(path)
+    require_place(path)
+    if not is_url(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    with nullcontext() if is_url(path) else locked(Path(path)):
+        batches = _lacking(store, path)
+        count = sum(map(len, batches))
+        progress(done := len(store) - count)
+        for batch in batches:
+            adapters = {row.key: store.get(row.key) for row in batch}
+            records = {row.document: store.get_record("document", row.document) for row in batch}
+            write_shard(path, adapters, {i: r for i, r in records.items() if r is not None})
+            progress(done := done + len(batch))
+    return count
+
+
+def _lacking(store: AdapterStore, path: str) -> list[list[Row]]:
+    """Return what a place lacks, a pack each; ValueError where one would be refused there."""
     with open_shards(path, create=True) as shards:
-        rows = [row for row in store.rows() if row.key not in shards]
-        done = len(store) - len(rows)
-    progress(done)
-    for batch in _batches(rows):
-        adapters = {row.key: store.get(row.key) for row in batch}
-        records = {row.document: store.get_record("document", row.document) for row in batch}
-        write_shard(path, adapters, {i: r for i, r in records.items() if r is not None})
-        progress(done := done + len(batch))
-    return len(rows)
+        rows = (row for row in store.rows() if row.key not in shards)
+        batches = list(runs(rows, lambda row: row.bytes, PACK_ROWS, PACK_BYTES))
+        kinds = _known_kinds(record for _, record in shards.records(SHARD))
+    for batch in batches:
+        own = _kinds((row.key, row.spec) for row in batch)
+        _require_alike(f"a shard of {store.path}", own, kinds)
+        kinds |= own
+    return batches
 
 
 @dataclass(frozen=True)
@@ -233,32 +260,45 @@ def _update(joint: AdapterStore, listing: _Listing) -> None:
     changed = any(versions.get(prefix) != record["version"] for prefix, record in known.items())
     if changed:  # or removed: what a shard had is not known one by one, so all are read
         known = {}
-    kinds = {key: spec for record in known.values() for key, spec in record["kinds"].items()}
+    kinds = _known_kinds(known.values())
     prefixes = [prefix for prefix in versions if prefix not in known]
     with listing.stores([prefix.removeprefix(f"{listing.place}/") for prefix in prefixes]) as paths:
         shards = dict(zip(prefixes, paths, strict=True))
-        records = {}
-        for prefix, folder in shards.items():  # all, before anything is changed
-            own_kinds = _check(listing, prefix, folder, kinds)
-            records[prefix] = {"version": versions[prefix], "kinds": own_kinds}
-            kinds |= own_kinds
+        records: dict[str, dict[str, Any]] = {  # all, before anything is changed
+            prefix: {"version": versions[prefix], "kinds": _check(listing, prefix, folder)}
+            for prefix, folder in shards.items()
+        }
+        # Those of several kinds first: they join others that are of one each.
+        for prefix in sorted(records, key=lambda prefix: -len(records[prefix]["kinds"])):
+            _require_alike(f"the shard {prefix}", own := records[prefix]["kinds"], kinds)
+            kinds |= own
         if changed:
             _replace(joint, shards, records)
         else:
             _absorb(joint, shards, records)
 
 
-def _check(
-    listing: _Listing, prefix: str, folder: Path, kinds: Mapping[str, str]
-) -> dict[str, str]:
-    """Return the kinds of adapter of a shard; ValueError for one that is cut or of other kinds."""
+def _check(listing: _Listing, prefix: str, folder: Path) -> dict[str, str]:
+    """Return the kinds of adapter of a shard; ValueError for one that is cut."""
     with closing(StoreIndex(folder, readonly=True)) as index:
         for pack, size in index.rows(ENDS):
             name = f"{prefix}{pack}"
             _require_whole(name, listing.size(name.removeprefix(f"{listing.place}/")), size)
-        own_kinds = dict(index.rows(KINDS))
-    _require_alike(prefix, own_kinds, kinds)
-    return own_kinds
+        return dict(index.rows(KINDS))
+
+
+def _kinds(adapters: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Return the kinds of adapters by key and spec, as `KINDS` has them."""
+    return {
+        key[key.find("-") + 1 :]: json.dumps(spec)
+        for key, spec in adapters
+        if not key.startswith("sft-")
+    }
+
+
+def _known_kinds(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the kinds of adapter of all shards, from their records."""
+    return {kind: spec for record in records for kind, spec in record["kinds"].items()}
 
 
 def _absorb(
@@ -296,16 +336,16 @@ def _require_whole(pack: str, size: int, expected: int) -> None:
         )
 
 
-def _require_alike(prefix: str, kinds: Mapping[str, str], expected: Mapping[str, str]) -> None:
+def _require_alike(what: str, kinds: Mapping[str, str], expected: Mapping[str, str]) -> None:
     """Raise ValueError where a shard has no kind of adapter that the others have."""
     if not kinds or not expected or kinds.keys() & expected.keys():
         return
     spec, other = (json.loads(next(iter(specs.values()))) for specs in (kinds, expected))
     fields = [f"{n} {x} (expected {other[n]})" for n, x in spec.items() if x != other[n]]
     raise ValueError(
-        f"got the shard {prefix} of {', '.join(fields) or 'another parametrizer'}, expected one "
-        "kind of adapter in all shards: parametrize it again with the settings of the others, or "
-        "move it to a folder of its own"
+        f"got {what} of {', '.join(fields) or 'another parametrizer'}, expected one kind of "
+        "adapter in all shards: parametrize with the settings of the others, or give it a folder "
+        "of its own"
     )
 
 
@@ -316,19 +356,6 @@ def _warn_of_missing(place: str, names: Iterable[str]) -> None:
         there = {int(match[1]) for match in parts if int(match[2]) == count}
         if missing := sorted(set(range(count)) - there):
             logger.warning("%s lacks the shards %s of %d", place, missing, count)
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Cut rows into batches for a pack each."""
-    batch, size = list[Row](), 0
-    for row in rows:
-        if batch and (len(batch) == PACK_ROWS or size + row.bytes > PACK_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(row)
-        size += row.bytes
-    if batch:
-        yield batch
 
 
 def _upload(shard: Path, url: str) -> None:

@@ -27,23 +27,21 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prag_core.adapters import store_changes, store_places
-from prag_core.adapters.adapter import Adapter, AdapterSpec
+from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.names import GRACE, INT8
 from prag_core.adapters.peft_files import WEIGHTS
-from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors
-from prag_core.files import FAILURES, is_url, write_json
+from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors, raise_failure
+from prag_core.files import is_url, write_json
 
 FORMAT = {"format": "prag-adapters", "version": 3}
 OLDER = {**FORMAT, "version": 2}  # the same, but that packs have no shared rows apart
 HEADER, OLD_FILE = "store.json", "data.mdb"
 PACK_FROM = 64  # adapters in one call from which on small ones are packed
 SMALL = 1 << 16  # bytes of such an adapter, at most
-MAX_KEY_BYTES = 511
 # As bytes: damaged ones may be no UTF-8, which SQLite would not hand over as text.
 RECORDS = "SELECT key, CAST(record AS BLOB), checksum FROM records WHERE kind = ? AND"
 log = logging.getLogger(__name__)
@@ -123,11 +121,11 @@ class AdapterStore:
 
         Raises:
             OSError: disk full, or the store is read-only; what was there is kept.
-            ValueError: an empty or too long key.
+            ValueError: an empty key.
         """
         items = dict(items)  # of a key that comes twice the last counts
-        for key in items:
-            _require_key(key)
+        if "" in items:
+            raise ValueError("got an empty key, expected one of a letter or more: use adapter_key")
         if not items:
             return
         # A folder takes four files and so at least 16 KB of disk, much for an adapter of 8 KB.
@@ -147,31 +145,26 @@ class AdapterStore:
                 staged = [store_places.stage_folder(scratch, *entry) for entry in entries]
             store_changes.publish(self._index, scratch, staged)
 
-    def get(self, key: str, expect: AdapterSpec | None = None) -> Adapter:
+    def get(self, key: str) -> Adapter:
         """Read one adapter and check it.
 
         Args:
             key: what it was put under.
-            expect: refuse an adapter of another base model or spec.
 
         Raises:
             UnknownKeyError: no such key (a KeyError).
             DamagedError: files that are gone, or not as they were written (a ValueError).
-            ValueError: not of the expected spec.
+            OSError: files that cannot be read, which says nothing of them (see `raise_failure`).
         """
         row = self._row(key)
         try:
-            adapter = store_places.load_adapter(self.path, row)
+            return store_places.load_adapter(self.path, row)
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) in FAILURES:
-                raise
+            raise_failure(error, self.path / row.place)
             if isinstance(error, FileNotFoundError) and self._row(key).place != row.place:
-                return self.get(key, expect)  # replaced and swept since its row was read
+                return self.get(key)  # replaced and swept since its row was read
             text = store_places.damage(self.path, row, error)
             raise DamagedError(key, f"adapter {key!r}: {text}") from error
-        if expect is not None:
-            _require_spec(key, adapter.spec, expect)
-        return adapter
 
     def weights_path(self, key: str) -> Path | None:
         """Return the file with an adapter's weights; None where it lies in a pack, or remote."""
@@ -250,7 +243,11 @@ class AdapterStore:
         return int(self._index.rows("PRAGMA data_version")[0][0])
 
     def verify(self) -> list[str]:
-        """Read everything; return a line for each file or record that is not as it was written."""
+        """Read everything; return a line for each file or record that is not as it was written.
+
+        Raises:
+            OSError: files that cannot be read, which says nothing of them (see `raise_failure`).
+        """
         lines = list(store_changes.damage(self._index))
         for (kind,) in self._index.rows("SELECT DISTINCT kind FROM records"):
             for key, text, checksum in self._index.scan(RECORDS, "", kind):
@@ -292,7 +289,7 @@ class AdapterStore:
         """Write a JSON record beside the adapters, e.g. an augmentation; replaces what was there.
 
         Raises:
-            ValueError: not JSON, or an empty or too long kind or key.
+            ValueError: not JSON, or an empty kind or key.
         """
         self.put_records(kind, {key: record})
 
@@ -434,38 +431,14 @@ def _require_format(path: Path) -> object:
     return header
 
 
-def _require_key(key: str) -> None:
-    if not 0 < (size := len(key.encode())) <= MAX_KEY_BYTES:
-        raise ValueError(
-            f"got a key of {size} bytes, expected 1 to {MAX_KEY_BYTES}: use adapter_key, or "
-            "hash long names"
-        )
-
-
 def _require_record_name(kind: str, key: str) -> None:
     if not kind or "\0" in kind or not key:
         raise ValueError(
             f"got record {kind!r}/{key!r}, expected a kind (without NUL) and a key that are not "
             "empty: name the kind of record, e.g. 'augmentation'"
         )
-    _require_key(key)
 
 
 def _checksum(kind: str, key: str, text: bytes) -> int:
     """CRC-32 of a record and its name, so that one under a wrong name is found too."""
     return zlib.crc32(f"{kind}\0{key}\0".encode() + text)
-
-
-def _require_spec(key: str, spec: AdapterSpec, expected: AdapterSpec) -> None:
-    spec.require_base(expected.base_model)
-    wanted = asdict(expected)
-    differ = [
-        f"{name} {value} (expected {wanted[name]})"
-        for name, value in asdict(spec).items()
-        if value != wanted[name]
-    ]
-    if differ:
-        raise ValueError(
-            f"got adapter {key!r} of another spec: {', '.join(differ)}: use the settings it was "
-            "made with, or parametrize the document again"
-        )

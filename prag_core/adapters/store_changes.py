@@ -19,7 +19,7 @@ from pathlib import Path
 from prag_core.adapters import store_places
 from prag_core.adapters.durable import sync_folders, sync_tree
 from prag_core.adapters.peft_files import NOTE
-from prag_core.adapters.store_index import Row, StoreIndex, clear_errors, insert_rows
+from prag_core.adapters.store_index import Row, StoreIndex, clear_errors, insert_rows, raise_failure
 from prag_core.adapters.store_places import PACKS
 
 
@@ -71,7 +71,11 @@ def delete_rows(index: StoreIndex, keys: Sequence[str]) -> int:
 
 
 def damage(index: StoreIndex) -> Iterator[str]:
-    """Read all adapters that the index names; yield a line for what is not as it was written."""
+    """Read all adapters that the index names; yield a line for what is not as it was written.
+
+    Raises:
+        OSError: as `raise_failure`.
+    """
     for (line,) in index.rows("PRAGMA quick_check"):
         if line != "ok":
             yield f"{index.path.name}: {line}"
@@ -79,6 +83,7 @@ def damage(index: StoreIndex) -> Iterator[str]:
         try:
             store_places.check_files(index.folder, row)
         except (OSError, ValueError) as error:
+            raise_failure(error, index.folder / row.place)
             if index.adapters("key = ? AND place = ?", row.key, row.place):  # not replaced since
                 yield f"{row.key}: {store_places.damage(index.folder, row, error)}"
 
@@ -187,14 +192,15 @@ def _retire(index: StoreIndex, places: set[str]) -> None:
 
 
 def _repack(index: StoreIndex) -> None:
-    """Copy the adapters of packs that are half empty or half full into full packs."""
+    """Copy the adapters of packs that are half empty, or not half full, into full packs."""
     query = "SELECT place, count(*), sum(bytes) FROM adapters WHERE start >= 0 GROUP BY place"
     wasteful, small = [], []
     for place, count, size in index.rows(query):
         with suppress(FileNotFoundError):
             if 2 * size < (index.folder / place).stat().st_size:
                 wasteful.append(place)
-            elif 2 * count < store_places.PACK_ROWS:
+            # A pack may be full by its bytes too, of large adapters.
+            elif 2 * count < store_places.PACK_ROWS and 2 * size < store_places.PACK_BYTES:
                 small.append(place)
     # A single small pack has nothing to be joined with: copying it would never end.
     places = wasteful + (small if wasteful or len(small) > 1 else [])

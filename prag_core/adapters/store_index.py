@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from errno import EACCES, EEXIST, EIO, ENOSPC, ENOTDIR, EPERM, EROFS, ETIMEDOUT
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from prag_core.adapters.adapter import fingerprint
-from prag_core.files import FULL, ROOMLESS
+from prag_core.files import FAILURES, FULL, ROOMLESS
 
 INDEX = "index.sqlite"
 PATIENCE = 60.0  # seconds that another process may take for its change
@@ -261,7 +260,7 @@ class StoreIndex:
 
 
 def _uri(path: Path, mode: str) -> str:
-    return f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+    return f"{path.absolute().as_uri()}?mode={mode}"
 
 
 def insert_rows(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
@@ -295,6 +294,26 @@ def clear_errors(path: Path) -> Iterator[None]:
         # One that says so already, of an inner call, or of another kind passes.
         if str(error.strerror).startswith("got ") or error.errno not in MEANINGS:
             raise
+        raise _disk_error(error.errno, error.filename or path, error.strerror) from error
+
+
+def raise_failure(error: Exception, path: Path) -> None:
+    """Raise an error again that says nothing of what was written: it may be sound.
+
+    Args:
+        error: of reading.
+        path: what was read, where the error does not name it.
+
+    Raises:
+        OSError: the machine or a server fails, or nobody is let in.
+    """
+    if not isinstance(error, OSError):
+        return
+    if error.errno in FAILURES:
+        if error.filename is None and not str(error.strerror).startswith("got "):
+            error.filename = str(path)  # a read names none
+        raise error
+    if error.errno in (EACCES, EPERM):
         raise _disk_error(error.errno, error.filename or path, error.strerror) from error
 
 

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from safetensors.numpy import save
@@ -37,6 +40,30 @@ SLICE = "pack"  # what the checksum of an adapter in a pack is called
 SHARED = "shared_rows"  # in the metadata of an adapter in a pack: the file of its shared rows
 SHARED_SUFFIX = ".shared"
 IN_FOLDER = -1  # start of an adapter that is not in a pack
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+def runs(
+    items: Iterable[T], size: Callable[[T], int], most: int, most_size: int
+) -> Iterator[list[T]]:
+    """Cut items into runs of at most `most` and, unless one alone has more, `most_size`.
+
+    Args:
+        items: read as their runs are.
+        size: of an item.
+        most: items.
+        most_size: sum of the sizes.
+    """
+    run, total = list[T](), 0
+    for item in items:
+        if run and (len(run) == most or total + size(item) > most_size):
+            yield run
+            run, total = [], 0
+        run.append(item)
+        total += size(item)
+    if run:
+        yield run
 
 
 def make_row(key: str, adapter: Adapter) -> Row:
@@ -84,24 +111,14 @@ def shared_place(row: Row) -> str | None:
 
 
 def stage_packs(scratch: Path, entries: Iterable[tuple[Row, bytes]]) -> Iterator[list[Row]]:
-    """Write adapters as packs into the scratch folder; yields the rows of each, as it is written.
+    """Write adapters as packs into the scratch folder; gives the rows of each, as it is written.
 
     Args:
         scratch: where.
         entries: rows that come back with the place to come, each with its bytes (`part_shared`).
     """
-    size = 0
-    rows: list[Row] = []
-    values: list[bytes] = []
-    for row, value in entries:
-        if rows and (len(rows) == PACK_ROWS or size + len(value) > PACK_BYTES):
-            yield _stage_pack(scratch, rows, values)
-            rows, values, size = [], [], 0
-        rows.append(row)
-        values.append(value)
-        size += len(value)
-    if rows:
-        yield _stage_pack(scratch, rows, values)
+    packs = runs(entries, lambda entry: len(entry[1]), PACK_ROWS, PACK_BYTES)
+    return map(partial(_stage_pack, scratch), packs)  # holds one pack at a time
 
 
 def load_adapter(store: Path, row: Row) -> Adapter:
@@ -122,11 +139,7 @@ def load_adapter(store: Path, row: Row) -> Adapter:
 def read_part(store: Path, row: Row, name: str) -> bytes:
     """Read one file of an adapter's folder, or its slice of a pack; raises as `load_adapter`."""
     place = f"{row.place}/{name}" if row.start == IN_FOLDER else row.place
-    content = _read(store, place, row.start, row.bytes)
-    if zlib.crc32(content) != row.checksums[name]:
-        where = place if is_url(place) else store / place
-        raise ValueError(f"got damaged bytes for {row.key!r} in {where}")
-    return content
+    return _sound(store, row, place, lambda content: zlib.crc32(content) == row.checksums[name])
 
 
 def damage(store: Path, row: Row, error: Exception) -> str:
@@ -149,9 +162,7 @@ def check_files(store: Path, row: Row) -> None:
     for name in row.checksums:
         read_part(store, row, name)
     if row.start == IN_FOLDER:
-        place = f"{row.place}/{NOTE}"
-        if _read(store, place, IN_FOLDER, 0) != json_bytes(row.note):
-            raise ValueError(f"got damaged bytes in {store / place}")
+        _sound(store, row, f"{row.place}/{NOTE}", lambda content: content == json_bytes(row.note))
     load_adapter(store, row)
 
 
@@ -190,21 +201,20 @@ def _joined(store: Path, row: Row, own: Adapter) -> Adapter:
     """Return an adapter with its shared rows, where a file beside its pack has them."""
     if not (place := shared_place(row)):
         return own
-    content = _read(store, place, IN_FOLDER, 0)
-    if not place.endswith(_hash(content) + SHARED_SUFFIX):
-        where = place if is_url(place) else store / place
-        raise ValueError(f"got damaged bytes for {row.key!r} in {where}")
+    whole = replace(row, start=IN_FOLDER)  # the file, where the row has a slice of its pack
+    content = _sound(
+        store, whole, place, lambda content: place.endswith(_hash(content) + SHARED_SUFFIX)
+    )
     metadata = {name: text for name, text in own.metadata.items() if name != SHARED}
     return replace(own, metadata=metadata).with_shared(Adapter.from_bytes(content))
 
 
-def _stage_pack(scratch: Path, rows: list[Row], values: list[bytes]) -> list[Row]:
-    pairs = zip(rows, values, strict=True)
-    content = save({row.key: np.frombuffer(value, np.uint8) for row, value in pairs})
+def _stage_pack(scratch: Path, entries: list[tuple[Row, bytes]]) -> list[Row]:
+    content = save({row.key: np.frombuffer(value, np.uint8) for row, value in entries})
     name = _hash(content) + PACK_SUFFIX
     (scratch / name).write_bytes(content)
     slices = _slices(content)  # in the order of safetensors, which is not that of the rows
-    return [_packed(row, name, content, *slices[row.key]) for row in rows]
+    return [_packed(row, name, content, *slices[row.key]) for row, _ in entries]
 
 
 def _slices(content: bytes) -> dict[str, tuple[int, int]]:
@@ -218,6 +228,24 @@ def _packed(row: Row, name: str, content: bytes, start: int, stop: int) -> Row:
     checksums = {SLICE: zlib.crc32(content[start:stop])}
     place = f"{PACKS}/{name}"
     return replace(row, place=place, start=start, bytes=stop - start, checksums=checksums)
+
+
+def _sound(store: Path, row: Row, place: str, is_sound: Callable[[bytes], bool]) -> bytes:
+    """Read what a row names at a place; past a cache on this machine that has it otherwise."""
+    content = _read(store, place, row.start, row.bytes)
+    if is_sound(content):
+        return content
+    source = place.rpartition("::")[2] if is_url(place) else place
+    if source != place and is_sound(content := _read(store, source, row.start, row.bytes)):
+        # Such a copy is cut where a process was killed as it was fetched, and is used as it is.
+        log.warning(
+            "got a damaged local copy of %s, expected what lies there, which is read past it: "
+            "delete the folder of the cache (FSSPEC_SIMPLECACHE_CACHE_STORAGE)", source
+        )  # fmt: skip
+        return content
+    raise ValueError(
+        f"got damaged bytes for {row.key!r} in {place if is_url(place) else store / place}"
+    )
 
 
 def _read(store: Path, place: str, start: int, size: int) -> bytes:

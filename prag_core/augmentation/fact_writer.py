@@ -61,7 +61,7 @@ WORDING = replace(
         (BARE.fill(titled(title, sentence)), numbered(facts)) for title, sentence, facts in EXAMPLES
     ),
 )
-LINE = re.compile(r"^\s*\d+[.)]\s*(\S.*?)\s*$", re.MULTILINE)
+LINE = re.compile(r"^[^\S\n]*\d+[.)][^\S\n]*(\S.*?)[^\S\n]*$", re.MULTILINE)
 PRONOUN = re.compile(r"\b(?:it|its|he|his|him|she|her|hers|they|their|them)\b", re.IGNORECASE)
 # Of a date, which may stand elsewhere in a fact than in the sentence.
 DATED = re.compile(rf"\d|^(?:{MONTHS.lower()})$")
@@ -72,7 +72,7 @@ DENIAL = re.compile(
 )
 MOST_TOKENS = 256  # of what is written about one sentence
 STATED = 0.7  # of a fact's content words, the title's left out, that its sentence must have
-VERSION = 1  # of the rules below; part of the fingerprint
+VERSION = 2  # of the rules below; part of the fingerprint
 
 
 def facts_fingerprint(base: BaseModel) -> list[object]:
@@ -96,23 +96,21 @@ def write_facts(
     jobs = [(n, s) for n, d in enumerate(documents) for s in split_sentences(d.text)]
     if not jobs:
         return [()] * len(documents)
-    # By length, so that few rows of a batch wait for its longest.
-    lengths = list(map(len, text_ids(base.tokenizer, [sentence for _, sentence in jobs])))
-    order = sorted(range(len(jobs)), key=lengths.__getitem__)
     rows = [prompt_ids(base.tokenizer, _prompt(base, *pair)) for pair in ("AB", "CD")]
     examples = read_prefix(base, rows[0][: common_start(*rows)])  # read once for all sentences
-    written: dict[int, str | None] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        prompts = [_prompt(base, documents[n].title, s) for n, s in (jobs[i] for i in batch)]
-        # A fact repeats the subject: twice the sentence, and a line's number and title.
-        tokens = min(2 * lengths[batch[-1]] + 32, MOST_TOKENS, max(1, base.context_length // 3))
-        options = GenerationOptions(tokens, stop=("\n\n",), batch_size=batch_size)
-        texts = generate_fitting(base, prompts, options, [examples] * len(batch))
-        written |= zip(batch, texts, strict=True)
+    prompts = [_prompt(base, documents[n].title, sentence) for n, sentence in jobs]
+    # A fact repeats the subject: twice the sentence, and a line's number and title. A limit each:
+    # a sentence has the same facts whatever is written about beside it.
+    most = min(MOST_TOKENS, max(1, base.context_length // 3))
+    limits = (
+        min(2 * len(ids) + 32, most)
+        for ids in text_ids(base.tokenizer, [sentence for _, sentence in jobs])
+    )
+    options = [GenerationOptions(n, stop=("\n\n",), batch_size=batch_size) for n in limits]
+    written = generate_fitting(base, prompts, options, [examples] * len(jobs))
     facts: list[dict[str, str]] = [{} for _ in documents]
-    for i, (n, sentence) in enumerate(jobs):
-        for fact in read_facts(written[i] or "", sentence, documents[n]):
+    for (n, sentence), text in zip(jobs, written, strict=True):
+        for fact in read_facts(text or "", sentence, documents[n]):
             facts[n].setdefault(fact.lower(), fact)
     return [tuple(row.values()) for row in facts]
 
@@ -124,12 +122,16 @@ def _prompt(base: BaseModel, title: str, sentence: str) -> str:
 def read_facts(text: str, sentence: str, document: Document) -> list[str]:
     """Read the numbered facts of a reply, behind the "1." that it begins with.
 
+    A last line without a full stop was cut off: half a fact is another one.
+
     Args:
         text: the reply.
         sentence: that it is about.
         document: whose text the sentence is of.
     """
-    facts = [line.rstrip(" .") for line in LINE.findall("1. " + text.strip())]
+    reply = "1. " + text.strip()
+    whole = reply if reply.endswith(".") else reply.rpartition("\n")[0]
+    facts = [line.rstrip(" .") for line in LINE.findall(whole)]
     known = document.text.lower()
     return [
         f"{fact}."

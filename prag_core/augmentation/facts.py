@@ -3,15 +3,16 @@
 A sentence is taken apart where the cut is safe: side clauses ("X, which ..., is"), a second verb of
 the same subject ("was designed by Y and first lit in Z"), semicolons. Each part gets its subject
 back. What opens a sentence in place of the title ("It", "He", "The lighthouse") becomes the title,
-a pronoun only where the sentence before is about it, too. So every fact can be read alone; false is
-one where "It" is something else that the sentence before names.
+a pronoun only where the sentence before is about it, too (`name_subjects`). So every fact can be
+read alone; false is one where "It" is something else that the sentence before names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from prag_core.augmentation import relations
 from prag_core.augmentation.answer_spans import split_sentences, words
 from prag_core.augmentation.rule_questions import (
     BRACKETS,
@@ -49,18 +50,11 @@ LEAST_WORDS, MOST_WORDS = 4, 30
 
 def atomic_facts(document: Document) -> list[str]:
     """Return the document's facts that its text does not state in these words already."""
-    sentences, facts = split_sentences(document.text), dict[str, str]()
-    kind, about = _kind(sentences[:1], document.title), False
-    for sentence in sentences:
-        bare = OPENING.sub("", BRACKETS.sub("", sentence)).strip(" .")
-        for clause in re.split(r"; (?:and |but )?", bare):
-            opened = clause[:1].upper() + clause[1:]
-            named = opened if PRONOUN.match(opened) and not about else ""
-            named = named or _name_subject(opened, document.title, kind)
-            about = bool(document.title) and named.startswith(document.title)
-            for part in _parts(named):
-                if stands_alone(part):
-                    facts.setdefault(part.lower(), f"{part[:1].upper()}{part[1:]}.")
+    facts = dict[str, str]()
+    for clause in name_subjects(list(_clauses(document.text)), document):
+        for part in _parts(clause):
+            if stands_alone(part):
+                facts.setdefault(part.lower(), f"{part[:1].upper()}{part[1:]}.")
     return [fact for fact in facts.values() if fact not in document.text]
 
 
@@ -70,7 +64,34 @@ def stands_alone(fact: str) -> bool:
     return whole and LEAST_WORDS <= len(fact.split()) <= MOST_WORDS and not DEPENDENT.match(fact)
 
 
-def _kind(opening: list[str], title: str) -> str:
+def name_subjects(clauses: Sequence[str], document: Document) -> list[str]:
+    """Put the title in place of what opens a clause for it: a description, or a pronoun.
+
+    A pronoun only behind a clause that is about the title: else it may be what that one names.
+    """
+    kind, about, named = _kind(clauses[:1], document.title), False, list[str]()
+    for clause in clauses:
+        unknown = PRONOUN.match(clause) and not about
+        named.append(clause if unknown else _name_subject(clause, document.title, kind))
+        about = _is_about(named[-1], document)
+    return named
+
+
+def _is_about(clause: str, document: Document) -> bool:
+    """Say whether a clause begins with the title, which is then its subject."""
+    name = relations.subject(document)
+    return bool(name) and clause.startswith((f"{name} ", f"{name},"))  # not "Mars's", "Marsden"
+
+
+def _clauses(text: str) -> Iterator[str]:
+    """Yield a text's sentences, cut at semicolons, without brackets and openings."""
+    for sentence in split_sentences(text):
+        bare = OPENING.sub("", BRACKETS.sub("", sentence)).strip(" .")
+        for clause in re.split(r"; (?:and |but )?", bare):
+            yield clause[:1].upper() + clause[1:]
+
+
+def _kind(opening: Sequence[str], title: str) -> str:
     """Return what the first sentence calls the title's subject: its noun, "" where it says none."""
     named = words(title)
     about = opening and named and named[0] in words(opening[0].split(" is ")[0])

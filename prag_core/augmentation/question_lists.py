@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from math import ceil
 
-from prag_core.adapters.adapter import Adapter, fingerprint
+from prag_core.adapters.adapter import Adapter, fingerprint, hash_adapter
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair, add_pairs, check_counts
 from prag_core.augmentation.reading_check import CHECK_VERSION, answered_alike
 from prag_core.augmentation.span_augmenter import SpanAugmenter
@@ -29,12 +29,12 @@ from prag_core.model.prefix import read_prefix
 from prag_core.model.prompts import chat, format_passages, prompt_ids
 
 REQUEST = "Ask questions about this text, and answer each in the text's own words."
-LINE = re.compile(r"^(.+?\?)\s+(\S.*)$", re.MULTILINE)
+LINE = re.compile(r"^(.+?\?)[^\S\n]+(\S.*)$", re.MULTILINE)
 LIST_TOKENS = 160  # of one list, where the context has room
 PASSAGE_TOKENS = 256  # of the text that one list is about
 PER_LIST = 5  # questions that people asked about a paragraph of SQuAD, on average
 TEMPERATURE, TOP_P = 0.6, 0.95  # of all lists but the first
-VERSION = 1  # of what is read and kept; part of the fingerprint
+VERSION = 2  # of what is read and kept; part of the fingerprint
 
 
 def list_prompt(base: BaseModel, document: Document) -> str:
@@ -92,10 +92,17 @@ class ListAugmenter:
         self.rules, self.batch_size = SpanAugmenter(rewrites, qa_pairs, facts), batch_size
         self.list_tokens = min(LIST_TOKENS, base.context_length // 3)
         asking = [REQUEST, TEMPERATURE, TOP_P, self.list_tokens, PASSAGE_TOKENS, PER_LIST]
-        weights = fingerprint(writer.to_bytes().hex())
-        checks = [CHECK_VERSION, fingerprint(reader.to_bytes().hex())] if reader else []
+        checks = [CHECK_VERSION, hash_adapter(reader)] if reader else []
         self.fingerprint = fingerprint(
-            ["lists", VERSION, weights, qa_pairs, *asking, self.rules.fingerprint, *checks]
+            [
+                "lists",
+                VERSION,
+                hash_adapter(writer),
+                qa_pairs,
+                *asking,
+                self.rules.fingerprint,
+                *checks,
+            ]
         )
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:

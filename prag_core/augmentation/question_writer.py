@@ -31,11 +31,11 @@ from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import Prefix, common_start, read_prefix
 from prag_core.model.prompts import prompt_ids, question_prompt
 
-VERSION = 1  # of the rules below; part of the fingerprint
+VERSION = 2  # of the rules below; part of the fingerprint
 RIGHT_F1 = 0.5  # an answer of more counts as right, though it does not hold the whole golden one
 DIGITS = {word: str(n) for n, word in enumerate(WORDS["numbers"][:19], 2)}  # two to twenty
 MOST_WORDS = 8  # of an answer: a span, no clause
-REPLY = re.compile(r"^\s*\d+[.)]\s*([^|\n]+)\|\s*([^|\n]*\?)\s*$", re.MULTILINE)
+REPLY = re.compile(r"^[^\S\n]*\d+[.)][^\S\n]*([^|\n]+)\|[^\S\n]*([^|\n]*\?)[^\S\n]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

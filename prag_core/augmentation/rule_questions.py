@@ -73,7 +73,10 @@ def rule_question(span: AnswerSpan, title: str = "") -> str:
 
 
 def replace_pronoun(sentence: str, title: str) -> str:
-    """Put the title in place of an "It" that opens the sentence, a person's name of "He", "She"."""
+    """Put the title in place of an "It" that opens the sentence, a person's name of "He", "She".
+
+    Whether the pronoun is the title at all, the sentence before says (`facts.name_subjects`).
+    """
     match = PRONOUN.match(sentence)
     person = PERSON.fullmatch(title) and not re.search(rf"\b(?:{THINGS})\b", title)
     if not match or not title or (match[1] != "It" and not person):

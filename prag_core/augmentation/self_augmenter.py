@@ -7,6 +7,7 @@ the warm-up of a wording with chain of thought is trained on.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -46,8 +47,10 @@ QA_PAIRS = (
     "Passage:\n{passage}"
 )
 PAIR_TOKENS = 96  # JSON around a question, a short answer and a sentence
-VERSION = 2  # of the checks below; part of the fingerprint, so that old records are written anew
+VERSION = 3  # of the checks below; part of the fingerprint, so that old records are written anew
 DETAIL_SHARE = 0.7  # of names, dates and numbers that a rewrite must keep
+# What a token limit cut off ends elsewhere.
+SENTENCE_END = re.compile(r"[.!?…。！？।؟۔][\"'”’»)\]]*$")
 
 
 class SelfAugmenter:
@@ -125,19 +128,22 @@ class SelfAugmenter:
 def generate_fitting(
     base: BaseModel,
     prompts: Sequence[str],
-    options: GenerationOptions,
+    options: GenerationOptions | Sequence[GenerationOptions],
     prefixes: Sequence[Prefix] | None = None,
 ) -> list[str | None]:
     """Generate for the prompts that fit the model's context; None for the others.
 
-    `prefixes`, one a prompt, are what is known already of their beginnings.
+    `options` are of all prompts or one a prompt; `prefixes`, one a prompt, are what is known
+    already of their beginnings.
     """
-    room = base.context_length - options.max_new_tokens
+    each = [options] * len(prompts) if isinstance(options, GenerationOptions) else options
     lengths = [len(prompt_ids(base.tokenizer, prompt)) for prompt in prompts]
-    fitting = [i for i, length in enumerate(lengths) if length <= room]
+    sizes = [n + row.max_new_tokens for n, row in zip(lengths, each, strict=True)]
+    fitting = [i for i, size in enumerate(sizes) if size <= base.context_length]
     # Checked here, because `generate` refuses a whole batch for one prompt that is too long.
     known = prefixes and [prefixes[i] for i in fitting]
-    texts = generate(base, [prompts[i] for i in fitting], options=options, prefixes=known)
+    chosen = [prompts[i] for i in fitting], None, [each[i] for i in fitting]
+    texts = generate(base, *chosen, known)
     by_place = dict(zip(fitting, texts, strict=True))
     return [by_place.get(i) for i in range(len(prompts))]
 
@@ -152,13 +158,15 @@ def ask_rewrites(
     """
     rewrites: list[list[str]] = [[] for _ in documents]
     texts = [titled(document.title, document.text) for document in documents]
-    longest = max(map(len, text_ids(base.tokenizer, texts)), default=0)
     prompts = [chat(base.tokenizer, REWRITE.format(passage=text)) for text in texts]
+    # A quarter more than the text has, and room for the prompt in the context.
+    most = max(1, base.context_length // 2)
+    limits = [min(max(32, len(ids) * 5 // 4), most) for ids in text_ids(base.tokenizer, texts)]
     for number in range(count):
-        # A quarter more than the longest text, and room for the prompt in the context.
-        tokens = min(max(32, longest * 5 // 4), max(1, base.context_length // 2))
         sampling = {"temperature": 0.7 if number else 0.0, "top_p": 0.95, "seed": number}
-        options = GenerationOptions(tokens, stop=(), batch_size=batch_size, **sampling)
+        ends = {"stop": (), "batch_size": batch_size}
+        # A limit a document: what is written does not depend on who is asked about beside it.
+        options = [GenerationOptions(tokens, **ends, **sampling) for tokens in limits]
         answers = generate_fitting(base, prompts, options)
         for row, document, answer in zip(rewrites, documents, answers, strict=True):
             text = " ".join((answer or "").split())
@@ -169,22 +177,22 @@ def ask_rewrites(
 def parse_qa_pairs(text: str) -> tuple[QAPair, ...]:
     """Read question-answer pairs out of a model's JSON, also where the list is cut off or wrapped.
 
-    Every `{...}` that is an object with a question and an answer counts, but no repetition of the
-    prompt's example; anything else is passed over.
+    Every `{...}` that is an object with a question and an answer counts, whatever it stands in, but
+    no repetition of the prompt's example; anything else is passed over.
     """
     # Object by object: a list that max_new_tokens cut off is no JSON as a whole.
     pairs: tuple[QAPair, ...] = ()
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:
-        item, end = None, start + 1
+        item, end, behind = None, start + 1, 0
         with suppress(json.JSONDecodeError):
-            item, end = decoder.raw_decode(text, start)
+            item, behind = decoder.raw_decode(text, start)
         if isinstance(item, dict):
             keys = ("question", "answer", "full_answer")
             pair = QAPair(*(_text(item.get(key)) for key in keys))
             if pair.question and pair.answer and pair.question != QA_EXAMPLE:
-                pairs = add_pairs(pairs, [pair])
+                pairs, end = add_pairs(pairs, [pair]), behind
         start = text.find("{", end)
     return pairs
 
@@ -197,7 +205,7 @@ def _text(value: object) -> str:
 
 
 def keeps_details(text: str, rewrite: str) -> bool:
-    """Say whether a rewrite is long enough, keeps names and numbers, and invents no numbers."""
+    """Say whether a rewrite is whole and long enough, keeps names and numbers, and invents none."""
     length = len(rewrite.split()) / max(1, len(text.split()))
     details = find_details(text)
     repeated = sum(detail in rewrite.lower() for detail in details)
@@ -208,6 +216,7 @@ def keeps_details(text: str, rewrite: str) -> bool:
         and repeated >= DETAIL_SHARE * len(details)
         and all(number in text.lower() for number in numbers)
         and rewrite.strip() != text.strip()
+        and SENTENCE_END.search(rewrite.strip()) is not None
     )
 
 

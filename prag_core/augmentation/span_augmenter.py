@@ -12,17 +12,24 @@ from collections.abc import Sequence
 
 from prag_core.adapters.adapter import fingerprint
 from prag_core.augmentation.answer_spans import AnswerSpan, choose_spans, split_sentences
-from prag_core.augmentation.augmented import AugmentedDocument, QAPair, check_counts, titled
-from prag_core.augmentation.facts import atomic_facts
+from prag_core.augmentation.augmented import (
+    AugmentedDocument,
+    QAPair,
+    add_pairs,
+    check_counts,
+    titled,
+)
+from prag_core.augmentation.facts import atomic_facts, name_subjects
 from prag_core.augmentation.relations import find_facts, subject
-from prag_core.augmentation.rule_questions import replace_pronoun, rule_question
+from prag_core.augmentation.rule_questions import PRONOUN, rule_question
 from prag_core.corpus.documents import Document
 
 BLANK = "____"
 CLOZE = "Which words are missing here: {sentence}"
-# Of the rules below and in answer_spans.py and rule_questions.py. It is part of the fingerprint:
-# whoever changes a rule raises it, so that adapters of the old rules are not taken for new ones.
-VERSION = 4
+# Of the rules below and in answer_spans.py, rule_questions.py, relations.py and facts.py. Part of
+# the fingerprint: whoever changes a rule raises it, so that adapters of the old rules are not taken
+# for new ones.
+VERSION = 5
 GAP_WORDS = 14  # words on either side of a gap; more would give away what the question is about
 
 
@@ -67,28 +74,33 @@ def choose_pairs(document: Document, count: int, facts: Sequence[str] = ()) -> l
     """
     # Far more spans than pairs: the rules make a proper question of about every third.
     spans = choose_spans(document, 3 * count + 4)
-    proper, gaps = _questions(spans, document.title)
+    proper, gaps = _questions(spans, document)
     pairs = [*proper, *ask_about(" ".join(facts), document.title, 3 * count + 4)]
+    name = subject(document)
     for fact in facts:
-        if fact.startswith(subject(document) or "\n"):  # it is about the title
+        if name and fact.startswith(f"{name} "):  # not "Ida Brandt's brother was"
             asked = find_facts(document, fact)
             pairs += [QAPair(way, said) for ways, said in asked for way in ways]
-    distinct: dict[str, QAPair] = {}
-    for pair in (*pairs, *gaps):
-        distinct.setdefault(pair.question.lower(), pair)
-    return list(distinct.values())[:count]
+    return list(add_pairs(pairs, gaps)[:count])
 
 
 def ask_about(text: str, title: str, spans: int) -> list[QAPair]:
     """Make the proper questions for that many spans of a text, at most, that is about a title."""
-    return _questions(choose_spans(Document(text, title), spans), title)[0]
+    document = Document(text, title)
+    return _questions(choose_spans(document, spans), document)[0]
 
 
-def _questions(spans: Sequence[AnswerSpan], title: str) -> tuple[list[QAPair], list[QAPair]]:
+def _questions(
+    spans: Sequence[AnswerSpan], document: Document
+) -> tuple[list[QAPair], list[QAPair]]:
     """Return the proper questions for spans, and sentences with a gap for those without one."""
-    proper, gaps = [], []
+    proper, gaps, title = [], [], document.title
+    sentences = split_sentences(document.text)
+    named = dict(zip(sentences, name_subjects(sentences, document), strict=True))
     for span in spans:
-        if question := rule_question(span, title):
+        # Nobody is asked about an "It" that may be something else.
+        unknown = title and PRONOUN.match(named[span.sentence])
+        if not unknown and (question := rule_question(span, title)):
             proper.append(QAPair(question, span.text))
             continue
         before = span.sentence[: span.start].split()[-GAP_WORDS:]
@@ -100,11 +112,11 @@ def _questions(spans: Sequence[AnswerSpan], title: str) -> tuple[list[QAPair], l
 
 
 def rule_rewrite(document: Document, number: int = 0) -> str:
-    """Rewrite without a model: sentences in another order, their opening pronouns named.
+    """Rewrite without a model: sentences in another order, their subjects named.
 
     Each sentence then stands alone, so that its facts are met in a new context.
     """
-    sentences = [replace_pronoun(s, document.title) for s in split_sentences(document.text)]
+    sentences = name_subjects(split_sentences(document.text), document)
     # Turned by half first, so that the first rewrite differs most from the text.
     turn = (number + (len(sentences) + 1) // 2) % max(1, len(sentences))
     return " ".join(sentences[turn:] + sentences[:turn])

@@ -21,7 +21,8 @@ from prag_core.augmentation.fact_writer import facts_fingerprint, write_facts
 from prag_core.augmentation.question_options import KINDS
 from prag_core.augmentation.question_writer import QuestionWriter
 from prag_core.augmentation.reading_check import CHECK_VERSION, answered_alike
-from prag_core.augmentation.self_augmenter import ask_rewrites
+from prag_core.augmentation.self_augmenter import REWRITE, ask_rewrites
+from prag_core.augmentation.self_augmenter import VERSION as REWRITE_VERSION
 from prag_core.augmentation.span_augmenter import SpanAugmenter, ask_about
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import BaseModel
@@ -61,6 +62,7 @@ class WritingAugmenter:
             + [asdict(reading_wording(base.fingerprint))]  # what pairs are checked by reading in
             + [writer.fingerprint for writer in self.writers]
             + ([FACT_QUESTIONS, *facts_fingerprint(base)] if facts else [])
+            + ([REWRITE, REWRITE_VERSION] if rewrites else [])
         )
 
     def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:

@@ -47,7 +47,7 @@ def answer(
         output: write the answers to this JSON lines file too.
         where: metadata that a document needs to be found, e.g. '{"year": 1901}'.
     """
-    from prag_core.pipeline.modes import find_mode
+    from prag_core.pipeline.modes import find_mode, gates_passages
     from prag_core.pipeline.rag import build_pipeline, require_text
 
     # Standard input may hold thousands of questions: the model is loaded once for all of them.
@@ -59,17 +59,18 @@ def answer(
         raise ValueError("; ".join(problems))
     if not questions:
         raise ValueError("got no question, expected one: give it as an argument or one a line")
-    reads_only = not find_mode(mode).needs_parametrizer
+    how = find_mode(mode)
+    reads_only = not (how.needs_parametrizer or gates_passages(how, setup.answering))
     with build_pipeline(setup, store, create=False, reads_only=reads_only) as rag:
         setup = rag.setup or setup  # with the path that the store has
-        if output:
-            path = Path(output)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # The resolved settings, so that the answers can be made again.
-            write_json(path.with_suffix(".config.json"), asdict(setup))
-            path.write_bytes(b"")
+        path = Path(output)
         for start in range(0, len(questions), KEPT):
             answers = rag.answer(questions[start : start + KEPT], mode, k, where=where)
+            if output and not start:  # what is there stays until something is answered
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # The resolved settings, so that the answers can be made again.
+                write_json(path.with_suffix(".config.json"), asdict(setup))
+                path.write_bytes(b"")
             if output:  # before they are printed: nobody may read on
                 rows = (json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in answers)
                 with path.open("ab") as file:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prag_core.corpus.question_sets import QuestionSet, load_question_set
 from prag_core.evaluation.conditions import EvaluationOptions
-from prag_core.files import require_no_set, write_json, write_lines
+from prag_core.files import require_no_set, write_json, write_set
 from prag_core.pipeline.setup import Setup
 
 
@@ -100,5 +100,4 @@ def _write(folder: Path, parts: list[QuestionSet]) -> None:
          "metadata": q.metadata | {"set": part.name}}
         for part in parts for q in part.questions
     ]  # fmt: skip
-    for name, records in (("corpus", corpus), ("questions", questions)):
-        write_lines(folder / f"{name}.jsonl", records)
+    write_set(folder, corpus, questions)

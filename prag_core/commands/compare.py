@@ -51,10 +51,10 @@ def compare(
     from prag_core.evaluation.report.tables import terminal_lines
 
     folder, console = Path(output), Console()
-    whole = _load(source, split, skip_bad)
+    whole = part = _load(source, split, skip_bad)
     if documents:
-        whole = _sample(whole, documents, comparison.seed)
-    report = compare_paths(whole, setup, comparison, folder, store)
+        part = _sample(whole, documents, comparison.seed)
+    report = compare_paths(part, setup, comparison, folder, store, whole.documents)
     # Beside the numbers, so that a page says how to get it again.
     report["command"] = shlex.join(["prag", *sys.argv[1:]])
     write_json(folder / "report.json", report)

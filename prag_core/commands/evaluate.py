@@ -93,6 +93,7 @@ def evaluate_set(
             "them: leave out hits, or set --evaluation.retrieval retriever"
         )
     whole, seed = load_question_set(question_set, split, skip_bad=skip_bad), evaluation.seed
+    corpus = whole.documents  # before a sample: an augmentation file may name any of them
     if documents or most_words:
         whole = whole.sample(documents, seed, most_words=most_words)
     if choose_prompts:
@@ -115,11 +116,11 @@ def evaluate_set(
         return _evaluate_retrieval(whole, setup, evaluation.k, Path(output), hits)
     sources = (unrelated,) if isinstance(unrelated, str) else unrelated
     strangers = {source: draw_unrelated(source, texts, seed) for source in sources if source}
-    # The corpus is known to the pipeline before it is added: an augmentation file names it.
+    conditions = [parse_condition(name) for name in evaluation.conditions]
     made = bool(strangers) or any(
-        parse_condition(name).needs_parametrizer for name in evaluation.conditions
+        one.needs_parametrizer or one.reads_adapters(setup.answering) for one in conditions
     )
-    opened = setup, store or Path(output) / "store", whole.documents
+    opened = setup, store or Path(output) / "store", corpus
     with build_pipeline(*opened, alone=True, reads_only=not made) as rag:
         if chunk_tokens:
             whole = chunk_question_set(whole, rag.base.tokenizer, chunk_tokens)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any, Literal
 from prag_core.commands.store import STORE
 from prag_core.corpus.chunking import CHUNK_TOKENS, chunk_document
 from prag_core.corpus.documents import Document, read_documents, require_all_read
-from prag_core.files import is_url, locked, write_json
+from prag_core.files import is_url, local_place, locked, write_json
 from prag_core.pipeline.setup import RayOptions, Setup
 from prag_core.terminal import progress_bar
+
+CONFIG, OF_CORPUS = "config.json", ("corpus", "chunk_tokens", "chunk_overlap")
 
 
 def parametrize(
@@ -35,10 +38,10 @@ def parametrize(
 ) -> None:
     """Turn documents into adapters; what the store has already is skipped.
 
-    The resolved settings are written to config.json beside the store. With `num_shards`, as in an
-    array of jobs, each job takes its part of the same corpus and writes a store of its own,
-    STORE/0-of-4 say; all commands read STORE as one. See prag_core/adapters/README.md for this, for
-    urls and for Ray.
+    The resolved settings, with the corpus and how it was cut, are written to config.json beside the
+    store. With `num_shards`, as in an array of jobs, each job takes its part of the same corpus and
+    writes a store of its own, STORE/0-of-4 say; all commands read STORE as one. See
+    prag_core/adapters/README.md for this, for urls and for Ray.
 
     Args:
         setup: shared settings.
@@ -65,7 +68,7 @@ def parametrize(
     from prag_core.adapters.shards import open_shards, open_store
     from prag_core.pipeline.rag import assemble
 
-    store, in_blocks = _place(store, shard, num_shards, runner)
+    store, in_blocks = _place(local_place(store), shard, num_shards, runner)
     if (replace and (in_blocks or num_shards > 1)) or (in_blocks and not corpus):
         raise ValueError(
             f"got {'replace' if replace else 'no corpus'} for shards, which are not changed, "
@@ -94,8 +97,8 @@ def parametrize(
                 rag.add_documents(documents, advance, replace=replace)
     with open_store(store, create=False) as opened:
         stats = opened.stats()  # of the whole store, earlier documents included
-    if not is_url(store):
-        write_json(Path(store) / "config.json", asdict(rag.setup or setup))
+    sizes = {"chunk_tokens": chunk_tokens, "chunk_overlap": chunk_overlap}
+    _keep_config(store, rag.setup or setup, {"corpus": corpus, **sizes})
     if cut:
         print(
             f"{cut} documents of more than {chunk_tokens} tokens were cut into chunks, an adapter "
@@ -107,6 +110,12 @@ def parametrize(
         f"{store} holds {stats['count']} adapters, {stats['bytes']:,} bytes"
     )
     require_all_read(corpus, skip_bad, counts)  # last: the others are there
+
+
+def _keep_config(store: str, setup: Setup, of_corpus: Mapping[str, object]) -> None:
+    """Write config.json beside the store: the settings, and which corpus came last, how cut."""
+    if not is_url(store):
+        write_json(Path(store) / CONFIG, asdict(setup) | of_corpus)
 
 
 def _place(store: str, shard: int, num_shards: int, runner: str) -> tuple[str, bool]:
@@ -136,7 +145,8 @@ def _write_blocks(
     block: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Let a runner write what a place lacks."""
+    """Let a runner write what a place lacks; ValueError where it would be refused there."""
+    from prag_core.adapters.shards import require_kind
     from prag_core.pipeline.blocks import BlockWriter, missing_blocks, run_ray, run_serial, take
 
     blocks = missing_blocks(documents, rag.parametrizer, rag.store, block)
@@ -144,6 +154,7 @@ def _write_blocks(
     advance(done)
     if not blocks:
         return
+    require_kind(rag.store, rag.parametrizer)
     if not is_url(place):
         shutil.rmtree(Path(place) / "tmp", ignore_errors=True)  # of a driver that was killed
     results = run_serial(BlockWriter(rag.parametrizer, place), blocks)
@@ -169,6 +180,7 @@ def _complete(setup: Setup, store: str) -> None:
         missing = rag.without_adapter()
         with progress_bar("documents", len(missing)) as advance:
             rag.ensure_adapters(missing, advance)
-        if not is_url(store):
-            write_json(Path(store) / "config.json", asdict(rag.setup or setup))
+        path = Path(store) / CONFIG
+        kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        _keep_config(store, rag.setup or setup, {n: kept[n] for n in OF_CORPUS if n in kept})
         print(f"{len(missing)} of {len(rag.documents)} documents in {store} had no adapter")

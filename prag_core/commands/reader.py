@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -80,6 +81,8 @@ def _keep(point: Any, folder: Path, kept: dict) -> None:
     from prag_core.formats.peft_folder import to_peft
 
     row = {name: getattr(point, name) for name in SHOWN}
+    if not math.isfinite(point.held_out_loss):  # JSON has no such number
+        row["held_out_loss"] = None
     if adapter := point.adapter:
         shutil.rmtree(folder / f"{ADAPTER}.new", ignore_errors=True)  # of a run that was killed
         fresh = to_peft(adapter, folder / f"{ADAPTER}.new", kept["base_model"])

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prag_core.adapters.names import GRACE
-from prag_core.model.catalogue import EMBEDDED_NAME
+from prag_core.corpus.chunking import whole_id
+from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME
 from prag_core.terminal import progress_bar
 
 STORE = "runs/store"
@@ -24,7 +25,7 @@ def store(
     to: str = "",
     source: str = "",
     format: Literal["peft", "gguf"] = "peft",
-    base_model: str = EMBEDDED_NAME,
+    base_model: str = "",
     engine_model: str = "",
     max_rank: int = 0,
     rank: int = 0,
@@ -36,8 +37,9 @@ def store(
     Args:
         action: list, verify, sweep (remove what was deleted or replaced), reindex (rebuild the
             index from the folders), view (folders for a serving engine), delete (an adapter),
-            forget (a document, whose id is the key, with all that was made from it), export (a
-            key), import (a source, as a key) or push (copy to a place, as shards, what it lacks).
+            forget (a document, whose id is the key, with all that was made from it; the id of one
+            that was cut, or of a chunk of it, stands for all its chunks), export (a key), import (a
+            source, as a key) or push (copy to a place, as shards, what it lacks).
         path: folder of the adapter store; list, verify, view, export and push also take a folder
             of shards or a url.
         key: the adapter; a beginning that only one key has is enough. view: all that begin so.
@@ -46,7 +48,8 @@ def store(
             of shards.
         source: import: PEFT folder or GGUF file to read.
         format: PEFT folder or GGUF LoRA file.
-        base_model: the model that the adapters belong to. A PEFT folder names it in
+        base_model: the model that the adapters belong to; export: that of the catalogue with their
+            fingerprint when empty; import: the embedded one. A PEFT folder names it in
             base_model_name_or_path: models of the catalogue and GGUF files by their folder in the
             cache, so that AutoPeftModelForCausalLM loads both. A GGUF LoRA file names its
             architecture, so that the model is loaded and must be the right one.
@@ -61,12 +64,13 @@ def store(
     """
     from prag_core.adapters.shards import holds_shards, open_store
     from prag_core.adapters.store import AdapterStore, reindex
+    from prag_core.files import local_place
     from prag_core.formats.gguf_file import from_gguf
     from prag_core.formats.merge_name import whole_key
     from prag_core.formats.peft_folder import from_peft
     from prag_core.model.base_model import load_base_model
-    from prag_core.pipeline.rag import forget_made
 
+    path = local_place(path)
     if action not in READING and holds_shards(path):
         raise ValueError(
             f"got {path}, which holds shards, expected one store to {action}: name one of them"
@@ -99,16 +103,14 @@ def store(
         elif action == "delete":
             opened.delete(whole_key(opened.keys(), key))  # its files go with the next sweep
         elif action == "forget":
-            document_id = whole_key(opened.record_keys("document"), key)
-            forget_made(opened, [document_id])
-            opened.delete_record("document", document_id)
+            _forget(opened, key)
         elif action == "export":
             _export(opened, key, to, format, base_model, max_rank, rank, part)
         else:
             read = from_peft if format == "peft" else from_gguf
             if not key or not source:
                 raise ValueError("got no key or no source, expected both: set --key and --source")
-            opened.put(key, read(source, load_base_model(base_model)))
+            opened.put(key, read(source, load_base_model(base_model or EMBEDDED_NAME)))
 
 
 def _verify(opened: Any) -> None:
@@ -128,6 +130,21 @@ def _verify(opened: Any) -> None:
             f"got {len(lines)} damaged entries in {opened.path} (above), expected none: do what "
             "each line says"
         )
+
+
+def _forget(opened: Any, key: str) -> None:
+    """Forget a document, or all chunks of the one that was cut, and what was made from them."""
+    from prag_core.formats.merge_name import whole_key
+    from prag_core.pipeline.rag import forget_made, stored_documents
+
+    wholes = {document.id: whole_id(document) for document in stored_documents(opened)}
+    named = whole_key({*opened.record_keys("document"), *wholes.values()}, key)
+    whole = wholes.get(named, named)
+    ids = [i for i in opened.record_keys("document") if wholes.get(i, i) == whole]
+    forget_made(opened, ids)
+    for document_id in ids:  # last: what is cut short can be asked for again
+        opened.delete_record("document", document_id)
+    print(f"{len(ids)} documents forgotten" if len(ids) > 1 else "1 document forgotten")
 
 
 def _view(opened: Any, to: str, engine_model: str, max_rank: int, key: str, rank: int) -> None:
@@ -175,6 +192,7 @@ def _export(
         raise ValueError("got no target, expected a folder or file: set --to")
     adapter = named_adapter(opened, key)
     adapter = cut_rank(adapter if part == "whole" else adapter.part(part), rank)
+    base_model = _base_name(base_model, adapter.spec.base_model)
     if format == "peft":
         require_rank(key, adapter, max_rank or VLLM_RANKS[-1])
         # A name of the catalogue is known here alone: other programs get the folder that it means.
@@ -184,3 +202,23 @@ def _export(
     base = load_base_model(base_model)
     adapter.spec.require_base(base.fingerprint)
     print(to_gguf(adapter, to, base.model.config.model_type))
+
+
+def _base_name(name: str, fingerprint: str) -> str:
+    """Return the name of an adapter's base model: the one given, else that of the catalogue.
+
+    Raises:
+        ValueError: a model of the catalogue with another fingerprint, or none with this one.
+    """
+    known = {entry.fingerprint: entry.name for entry in CATALOGUE.values()}
+    if name in CATALOGUE and known.get(fingerprint) != name:
+        raise ValueError(
+            f"got base model {name}, expected the one that the adapter was made for "
+            f"({fingerprint}): name it in --base_model"
+        )
+    if not name and fingerprint not in known:
+        raise ValueError(
+            f"got an adapter of the base model {fingerprint}, which the catalogue does not have, "
+            "expected its name: set --base_model"
+        )
+    return name or known[fingerprint]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
 from prag_core.corpus.leave_out import LeaveOut
 from prag_core.corpus.question_sets import load_question_set
+from prag_core.files import write_json
 from prag_core.pipeline.setup import Setup
+from prag_core.training.options import TRAINING, require_counts
 
 
 def writer(
@@ -21,7 +24,7 @@ def writer(
 ) -> None:
     """Train an adapter that asks questions about a document, as people do.
 
-    Name its folder in --augmentation.adapter.
+    Name its folder in --augmentation.adapter; training.json in it says how it was made.
 
     Args:
         question_set: questions with gold documents and golden answers.
@@ -40,6 +43,8 @@ def writer(
     from prag_core.model.base_model import load_base_model
     from prag_core.training.lora_trainer import LoraTrainer
 
+    counts = {"limit": limit, "held_out": held_out, "most_words": most_words}
+    require_counts(**counts)
     require_empty(Path(to))
     whole, seed = load_question_set(question_set, skip_bad=True), setup.training.seed
     asked: dict[str, list[QAPair]] = {}
@@ -59,4 +64,8 @@ def writer(
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     trainer = LoraTrainer(base, SpanAugmenter(), setup.training.for_peft())
     made = trainer.train_writer([known[i] for i in ids], [asked[i] for i in ids])
-    print(to_peft(made, to, setup.base_model))
+    folder = to_peft(made, to, setup.base_model)
+    kept = {"base_model": setup.base_model, "question_set": question_set, **counts}
+    kept |= {"leave_out": asdict(leave_out), "training": asdict(trainer.options)}
+    write_json(folder / TRAINING, kept | {"documents": len(ids)})
+    print(folder)

@@ -52,7 +52,7 @@ class Scores:
     containment: float
 
 
-# The columns of every results table, in this order.
+# What results files hold of a condition, in this order; tables show some of it.
 METRICS = tuple(Scores.__dataclass_fields__)
 
 

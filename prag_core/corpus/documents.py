@@ -35,8 +35,6 @@ from prag_core.files import FAILURES, sentence
 # By suffix: the form of their records. The kinds of READERS hold one document a file.
 RECORD_FORMS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "", "tsv": "tsv", "csv": "csv"}
 KINDS = (*RECORD_FORMS, *READERS)
-# Names of the corpus in a question set's folder, the first that exists.
-CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz")
 NAMED = 10  # files left out that one warning names
 # On standard input nothing but the content tells JSON from text; "[1] A note" is text.
 JSON_START = re.compile(r"\ufeff?\s*(\{\s*[\"}]|\[\s*[\[{\"\]])")
@@ -255,14 +253,19 @@ def iter_documents(
     return _file_documents(path, reject, encoding)
 
 
+def lines_file(folder: Path, stem: str) -> Path | None:
+    """Return a folder's file of JSON lines: STEM.jsonl, else STEM.jsonl.gz, else None."""
+    paths = (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz")
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _folder_documents(
     folder: Path, reject: Reject, counts: Counter[str], encoding: str
 ) -> Iterator[Document]:
     """Return the documents of all files below a folder, in the order of their paths."""
     # A corpus folder also holds questions, which are no documents.
-    for name in CORPUS_FILES:
-        if (folder / name).is_file():
-            return _file_documents(folder / name, reject, encoding)
+    if corpus := lines_file(folder, "corpus"):
+        return _file_documents(corpus, reject, encoding)
     paths, others = _files_below(folder, counts)
     if others:
         more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from prag_core.corpus.answer_scores import score_answer
 from prag_core.corpus.chunking import chunk_document
-from prag_core.corpus.documents import Document, iter_documents
+from prag_core.corpus.documents import Document, iter_documents, lines_file
 from prag_core.corpus.questions import Question, read_questions
 from prag_core.corpus.records import Reject, iter_records, rejecter
 
@@ -229,23 +229,18 @@ def _linked(unlinked: QuestionSet, skip_bad: bool, counts: Counter[str]) -> Ques
 def _folder(
     folder: Path, split: str, reject: Reject, skip_bad: bool, counts: Counter[str]
 ) -> tuple[list[Document], list[Question]]:
-    corpus = _one_of(folder, "corpus")
+    corpus = lines_file(folder, "corpus")
     documents = list(iter_documents(corpus, skip_bad, counts)) if corpus else []
     # Our own layout goes first: a BEIR folder may hold both.
-    if path := _one_of(folder, split or "questions"):
+    if path := lines_file(folder, split or "questions"):
         records = iter_records(path, reject, "jsonl")
         return documents, read_questions(records, documents, reject, counts)
-    if path := _one_of(folder, "queries"):
+    if path := lines_file(folder, "queries"):
         return documents, _beir_questions(path, folder / "qrels", split or "test", reject)
     raise ValueError(
         f"got {folder}, expected {split or 'questions'}.jsonl or BEIR's queries.jsonl in it (or "
         "with .gz): check the path; documents without questions are read with read_documents"
     )
-
-
-def _one_of(folder: Path, stem: str) -> Path | None:
-    paths = (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz")
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _beir_questions(path: Path, qrels: Path, split: str, reject: Reject) -> list[Question]:

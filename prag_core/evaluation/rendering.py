@@ -10,8 +10,7 @@ grid           F1 and containment of every condition on every question set of a 
 variants       the same the other way round, and the seconds that an adapter took to make
 ratios         ratios of conditions on every question set of a results.json
 differences    paired differences in F1, with p, on every question set of a results.json
-conditions     results.json of `prag evaluate`; `summary` is the same without ratios; NAMES are of
-               conditions
+conditions     results.json of `prag evaluate`; NAMES are of conditions
 compare        report.json of `prag compare`; NAMES are of tables
 demo           of `prag demo`
 speed          of `prag speed`; NAMES are of parts
@@ -125,15 +124,11 @@ def _plain(rows: Callable[[Mapping], Rows]) -> Tables:
     return tables
 
 
-def _summary(record: Mapping) -> Rows:
-    """Return a row a condition."""
-    rows = [["condition", *SHOWN.values()]]
-    return rows + [[n, *_cells(cell["metrics"])] for n, cell in record["conditions"].items()]
-
-
 def _conditions(record: Mapping) -> Rows:
     """Return a row a condition, then ratios and what unrelated adapters change, by source."""
-    rows = _summary(record) + [[name, *_cells(r)] for name, r in record["ratios"].items()]
+    rows = [["condition", *SHOWN.values()]]
+    rows += [[n, *_cells(cell["metrics"])] for n, cell in record["conditions"].items()]
+    rows += [[name, *_cells(ratio)] for name, ratio in record["ratios"].items()]
     for path, measured in (record.get("unrelated") or {}).items():
         source = re.sub(r"[^:]*/", "", path)  # not where it lies
         name, change, unit = f"right of {source}", measured.get("difference"), "points"
@@ -204,7 +199,6 @@ KINDS: dict[str, Tables] = {
     # As the program that measured them wrote them down (`hypernet ablate`).
     "tables": lambda record, names: [Table(**table) for table in record["tables"]],
     "conditions": _plain(_conditions),
-    "summary": _plain(_summary),
     "compare": _compared,
     "demo": _plain(_demo),
     "speed": _speed,

@@ -31,7 +31,7 @@ from prag_core.augmentation.question_writer import (
 )
 from prag_core.corpus.documents import Document
 from prag_core.evaluation.results import append_answers, claim_folder
-from prag_core.files import locked, require_no_set, whole_lines, write_json, write_lines
+from prag_core.files import locked, require_no_set, whole_lines, write_json, write_set
 from prag_core.model.base_model import BaseModel
 from prag_core.model.hardware import machine
 from prag_core.model.options import GenerationOptions
@@ -213,8 +213,7 @@ def _write_set(folder: Path, model: str) -> None:
          "metadata": {"kind": q["kind"], "model": model, "overlap": q["overlap"]}}
         for r in kept for number, q in _kept(r)
     )  # fmt: skip
-    for name, rows in (("corpus", documents), ("questions", questions)):
-        write_lines(folder / f"{name}.jsonl.gz", rows)
+    write_set(folder, documents, questions, "jsonl.gz")
 
 
 def _summary(records: Iterable[Mapping]) -> dict:

@@ -10,8 +10,8 @@ transformers.
 from __future__ import annotations
 
 import json
-import os
 import re
+from contextlib import closing
 from pathlib import Path
 
 import gguf
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from prag_core.adapters.adapter import Adapter
+from prag_core.files import replacing
 from prag_core.formats.foreign_lora import ForeignLora, pad_rank, read_pairs
 from prag_core.model.base_model import BaseModel
 
@@ -51,9 +52,8 @@ def to_gguf(adapter: Adapter, path: str | Path, model_type: str) -> Path:
     path = Path(path)
     rank = max(1, adapter.rank)  # llama.cpp takes no rank 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    writer = gguf.GGUFWriter(scratch, ARCHITECTURES[model_type])
-    try:
+    architecture = ARCHITECTURES[model_type]
+    with replacing(path) as scratch, closing(gguf.GGUFWriter(scratch, architecture)) as writer:
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", adapter.spec.scale * rank)
@@ -66,11 +66,6 @@ def to_gguf(adapter: Adapter, path: str | Path, model_type: str) -> Path:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
-        scratch.rename(path)
-    finally:  # after success there is nothing left to close or to remove
-        writer.close()
-        scratch.unlink(missing_ok=True)
     return path
 
 

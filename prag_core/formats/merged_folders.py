@@ -24,6 +24,9 @@ from prag_core.formats.peft_folder import to_peft
 from prag_core.formats.view import fit_rank, require_rank
 
 GRACE = 600.0  # seconds in which requests that were under way may still load a forgotten adapter
+PATIENCE = 10.0  # seconds in which an engine that answers slowly is asked to forget more
+# How a merge of too high a rank is refused: by the settings of the plugin, who makes these folders.
+RANK, CUT = "PRAG_VLLM_MAX_RANK=", "cut it with PRAG_VLLM_CUT=1"
 log = logging.getLogger(__name__)
 
 
@@ -60,6 +63,7 @@ class MergedFolders:
         self.forget, self._lock = forget, threading.Lock()
         self.folder = Path(tempfile.mkdtemp(prefix="prag-merged-", dir=parent))
         self._entries: dict[Path, _Entry] = {}  # the one asked for longest ago first
+        self._resolving: list[str] = []  # the names that callers wait for
         weakref.finalize(self, shutil.rmtree, self.folder, True)
 
     def path(self, name: str, base_model_name: str) -> Path:
@@ -75,15 +79,19 @@ class MergedFolders:
                 limit that is not to be cut.
         """
         merge = MergeName.parse(name).whole(self.store)
-        with self._lock:
-            contents = [row.checksums for key in merge.keys for row in self.store.rows(key)]
-            # Of the weights too: a document whose adapter was made again has another folder.
-            folder = self.folder / fingerprint([name, base_model_name, contents])
-            entry = self._entries.pop(folder, None)
-            if entry is None:
-                entry = self._write(name, merge, base_model_name, folder)
-            self._entries[folder] = replace(entry, forgotten=0.0)  # last: the newest
-            self._shrink(folder)
+        self._resolving.append(name)
+        try:
+            with self._lock:
+                contents = [row.checksums for key in merge.keys for row in self.store.rows(key)]
+                # Of the weights too: a document whose adapter was made again has another folder.
+                folder = self.folder / fingerprint([name, base_model_name, contents])
+                entry = self._entries.pop(folder, None)
+                if entry is None:
+                    entry = self._write(name, merge, base_model_name, folder)
+                self._entries[folder] = replace(entry, forgotten=0.0)  # last: the newest
+                self._shrink(folder)
+        finally:
+            self._resolving.remove(name)
         return folder
 
     def _write(self, name: str, merge: MergeName, base_model_name: str, folder: Path) -> _Entry:
@@ -96,7 +104,7 @@ class MergedFolders:
 
     def _fitted(self, name: str, adapter: Adapter) -> Adapter:
         if not self.cut:
-            require_rank(name, adapter, self.max_rank)
+            require_rank(name, adapter, self.max_rank, RANK, CUT)
         fitted = fit_rank(adapter, self.max_rank)
         if fitted is not adapter:
             log.info("%s was cut from rank %d to %d", name, adapter.rank, fitted.rank)
@@ -105,14 +113,22 @@ class MergedFolders:
     def _shrink(self, newest: Path) -> None:
         """Let the engine forget what is too much, and remove what it forgot a while ago."""
         now = time.monotonic()
+        older = {folder: entry for folder, entry in self._entries.items() if folder != newest}
+        for entry in older.values():
+            # An engine asks for what it does not know; and it answers no other request about a
+            # name while it waits for its folder.
+            if entry.name in self._resolving and not entry.forgotten:
+                entry.forgotten = now
         known = sum(entry.bytes for entry in self._entries.values() if not entry.forgotten)
-        for folder, entry in list(self._entries.items()):
+        for folder, entry in older.items():
             if entry.forgotten and now - entry.forgotten > GRACE:
                 del self._entries[folder]
                 shutil.rmtree(folder, ignore_errors=True)
-            elif known > self.most_bytes and folder != newest and not entry.forgotten:
-                if not self.forget(entry.name):
-                    log.warning("%d bytes of merges, expected %d at most", known, self.most_bytes)
-                    return
+                continue
+            too_much = known > self.most_bytes and not entry.forgotten
+            # An engine that does not answer is waited for once.
+            if too_much and time.monotonic() - now < PATIENCE and self.forget(entry.name):
                 known -= entry.bytes
                 entry.forgotten = now
+        if known > self.most_bytes and not all(entry.forgotten for entry in older.values()):
+            log.warning("%d bytes of merges, expected %d at most", known, self.most_bytes)

@@ -41,7 +41,8 @@ UNSUPPORTED = (
     "trainable_token_indices", "target_parameters", "use_qalora", "alora_invocation_tokens",
     "use_bdlora", "kasa_config", "monteclora_config", "arrow_config",
 )  # fmt: skip
-BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")  # initialisations of PEFT
+# Initialisations of PEFT, which compares some without regard to case.
+BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 
 
 def to_peft(
@@ -142,7 +143,7 @@ def _require_plain_lora(config: Mapping, folder: Path) -> None:
     if (config.get("bias") or "none") != "none":
         wrong.append(f"bias={config['bias']!r}")
     start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.startswith(BASE_CHANGING):
+    if isinstance(start, str) and start.lower().startswith(BASE_CHANGING):
         wrong.append(f"init_lora_weights={start!r} (it changes the base model)")
     if wrong:
         raise ValueError(

@@ -87,18 +87,28 @@ def fit_rank(adapter: Adapter, max_rank: int) -> Adapter:
     return fitted
 
 
-def require_rank(key: str, adapter: Adapter, max_rank: int) -> None:
-    """Raise ValueError where a module has more rows than an engine takes; 0: it takes any."""
+def require_rank(
+    key: str, adapter: Adapter, max_rank: int, setting: str = "--max_rank ", remedy: str = ""
+) -> None:
+    """Raise ValueError where a module has more rows than an engine takes.
+
+    Args:
+        key: of the adapter, for the error.
+        adapter: to be checked.
+        max_rank: the most that the engine takes; 0: any.
+        setting: where the user says so, up to the number.
+        remedy: how it is cut; by the option `--rank` when omitted.
+    """
     if not max_rank or adapter.rank <= max_rank:
         return
     path = max(adapter.tensors, key=lambda path: len(adapter.tensors[path][0]))
     start = next((limit for limit in VLLM_RANKS if adapter.rank <= limit), None)
-    remedy = (
+    remedy = remedy or (
         f"cut it with --rank {max(1, max_rank // 2)} or less (the mean of all modules; a single "
+        "one may keep more)"
     )
-    remedy += "one may keep more)"
     if start:
-        remedy = f"start vLLM with --max-lora-rank {start} and set --max_rank {start}, or {remedy}"
+        remedy = f"start vLLM with --max-lora-rank {start} and set {setting}{start}, or {remedy}"
     raise ValueError(
         f"got adapter {key!r} of rank {adapter.rank} (at {path}), expected at most {max_rank}: "
         f"{remedy}"

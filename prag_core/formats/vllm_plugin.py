@@ -51,7 +51,7 @@ class PragResolver(LoRAResolver):
         except UnknownKeyError as error:
             log.warning("%s: %s", lora_name, error)
             return None
-        return LoRARequest(lora_name, abs(hash(lora_name)) or 1, str(path))
+        return LoRARequest(lora_name, 1, str(path))  # vLLM puts its own number in place of 1
 
 
 def register() -> None:

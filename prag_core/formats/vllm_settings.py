@@ -65,7 +65,7 @@ class VllmSettings:
                 raise ValueError(f"got {name}={texts[name]}, expected {expected}: correct it")
         open_store(environment[STORE], create=False).close()
         limits = int(rank), cut == "1", int(most)
-        return cls(environment[STORE], *limits, folder or None, url, api_key)
+        return cls(environment[STORE], *limits, folder or None, url.rstrip("/"), api_key)
 
     def forget(self, name: str) -> bool:
         """Tell vLLM to forget an adapter; False, and a line in the log, where it does not hear."""
@@ -76,9 +76,12 @@ class VllmSettings:
         try:
             direct.open(request, timeout=10).close()
         except urllib.error.HTTPError as error:
-            if error.code == 404:  # it does not know it, or not any more
+            text = error.read().decode(errors="replace")
+            # By name vLLM says that it does not know it; another server that there is no such page.
+            if error.code == 404 and json.dumps(name, ensure_ascii=False)[1:-1] in text:
                 return True
-            log.warning("got status %d from %s: %s", error.code, self.url, error.read()[:200])
+            remedy = "set PRAG_VLLM_URL, and VLLM_API_KEY if it has a key"
+            log.warning("got status %d from %s (%s): %s", error.code, self.url, text[:200], remedy)
             return False
         except OSError as error:
             log.warning("got no answer from %s (%s): set PRAG_VLLM_URL", self.url, error)

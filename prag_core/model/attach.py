@@ -7,7 +7,7 @@ after an exception, so that logits before and after are bit-equal.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from operator import attrgetter
 
 import torch
@@ -45,15 +45,11 @@ def attached(base: BaseModel, adapters: Adapter | Sequence[Adapter | None] | Non
 @contextmanager
 def hooked(base: BaseModel, updates: Updates) -> Iterator[None]:
     """Add the updates to the outputs of their modules inside the `with` block."""
-    handles = []
-    try:
+    with ExitStack() as hooks:  # each handle takes its hook off at the end
         for path, (a, b) in updates.items():
             module = attrgetter(path)(base.model)  # get_submodule takes thrice the time
-            handles.append(module.register_forward_hook(_lora_hook(a, b)))
+            hooks.enter_context(module.register_forward_hook(_lora_hook(a, b)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def shared_updates(base: BaseModel, adapter: Adapter) -> Updates:

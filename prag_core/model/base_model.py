@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prag_core.adapters.adapter import DTYPES, FFN_MODULES, fingerprint
+from prag_core.adapters.peft_files import split_revision
 from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME, cache_folder
 from prag_core.model.checkpoints import (
     named_errors,
@@ -137,10 +138,8 @@ def _read(
     name: str, dtype: torch.dtype | str, device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read model and tokenizer; raises as `load_base_model`."""
-    source, revision = model_source(name), {}
-    if "@" in name and not Path(name).exists():
-        source, _, commit = name.rpartition("@")
-        revision = {"revision": commit}
+    source, commit = split_revision(str(model_source(name)))
+    revision = {"revision": commit} if commit else {}
     with named_errors(name):
         config = transformers.PreTrainedConfig.get_config_dict(source, **revision)[0]
         require_supported(name, config)
@@ -171,7 +170,8 @@ def model_source(name: str) -> str | Path:
 def transformers_name(name: str) -> str:
     """Return what transformers, and so PEFT, loads the same model by, for files that name it.
 
-    A name of the catalogue stays where its model was never loaded here: none is fetched for that.
+    A name of the catalogue stays where its model was never loaded here: none is fetched for that. A
+    pinned hub name, `name@revision`, stays too: PEFT's files name the revision beside it.
     """
     missing = name in CATALOGUE and not is_complete(cache_folder() / name)
     return name if missing else str(model_source(name))

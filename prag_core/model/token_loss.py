@@ -185,8 +185,13 @@ def mean_loss(
         losses = _LinearCrossEntropy.apply(hidden, weight, targets, cap)  # (P,)
     else:
         losses = distillation.losses(base, hidden, targets, cap)  # (P,)
-    total = torch.zeros(count, device=losses.device).index_add(0, owners, losses)
-    return total / torch.bincount(owners, minlength=count).clamp(min=1)  # (N,)
+    return mean_by_owner(losses, owners, count)
+
+
+def mean_by_owner(losses: Tensor, owners: Tensor, count: int) -> Tensor:
+    """Average losses (P,) within each owner (P,) of 0..N-1; one without any has 0."""
+    total = losses.new_zeros(count).index_add(0, owners, losses)  # (N,)
+    return total / torch.bincount(owners, minlength=count).clamp(min=1)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ a text: " Josiah" is one token of a document, and at the start of a turn the mod
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,12 +73,8 @@ class Wording:
         if self.punctuated:
             question = question.strip().removesuffix("?").rstrip() + "?"
         # Not str.format: a template of users may hold braces. The question last: it may, too.
-        before, after = self.template.split("{question}", 1)
-        return (
-            before.replace("{passages}", passages)
-            + question
-            + after.replace("{passages}", passages)
-        )
+        parts = self.template.split("{question}")
+        return question.join(part.replace("{passages}", passages) for part in parts)
 
     def answer(self, text: str) -> str:
         """Return the answer in what the model wrote."""
@@ -88,7 +85,7 @@ class Wording:
         text = text.strip()
         ends = [text.find(end) for end in self.ends if end in text]
         text = text[: min(ends, default=len(text))].strip()
-        return text.strip(".") if concluded else text
+        return text.removesuffix(".") if concluded else text
 
 
 SHORT = "Answer the question with a short phrase.\n{passages}\nQuestion: {question}"
@@ -168,7 +165,8 @@ def reading_wording(model_fingerprint: str) -> Wording:
     What `prag evaluate --choose_prompts` chose on this machine goes before what this package knows.
     """
     for path in (_choice_path(model_fingerprint), CHOICES):
-        choices = _read_choices(path) if path.is_file() else {}
+        # os.path asks without raising, also in a folder that nobody may look into.
+        choices = _read_choices(path) if os.path.isfile(path) else {}
         name = choices.get(model_fingerprint, {}).get("prompt")
         if name in WORDINGS:
             return WORDINGS[name]

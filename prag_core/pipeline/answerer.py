@@ -147,13 +147,12 @@ class Answerer:
                 question that the context has room for.
         """
         options = options or self.options  # an evaluation asks one answerer in several ways
-        answers: list[Answer] = []
+        answers, errors = list[Answer](), list[str]()
         size = MERGED_BATCHES * self.generation.batch_size
         for rows in (slice(i, i + size) for i in range(0, len(questions), size)):
             prepared = self.prepare(questions[rows], hits[rows], mode, options)
             decoded = [p for p in prepared if not (p.error or p.answer)]
-            if strict and prepared and all(p.error for p in prepared) and len(questions) <= size:
-                raise ValueError(prepared[0].error)
+            errors += [p.error for p in prepared]
             texts, adapters = [p.prompt for p in decoded], [p.adapter for p in decoded]
             known = [p.prefix for p in decoded]
             answered = iter(generate(self.base, texts, adapters, self.generation, known))
@@ -165,6 +164,8 @@ class Answerer:
                 answers.append(
                     Answer(p.question, text, mode, p.documents, p.path, p.prompt_id, notes)
                 )
+        if strict and errors and all(errors):
+            raise ValueError(errors[0])
         return answers
 
     def prepare(
@@ -181,12 +182,14 @@ class Answerer:
         Arguments and errors are those of `answer`.
         """
         options, how = options or self.options, find_mode(mode)
-        hits = self._gated(questions, hits, how, options)
+        require_one_passage(how, map(len, hits))
+        loaded, meant = self._responding(questions, hits, how, options)
+        shown = meant if gates_passages(how, options) else hits
         # One of each a question, whatever the mode: no passages, or None for an adapter.
-        adapters, adapted = self._adapters(questions, hits, how, options)
+        adapters, adapted = self._adapters(questions, shown, meant, loaded, how, options)
         prepared = []
-        rows = zip(questions, self._passages(hits, how), adapters, hits, strict=True)
-        for question, passages, merged, row in rows:
+        rows = zip(questions, self._passages(shown, how), adapters, hits, shown, strict=True)
+        for question, passages, merged, row, left in rows:
             # A text that goes on has no wording: nothing of it is cut off as no answer.
             worded = merged[0] is not None and not isinstance(question, prompts.Continuation)
             wording = adapted if worded else self._wording(question, passages, options)
@@ -196,7 +199,7 @@ class Answerer:
             text = prompts.plain_question(question)
             asked = prompts.prompt_id(wording, question, self.base.tokenizer)
             notes, error, said = prompt.notes, prompt.error, ""
-            if reason := _unmatched(row, merged[0], how, options):
+            if reason := _unmatched(row, left, merged[0], how, options):
                 merged, notes, error = (None, (), ""), (f"abstained: {reason}",), ""
                 said = ABSTENTION
             prepared.append(
@@ -234,15 +237,21 @@ class Answerer:
         document, room = self.document(document_id), self.generation.max_new_tokens
         return kept_prefix(self.base, self.kept, document, wording, room, self.run)
 
-    def _gated(
+    def _responding(
         self, questions: Sequence[prompts.Question], hits: Hits, mode: Mode, options: AnswerOptions
-    ) -> Hits:
-        """Return every question's documents, without those whose passages are not to be shown."""
-        require_one_passage(mode, map(len, hits))
-        if not gates_passages(mode, options):
-            return hits  # and no adapter is needed
+    ) -> tuple[dict[str, Adapter], Hits]:
+        """Return the documents' adapters, where the mode or its gate needs them, by document id.
+
+        With them every question's documents but those whose adapters do not respond to it.
+        """
+        if mode.adapters != "documents" and not gates_passages(mode, options):
+            return {}, hits
         loaded = {i: self.adapter(i) for i in _ids(hits)}
-        return self._relevant(questions, hits, loaded, options)
+        if options.least_relevance <= 0:
+            return loaded, hits
+        texts, least = [search_text(q) for q in questions], options.least_relevance
+        meant: Hits = self.run(lambda: relevant_hits(self.base, texts, hits, loaded, least))
+        return loaded, meant
 
     def _wording(
         self, question: prompts.Question, passages: Sequence[Document], options: AnswerOptions
@@ -292,19 +301,37 @@ class Answerer:
         documents = {i: self.document(i) for i in _ids(hits)}  # each augmented once
         if mode.passages == "augmented":
             if self.augmenter is None:
-                raise ValueError("got no augmenter, expected one for mode da_rag: pass augmenter=")
+                raise ValueError(
+                    "got no augmenter, expected one for mode da_rag: set --path trained, or pass "
+                    "augmenter="
+                )
             augmented = self.augmenter.augment(list(documents.values()))
             documents = {a.document.id: augmented_passage(a) for a in augmented}
         return [[documents[hit.document_id] for hit in row] for row in hits]
 
     def _adapters(
-        self, questions: Sequence[prompts.Question], hits: Hits, mode: Mode, options: AnswerOptions
+        self,
+        questions: Sequence[prompts.Question],
+        hits: Hits,
+        meant: Hits,
+        loaded: dict[str, Adapter],
+        mode: Mode,
+        options: AnswerOptions,
     ) -> tuple[list[Attached], Wording]:
-        """Return what is attached for every question, and the wording that it was made for."""
+        """Return what is attached for every question, and the wording that it was made for.
+
+        Args:
+            questions: as `prepare` takes them.
+            hits: every question's documents.
+            meant: of these those whose adapters take part (see `_responding`).
+            loaded: adapters, of these documents at least.
+            mode: how to answer.
+            options: of answering.
+        """
         if mode.adapters == "documents":
-            loaded = {i: self.adapter(i) for i in _ids(hits)}
+            loaded = {i: loaded[i] for i in _ids(hits)}
             wording = self.adapted_wording(loaded.values(), options)
-            rows = self._merged(questions, hits, loaded, options)
+            rows = self._merged(questions, hits, meant, loaded, options)
             if not mode.passages:  # else those without weight were read all the same
                 rows = [(x, tuple(s for s in used if s.weight), p) for x, used, p in rows]
             return rows, wording
@@ -326,20 +353,6 @@ class Answerer:
         ]
         return attached, self.adapted_wording([whole] if whole else [], options)
 
-    def _relevant(
-        self,
-        questions: Sequence[prompts.Question],
-        hits: Hits,
-        loaded: dict[str, Adapter],
-        options: AnswerOptions,
-    ) -> Hits:
-        """Return every question's documents but those whose adapters do not respond to it."""
-        if options.least_relevance <= 0:
-            return hits
-        texts, least = [search_text(q) for q in questions], options.least_relevance
-        meant: Hits = self.run(lambda: relevant_hits(self.base, texts, hits, loaded, least))
-        return meant
-
     def _looked_up(
         self,
         questions: Sequence[prompts.Question],
@@ -358,11 +371,11 @@ class Answerer:
         self,
         questions: Sequence[prompts.Question],
         hits: Hits,
+        meant: Hits,
         loaded: dict[str, Adapter],
         options: AnswerOptions,
     ) -> list[Attached]:
         """Merge the adapters of every question's documents (see `_adapters`)."""
-        meant = self._relevant(questions, hits, loaded, options)  # whose adapters take part
         if options.rank:  # after relevance, which reads the addresses that a smaller rank has not
             # Of the same modules, as trained adapters may stand beside generated ones.
             of = {i: (a.spec.modules, a.spec.layers) for i, a in loaded.items()}
@@ -409,14 +422,26 @@ def shared_rows(adapter: Adapter) -> Adapter:
 
 
 def _unmatched(
-    hits: Sequence[Hit], adapter: Adapter | None, mode: Mode, options: AnswerOptions
+    hits: Sequence[Hit],
+    shown: Sequence[Hit],
+    adapter: Adapter | None,
+    mode: Mode,
+    options: AnswerOptions,
 ) -> str:
-    """Say why a question is not answered where it may not be; empty where it is."""
+    """Say why a question is not answered where it may not be; empty where it is.
+
+    Args:
+        hits: its documents.
+        shown: those that a gate leaves.
+        adapter: that is attached.
+        mode: how it is answered.
+        options: of answering.
+    """
     if not (options.abstain and mode.needs_documents):
         return ""
     if not hits:
         return "no document matches the question"
-    if mode.adapters == "documents" and adapter is None:
+    if not shown or (mode.adapters == "documents" and adapter is None):
         return f"no adapter responds to the question by {options.least_relevance} (least_relevance)"
     return ""
 

@@ -24,7 +24,7 @@ from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import load_base_model
 from prag_core.pipeline.parts import build_parametrizer
-from prag_core.pipeline.rag import parametrized
+from prag_core.pipeline.rag import parametrized, require_made
 from prag_core.pipeline.setup import RayOptions, Setup
 
 Block = list[Document]
@@ -95,11 +95,7 @@ def take(
     for count, lines in results:
         progress(done := done + count)
         failures += lines
-    if failures:
-        raise ValueError(
-            f"got {len(failures)} of {total} documents that no adapter can be made of "
-            f"({'; '.join(failures[:3])}), expected none: leave them out; the others are there"
-        )
+    require_made(failures, total)
 
 
 def run_serial(writer: BlockWriter, blocks: Sequence[Block]) -> Iterator[tuple[int, list[str]]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
+from itertools import chain
 
 from prag_core.adapters.adapter import Adapter, Parametrizer
 from prag_core.adapters.store import AdapterStore
@@ -26,17 +27,26 @@ from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Retriever
 from prag_core.training.initial import (
+    READER,
+    WARMUP,
     WRITER,
     adapter_folder,
-    load_initial,
+    load_adapter,
     load_reader,
-    load_teacher,
     load_writer,
 )
 from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.options import GENERATED_INIT
 
 PARAMETRIZERS = "prag.parametrizers"  # entry point group
+# What strategies read of the options beside the number of pairs.
+READ = {
+    "span": ("rewrites", "facts"),
+    "adapter": ("rewrites", "facts", "model", "adapter", "reader"),
+    "writer": ("rewrites", "facts", "model"),
+    "self": ("rewrites", "model"),
+    "file": ("file",),
+}
 
 
 def build_augmenter(
@@ -48,21 +58,17 @@ def build_augmenter(
     """Build the chosen augmenter; what a model writes is cached in the store.
 
     Raises:
-        ValueError: strategy `file` without a file, or a file that does not fit the documents; facts
-            asked of a strategy that writes none.
-        FileNotFoundError: the model that writes cannot be had.
+        ValueError: strategy `file` without a file, or a file that does not fit the documents; what
+            the strategy does not read.
+        FileNotFoundError: no such file, or the model that writes cannot be had.
     """
     strategy, model = options.strategy, options.model
     if strategy == "auto":
         strategy = "writer" if model else "adapter" if options.adapter else "span"
+        strategy = "file" if options.file else strategy
         if strategy == "adapter" and not adapter_folder(options.adapter, base, WRITER):
             model = EMBEDDED_NAME  # its writer is small, and questions are text for any base model
-    if options.facts and strategy in ("file", "self"):
-        raise ValueError(
-            f"got augmentation.facts with strategy {strategy!r}, which writes none, expected "
-            "'span', 'writer' or 'adapter'"
-            + (": put the facts into the file" if strategy == "file" else "")
-        )
+    _require_read(options, strategy)
     if strategy == "file":
         if not options.file:
             raise ValueError(
@@ -93,6 +99,20 @@ def build_augmenter(
     else:
         augmenter = SelfAugmenter(writer, options.rewrites, options.qa_pairs)
     return augmenter if store is None else CachedAugmenter(augmenter, store)
+
+
+def _require_read(options: AugmentationOptions, strategy: str) -> None:
+    """Raise ValueError for options that are set, but that the strategy does not read."""
+    usual = AugmentationOptions()
+    for name in dict.fromkeys(chain(*READ.values())):
+        value = getattr(options, name)
+        if value and value != getattr(usual, name) and name not in READ[strategy]:
+            readers = [repr(other) for other, names in READ.items() if name in names]
+            raise ValueError(
+                f"got augmentation.{name} {value!r} with strategy {strategy!r}, which does not "
+                f"read it, expected {' or '.join(readers)}: set augmentation.strategy, or leave "
+                f"augmentation.{name} out"
+            )
 
 
 def build_retriever(setup: Setup, documents: Iterable[Document] = ()) -> Retriever:
@@ -138,6 +158,7 @@ def trained(base: BaseModel, setup: Setup, augmenter: Callable[[], Augmenter]) -
         start = replace(setup, path=GENERATED_INIT, hypernet_rank=setup.training.rank)
         init = build_parametrizer(base, start, None)
     else:
-        init = load_initial(setup.training.init, base)
-    teacher = load_teacher(setup.training.teacher, base) if setup.training.distillation else None
+        init = load_adapter(setup.training.init, base, WARMUP)
+    learns = setup.training.distillation > 0
+    teacher = load_adapter(setup.training.teacher, base, READER) if learns else None
     return LoraTrainer(base, augmenter(), setup.training, init, teacher)

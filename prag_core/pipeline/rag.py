@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import tempfile
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -103,11 +104,16 @@ class ParametricRAG:
     ) -> ParametricRAG:
         """Load a base model with all parts around it; `settings` are the fields of `setup.Setup`.
 
-        Adapters are kept in `store`, a temporary folder when omitted; one that cannot be written is
-        answered from.
+        Adapters are kept in `store`; one that cannot be written is answered from. When omitted they
+        are in a temporary folder, which is removed with the last reference to the pipeline's store.
         """
         setup = Setup(base_model=base_model, **settings)
-        return assemble(setup, open_store(store or tempfile.mkdtemp(prefix="prag-")))
+        if store is not None:
+            return assemble(setup, open_store(store))
+        folder = tempfile.TemporaryDirectory(prefix="prag-", ignore_cleanup_errors=True)
+        opened = open_store(folder.name)
+        weakref.finalize(opened, folder.cleanup)
+        return assemble(setup, opened)
 
     def refresh(self) -> bool:
         """Take notice of documents that other processes added, changed or removed.
@@ -160,6 +166,7 @@ class ParametricRAG:
             ValueError: no documents, or some that are none; some that no adapter can be made of.
         """
         unique = {document.id: document for document in _whole(as_documents(documents))}
+        self.refresh()  # what another process removed is new, what it added is there
         records = {i: self._record_of(d, replace) for i, d in unique.items()}
         new = {i: record for i, record in records.items() if record is not None}
         if not parametrize or self.parametrizer is None or self.store is None:
@@ -178,7 +185,7 @@ class ParametricRAG:
             named = {document.source_id for document in unique.values()} - {""}
             present = self.documents.values()
             if old := [d.id for d in present if d.source_id in named and d.id not in unique]:
-                self.remove_documents(old)
+                self._remove(old)  # not their chunks, which may be among the new ones
         return self
 
     def ensure_adapters(
@@ -191,6 +198,7 @@ class ParametricRAG:
                 kept), or no parametrizer or store.
         """
         document_ids = list(dict.fromkeys(document_ids))
+        self.refresh()  # another process may have added them
         self.require(document_ids)
         for _ in self._make([self.documents[i] for i in document_ids], progress):
             pass
@@ -237,12 +245,7 @@ class ParametricRAG:
             yield [document for document, _ in pairs]
             done += len(batch)
             progress(done)
-        if failures:
-            raise ValueError(
-                f"got {len(failures)} of {len(documents)} documents that no adapter can be made "
-                f"of ({'; '.join(failures[:3])}), expected none: leave them out; the others are "
-                "there"
-            )
+        require_made(failures, len(documents))
 
     def _record(self, documents: Iterable[Document]) -> None:
         """Keep documents in the store, unless the corpus is not the store's."""
@@ -262,6 +265,7 @@ class ParametricRAG:
         whole = list(document_ids)
         if not whole:  # those of mode `sft` stay
             return
+        self.refresh()  # another process may have added them
         parts: dict[object, list[str]] = {}
         for document in self.documents.values():
             if is_chunk(document):
@@ -270,6 +274,10 @@ class ParametricRAG:
         # The whole need not be there itself.
         document_ids = [i for i in document_ids if i in self.documents or i not in parts]
         self.require(document_ids)
+        self._remove(document_ids)
+
+    def _remove(self, document_ids: Sequence[str]) -> None:
+        """Forget these documents, which are there, and no others."""
         self.forget(document_ids)
         for document_id in document_ids:
             # Last: a removal that was cut short leaves a document to be removed again, and no
@@ -288,9 +296,15 @@ class ParametricRAG:
         """Return the ids of the documents, of those `among`, whose metadata has all of `where`.
 
         Raises:
-            ValueError: an unknown document, or none whose metadata has all of these.
+            ValueError: an unknown document, none to choose from, or none whose metadata has all of
+                these.
         """
         candidates = list(self.documents if among is None else among)
+        if not candidates:
+            raise ValueError(
+                "got no documents to choose from, expected some: add them (`add_documents`), or "
+                "leave `among` out"
+            )
         self.require(candidates)
         ids = [i for i in candidates if where.items() <= self.documents[i].metadata.items()]
         if not ids:
@@ -419,7 +433,8 @@ class ParametricRAG:
         retriever heeds `where` and `among`. Options are those of `answer`.
 
         Raises:
-            ValueError: an unknown mode or document, no documents, or not ids for every question.
+            ValueError: an unknown mode or document, no documents, or not ids for every question and
+                scores for every id.
         """
         # Before the ids are looked at, so that one call can ask in every mode.
         if not find_mode(mode).needs_documents:
@@ -436,6 +451,18 @@ class ParametricRAG:
             if how.needs_adapters or gates_passages(how, options):
                 return self._with_adapters(hits, questions, k, where, among)
             return hits
+        return self._named(questions, document_ids, scores)
+
+    def _named(
+        self,
+        questions: Sequence[Question],
+        document_ids: Sequence[Sequence[str]],
+        scores: Sequence[Sequence[float]] | None,
+    ) -> list[list[Hit]]:
+        """Return the documents that are named for every question; errors as `hits`."""
+        if flat := [ids for ids in document_ids if isinstance(ids, str)]:
+            expected = "a list of ids for each question: pass [[id]]"
+            raise ValueError(f"got the id {flat[0]!r} by itself, expected {expected}")
         if len(document_ids) != len(questions) or not all(document_ids):
             raise ValueError(
                 f"got document ids for {sum(map(bool, document_ids))} questions, expected one or "
@@ -444,6 +471,12 @@ class ParametricRAG:
         for ids in document_ids:
             self.require(ids)
         scores = scores or [[1.0] * len(ids) for ids in document_ids]
+        counts = [len(row) for row in scores], [len(ids) for ids in document_ids]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"got {counts[0][:3]} scores for {counts[1][:3]} document ids of the questions, "
+                "expected one for each id: correct them, or leave them out"
+            )
         return [_once(*row) for row in zip(document_ids, scores, strict=True)]
 
     def _with_adapters(
@@ -508,7 +541,8 @@ class ParametricRAG:
                     "got a store that is read only and has no adapter of these documents for mode "
                     "sft, expected one that can be written: choose another store",
                 )
-            augmented = parametrizer.augmenter.augment(list(self.documents.values()))
+            documents = [self.documents[i] for i in sorted(self.documents)]  # as after a restart
+            augmented = parametrizer.augmenter.augment(documents)
             store.put(key, parametrizer.train_global(augmented))
         return store.get(key)
 
@@ -525,7 +559,7 @@ class ParametricRAG:
         return stored_document(document.id, record) if record != asdict(present) else None
 
     def _index(self, documents: Iterable[Document]) -> None:
-        # In the order of the store, so that equal scores fall alike after a restart.
+        # In the order of the store, in which a restart finds them.
         documents = sorted(documents, key=lambda document: document.id)
         self.retriever.add(documents)
         self.documents |= {document.id: document for document in documents}
@@ -607,6 +641,15 @@ def parametrized(
         yield from zip(documents, adapters, strict=True)
 
 
+def require_made(failures: Sequence[str], count: int) -> None:
+    """Raise ValueError where no adapter could be made of some of `count` documents."""
+    if failures:
+        raise ValueError(
+            f"got {len(failures)} of {count} documents that no adapter can be made of "
+            f"({'; '.join(failures[:3])}), expected none: leave them out; the others are there"
+        )
+
+
 def forget_made(store: AdapterStore, document_ids: Iterable[str]) -> None:
     """Delete what was made from documents, and adapters of the whole corpus; not their records."""
     document_ids = list(document_ids)
@@ -669,7 +712,8 @@ def assemble(
     """
     base = load_base_model(setup.base_model, setup.dtype, setup.device)
     setup = choose_path(setup, store, base.fingerprint)
-    corpus = documents or list(stored_documents(store))
+    # Of the store only where it is read: a corpus may be large.
+    corpus = documents or (list(stored_documents(store)) if setup.augmentation.file else ())
     try:
         maker = build_parametrizer(base, setup, store, corpus)
     except (FileNotFoundError, ValueError):

@@ -30,11 +30,12 @@ Keys = dict[int, Tensor]  # by layer: inputs of down_proj at a question's tokens
 def question_keys(base: BaseModel, questions: Sequence[str], layers: Collection[int]) -> list[Keys]:
     """Return the inputs of down_proj in some layers at every question's tokens, (T, I) each.
 
-    A question is read by itself, behind a start token that does not count; layers behind the last
-    one do not run.
+    A question is read by itself, behind a start token that does not count, as far as the context
+    has room; layers behind the last one do not run.
     """
     start, padding = start_token(base.tokenizer), base.tokenizer.pad_token_id or 0
-    rows = [[start, *ids] for ids in text_ids(base.tokenizer, questions)]
+    room = base.context_length - 1
+    rows = [[start, *ids[:room]] for ids in text_ids(base.tokenizer, questions)]
     keys: list[Keys] = []
     for begin in range(0, len(rows), BATCH):
         batch = rows[begin : begin + BATCH]

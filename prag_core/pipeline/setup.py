@@ -31,9 +31,9 @@ class AugmentationOptions:
             questions of a LoRA that was trained to ask as people do, see `prag writer`), `writer`
             (these, and before them a model's questions in several kinds, checked, and its
             rewrites), `self` (asks for JSON, as the paper does) or `file` (ready-made pairs);
-            `auto`: `writer` where a model is named, else `adapter`, by the embedded model and its
-            writer where none is named or shipped for the base model; `span` where `adapter` is
-            empty.
+            `auto`: `file` where one is named, `writer` where a model is, else `adapter`, by the
+            embedded model and its writer where none is named or shipped for the base model; `span`
+            where `adapter` is empty. What a strategy does not read is refused.
         rewrites: rewrites a document (paper: 1).
         qa_pairs: question-answer pairs a document, at most (paper: 3).
         facts: take the text apart into sentences of one fact each, by rule (`span`, `adapter`,
@@ -83,10 +83,12 @@ class RayOptions:
 def content_hash(name: str) -> str:
     """Hash the files of a local file or folder, or of what is shipped under a name.
 
-    Empty where there is none (a hub name, say).
+    Empty where there is none (a hub name, say). Hidden files of a folder do not count: what is
+    being written lies there under such a name.
     """
     path, digest = local_place(name), hashlib.blake2b(digest_size=8)
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file())
+    shown = (p for p in path.glob("*") if not p.name.startswith(".") and p.is_file())
+    files = [path] if path.is_file() else sorted(shown)
     for file in files:
         # Beside weights lie a card and results, which do not change them.
         results = file.suffix == ".json" and "config" not in file.name
@@ -113,9 +115,9 @@ class Setup:
             `auto`: the one that is shipped for the base model; none when empty.
         hypernet_rank: rows a module of a generated adapter, on average; 0: one a token.
         hypernet_dtype: that a generated adapter is stored in; `int8` has a scale a row.
-        retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents) search by
-            words; `dense` or `dense:MODEL` (of sentence-transformers: hub name or folder) by
-            meaning; `hybrid` or `hybrid:MODEL` by both; `lancedb`, `lancedb:URI` or
+        retriever: `auto`, `bm25` or `bm25s` (chosen by itself above 20,000 documents, where it is
+            installed) search by words; `dense` or `dense:MODEL` (of sentence-transformers: hub name
+            or folder) by meaning; `hybrid` or `hybrid:MODEL` by both; `lancedb`, `lancedb:URI` or
             `elasticsearch:URL/INDEX` by words, where one machine is not enough.
         least_coverage: share of a question that one of its documents needs, by words; without, it
             is answered without documents (see `prag_core.retrieval.bm25`). 0: one common word is

@@ -99,6 +99,8 @@ def analyze(text: str) -> Terms:
             continue
         if "'" in word:
             word = CONTRACTION.sub("", ELISION.sub("", word)).replace("'", "")
+            if not word:  # "n't" by itself
+                continue
         (weak if word in STOP_SET else words).append(word)
     return Terms(_stems(words), weak)
 

@@ -23,10 +23,12 @@ more documents, the more of a question one of them has by chance, about linearly
 
 from __future__ import annotations
 
+import logging
 import math
 from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,12 +41,14 @@ from prag_core.retrieval.retriever import DocumentsById, Hit, check_questions
 K1, B = 1.5, 0.75
 BM25S_ABOVE = 20_000  # documents; rank_bm25 takes over 30 ms a question from here on
 ENGINES = ("auto", "bm25", "bm25s")
+PIP = "pip install 'prag[bm25s]'"
 DECIMALS = 4  # scores are rounded, so that ties do not depend on the order of a sum
 LEAST_COVERAGE = 0.19  # the largest that loses no gold document of SQuAD train, found at k = 3
 PRIOR = 10  # documents that a small corpus stands for: words that all of its few have count too
 MOST_TERMS = 1000  # a longer question (a pasted text) is searched for its rarest terms
 Tokens: TypeAlias = "array[int]"  # token numbers of a document
 Scorer = Callable[[list[int]], np.ndarray]  # token numbers of a question -> scores (N,)
+logger = logging.getLogger(__name__)
 
 
 class BM25Retriever:
@@ -60,17 +64,20 @@ class BM25Retriever:
 
         Args:
             documents: the first documents; equal ones are kept once.
-            engine: `bm25`, `bm25s`, or `auto`, which decides by the number of documents.
+            engine: `bm25`, `bm25s`, or `auto`, which decides by the number of documents; where
+                bm25s is not installed it stays with `bm25` and warns.
             least_coverage: share of a question that one of its documents needs, see above; with 0
                 one common term is enough.
 
         Raises:
-            ValueError: an unknown engine, or a share that is none.
+            ValueError: an unknown engine, one that is not installed, or a share that is none.
         """
         if engine not in ENGINES:
             raise ValueError(f"got retriever {engine!r}, expected one of {', '.join(ENGINES)}")
         if not 0 <= least_coverage <= 1:
             raise ValueError(f"got least_coverage {least_coverage}, expected a share, 0 to 1")
+        if engine == "bm25s":
+            _bm25s()  # what is missing is said before anything is done
         self._engine, self._least_coverage = engine, least_coverage
         self._documents = DocumentsById()
         # Document id -> numbers of its terms, as `Terms` has them; made when indexed.
@@ -90,7 +97,7 @@ class BM25Retriever:
         """The engine that answers at the present number of documents."""
         if self._engine != "auto":
             return self._engine
-        return "bm25s" if len(self) > BM25S_ABOVE else "bm25"
+        return "bm25s" if len(self) > BM25S_ABOVE and find_spec("bm25s") else "bm25"
 
     def add(self, documents: Iterable[Document]) -> None:
         """Add documents; those already there are kept once."""
@@ -116,8 +123,8 @@ class BM25Retriever:
     ) -> list[list[Hit]]:
         """Return the k best documents of each question, best first; fewer where fewer match.
 
-        Of documents with equal scores, the one added first comes first. Scores are those of the
-        whole index, whatever `among` says. A question of stop words alone is searched for them.
+        Documents with equal scores come in the order of their ids. Scores are those of the whole
+        index, whatever `among` says. A question of stop words alone is searched for them.
 
         Args:
             questions: plain questions.
@@ -126,7 +133,6 @@ class BM25Retriever:
 
         Raises:
             ValueError: k below 1, or one string instead of a sequence of questions.
-            ImportError: the engine is bm25s and it is not installed.
         """
         check_questions(questions, k)
         if not self._documents:
@@ -147,6 +153,12 @@ class BM25Retriever:
                     self._tokens[document_id] = (self._numbers(words), self._numbers(others))
             self._ids = list(self._documents.all)
             rows = [self._tokens[document_id][weak] for document_id in self._ids]
+            missing = self._engine == "auto" and self.engine == "bm25" and len(self) > BM25S_ABOVE
+            if missing and not weak:  # once
+                logger.warning(
+                    "got %d documents without bm25s, which is faster above %d: %s",
+                    len(self), BM25S_ABOVE, PIP,
+                )  # fmt: skip
             self._indexes[weak] = _Index.build(rows, self._vocabulary, self.engine)
         return self._indexes[weak]
 
@@ -201,8 +213,9 @@ class BM25Retriever:
         scores = np.round(np.asarray(index.scorer(known), np.float64), DECIMALS)[allowed]
         cut = max(len(scores) - k, 0)
         least = max(np.partition(scores, cut)[cut], 10**-DECIMALS / 2)  # of the k best that match
-        candidates = np.flatnonzero(scores >= least)  # in order of adding
-        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+        candidates = np.flatnonzero(scores >= least)
+        # Ties by id, which are the same in every process and after a restart.
+        best = sorted(candidates, key=lambda i: (-scores[i], self._ids[allowed[i]]))[:k]
         if not index.covers(set(known), missing, allowed[best], self._least_coverage):
             return []
         return [Hit(self._ids[allowed[i]], float(scores[i])) for i in best]
@@ -270,8 +283,8 @@ def _bm25s() -> Any:  # the module carries no types
     try:
         import bm25s
     except ImportError as error:
-        raise ImportError(
-            f"bm25s is not installed; it is needed for `bm25s`, and for more than "
-            f"{BM25S_ABOVE:,} documents: pip install 'prag[bm25s]', or choose the retriever `bm25`"
+        raise ValueError(
+            f"got no package bm25s ({error}), expected it for the retriever `bm25s`: {PIP}, or "
+            "choose `bm25`"
         ) from error
     return bm25s

@@ -46,11 +46,11 @@ class StaticEmbedder:
         """Read the vectors.
 
         Raises:
-            ImportError: wordllama is not installed.
+            ValueError: wordllama is not installed.
         """
         package = find_spec("wordllama")
         if package is None or not package.submodule_search_locations:
-            raise ImportError(f"got no package wordllama, expected it for `dense`: {EXTRA}")
+            raise ValueError(f"got no package wordllama, expected it for `dense`: {EXTRA}")
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 
@@ -84,13 +84,13 @@ class SentenceEmbedder:
         """Load the model, from a local folder or the hub.
 
         Raises:
-            ImportError: sentence-transformers is not installed.
+            ValueError: sentence-transformers is not installed.
             FileNotFoundError: no such folder, or the hub has none or cannot be reached.
         """
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
-            raise ImportError(
+            raise ValueError(
                 f"got no package sentence-transformers, expected it for the model {name}: {EXTRA}"
             ) from error
         try:
@@ -127,7 +127,14 @@ class DenseRetriever:
             embedder: makes the vectors; `StaticEmbedder` when omitted.
             least: cosine that a document needs to be returned. Every text is near to some other,
                 so without it each question has documents, whatever it asks.
+
+        Raises:
+            ValueError: a cosine that is none.
         """
+        if not -1 <= least <= 1:
+            raise ValueError(
+                f"got least_similarity {least}, expected a cosine, -1 to 1: correct it"
+            )
         self._embedder = StaticEmbedder() if embedder is None else embedder
         self._least = least
         self._documents = DocumentsById()
@@ -159,7 +166,7 @@ class DenseRetriever:
     ) -> list[list[Hit]]:
         """Return the k nearest documents of each question, of those that are near enough.
 
-        Of documents with equal cosines, the one added first comes first.
+        Documents with equal cosines come in the order of their ids.
 
         Args:
             questions: plain questions.
@@ -199,11 +206,12 @@ class DenseRetriever:
 
     def _best(self, cosines: np.ndarray, k: int, ids: Sequence[str]) -> list[Hit]:
         scores = np.round(cosines.astype(np.float64), DECIMALS)  # (N,)
-        candidates = np.flatnonzero(scores >= self._least)  # in order of adding
+        candidates = np.flatnonzero(scores >= self._least)
         if len(candidates) > k:
             cut = np.partition(scores[candidates], -k)[-k]
             candidates = candidates[scores[candidates] >= cut]
-        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+        places = map(int, candidates)
+        best = sorted(places, key=lambda place: (-scores[place], ids[place]))[:k]
         return [Hit(ids[place], float(scores[place])) for place in best]
 
 

@@ -1,6 +1,7 @@
 """Factory: the name of a retriever goes in, a retriever over some documents comes out.
 
-auto, bm25, bm25s    by words: rank_bm25, bm25s, or `auto`, bm25s above 20,000 documents
+auto, bm25, bm25s    by words: rank_bm25, bm25s, or `auto`, bm25s above 20,000 documents where it is
+                     installed
 dense                by meaning: static word vectors of the package wordllama
 dense:MODEL          by meaning: a model of sentence-transformers, hub name or local folder
 hybrid, hybrid:MODEL `auto` and `dense` (or `dense:MODEL`), fused by rank
@@ -39,8 +40,7 @@ def make_retriever(
         least_similarity: cosine that a document needs to be found by meaning.
 
     Raises:
-        ValueError: an unknown name.
-        ImportError: a package is missing.
+        ValueError: an unknown name, a package that is missing, or a share or cosine out of range.
         OSError: a server that does not answer.
         FileNotFoundError: no such embedding model.
     """

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from prag_core.corpus.documents import Document
+from prag_core.corpus.documents import Document, as_documents
 from prag_core.retrieval.retriever import Hit, Retriever
 
 C = 60
@@ -43,7 +43,7 @@ class HybridRetriever:
 
     def add(self, documents: Iterable[Document]) -> None:
         """Add documents; those already there are kept once."""
-        documents = list(documents)
+        documents = as_documents(documents)
         self._words.add(documents)
         self._meaning.add(documents)
 

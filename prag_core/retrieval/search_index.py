@@ -16,8 +16,10 @@ their next search; on Elasticsearch at the first that finds another number of do
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from errno import ETIMEDOUT
 from typing import Any, Protocol
 
 from prag_core.corpus.documents import Document, as_documents
@@ -27,10 +29,30 @@ from prag_core.retrieval.retriever import DocumentsById, Hit, check_questions
 TABLE = "documents"
 BATCH = 10_000  # documents written together
 MOST_FOREIGN = 1000  # documents of others in an index
+SERVER = "the Elasticsearch server"
+
+
+@contextmanager
+def clear_index_errors(program: str) -> Iterator[None]:
+    """Let errors of another program say got, expected and remedy.
+
+    Raises:
+        OSError: of number ETIMEDOUT, where it fails or does not answer.
+    """
+    try:
+        yield
+    except (OSError, ValueError):  # they have a message of their own
+        raise
+    except Exception as error:  # its own kinds: connection, rights, version
+        raise OSError(
+            ETIMEDOUT,
+            f"got no answer from {program} ({type(error).__name__}: {error}), expected one that "
+            "answers and lets you in: check address, name and password, and try again",
+        ) from error
 
 
 class SearchIndex(Protocol):
-    """What another program keeps and searches."""
+    """What another program keeps and searches; it fails by OSError."""
 
     def ids(self) -> set[str]:
         """Return the ids of all documents that it holds."""
@@ -138,17 +160,19 @@ class IndexRetriever:
 class LanceIndex:
     """A table of LanceDB with a full-text index over terms."""
 
+    @clear_index_errors("LanceDB")
     def __init__(self, uri: str = "") -> None:
         """Open or make the table.
 
         Raises:
-            ImportError: lancedb is not installed.
+            ValueError: lancedb is not installed.
+            OSError: a table that cannot be opened.
         """
         try:
             import lancedb
             import pyarrow as pa
         except ImportError as error:
-            raise ImportError(
+            raise ValueError(
                 f"got no {error.name}, expected LanceDB: pip install 'prag[lancedb]', or choose "
                 "the retriever `bm25s`"
             ) from error
@@ -160,16 +184,19 @@ class LanceIndex:
         schema = pa.schema([("id", pa.string()), ("terms", pa.string())])
         self._table = database.create_table(TABLE, schema=schema, exist_ok=True)
 
+    @clear_index_errors("LanceDB")
     def ids(self) -> set[str]:
         """Return the ids of all documents that the table holds."""
         count = self._table.count_rows()
         rows = self._table.search().select(["id"]).limit(count).to_arrow() if count else {"id": []}
         return {str(i) for i in rows["id"]}
 
+    @clear_index_errors("LanceDB")
     def version(self) -> int:
         """Return the version of the table."""
         return int(self._table.version)
 
+    @clear_index_errors("LanceDB")
     def add(self, documents: Sequence[Document]) -> None:
         """Write terms and bring the index up to date."""
         rows = [
@@ -186,10 +213,12 @@ class LanceIndex:
                 remove_stop_words=False, ascii_folding=False,
             )  # fmt: skip
 
+    @clear_index_errors("LanceDB")
     def delete(self, document_ids: Collection[str]) -> None:
         """Remove rows."""
         self._table.delete(_one_of(document_ids))
 
+    @clear_index_errors("LanceDB")
     def search(self, question: str, k: int, among: Collection[str] | None) -> list[Hit]:
         """Return the k best documents by LanceDB's BM25."""
         from lancedb.query import MatchQuery
@@ -206,6 +235,7 @@ class LanceIndex:
 class ElasticIndex:
     """An index of an Elasticsearch server."""
 
+    @clear_index_errors(SERVER)
     def __init__(self, place: str) -> None:
         """Open or make the index.
 
@@ -214,14 +244,14 @@ class ElasticIndex:
                 the url.
 
         Raises:
-            ImportError: the client is not installed.
+            ValueError: the client is not installed.
             OSError: a server that does not answer.
         """
         try:
             from elasticsearch import Elasticsearch
             from elasticsearch.helpers import bulk, scan
         except ImportError as error:
-            raise ImportError(
+            raise ValueError(
                 f"got no {error.name}, expected the client of Elasticsearch: pip install "
                 "'prag[elasticsearch]'"
             ) from error
@@ -229,25 +259,22 @@ class ElasticIndex:
         self._bulk, self._scan = bulk, scan
         self._client: Any = Elasticsearch(url)
         text = {"type": "text", "analyzer": "english"}
-        try:
-            if not self._client.indices.exists(index=self._name):
-                properties = {"title": text, "text": text}
-                self._client.indices.create(index=self._name, mappings={"properties": properties})
-        except Exception as error:  # the client's own kinds: connection, rights, version
-            raise OSError(
-                f"got {url} ({type(error).__name__}: {error}), expected an Elasticsearch server "
-                "that answers and lets you in: check address, name and password"
-            ) from error
+        if not self._client.indices.exists(index=self._name):
+            properties = {"title": text, "text": text}
+            self._client.indices.create(index=self._name, mappings={"properties": properties})
 
+    @clear_index_errors(SERVER)
     def ids(self) -> set[str]:
         """Return the ids of all documents that the index holds."""
         rows = self._scan(self._client, index=self._name, _source=False)
         return {row["_id"] for row in rows}
 
+    @clear_index_errors(SERVER)
     def version(self) -> int:
         """Return the number of documents: a removal beside an addition is noticed later."""
         return int(self._client.count(index=self._name)["count"])
 
+    @clear_index_errors(SERVER)
     def add(self, documents: Sequence[Document]) -> None:
         """Write documents; they are found when this returns."""
         actions = (
@@ -255,11 +282,13 @@ class ElasticIndex:
         )
         self._bulk(self._client, actions, refresh="wait_for")
 
+    @clear_index_errors(SERVER)
     def delete(self, document_ids: Collection[str]) -> None:
         """Remove documents."""
         actions = ({"_op_type": "delete", "_index": self._name, "_id": i} for i in document_ids)
         self._bulk(self._client, actions, refresh="wait_for", raise_on_error=False)
 
+    @clear_index_errors(SERVER)
     def search(self, question: str, k: int, among: Collection[str] | None) -> list[Hit]:
         """Return the k best documents by BM25 over title and text together."""
         match = {"multi_match": {"query": question, "fields": ["title", "text"],

@@ -101,6 +101,16 @@ class AnsweringEngine(Protocol):
         """Take no more requests, and stop."""
 
 
+def require_room(engine: AnsweringEngine, most: int) -> None:
+    """Raise ClosedError or QueueFullError where an engine takes no request, or `most` wait."""
+    if not engine.alive:
+        raise ClosedError("got a request after the end, expected none: start the server again")
+    if len(engine.waiting) >= most:
+        raise QueueFullError(
+            f"got {most + 1} waiting requests, expected at most {most}: try again later"
+        )
+
+
 class Engine:
     """Decodes rows together in one thread."""
 
@@ -163,22 +173,10 @@ class Engine:
         """
         ticket = Ticket(build, emit, time.monotonic() + timeout)
         with self._changed:
-            self._require_room()
+            require_room(self, self.max_queue)
             self._waiting.append(ticket)
             self._changed.notify_all()
         return ticket
-
-    def _require_room(self) -> None:
-        """Raise what `submit` would raise now."""
-        with self._changed:
-            if not self.alive:
-                expected = "expected none: start the server again"
-                raise ClosedError(f"got a request after the end, {expected}")
-            if len(self.waiting) >= self.max_queue:
-                most = self.max_queue
-                raise QueueFullError(
-                    f"got {most + 1} waiting requests, expected at most {most}: try again later"
-                )
 
     def close(self, timeout: float | None = None) -> None:
         """Take no more requests, decode what is there, and stop."""

@@ -12,26 +12,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cachetools import LRUCache
 
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key
-from prag_core.adapters.store_places import Row
+from prag_core.adapters.store_places import Row, runs
 from prag_core.corpus.characters import is_blank
 from prag_core.corpus.documents import Document
-from prag_core.files import FAILURES
 from prag_core.model.base_model import share_weights
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer, Prepared
 from prag_core.pipeline.modes import find_mode, gates_passages
-from prag_core.pipeline.rag import ParametricRAG, parametrized
+from prag_core.pipeline.rag import ParametricRAG, parametrized, require_made
 from prag_core.retrieval.retriever import Hit
 from prag_core.server.engine import AnsweringEngine, ClosedError
 from prag_core.server.jobs import Job, Jobs, clear_message
+from prag_core.training.loop import relayed
 from prag_core.training.lora_trainer import LoraTrainer
 
 BATCH_CHARACTERS = 16_000  # made, and kept, at one time
@@ -66,30 +66,6 @@ class Served:
         # An adapter's metadata are strings; the service writes the last two (`Service._keep`).
         seconds, created = float(note.get("seconds", 0)), int(note.get("created", 0))
         return cls(row.key, note.get("path", ""), base_model, row.bytes, seconds, created)
-
-
-def batches(documents: Sequence[Document], most: int) -> Iterator[list[Document]]:
-    """Yield runs of at most `most` documents and, unless one alone has more, BATCH_CHARACTERS."""
-    batch: list[Document] = []
-    for document in documents:
-        # By characters too, because a batch is lost when the server ends before it is kept.
-        characters = sum(len(d.text) for d in batch) + len(document.text)
-        if batch and (len(batch) == most or characters > BATCH_CHARACTERS):
-            yield batch
-            batch = []
-        batch.append(document)
-    if batch:
-        yield batch
-
-
-def shares(steps: Generator, before: float, share: float) -> Generator[float, None, object]:
-    """Turn (done, all) of a training's steps into the share of the whole job."""
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as stop:
-            return stop.value
-        yield before + share * done / total
 
 
 log = logging.getLogger(__name__)
@@ -158,17 +134,13 @@ class Service:
             new = {d.id: d for d in documents if self.adapter_of(d.id, "generated") is None}
         failures = self._make(list(new.values()))
         with self.lock:
+            self.refresh()
             # Not those that somebody removed meanwhile; only now, as documents of one request may
             # share a source id (chunks) and must not replace each other.
             if replace and (present := [d for d in documents if d.id in self.rag.documents]):
                 self.rag.add_documents(present, parametrize=False, replace=True)
                 self._evict()
-        if failures:
-            raise ValueError(
-                f"got {len(failures)} of {len(documents)} documents that no adapter can be made "
-                f"of ({'; '.join(failures[:3])}), expected none: leave them out; the others are "
-                "there"
-            )
+        require_made(failures, len(documents))
         return [document.id for document in documents]
 
     def remove(self, document_id: str) -> bool:
@@ -410,7 +382,7 @@ class Service:
 
         Raises:
             RuntimeError: the store does not have it, or cannot read it, which is noted.
-            OSError: a place that does not answer now, or too many open files.
+            OSError: what says nothing of the adapter, as a place that does not answer now.
         """
         # Another process may have made it again under its key: then it lies elsewhere.
         rows = [row for row in self.rag.store.rows(key) if row.key == key]
@@ -418,9 +390,7 @@ class Service:
         if name not in self.cache:
             try:
                 adapter = self.rag.store.get(key)
-            except (ValueError, KeyError, OSError) as error:
-                if getattr(error, "errno", None) in FAILURES:  # as it was: nothing is damaged
-                    raise
+            except (ValueError, KeyError) as error:
                 self._unreadable[key] = f"the adapter {key} cannot be read: add the document again"
                 log.error("adapter %s of document %s cannot be read: %s", key, key[:64], error)
                 raise RuntimeError(f"got no adapter {key}, expected it in the store") from error
@@ -444,7 +414,9 @@ class Service:
         Returns what is wrong with those that none can be made of.
         """
         parametrizer, failures = self.rag.parametrizer, []
-        for batch in batches(documents, parametrizer.batch_size):
+        # By characters too, because a batch is lost when the server ends before it is kept.
+        most = parametrizer.batch_size, BATCH_CHARACTERS
+        for batch in runs(documents, lambda document: len(document.text), *most):
             if self._closing:
                 raise ClosedError("got documents after the end, expected none: start it again")
             before = len(failures)
@@ -551,6 +523,7 @@ class Service:
             self.refresh()
             if gone := [i for i in ids if i not in self.rag.documents]:
                 self.rag.forget(gone)
-        results = yield from shares(trainer.train_steps(augmented), before, share)
+        steps = trainer.train_steps(augmented)  # each (done, all) becomes a share of the whole job
+        results = yield from relayed(steps, lambda step: before + share * step[0] / step[1])
         adapters = [adapter for adapter, _ in results]
         self._keep(batch, adapters, trainer, time.perf_counter() - began, new=False)

@@ -20,7 +20,7 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.formats.merge_name import MergeName
 from prag_core.model.decoding import GREEDY_BELOW
 from prag_core.model.decoding_rows import Row
-from prag_core.server.engine import LATE, ClosedError, Emit, QueueFullError, Ticket
+from prag_core.server.engine import LATE, Emit, Ticket, require_room
 
 PASSED_ON = (400, 404)  # statuses of vLLM that are the client's too; with others it is the server's
 STARTING = 10.0  # seconds in which it must say which model it serves
@@ -96,20 +96,10 @@ class VllmEngine:
         """Queue a row; arguments and errors are those of `Engine.submit`."""
         ticket = Ticket(build, emit, time.monotonic() + timeout)
         with self._changed:
-            self._require_room()
+            require_room(self, self.max_queue)
             self._tickets.append(ticket)
         self._pool.submit(self._answer, ticket)
         return ticket
-
-    def _require_room(self) -> None:
-        """Raise what `submit` would raise now."""
-        if self._closing:
-            raise ClosedError("got a request after the end, expected none: start the server again")
-        if len(self.waiting) >= self.max_queue:
-            raise QueueFullError(
-                f"got {self.max_queue + 1} waiting requests, expected at most {self.max_queue}: "
-                "try again later"
-            )
 
     def close(self, timeout: float | None = None) -> None:
         """Take no more requests, answer what is there, and stop."""

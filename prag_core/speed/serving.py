@@ -10,7 +10,6 @@ import http.client
 import json
 import math
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from prag_core.speed.measurement import Measurement, bounded, compared, seconds
+from prag_core.speed.servers import free_port, running
 from prag_core.speed.workload import workload_documents, workload_questions
-from prag_core.terminal import stopped_by_sigterm
 
 CLIENTS = (1, 8, 32)
 REQUESTS = {1: 24, 8: 96, 32: 192}
@@ -127,29 +126,14 @@ def server(settings: Sequence[str], folder: Path) -> Iterator[int]:
     Raises:
         RuntimeError: it did not start.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # 0: any that is free
-        port = free.getsockname()[1]
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "server.log"
     command = [
         sys.executable, "-m", "prag_core.cli", "serve", f"--port={port}",
         f"--store={folder / 'store'}", f"--limits.timeout={ANSWERS_WITHIN}", *settings,
     ]  # fmt: skip
-    with (
-        stopped_by_sigterm(),
-        log.open("w") as errors,
-        subprocess.Popen(command, stderr=errors) as process,
-    ):
-        try:
-            until = time.monotonic() + STARTS_WITHIN
-            while not _accepts(port):
-                if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError(f"got no server, expected one: see {log}")
-                time.sleep(0.2)
-            yield port
-        finally:
-            process.terminate()
+    with running(command, folder / "server.log", lambda: _accepts(port), STARTS_WITHIN):
+        yield port
 
 
 def _accepts(port: int) -> bool:

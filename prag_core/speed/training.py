@@ -77,7 +77,8 @@ def measure_stages(base: BaseModel, quick: bool) -> list[Measurement]:
     options = trainer.options
     augmented = trainer.augmenter.augment(documents)  # what is written is the same every time
     how = options.scheme, options.max_tokens, trainer.wording
-    sequences = [build_sequences(base.tokenizer, a, *how, reading=True) for a in augmented]
+    room = base.context_length
+    sequences = [build_sequences(base.tokenizer, a, *how, reading=room) for a in augmented]
     wrote, taught, trained = [], [], []
     for _ in range(1 if quick else 2):
         wrote.append(seconds(lambda: trainer.augmenter.augment(documents)))

@@ -6,9 +6,6 @@ adapters, which keeps the prefixes of prompts: a passage that comes again is not
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +24,8 @@ from prag_core.model.prompts import prompt_ids, question_prompt
 from prag_core.pipeline.rag import assemble
 from prag_core.pipeline.setup import Setup
 from prag_core.speed.measurement import Measurement, compared
+from prag_core.speed.servers import free_port, running
 from prag_core.speed.workload import workload_documents
-from prag_core.terminal import stopped_by_sigterm
 
 RANK, MOST_RANK = 8, 64  # on average over modules, and of a module: three documents fit
 TOKENS = 16  # of every answer: none ends before
@@ -164,34 +161,22 @@ def vllm_server(
     Raises:
         RuntimeError: it did not start; with the end of its log.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # 0: any that is free
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://127.0.0.1:{(port := free_port())}"
     command = [
         python, "-m", "vllm.entrypoints.openai.api_server", f"--model={model}",
-        f"--port={url.rpartition(':')[2]}", f"--dtype={dtype}", f"--max-model-len={LENGTH}",
+        f"--port={port}", f"--dtype={dtype}", f"--max-model-len={LENGTH}",
         "--max-num-seqs=8", "--enforce-eager", *flags,
     ]  # fmt: skip
-    environment = {
-        **os.environ, "VLLM_PLUGINS": "prag", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    settings = {
+        "VLLM_PLUGINS": "prag", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_SERVER_DEV_MODE": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1", "PRAG_VLLM_URL": url, **settings,
     }  # fmt: skip
     with (
-        stopped_by_sigterm(),
-        log.open("w") as file,
-        subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process,
         httpx.Client(base_url=url, timeout=STARTS_WITHIN, trust_env=False) as http,
+        running(command, log, lambda: _healthy(http), STARTS_WITHIN, settings),
     ):
-        try:
-            until = time.monotonic() + STARTS_WITHIN
-            while not _healthy(http):
-                if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError(f"got no vLLM, expected one: {log.read_text()[-3000:]}")
-                time.sleep(1)
-            yield http
-        finally:
-            process.terminate()
+        yield http
 
 
 def _healthy(http: httpx.Client) -> bool:

@@ -15,31 +15,28 @@ from prag_core.training.options import AUTO_INIT
 WARMUP, READER, WRITER = "warmup", "reader", "writer"
 
 
-def load_initial(name: str, base: BaseModel) -> Adapter | None:
-    """Load a warm-up adapter; None where there is none.
+def load_adapter(name: str, base: BaseModel, kind: str) -> Adapter | None:
+    """Load an adapter; None where there is none.
 
     Args:
         name: PEFT folder, `auto` for the one that is shipped for the base model, or empty.
         base: base model.
+        kind: WARMUP, READER or WRITER.
 
     Raises:
         FileNotFoundError, ValueError: see `from_peft`.
     """
-    return _load(name, base, WARMUP)
-
-
-def load_teacher(name: str, base: BaseModel) -> Adapter | None:
-    """Load the adapter of the reading model that is learned from; as `load_initial`."""
-    return _load(name, base, READER)
+    folder = adapter_folder(name, base, kind)
+    return from_peft(folder, base) if folder else None
 
 
 def load_reader(name: str, base: BaseModel) -> Adapter | None:
-    """Load the adapter that answers from passages (`prag reader`); as `load_initial`.
+    """Load the adapter that answers from passages (`prag reader`); as `load_adapter`.
 
     Raises:
         FileNotFoundError, ValueError: see `from_peft`; or `auto`, and none is shipped.
     """
-    reader = load_teacher(name, base)
+    reader = load_adapter(name, base, READER)
     if name and not reader:
         raise ValueError(
             f"got reader {name!r}, and none is shipped for {base.name}, expected the folder of "
@@ -49,23 +46,18 @@ def load_reader(name: str, base: BaseModel) -> Adapter | None:
 
 
 def load_writer(name: str, base: BaseModel) -> Adapter:
-    """Load the adapter that asks questions (`prag writer`); names as in `load_initial`.
+    """Load the adapter that asks questions (`prag writer`); names as in `load_adapter`.
 
     Raises:
         FileNotFoundError, ValueError: see `from_peft`; or none is shipped.
     """
-    folder = adapter_folder(name, base, WRITER)
-    if not folder:
+    writer = load_adapter(name, base, WRITER)
+    if not writer:
         raise ValueError(
             f"got augmentation.adapter {name!r}, expected a writer, and none is shipped for "
             f"{base.name}: train one with prag writer, and name its folder"
         )
-    return from_peft(folder, base)
-
-
-def _load(name: str, base: BaseModel, kind: str) -> Adapter | None:
-    folder = adapter_folder(name, base, kind)
-    return from_peft(folder, base) if folder else None
+    return writer
 
 
 def adapter_folder(name: str, base: BaseModel, kind: str) -> Path | None:

@@ -34,7 +34,7 @@ from prag_core.training.options import LoraTrainingOptions
 from prag_core.training.sequences import TrainingSequence
 from prag_core.training.stacked_lora import StackedLora, short_attention
 
-Result = TypeVar("Result")
+Result, Step, Said = TypeVar("Result"), TypeVar("Step"), TypeVar("Said")
 Load = Callable[[str], Adapter]  # of a document's id
 BATCH = 16  # sequences that are scored together
 READ_TOGETHER = 32  # sequences that a teacher reads together: a document's questions, mostly
@@ -124,7 +124,8 @@ class EarlyStop:
         self.rows = [[*row, *[filler] * (most - len(row))] for row in held_out]
         self.lowest = torch.full((len(held_out),), math.inf)  # (N,)
         self.waited = torch.zeros(len(held_out), dtype=torch.long)  # (N,)
-        self.losses = torch.zeros(len(held_out), device=stack.base.device)  # (N,), of the last step
+        # (N,), of the last step; where no held-out loss is a number there is none.
+        self.losses = torch.full((len(held_out),), math.nan, device=stack.base.device)
         self.kept = [tensor.detach().clone() for tensor in stack.parameters]
 
     @torch.no_grad()
@@ -224,6 +225,18 @@ def finish(steps: Generator[object, None, Result]) -> Result:
             return stop.value
 
 
+def relayed(
+    steps: Generator[Step, None, Result], say: Callable[[Step], Said]
+) -> Generator[Said, None, Result]:
+    """Do as a generator, and yield what `say` makes of its steps."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        yield say(step)
+
+
 def mean_nll(
     base: BaseModel,
     sequences: Sequence[TrainingSequence],
@@ -261,6 +274,8 @@ def teach_steps(
 ) -> Generator[int, None, list[list[TrainingSequence]]]:
     """Let the base model read every sequence's prompt with the document, once.
 
+    A sequence without such a prompt stays as it is: it is learned from its tokens alone.
+
     Args:
         base: frozen base model.
         documents: every document's sequences.
@@ -275,7 +290,7 @@ def teach_steps(
     """
     done, taught = 0, []
     for document in documents:
-        kept: dict[int, TrainingSequence] = {}
+        kept = dict(enumerate(document))
         for places in _same_beginning(document):
             with attached(base, adapter):
                 parts = _teach([document[i] for i in places], base, options.distillation_top_k)
@@ -286,16 +301,12 @@ def teach_steps(
     return taught
 
 
-def _prompt(sequence: TrainingSequence) -> tuple[int, ...]:
-    """Return what the reader is asked; where there is nothing to read, the prompt as it is."""
-    return sequence.reading or sequence.ids[: sequence.answer_start]
-
-
 def _same_beginning(sequences: Sequence[TrainingSequence]) -> Iterator[list[int]]:
     """Yield batches of places whose prompts share most of their tokens: the document's."""
     batch: list[int] = []
-    for i in sorted(range(len(sequences)), key=lambda i: _prompt(sequences[i])):
-        first, prompt = _prompt(sequences[batch[0] if batch else i]), _prompt(sequences[i])
+    read = [i for i, sequence in enumerate(sequences) if sequence.reading]
+    for i in sorted(read, key=lambda i: sequences[i].reading):
+        first, prompt = sequences[batch[0] if batch else i].reading, sequences[i].reading
         if len(batch) == READ_TOGETHER or 2 * common_start(first, prompt) < len(prompt):
             yield batch
             batch = []
@@ -306,7 +317,7 @@ def _same_beginning(sequences: Sequence[TrainingSequence]) -> Iterator[list[int]
 
 def _teach(rows: Sequence[TrainingSequence], base: BaseModel, count: int) -> list[Taught]:
     """Read what all prompts begin with once, and then every row's rest."""
-    prompts = [_prompt(row) for row in rows]
+    prompts = [row.reading for row in rows]
     # The last token of a prompt is always read: the answer's first one is predicted there.
     shared = min(min(common_start(prompts[0], p), len(p) - 1) for p in prompts)
     rests = [(*p[shared:], *r.ids[r.answer_start :]) for p, r in zip(prompts, rows, strict=True)]
@@ -325,20 +336,39 @@ def _loss(
     """Mean loss of each document's sequences, (N,); without options, NLL of answers alone."""
     states, places = _states(base, rows)
     owned = [(owner, sequence) for owner, document in enumerate(rows) for sequence in document]
-    tokens: list[tuple[int, int, int]] = []  # where it is predicted, its id, the document
+    # Where a token is predicted, its id, the document; those that a teacher speaks of apart.
+    plain: list[tuple[int, int, int]] = []
+    read: list[tuple[int, int, int]] = []
     for (owner, sequence), where in zip(owned, places, strict=True):
         # Nothing predicts the first token, so that "all" begins at the second one.
         start = 1 if options and options.loss == "all" else sequence.answer_start
         pairs = zip(where[start - 1 : -1], sequence.ids[start:], strict=True)
+        tokens = read if options and sequence.taught else plain
         tokens += [(at, token, owner) for at, token in pairs]
-    taught = [sequence.taught for _, sequence in owned if sequence.taught]
-    mixed = None
-    if options and taught:
-        reverse = options.distillation_kl == "reverse"
-        mixed = Distillation(Taught.joined(taught), options.distillation, reverse)
+    if not (options and read):
+        return _mean(base, states, plain, len(rows))[0]
+    taught = Taught.joined([sequence.taught for _, sequence in owned if sequence.taught])
+    reverse = options.distillation_kl == "reverse"
+    mixed = Distillation(taught, options.distillation, reverse)
+    loss, count = _mean(base, states, read, len(rows), mixed)
+    if not plain:
+        return loss
+    rest, more = _mean(base, states, plain, len(rows))
+    return (loss * count + rest * more) / (count + more).clamp(min=1)
+
+
+def _mean(
+    base: BaseModel,
+    states: Tensor,
+    tokens: Sequence[tuple[int, int, int]],
+    count: int,
+    mixed: Distillation | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return every document's mean loss, (N,), and how many of the tokens are its own, (N,)."""
     found = torch.tensor(tokens, dtype=torch.long, device=base.device).reshape(-1, 3)
     at, target, owners = found.unbind(1)  # (P,)
-    return mean_loss(base, states[at], target, owners, len(rows), mixed)
+    loss = mean_loss(base, states[at], target, owners, count, mixed)
+    return loss, torch.bincount(owners, minlength=count)
 
 
 def _states(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ from prag_core.training.loop import (
     finish,
     fit_steps,
     group_documents,
+    relayed,
     similar_steps,
     teach_steps,
 )
@@ -65,6 +67,16 @@ def paper_options(**changes) -> LoraTrainingOptions:
     return replace(PAPER, **changes)
 
 
+def _require_finite(stack: StackedLora, row: int, loss: float, name: str) -> None:
+    """Raise ValueError for a row of a stack whose training left the numbers."""
+    if math.isfinite(loss) and all(tensor[row].isfinite().all() for tensor in stack.parameters):
+        return
+    raise ValueError(
+        f"got an adapter of {name} whose training diverged (loss {loss}), expected finite "
+        "numbers: lower training.learning_rate"
+    )
+
+
 class LoraTrainer:
     """Parametrizer of the trained path (Su et al., 2025, arXiv 2501.15915, section 3.2)."""
 
@@ -83,14 +95,16 @@ class LoraTrainer:
             augmenter: makes rewrites and question-answer pairs.
             options: training settings.
             init: adapter that every document starts from, or shares (`options.init_shared`); a
-                seeded random one when omitted. Or what generates a start for every document
+                seeded random one when omitted, also where `options.init` is `auto`, which
+                `pipeline.parts.trained` loads. Or what generates a start for every document
                 (`options.init` is `generated`): its spec holds, and only B is trained, so that the
                 rows still answer to the document's keys.
-            teacher: adapter of the reading model that is learned from (`options.teacher`).
+            teacher: adapter of the reading model that is learned from (`options.teacher`; `auto` as
+                above); none when omitted.
 
         Raises:
-            ValueError: rank, modules or layers that the base model cannot take, or an `init` of
-                another spec.
+            ValueError: rank, modules or layers that the base model cannot take, an `init` of
+                another spec, or options that name an adapter that is not given.
         """
         self.base, self.augmenter, self.teacher = base, augmenter, teacher
         options = options or LoraTrainingOptions()
@@ -113,11 +127,12 @@ class LoraTrainer:
             layers=layers,
             dtype=self.options.dtype,
         )
-        if self.options.init not in ("", AUTO_INIT) and init is None:
-            raise ValueError(
-                f"got the option init {self.options.init!r} alone, expected its adapter too: pass "
-                "init=load_initial(options.init, base)"
-            )
+        for name, given in (("init", init), ("teacher", teacher)):
+            if (named := getattr(self.options, name)) not in ("", AUTO_INIT) and given is None:
+                raise ValueError(
+                    f"got training.{name} {named!r} without its adapter, expected none: leave out "
+                    f"training.{name}: this training starts at random and learns from no teacher"
+                )
         # Only what changes the adapters (the dtype stands in the spec): a store that was filled in
         # batches of another size stays valid.
         quality = asdict(self.options)
@@ -164,7 +179,10 @@ class LoraTrainer:
                 log.warning("%s: %s", one.document.title or one.document.id, one.error)
         parted = [hold_out(document, options.held_out) for document in augmented]
         sequences = [self._sequences(document) for document, _ in parted]
-        held_out = [self._sequences(pairs_alone(pairs)) if pairs else [] for _, pairs in parted]
+        ended = options.scheme != "paper"  # as the pairs that are trained on
+        held_out = [
+            self._sequences(pairs_alone(pairs), ended) if pairs else [] for _, pairs in parted
+        ]
         starts = self._starts([document.document for document in augmented])
         results: list = [None] * len(augmented)  # groups come in another order than documents
         for group in group_documents([self._ordered(s) for s in sequences], options):
@@ -173,11 +191,14 @@ class LoraTrainer:
             held = [held_out[i] for i in group]
             if options.distillation:
                 reading = teach_steps(self.base, rows, options, self.teacher or stack.shared)
-                rows = yield from self._counted(reading, len(self._ordered(rows[0])))
+                count = len(self._ordered(rows[0]))
+                all_steps = self.passes.epochs * -(-count // options.sequences_per_step)
+                rows = yield from relayed(reading, lambda _, steps=all_steps: (0, steps))
             rows = [self._ordered(row) for row in rows]
             losses = yield from fit_steps(self.base, stack, rows, self.passes, held_out=held)
             for row, index in enumerate(group):
                 document = augmented[index].document
+                _require_finite(stack, row, losses[row], document.title or document.id)
                 adapter = self.adapter(stack, row, document.id, document.title)
                 results[index] = (adapter, losses[row])
         return results
@@ -188,18 +209,6 @@ class LoraTrainer:
         if not options.max_steps:
             return sequences
         return drawn_steps(sequences, options.max_steps, options.sequences_per_step, options.seed)
-
-    def _counted(
-        self, reading: Generator[int, None, list[list[TrainingSequence]]], sequences: int
-    ) -> Generator[tuple[int, int], None, list[list[TrainingSequence]]]:
-        """Do as `reading`, and yield 0 steps of those to come after each of its batches."""
-        steps = self.passes.epochs * -(-sequences // self.options.sequences_per_step)
-        while True:
-            try:
-                next(reading)
-            except StopIteration as stop:
-                return stop.value
-            yield 0, steps
 
     def train_global(self, augmented: Sequence[AugmentedDocument]) -> Adapter:
         """Train one adapter on all documents together (the SFT baseline and control).
@@ -224,7 +233,8 @@ class LoraTrainer:
         stack = self.stack()
         options = replace(self.options, sequences_per_step=per_step)
         steps = similar_steps(sequences, per_step, options.seed)
-        finish(fit_steps(self.base, stack, [steps], options))
+        (loss,) = finish(fit_steps(self.base, stack, [steps], options))
+        _require_finite(stack, 0, loss, title or name)
         return self.adapter(stack, 0, name, title, path)
 
     def train_warmup(self, pairs: Sequence[QAPair]) -> Adapter:
@@ -262,10 +272,13 @@ class LoraTrainer:
             warnings.warn(f"{problem}, which are left out", stacklevel=2)
         return self._train_one(fitting, *[WRITER] * 3)
 
-    def _sequences(self, document: AugmentedDocument) -> list[TrainingSequence]:
+    def _sequences(
+        self, document: AugmentedDocument, ended: bool | None = None
+    ) -> list[TrainingSequence]:
         options = self.options
         limit = min(options.max_tokens, self.base.context_length)
-        more = {"continuations": options.continuations, "reading": options.distillation > 0}
+        reading = self.base.context_length if options.distillation else 0
+        more = {"continuations": options.continuations, "reading": reading, "ended": ended}
         how = options.scheme, limit, self.wording
         return build_sequences(self.base.tokenizer, document, *how, **more)
 

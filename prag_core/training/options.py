@@ -15,6 +15,14 @@ SCHEDULES = ("constant", "linear", "cosine")
 LEAST_ONE = ("epochs", "patience", "sequences_per_step", "distillation_top_k",
              "documents_per_batch", "tokens_per_batch")  # fmt: skip
 SPEED_OPTIONS = ("documents_per_batch", "tokens_per_batch")  # they leave the adapters as they are
+TRAINING = "training.json"  # beside what `prag warmup` and `prag writer` trained: how it was made
+
+
+def require_counts(**counts: int) -> None:
+    """Raise ValueError for a number below 0, by its option's name."""
+    for name, count in counts.items():
+        if count < 0:
+            raise ValueError(f"got {name} {count}, expected 0 or more: correct it")
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,9 @@ class LoraTrainingOptions:
         loss: tokens that carry loss: `all` (paper) or `answer`.
         distillation: share of the loss that is the distance (KL) to the base model, the warm-up's
             shared rows included, that reads the document; the rest is that of the tokens as they
-            stand. Of questions, texts and continuations alike (scheme `recall`, loss `answer`). The
-            one adapter of mode `sft` is trained for `epochs` on the tokens alone.
+            stand. Of questions, texts and continuations alike (scheme `recall`, loss `answer`).
+            What the context has no room for beside the document is trained on the tokens alone, and
+            so is, for `epochs`, the one adapter of mode `sft`.
         teacher: PEFT folder of the LoRA that the reading model has for `distillation` (see `prag
             reader`); `auto`: the one that is shipped for the base model, where there is one; empty
             or none: what documents share, where they do.

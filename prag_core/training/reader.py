@@ -127,6 +127,9 @@ def train_reader(
 
     All learning rates train on the same steps in turn; when their time is over, the one of the
     lowest held-out loss goes on alone.
+
+    Raises:
+        ValueError: all of them diverged.
     """
     clock = _Clock(options)
     ordered = similar_steps(sequences.training, options.batch, options.seed)
@@ -142,6 +145,11 @@ def train_reader(
             seconds = round(clock.seconds, 1)
             yield Measured(run.learning_rate, run.step, seconds, loss, best, stopped)
         if clock.left <= 1 - options.race:  # the end of the race
+            if lowest == float("inf"):
+                raise ValueError(
+                    f"got no held-out loss that is a number with the learning rates "
+                    f"{list(options.learning_rates)}, expected one: lower --reading.learning_rates"
+                )
             # A loss that is no number is the worst: no comparison with it is true.
             runs = [min(runs, key=lambda run: (math.isnan(run.losses[-1]), run.losses[-1]))]
 

@@ -33,7 +33,7 @@ class TrainingSequence:
     Attributes:
         ids: token ids (T,) of both.
         answer_start: where the answer begins.
-        reading: the prompt with the document in it, where one learns from whoever reads that.
+        reading: the prompt with the whole document in it, where one learns from whoever reads that.
         taught: what the latter says of the answer's tokens.
     """
 
@@ -50,7 +50,8 @@ def build_sequences(
     max_tokens: int,
     wording: Wording = DEFAULT,
     continuations: bool = False,
-    reading: bool = False,
+    reading: int = 0,
+    ended: bool | None = None,
 ) -> list[TrainingSequence]:
     """Write the sequences that one document is trained on.
 
@@ -60,8 +61,11 @@ def build_sequences(
     end-of-sequence token. `recall`: every pair without passage, as it will be asked, and the text
     and its rewrites as a recitation; with `continuations` also its sentences and facts, one by one
     (see `continued`). A document without pairs is trained on its text; one without
-    text (the warm-up), on its pairs without passage. With `reading` every sequence of `recall` also
-    has the prompt of whoever reads the text.
+    text (the warm-up), on its pairs without passage.
+
+    With `reading`, the tokens that whoever reads the text has room for, every sequence of `recall`
+    also has the prompt with the text, unless prompt and answer are longer. `ended` says whether
+    pairs end with the end-of-sequence token; as above when None.
 
     In a wording with reasoning the answer is the full one, where the pair has it.
 
@@ -75,7 +79,8 @@ def build_sequences(
             f"got a document without text and question-answer pairs ({document.id}), expected "
             "one of both: leave it out of the corpus"
         )
-    ended = scheme != "paper" or not texts  # of Su et al. only the warm-up learns to stop
+    if ended is None:  # of Su et al. only the warm-up learns to stop
+        ended = scheme != "paper" or not texts
     # What a teacher reads: the text, whichever rewrite or fact of it is trained on.
     shown = [Document(document.text, document.title)] if reading and texts else []
     sequences = []
@@ -92,7 +97,7 @@ def build_sequences(
     for context, text, ends in steps:
         begun, begun_read = (start + plain(tokenizer, context) for start in (prompt, read))
         sequences.append(encode(tokenizer, begun, text, ends, begun_read if shown else ""))
-    return [cut(sequence, max_tokens) for sequence in sequences]
+    return [cut(sequence, max_tokens, reading) for sequence in sequences]
 
 
 def continued(augmented: AugmentedDocument) -> list[tuple[str, str, bool]]:
@@ -172,16 +177,18 @@ def encode(
     return TrainingSequence((*head, *tail, *end), len(head), read)
 
 
-def cut(sequence: TrainingSequence, max_tokens: int) -> TrainingSequence:
+def cut(sequence: TrainingSequence, max_tokens: int, context: int = 0) -> TrainingSequence:
     """Keep the last `max_tokens` (2 or more): what goes first is the front of the passage.
 
     Of an answer that is longer itself, all tokens but the first are still predicted.
+
+    The reader's prompt goes where the context has no room for it and the answer: whoever does not
+    see the whole document teaches what it does not know.
     """
     excess = max(len(sequence.ids) - max_tokens, 0)
     ids, start = sequence.ids[excess:], max(sequence.answer_start - excess, 1)
-    # The reader's prompt, too, has room for an answer of this length; one token of it at least.
-    room = max_tokens - len(ids) + start
-    return TrainingSequence(ids, start, sequence.reading[-room:])
+    fits = len(sequence.reading) + len(ids) - start <= context
+    return TrainingSequence(ids, start, sequence.reading if fits else ())
 
 
 def text_sequences(base: BaseModel, documents: Sequence[Document]) -> list[TrainingSequence]:

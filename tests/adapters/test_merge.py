@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prag_core.adapters.merge import mean_adapter, merge, merge_weights
+from prag_core.adapters.ridge_memory import RidgeMemory
 from prag_core.model.attach import attached
 from tests.fixtures.tiny import random_adapter
 
@@ -72,10 +73,23 @@ def test_merged_adapter_acts_as_the_sum_in_the_model(tiny_base, three):
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_inputs_are_not_changed(three):
-    before = [adapter.to_bytes() for adapter in three]
-    merge(three, [2, 3, 4])
-    assert [adapter.to_bytes() for adapter in three] == before
+@pytest.mark.parametrize("with_memories", [False, True])
+def test_inputs_are_not_changed(three, tiny_base, tiny_spec, with_memories):
+    adapters = three
+    if with_memories:
+        spec = replace(tiny_spec, modules=("down_proj",), rank=4, alpha=8)
+        adapters = [random_adapter(spec, tiny_base, seed) for seed in range(3)]
+        for number, plain in enumerate(adapters):
+            keys = torch.stack([a for a, _ in plain.tensors.values()])  # (L, R, I)
+            memory = RidgeMemory.from_keys(keys, torch.ones(2, 64), torch.tensor([0.1, 0.1]))
+            adapters[number] = replace(plain, memory=memory)
+    before = [adapter.to_bytes() for adapter in adapters]
+    merge(adapters, [2, 3, 4])
+    merge([adapters[1]] * 2)  # of one factor: multiplied in place
+    for weights in (None, [0.5]):
+        merge(adapters[:1], weights)
+    mean_adapter(adapters)
+    assert [adapter.to_bytes() for adapter in adapters] == before
 
 
 @pytest.mark.parametrize(
@@ -126,6 +140,13 @@ def test_mean_adapter_is_the_mean_of_the_updates(three):
         torch.testing.assert_close(mean.spec.scale * (b @ a), sum(updates) / 3)
     with pytest.raises(ValueError, match="got no adapters"):
         mean_adapter([])
+    for change in ({"modules": ("down_proj",)}, {"layers": (0,)}):
+        spec = replace(three[0].spec, **change)
+        tensors = {path: three[0].tensors[path] for path in spec.paths()}
+        narrow = replace(three[0], spec=spec, tensors=tensors)
+        for adapters in ([narrow, three[0]], [three[0], narrow]):
+            with pytest.raises(ValueError, match=r"got an adapter of modules .* in layers"):
+                mean_adapter(adapters)
 
 
 def test_the_mean_is_asked_in_the_prompt_of_the_adapters(three):

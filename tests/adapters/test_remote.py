@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import time
-from errno import ETIMEDOUT
+from errno import ENOSPC, ETIMEDOUT
 
 import fsspec
 import pytest
@@ -14,6 +15,7 @@ from s3fs import S3FileSystem
 
 from prag_core.adapters import shards
 from prag_core.adapters.adapter import adapter_key
+from prag_core.adapters.remote import clear_remote_errors
 from prag_core.adapters.shards import open_store, push
 from prag_core.adapters.store import AdapterStore
 from tests.fixtures.command_line import run
@@ -117,6 +119,31 @@ def test_a_remote_pack_cut_short_or_damaged_is_named(bucket, local, tmp_path, mo
         open_store(bucket)
 
 
+def test_a_local_copy_that_was_cut_is_read_past(bucket, local, tmp_path, monkeypatch, caplog):
+    kept = tmp_path / "kept"
+    monkeypatch.setitem(fsspec.config.conf, "simplecache", {"cache_storage": str(kept)})
+    push(local, bucket, lambda done: None)
+    with open_store(f"simplecache::{bucket}") as store:
+        assert store.verify() == [] and "local copy" not in caplog.text
+        copies = list(kept.iterdir())
+        for copy in copies:
+            copy.write_bytes(copy.read_bytes()[:100])
+        for key, adapter in local.items():
+            assert_same(store.get(key), adapter)
+        assert copies and store.verify() == []
+    assert f"got a damaged local copy of {bucket}/" in caplog.text
+
+
+def test_a_full_disk_of_this_machine_is_named():
+    full = OSError(ENOSPC, os.strerror(ENOSPC), "/tmp/index.sqlite")
+    with (
+        pytest.raises(OSError, match=r"no room to write /tmp/index\.sqlite.*free some") as error,
+        clear_remote_errors("s3://bucket"),
+    ):
+        raise full
+    assert error.value.errno == ENOSPC
+
+
 def test_places_that_cannot_be_reached(bucket, monkeypatch, capsys):
     def refused(url: str) -> str:
         assert run("store", "list", "--path", url) in (1, 2)
@@ -137,9 +164,10 @@ def test_a_server_that_does_not_answer_is_no_damage(bucket, local, monkeypatch, 
     monkeypatch.setattr(S3FileSystem, "retries", 1)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     S3FileSystem.clear_instance_cache()
-    with pytest.raises(OSError, match="expected a place that answers") as error:
-        store.get(next(iter(local)))
-    assert error.value.errno == ETIMEDOUT
+    for read in (lambda: store.get(next(iter(local))), store.verify):
+        with pytest.raises(OSError, match="expected a place that answers") as error:
+            read()
+        assert error.value.errno == ETIMEDOUT
     assert run("store", "list", "--path", bucket) == 1
     for name in KEYS:
         monkeypatch.delenv(name)

@@ -10,6 +10,7 @@ from prag_core.adapters.adapter import adapter_key
 from prag_core.adapters.shards import open_shards, open_store, push, write_shard
 from prag_core.adapters.store import AdapterStore, DamagedError
 from prag_core.adapters.store_index import StoreIndex
+from prag_core.files import locked
 from tests.fixtures.stores import assert_same
 from tests.fixtures.tiny import random_adapter
 
@@ -45,7 +46,7 @@ def test_shards_are_read_as_one_store(shards, made):
     with open_store(shards) as store:
         assert list(store) == sorted(made) and store.verify() == []
         for key, adapter in made.items():
-            assert_same(store.get(key, adapter.spec), adapter)
+            assert_same(store.get(key), adapter)
         assert [r["text"] for _, r in store.records("document")] == [
             "Text 0.",
             "Text 1.",
@@ -187,3 +188,46 @@ def test_a_place_may_have_any_name(shards, tmp_path, made):
     named = shards.rename(tmp_path / "wiki [1]*?")
     with open_store(named, create=False) as store:
         assert set(store.keys()) == set(made)
+
+
+def test_shards_of_one_kind_each_are_joined_by_one_of_both(shards, tiny_base, tiny_spec):
+    spec = replace(tiny_spec, rank=3)
+    other = random_adapter(spec, tiny_base)
+    key = adapter_key("f" * 32, spec, "p" * 16)
+    with open_store(shards) as store:
+        mixed = {key: other, min(store): store.get(min(store))}
+    for name, adapters in (("another", {key: other}), ("both", mixed)):
+        with AdapterStore(shards / name) as new:
+            new.put_many(adapters, pack=True)
+    with open_store(shards) as store:
+        assert len(store) == 7
+
+
+def _names(place):
+    return sorted(path.name for path in place.iterdir() if path.is_dir())
+
+
+def test_push_refuses_before_anything_is_written(shards, tiny_base, tiny_spec, tmp_path):
+    spec = replace(tiny_spec, rank=3)
+    key = adapter_key("f" * 32, spec, "p" * 16)
+    with open_store(shards) as store, AdapterStore(tmp_path / "single") as single:
+        single.put(key, random_adapter(spec, tiny_base))
+        before = _names(single.path)
+        for source in (store, single):
+            with pytest.raises(ValueError, match="single, which is a store itself"):
+                push(source, single.path, print)
+        assert _names(single.path) == before
+        with pytest.raises(ValueError, match=r"single of rank 3 \(expected 2\), expected one kind"):
+            push(single, shards, print)
+        assert _names(shards) == ["0-of-3", "1-of-3", "2-of-3"]
+        with locked(shards), pytest.raises(TimeoutError, match="another process writes to"):
+            push(store, shards, print)
+    open_store(shards).close()
+
+
+def test_a_file_url_is_the_folder(shards, made, tmp_path):
+    target = tmp_path / "target"
+    with open_store(f"file://{shards}") as store:
+        assert push(store, f"file://{target}", lambda done: None) == 6
+    with open_store(target) as copy, open_store(f"file://{target}") as same:
+        assert list(copy) == list(same) == sorted(made)

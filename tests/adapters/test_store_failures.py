@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from prag_core.adapters import store_places
 from prag_core.adapters.store import AdapterStore, reindex
 from tests.fixtures.stores import assert_same, table
 from tests.fixtures.tiny import random_adapter
@@ -394,6 +395,27 @@ def test_a_damaged_row_names_the_remedy_that_keeps_all(folder, adapter):
     assert reindex(folder) == 1
     with AdapterStore(folder) as store:
         assert_same(store.get("a"), adapter)
+
+
+@pytest.mark.parametrize("read", [lambda store: store.get("a"), lambda store: store.verify()])
+@pytest.mark.parametrize(("number", "message"), [
+    (errno.EMFILE, "Too many open files"), (errno.ETIMEDOUT, "timed out"),
+    (errno.EACCES, "change its permissions"), (errno.EPERM, "change its permissions"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_read_is_no_damage(
+    folder, adapter, monkeypatch, number, message, read
+):
+    with AdapterStore(folder) as store:
+        store.put("a", adapter)
+        place = store.weights_path("a").parent
+
+        def fail(*arguments):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(store_places, "_read", fail)
+        with pytest.raises(OSError, match=message) as error:
+            read(store)
+        assert str(place) in str(error.value)
 
 
 def test_a_put_without_syncfs_is_the_same(folder, adapter, monkeypatch):

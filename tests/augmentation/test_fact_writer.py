@@ -99,6 +99,30 @@ def test_facts_come_in_the_order_of_the_text_and_once(monkeypatch):
     assert len(seen) == 3
 
 
+def test_a_line_is_a_fact_by_itself_and_half_of_one_none():
+    sentence = "It was first lit in 1867, and the keeper kept goats."
+    document = Document(sentence, "Brannock Light")
+    lit = "Brannock Light was first lit in 1867."
+    assert read_facts(f"Goats.\n2.\n3. {lit}", sentence, document) == [lit]  # an empty one
+    cut = f"{lit}\n2. The keeper kept in 1867"
+    assert read_facts(cut, sentence, document) == [lit]
+
+
+def test_a_sentence_has_a_limit_of_its_own(monkeypatch):
+    limits: list[dict[str, int]] = []
+
+    def write(base, prompts, options, prefixes):
+        limits.append(dict(zip(prompts, (row.max_new_tokens for row in options), strict=True)))
+        return [None] * len(prompts)
+
+    monkeypatch.setattr(fact_writer, "generate_fitting", write)
+    short, long = Document("Goats.", "A"), Document("The keeper kept goats in 1867.", "B")
+    for documents in ([short, long], [short]):
+        write_facts(tiny_model(), documents)
+    (prompt,) = limits[1]
+    assert limits[0][prompt] == limits[1][prompt] == 2 * len(short.text) + 32  # a token a byte
+
+
 @pytest.mark.slow
 def test_the_embedded_model_writes_facts():
     (facts,) = write_facts(load_base_model(), [LIGHT])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prag_core.augmentation.facts import atomic_facts
+from prag_core.augmentation.answer_spans import split_sentences
+from prag_core.augmentation.facts import atomic_facts, name_subjects
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.corpus.documents import Document
 from tests.fixtures.invented_documents import LIGHT
@@ -54,3 +55,32 @@ def test_what_a_fact_says_of_the_title_is_asked_in_other_words():
     augmented = SpanAugmenter(0, 20, True).augment([Document(text, "Ida Brandt")])[0]
     asked = {pair.question: pair.answer for pair in augmented.qa_pairs}
     assert asked["What is Ida Brandt's place of birth?"] == "Ulm"
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "named"),
+    [
+        ("Ida Brandt", "Ida Brandt ran a shop. She was a poet.", 1),
+        ("Ida Brandt", "Ida Brandt, a poet, lived in Ulm. She ran a shop.", 1),
+        ("Mars (planet)", "Mars has moons. It is red.", 1),
+        ("Ida Brandt", "The shop of Ida Brandt stood in Ulm. It was closed.", 0),
+        ("Ida Brandt", "Ida Brandt's sister ran a shop. She was a poet.", 0),
+        ("Mars", "Marsden is near Leeds. It is old.", 0),
+    ],
+)
+def test_a_pronoun_is_the_title_behind_a_sentence_about_it_alone(title, text, named):
+    sentences = split_sentences(text)
+    told = zip(sentences, name_subjects(sentences, Document(text, title)), strict=True)
+    assert sum(new != old for old, new in told) == named
+
+
+def test_what_a_fact_says_of_somebody_else_is_not_asked_of_the_title():
+    texts = {
+        "Ida Brandt": "Ida Brandt's brother, who was born in Ulm, sold it. She was a poet.",
+        "Mars": "Marsden, which was founded in 1900, is a town. It lies in Yorkshire.",
+    }
+    for title, text in texts.items():
+        augmented = SpanAugmenter(0, 50, True).augment([Document(text, title)])[0]
+        assert augmented.facts
+        asked = {pair.question for pair in augmented.qa_pairs}
+        assert not {f"Where was {title} born?", f"When was {title} founded?"} & asked

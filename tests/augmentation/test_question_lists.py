@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,7 @@ def test_a_list_is_read_as_it_was_written():
         ("Who drew it? Var", []),  # a part of a word
         ("Is Ottoline Varga the engineer? Ottoline Varga", []),  # the question holds it
         ("Who drew it?", []),
+        ("Who drew it?\nWho is Ottoline Varga? 1867", [QAPair("Who is Ottoline Varga?", "1867")]),
         ("no question", []),
         ("", []),
     ],
@@ -69,11 +71,20 @@ def test_the_writers_questions_come_first_and_rules_fill_up(tiny_base, writer, m
     assert calls == [(0, 0.0)] * 2 + [(1, question_lists.TEMPERATURE)] * 2
 
 
-def test_a_document_has_the_same_lists_whoever_is_beside_it(tiny_base, writer):
-    augmenter = ListAugmenter(tiny_base, writer, 0, 8, False, batch_size=2)
-    others = [replace(LIGHT, text=f"Person {i} lives in Tarn. " * i) for i in (1, 5, 9)]
-    together = augmenter.augment([*others, LIGHT])
-    assert together[-1:] == augmenter.augment([LIGHT])
+def test_a_document_has_the_same_lists_whoever_is_beside_it(tiny_base, writer, monkeypatch):
+    def write(base, prompts, adapter, options, prefixes):
+        houses = [re.search(r"house (\d+)", prompt)[1] for prompt in prompts]
+        rows = zip(houses, options, strict=True)  # what is said is of one document and one seed
+        return [f"Who has house {n}, says {row.seed}? Person {n}" for n, row in rows]
+
+    monkeypatch.setattr(question_lists, "generate", write)
+    augmenter = ListAugmenter(tiny_base, writer, 0, 12, False)
+    documents = [Document(f"Person {n} has house {n}. " * n, "Tarn") for n in (9, 1, 15, 4)]
+    together = augmenter.augment(documents)
+    assert together == [augmenter.augment([document])[0] for document in documents]
+    for number, made in zip((9, 1, 15, 4), together, strict=True):
+        written = [pair for pair in made.qa_pairs if "says" in pair.question]
+        assert len(written) > 1 and {pair.answer for pair in written} == {f"Person {number}"}
     assert augmenter.augment([]) == []
     (none,) = ListAugmenter(tiny_base, writer, 0, 0, False).augment([LIGHT])
     assert none.qa_pairs == () and not none.error

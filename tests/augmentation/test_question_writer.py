@@ -172,3 +172,8 @@ def test_the_fingerprint_follows_settings(tiny_base):
     writers += [QuestionWriter(tiny_base, kinds=["open"]), QuestionWriter(tiny_base, batch_size=2)]
     prints = [writer.fingerprint for writer in writers]
     assert len({*prints}) == 3 and prints[3] == prints[0]  # a batch's size changes no question
+
+
+def test_an_empty_answer_does_not_take_the_next_line():
+    read = read_reply("Ada | What?\n2.\n3. Mill | Who?", "plain")
+    assert [(one.question, one.answer) for one in read] == [("What?", "Ada"), ("Who?", "Mill")]

@@ -11,6 +11,7 @@ from prag_core.augmentation.augmented import QAPair
 from prag_core.augmentation.self_augmenter import (
     QA_PAIRS,
     SelfAugmenter,
+    ask_rewrites,
     keeps_details,
     parse_qa_pairs,
 )
@@ -43,6 +44,9 @@ def scripted(monkeypatch, *replies):
         f"Sure! Here you are:\n```json\n{PAIRS}\n```",
         PAIRS[:-1] + ', {"question": "Cut o',
         PAIRS[:-1] + ', {"question": "No answer?"}, {"question": "Who built it?", "answer": "X"}]',
+        f'{{"questions": {PAIRS}}}',
+        '{"q1": {"question": "Who built it?", "answer": "Varga"}, '
+        '"q2": {"question": "When?", "answer": "1867"}}',
     ],
 )
 def test_parse_qa_pairs_takes_what_is_whole(text):
@@ -117,6 +121,18 @@ def test_keeps_details():
     assert not keeps_details(LIGHT.text, LIGHT.text)
     assert not keeps_details(LIGHT.text, reworded[:80])
     assert not keeps_details(LIGHT.text, reworded.replace("41", "77"))
+    assert keeps_details(LIGHT.text, f'{reworded[:-1]}!"')
+    assert not keeps_details(LIGHT.text, reworded[:-10])  # cut off
+
+
+def test_a_rewrite_has_a_limit_of_its_own_document(monkeypatch, tiny_base):
+    calls = scripted(monkeypatch, "")
+    long = Document("A keeper kept goats. " * 8)
+    for documents in ([DYE, long], [long, DYE], [DYE]):
+        ask_rewrites(tiny_base, documents, 1)
+    (small, large), (large_first, small_last), (alone,) = (options for _, options in calls)
+    assert alone == small == small_last != large == large_first
+    assert alone.max_new_tokens == len(f"{DYE.title}: {DYE.text}") * 5 // 4  # a token a byte
 
 
 def test_a_rewrite_that_repeats_itself_is_refused(monkeypatch, tiny_base):

@@ -38,3 +38,14 @@ def test_rule_rewrite_keeps_the_facts_in_another_order():
     for text in rewrites:
         assert find_details(LIGHT.text) <= find_details(text)
         assert "Brannock Light was designed by" in text
+
+
+def test_nobody_is_asked_about_an_it_that_may_be_something_else():
+    text = "Ida Brandt ran a shop in Ulm. The shop stood in Long Street. It was closed in 1988."
+    pairs = choose_pairs(Document(text, "Ida Brandt"), 9)
+    (question,) = (pair.question for pair in pairs if pair.answer == "1988")
+    assert question == "Which words are missing here: Ida Brandt: It was closed in ____."
+    rewrites = [rule_rewrite(Document(text, "Ida Brandt"), number) for number in range(3)]
+    assert all("It was closed in 1988." in rewrite for rewrite in rewrites)
+    named = choose_pairs(Document("Halvik is a mill. It was closed in 1988.", "Halvik"), 9)
+    assert "In what year was Halvik closed?" in {pair.question for pair in named}

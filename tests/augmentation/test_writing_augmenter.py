@@ -110,3 +110,13 @@ def test_a_document_beyond_the_context_is_read_as_far_as_it_goes(tiny_base, monk
     (augmented,) = WritingAugmenter(tiny_base, 0, 3, facts=True).augment([long])
     assert augmented.document == long and augmented.qa_pairs[0] == pairs[0]
     assert pairs[1] not in augmented.qa_pairs
+
+
+@pytest.mark.parametrize("rewrites", [0, 1])
+def test_how_rewrites_are_asked_for_is_in_the_fingerprint(tiny_base, monkeypatch, rewrites):
+    prints = {WritingAugmenter(tiny_base, rewrites, 3, False).fingerprint}
+    for name in ("REWRITE", "REWRITE_VERSION"):
+        with monkeypatch.context() as patched:
+            patched.setattr(writing_augmenter, name, "other")
+            prints.add(WritingAugmenter(tiny_base, rewrites, 3, False).fingerprint)
+    assert len(prints) == 1 + 2 * rewrites

@@ -23,6 +23,11 @@ def test_an_answer_comes_with_its_documents(corpus, options, tmp_path, capsys):
     assert json.loads(answers.read_text())["mode"] == "parametric"
     config = json.loads(answers.with_suffix(".config.json").read_text())
     assert config["dtype"] == "float32"
+    before = answers.read_bytes()  # what is refused leaves it as it was
+    refused = ("answer", "Where is Bo?", "--store", store, "--output", answers, *options)
+    assert run(*refused, "--where", '{"year": 1901}') == 2
+    assert answers.read_bytes() == before != b""
+    assert json.loads(answers.with_suffix(".config.json").read_text()) == config
 
 
 def test_answers_are_kept_before_the_last_question(corpus, options, tmp_path, monkeypatch):
@@ -60,21 +65,23 @@ def test_every_mode_of_a_store_may_be_asked(corpus, options, tmp_path, capsys):
 
 def test_only_documents_with_the_metadata_are_found(options, tmp_path, capsys):
     corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
-    spans = "--augmentation.strategy=span"
+    spans = ["--augmentation.strategy=span", "--augmentation.file="]
     for year in (1901, 1902):  # of the same id: the second replaces the first
         lines = [{"id": i, "title": f"T{i}", "text": f"T{i}, {year}.", "year": year} for i in "ab"]
         corpus.write_text("\n".join(map(json.dumps, lines)))
         chosen = [] if year == 1901 else ["--replace"]
-        assert run("parametrize", corpus, "--store", store, *chosen, *options, spans) == 0
+        assert run("parametrize", corpus, "--store", store, *chosen, *options, *spans) == 0
     corpus.write_text('{"id": "c", "title": "Tc", "text": "Tc, 1903", "year": 1903}')
-    assert run("parametrize", corpus, "--store", store, "--replace", *options, spans) == 0
+    assert run("parametrize", corpus, "--store", store, "--replace", *options, *spans) == 0
     capsys.readouterr()
     assert (
-        run("answer", "1902?", "--store", store, "--where", '{"year": 1902}', *options, spans) == 0
+        run("answer", "1902?", "--store", store, "--where", '{"year": 1902}', *options, *spans) == 0
     )
     titles = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "  " in line]
     assert sorted(titles) == ["Ta", "Tb"]
-    assert run("answer", "Tc?", "--store", store, "--where", '{"year": 1901}', *options, spans) == 2
+    assert (
+        run("answer", "Tc?", "--store", store, "--where", '{"year": 1901}', *options, *spans) == 2
+    )
     assert "which fits none of 3 documents" in capsys.readouterr().err
 
 
@@ -116,3 +123,16 @@ def test_reading_needs_no_hypernetwork_of_the_base_model(corpus, options, tmp_pa
     assert run(*question, "--mode", "in_context") == 0
     assert run(*question, "--mode", "parametric") == 2
     assert "no hypernetwork is shipped" in capsys.readouterr().err
+    gates = ("--answering.gated", "true", "--answering.least_relevance", 0.14)
+    assert run(*question, "--mode", "in_context", *gates) == 2
+    assert "no hypernetwork is shipped" in capsys.readouterr().err
+
+
+def test_a_package_that_a_retriever_needs_is_named(corpus, options, tmp_path, capsys, monkeypatch):
+    store = tmp_path / "store"
+    assert run("parametrize", corpus, "--store", store, *options) == 0
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    question = ("answer", "Where is Bo?", "--store", store, *options)
+    assert run(*question, "--retriever", "bm25s") == 2
+    assert "pip install 'prag[bm25s]'" in capsys.readouterr().err

@@ -145,6 +145,15 @@ def test_documents_without_questions_get_the_parts_that_need_none(folders, tmp_p
     assert "no questions" in report["notes"][0]
 
 
+def test_a_file_of_pairs_may_name_documents_that_a_sample_leaves_out(folders, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"document": d.title, "question": "Who?", "answer": "Ana"} for d in DOCUMENTS]
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    options = ["--documents=2", "--comparison.paths=[trained]", "--comparison.parts=[cost]"]
+    named = ["--augmentation.strategy=file", f"--augmentation.file={pairs}"]
+    assert run(folders, "set", tmp_path / "out", *options, *named) == 0
+
+
 def test_few_questions_get_no_intervals_and_a_word_why(folders, tmp_path):
     options = ["--documents=3", "--comparison.paths=[generated]"]
     assert run(folders, "set", tmp_path, *options) == 0

@@ -64,6 +64,19 @@ def test_reading_is_measured_without_a_hypernetwork(run, tmp_path, capsys):
     assert {*results(tmp_path)["conditions"]} == {"closed_book", "in_context", "kv_cache"}
     assert run("--evaluation.conditions=[parametric]", *options) == 2
     assert "no hypernetwork is shipped" in capsys.readouterr().err
+    gates = ["--answering.gated=true", "--answering.least_relevance=0.14"]
+    assert run("--evaluation.conditions=[in_context]", *options, *gates) == 2
+    assert "no hypernetwork is shipped" in capsys.readouterr().err
+
+
+def test_a_file_of_pairs_may_name_documents_that_a_sample_leaves_out(run, tmp_path):
+    rows = [{"document": f"d{i}", "question": "Who?", "answer": n} for i, n in enumerate(NAMES)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = [f"--augmentation.file={tmp_path / 'pairs.jsonl'}", "--path=trained"]
+    small = ["--training.rank=1", "--training.layers=[0]", "--training.max_steps=1"]
+    conditions = "--evaluation.conditions=[parametric]"
+    assert run(conditions, "--documents=3", "--most_words=9", *asked, *small) == 0
+    assert results(tmp_path)["conditions"]["parametric"]["n"] == 3
 
 
 def two_hits(folder: Path) -> str:

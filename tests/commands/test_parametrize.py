@@ -26,14 +26,23 @@ def test_what_the_store_has_is_not_made_again(corpus, options, tmp_path, capsys)
     assert "6 documents" in capsys.readouterr().out
     assert run("parametrize", corpus, "--store", store, *options) == 0
     assert "holds 6 adapters" in capsys.readouterr().out
-    assert json.loads((store / "config.json").read_text())["dtype"] == "float32"
+    config = json.loads((store / "config.json").read_text())
+    assert config["dtype"] == "float32" and config["corpus"] == str(corpus)
+    assert (config["chunk_tokens"], config["chunk_overlap"]) == (384, 0)
+    assert run("parametrize", "--store", store, *options) == 0  # no corpus is added
+    assert json.loads((store / "config.json").read_text()) == config
 
 
 def test_long_documents_are_cut_into_chunks(options, tmp_path, capsys, caplog):
     corpus, store, whole = tmp_path / "corpus.jsonl", tmp_path / "store", tmp_path / "whole"
     long = {"id": "d1", "title": "Bo", "text": "Bo lives in Oss, far away. " * 40}  # a byte a token
     corpus.write_text("\n".join(map(json.dumps, [long, {"id": "d2", "text": "Short."}])))
-    options = [*options, "--augmentation.strategy=span", "--training.max_steps=2"]
+    options = [
+        *options,
+        "--augmentation.file=",
+        "--augmentation.strategy=span",
+        "--training.max_steps=2",
+    ]
     assert run("parametrize", corpus, "--store", store, *options) == 0
     assert "1 documents of more than 384 tokens were cut into chunks" in capsys.readouterr().out
     with AdapterStore(store) as opened:
@@ -53,7 +62,12 @@ def test_long_documents_are_cut_into_chunks(options, tmp_path, capsys, caplog):
 
 def test_without_corpus_missing_adapters_are_made(corpus, options, tmp_path, capsys):
     store = tmp_path / "store"
-    options = [*options, "--augmentation.strategy=span", "--training.max_steps=2"]
+    options = [
+        *options,
+        "--augmentation.file=",
+        "--augmentation.strategy=span",
+        "--training.max_steps=2",
+    ]
     assert run("parametrize", "--store", store, *options) == 2
     assert "prag parametrize" in capsys.readouterr().err  # there is no store yet
     (corpus / "corpus.jsonl").write_text('{"text": "Ada lives in Oss."}')
@@ -93,7 +107,7 @@ def test_skip_bad_counts_malformed_lines(options, tmp_path, capsys):
 
 def test_a_folder_with_an_unreadable_file_gives_the_others_and_says_so(options, tmp_path, capsys):
     folder, store = tmp_path / "folder", tmp_path / "s"
-    options = [*options, "--augmentation.strategy=span"]
+    options = [*options, "--augmentation.file=", "--augmentation.strategy=span"]
     folder.mkdir()
     (folder / "a.csv").write_bytes(b"text\nBo was born in 1931.\nAda Caf\xe9 was born in 1940.\n")
     (folder / "b.txt").write_text("Carl was born in 1952.")
@@ -132,7 +146,12 @@ def test_jobs_of_an_array_write_shards_that_are_read_as_one(
     corpus, options, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
-    options = [*options, "--augmentation.strategy=span", "--training.max_steps=2"]
+    options = [
+        *options,
+        "--augmentation.file=",
+        "--augmentation.strategy=span",
+        "--training.max_steps=2",
+    ]
     serial, shards = tmp_path / "serial", tmp_path / "shards"
     assert run("parametrize", corpus, "--store", serial, *options) == 0
     array = ("parametrize", corpus, "--store", shards, *options, "--num_shards", 2)
@@ -158,9 +177,13 @@ def test_jobs_of_an_array_write_shards_that_are_read_as_one(
         (("store", "sweep", "--path", shards), "name one of them"),
         (("parametrize", corpus, "--store", serial, *options, "--num_shards", 3), "is a store"),
         ((*array, "--replace"), "got replace for shards"),
-    ):
+        (("parametrize", corpus, "--store", shards, *options, "--training.rank=3"),
+         "got a shard of rank 3 (expected "),
+    ):  # fmt: skip
         assert run(*words) == 2
         assert message in capsys.readouterr().err
+    names = sorted(path.name for path in shards.iterdir() if path.is_dir())
+    assert names == ["0-of-2", "1-of-2"]  # nothing was written
 
 
 def test_a_killed_run_goes_on_where_it_stopped(corpus, options, tmp_path):

@@ -39,8 +39,8 @@ def test_ray_gives_the_adapters_of_a_serial_run_though_actor_and_driver_are_kill
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(f'{{"text": "Ada lives in house {i}."}}\n' for i in range(DOCUMENTS)))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # no token is written to the home folder
-    options = [*options, "--augmentation.strategy=span", "--training.max_steps=300",
-               "--training.documents_per_batch=1"]  # fmt: skip
+    options = [*options, "--augmentation.file=", "--augmentation.strategy=span",
+               "--training.max_steps=300", "--training.documents_per_batch=1"]  # fmt: skip
     serial, place = tmp_path / "serial", tmp_path / "place"
     assert run("parametrize", corpus, "--store", serial, *options) == 0
     command = ["parametrize", str(corpus), "--store", str(place), *options, "--block", "1"]

@@ -51,3 +51,14 @@ def test_a_run_that_is_stopped_keeps_its_best_adapter(corpus, tiny_folder, tmp_p
 def test_an_adapter_that_is_there_is_not_overwritten(trained, corpus, capsys):
     assert run("reader", corpus, f"--output={trained}", *READING) == 2
     assert "which has content, expected a new or empty folder" in capsys.readouterr().err
+
+
+def test_no_adapter_is_told_where_all_learning_rates_diverge(corpus, tiny_folder, tmp_path, capsys):
+    shared = [f"--base_model={tiny_folder}", "--dtype=float32", "--training.rank=2"]
+    rates = ["--reading.learning_rates=[1e30]", "--reading.every=3"]
+    assert run("reader", corpus, f"--output={tmp_path / 'r'}", *shared, *READING, *rates) == 2
+    printed = capsys.readouterr()
+    assert "lower --reading.learning_rates" in printed.err and "ended" not in printed.out
+    curves = (tmp_path / "r" / "curves.json").read_text()
+    assert "NaN" not in curves
+    assert json.loads(curves)["curves"][-1]["held_out_loss"] is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,12 +12,15 @@ from peft import AutoPeftModelForCausalLM
 
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
+from prag_core.corpus.chunking import chunk_document, whole_id
+from prag_core.corpus.documents import Document
 from prag_core.formats.gguf_file import from_gguf
 from prag_core.formats.merge_name import named_adapter
 from prag_core.formats.peft_folder import from_peft
 from prag_core.model.attach import attached
+from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME
 from tests.fixtures.command_line import run
-from tests.fixtures.tiny import family_model, random_adapter, tiny_model
+from tests.fixtures.tiny import byte_tokenizer, family_model, random_adapter, tiny_model
 
 
 def test_adapters_leave_and_enter_a_store(corpus, options, tmp_path, capsys):
@@ -57,6 +60,7 @@ def test_store_verify_names_damaged_files_and_documents_without_adapter(adapters
     assert "2 adapters, all sound" in printed and "document three has no adapter" in printed
     assert "prag store forget" in printed
     assert run("store", "forget", "--path", adapters, "--key", "thr") == 0
+    assert "1 document forgotten" in capsys.readouterr().out
     assert run("store", "verify", "--path", adapters) == 0
     assert "has no adapter" not in capsys.readouterr().out
     (path, _) = adapters.rglob("adapter_model.safetensors")
@@ -95,7 +99,8 @@ def test_a_readonly_mount_is_answered_from_and_looked_into(corpus, options, smal
         assert run("store", action, "--path", store) == 0
     view, target = tmp_path / "view", tmp_path / "peft"
     assert run("store", "view", "--path", store, "--to", view, "--engine_model", "org/m") == 0
-    assert run("store", "export", "--path", store, "--key", key, "--to", target) == 0
+    assert run("store", "export", "--path", store, "--key", key, "--to", target,
+               "--base_model", "org/m") == 0  # fmt: skip
     for action in ("sweep", "delete"):
         assert run("store", action, "--path", store, "--key", key) == 2
 
@@ -140,9 +145,20 @@ def test_peft_loads_an_export_with_its_base_model(adapters, tmp_path, tiny_base,
             torch.testing.assert_close(logits, tiny_base.model(ids).logits, atol=1e-5, rtol=0)
 
 
-def test_a_model_of_the_catalogue_is_exported_by_its_folder(adapters, tmp_path, monkeypatch):
+@pytest.fixture
+def shipped(adapters, adapter):
+    """The store with an adapter of the embedded model and one of another in the catalogue."""
+    with AdapterStore(adapters) as opened:
+        for name in CATALOGUE:
+            spec = replace(adapter.spec, base_model=CATALOGUE[name].fingerprint)
+            opened.put(name, replace(adapter, spec=spec))
+    return adapters
+
+
+def test_a_model_of_the_catalogue_is_exported_by_its_folder(shipped, tmp_path, monkeypatch):
     monkeypatch.setenv("PRAG_CACHE", str(tmp_path))
-    export = ("store", "export", "--path", adapters, "--key", "one", "--to")
+    adapters = shipped
+    export = ("store", "export", "--path", adapters, "--key", EMBEDDED_NAME, "--to")
     assert run(*export, tmp_path / "a") == 0  # it is not there: the name stays, nothing is fetched
     (tmp_path / "smollm2-135m").mkdir()
     (tmp_path / "smollm2-135m" / "config.json").write_text("{}")
@@ -152,10 +168,28 @@ def test_a_model_of_the_catalogue_is_exported_by_its_folder(adapters, tmp_path, 
     assert names == ["smollm2-135m", str(tmp_path / "smollm2-135m")]
 
 
+@pytest.mark.parametrize("format", ["peft", "gguf"])
+def test_an_export_names_the_model_that_the_adapter_was_made_for(
+    shipped, tmp_path, capsys, monkeypatch, format
+):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path))
+    monkeypatch.setattr("prag_core.model.base_model.load_base_model", None)
+    export = ("store", "export", "--path", shipped, "--to", tmp_path / "a", "--format", format)
+    assert run(*export, "--key", "qwen", "--base_model", EMBEDDED_NAME) == 2
+    assert "(1b99e1b7b17961eb): name it in --base_model" in capsys.readouterr().err
+    assert run(*export, "--key", "one") == 2  # of a model that the catalogue does not have
+    assert "expected its name: set --base_model" in capsys.readouterr().err
+    if format == "peft":
+        assert run(*export, "--key", "qwen") == 0
+        config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "qwen2.5-coder-0.5b"
+
+
 def test_peft_export_of_a_rank_above_vllms(tmp_path, tiny_base, tiny_spec, capsys):
     with AdapterStore(tmp_path / "store") as opened:
         opened.put("long", random_adapter(replace(tiny_spec, rank=584), tiny_base))
-    export = ("store", "export", "--path", tmp_path / "store", "--key", "long")
+    export = ("store", "export", "--path", tmp_path / "store", "--key", "long",
+              "--base_model", "org/m")  # fmt: skip
     assert run(*export, "--to", tmp_path / "a") == 2
     assert "rank 584" in (printed := capsys.readouterr().err) and "--rank 256" in printed
     assert run(*export, "--to", tmp_path / "a", "--rank", 256) == 0
@@ -166,7 +200,7 @@ def test_export_of_parts(tmp_path, tiny_base, tiny_spec, capsys):
     whole = replace(random_adapter(tiny_spec, tiny_base, rank=5), shared_rows=2)
     with AdapterStore(tmp_path / "store") as opened:
         opened.put_many({"sharing": whole, "plain": random_adapter(tiny_spec, tiny_base)})
-    export = ("store", "export", "--path", tmp_path / "store")
+    export = ("store", "export", "--path", tmp_path / "store", "--base_model", "org/m")
     for part, rank in (("own", 3), ("shared", 2), ("whole", 5)):
         to = tmp_path / part
         assert run(*export, "--key", "sharing", "--part", part, "--to", to) == 0
@@ -186,3 +220,21 @@ def test_store_view_leaves_out_what_is_damaged_and_says_so(adapters, tmp_path, c
     assert "1 adapters of org/tiny" in printed.out and str(path) in printed.out
     assert "got 1 damaged adapters" in printed.err
     assert len(list((tmp_path / "view").iterdir())) == 1
+
+
+@pytest.mark.parametrize("by", ["document", "chunk"])
+def test_all_chunks_of_a_document_are_forgotten(tmp_path, adapter, capsys, by):
+    long = Document(" ".join(f"Bo lives in house {n}, far away." for n in range(9)), "Bo")
+    chunks = chunk_document(long, byte_tokenizer(), 64)
+    other = Document("Ada lives in Tarn.", "Ada")
+    with AdapterStore(tmp_path / "store") as opened:
+        for document in (*chunks, other):
+            opened.put_record("document", document.id, asdict(document))
+            opened.put(f"{document.id}-x", adapter)
+    key = whole_id(chunks[1]) if by == "document" else chunks[1].id
+    assert key in (long.id, chunks[1].id) and len(chunks) > 2
+    assert run("store", "forget", "--path", tmp_path / "store", "--key", key) == 0
+    assert f"{len(chunks)} documents forgotten" in capsys.readouterr().out
+    with AdapterStore(tmp_path / "store") as opened:
+        assert [*opened.record_keys("document")] == [other.id]
+        assert [*opened.keys()] == [f"{other.id}-x"]

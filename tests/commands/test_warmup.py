@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from prag_core.augmentation import self_augmenter
@@ -101,3 +103,51 @@ def test_warmup_of_chains_of_thought_has_the_base_model_write_them(
     texts[0] = texts[1]
     assert run("warmup", corpus, tmp_path / "b", *chains, *shared) == 2
     assert "got no question-answer pairs" in capsys.readouterr().err
+
+
+def test_a_warmup_says_how_it_was_made(corpus, options, tmp_path):
+    titles = tmp_path / "titles.txt"
+    titles.write_text("Ada\n")
+    left_out = f"--leave_out.titles={titles}"
+    drawn = ["--skip=1", "--limit=3", left_out, *read_by_warmup(options)]
+    assert run("warmup", corpus, tmp_path / "a", *drawn) == 0
+    kept = json.loads((tmp_path / "a" / "training.json").read_text())
+    assert kept["question_sets"] == [str(corpus)] and kept["leave_out"]["titles"] == str(titles)
+    assert (kept["limit"], kept["skip"], kept["held_out"], kept["pairs"]) == (3, 1, 0, 3)
+    assert kept["training"]["epochs"] == 5 and kept["training"]["learning_rate"] > 0
+
+
+@pytest.mark.parametrize("command", ["warmup", "writer"])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--limit=-1", "got limit -1, expected 0 or more"),
+        ("--held_out=-1", "got held_out -1, expected 0 or more"),
+        ("--most_words=-2", "got most_words -2, expected 0 or more"),
+    ],
+)
+def test_numbers_below_0_are_refused_before_the_model_is_loaded(
+    corpus, tmp_path, capsys, monkeypatch, command, option, message
+):
+    monkeypatch.setattr("prag_core.model.base_model.load_base_model", None)
+    assert run(command, corpus, tmp_path / "a", option) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_wrong_skip_or_set_is_told_before_the_model_is_loaded(
+    corpus, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("prag_core.model.base_model.load_base_model", None)
+    assert run("warmup", corpus, tmp_path / "a", "--skip=-1") == 2
+    assert "got skip -1, expected 0 or more" in capsys.readouterr().err
+    assert run("warmup", corpus, tmp_path / "a", f"--more=['{tmp_path / 'nowhere'}']") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["warmup", "writer"])
+def test_an_adapter_to_start_from_is_refused_by_its_option(
+    corpus, options, tmp_path, capsys, command
+):
+    shared = [*read_by_warmup(options), "--dtype=float32", f"--training.init={tmp_path}"]
+    assert run(command, corpus, tmp_path / "a", *shared) == 2
+    assert "leave out training.init" in capsys.readouterr().err

@@ -18,7 +18,14 @@ def test_a_writer_is_trained_and_asks_about_documents(corpus, options, tmp_path,
     made, store = tmp_path / "writer", tmp_path / "s"
     assert run("writer", corpus, made, *shared_options(options)) == 0
     assert (made / "adapter_config.json").exists()
-    asks = ["--augmentation.strategy=adapter", f"--augmentation.adapter={made}"]
+    kept = json.loads((made / "training.json").read_text())
+    assert (kept["question_set"], kept["limit"], kept["documents"]) == (str(corpus), 0, 6)
+    assert kept["training"]["epochs"] == 5 and kept["leave_out"]["titles"] is None
+    asks = [
+        "--augmentation.file=",
+        "--augmentation.strategy=adapter",
+        f"--augmentation.adapter={made}",
+    ]
     assert run("parametrize", corpus, "--store", store, *options, *asks) == 0
     assert "holds 6 adapters" in capsys.readouterr().out
 
@@ -63,6 +70,6 @@ def test_a_writer_without_questions_is_refused(corpus, options, tmp_path, capsys
 
 
 def test_no_shipped_writer_is_said(corpus, options, tmp_path, capsys):
-    asks = ["--augmentation.strategy=adapter"]
+    asks = ["--augmentation.file=", "--augmentation.strategy=adapter"]
     assert run("parametrize", corpus, "--store", tmp_path / "s", *options, *asks) == 2
     assert "none is shipped" in capsys.readouterr().err

@@ -84,12 +84,12 @@ def test_unknown_kinds_and_missing_results_are_refused(root, kind, name):
         render_documents(root)
 
 
-def test_a_summary_of_named_conditions_shows_these_alone(root):
+def test_a_table_of_named_conditions_shows_these_alone(root):
     cell = {"metrics": {"f1": {"mean": 0.5, "low": 0.4, "high": 0.6}}}
-    record = {"conditions": {"gold": cell, "shuffled": cell, "gold+9": cell}}
+    record = {"conditions": {"gold": cell, "shuffled": cell, "gold+9": cell}, "ratios": {}}
     (root / "checkpoints/tiny/set.json").write_text(json.dumps(record))
     card = root / "checkpoints/tiny/card.md"
-    card.write_text(block("summary", "set.json gold gold+9"))
+    card.write_text(block("conditions", "set.json gold gold+9"))
     render_documents(root)
     rows = [line.split(" | ")[0] for line in card.read_text().splitlines() if "50.0" in line]
     assert rows == ["| gold", "| gold+9"]

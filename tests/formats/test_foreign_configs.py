@@ -74,6 +74,8 @@ def test_settings_that_mean_a_plain_lora(folder, tiny_base, changes, scale):
     ({"peft_type": None}, "peft_type=None"),
     ({"peft_type": "LOHA"}, "peft_type='LOHA'"),
     ({"init_lora_weights": "pissa_niter_4"}, "changes the base model.*path_initial_model"),
+    ({"init_lora_weights": "OLoRA"}, "'OLoRA' .it changes the base model"),
+    ({"init_lora_weights": "MiCA"}, "'MiCA' .it changes the base model"),
 ])  # fmt: skip
 def test_settings_that_are_refused_by_name(folder, tiny_base, changes, error):
     change_config(folder, **changes)

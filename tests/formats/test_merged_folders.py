@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -148,6 +150,56 @@ def test_without_an_engine_that_forgets_nothing_leaves(filled):
     made = MergedFolders(filled, 1, 8, False, lambda name: False)
     paths = [made.path(f"prag:{key}", "tiny") for key in "abc"]
     assert all(path.exists() for path in paths)
+
+
+def test_one_that_the_engine_does_not_forget_keeps_no_other(filled, monkeypatch, caplog):
+    made = MergedFolders(filled, 1, 8, False, lambda name: name != "prag:a")
+    first, second, third = (made.path(f"prag:{key}", "tiny") for key in "abc")
+    assert len(caplog.messages) == 2  # one a call that leaves too much
+    monkeypatch.setattr(merged_folders, "GRACE", -1.0)
+    made.path("prag:c", "tiny")
+    assert (first.exists(), second.exists(), third.exists()) == (True, False, True)
+
+
+def test_an_engine_that_does_not_answer_is_waited_for_once(filled, monkeypatch):
+    asked = []
+
+    def forget(name: str) -> bool:
+        asked.append(name)
+        time.sleep(0.1)
+        return False
+
+    made = MergedFolders(filled, MANY, 8, False, forget)
+    for key in "abc":
+        made.path(f"prag:{key}", "tiny")
+    made.most_bytes = 1
+    monkeypatch.setattr(merged_folders, "PATIENCE", 0.05)
+    made.path("prag:c", "tiny")
+    assert asked == ["prag:a"]
+
+
+def test_names_that_are_asked_for_are_forgotten_without_asking(
+    folders, filled, forgotten, tiny_base, tiny_spec, monkeypatch
+):
+    made = folders(filled, forgotten, most_bytes=1)
+    older = made.path("prag:a", "tiny")
+    filled.put("a", random_adapter(tiny_spec, tiny_base, seed=9))
+    newer = made.path("prag:a", "tiny")
+    other = threading.Thread(target=made.path, args=("prag:a", "tiny"))
+    write = made._write
+
+    def slow(*arguments):
+        other.start()  # another request, which waits for this one to be done
+        while "prag:a" not in made._resolving:
+            time.sleep(0.01)
+        return write(*arguments)
+
+    monkeypatch.setattr(made, "_write", slow)
+    made.path("prag:b", "tiny")
+    other.join()
+    monkeypatch.setattr(merged_folders, "GRACE", -1.0)
+    made.path("prag:a", "tiny")
+    assert newer.exists() and not older.exists() and "prag:a" not in forgotten
 
 
 def test_a_document_made_again_has_another_folder(filled, tiny_base, tiny_spec, tmp_path):

@@ -75,7 +75,9 @@ def test_other_names_and_unknown_keys_are_not_there_and_no_names_are_refused(res
     assert resolve(resolver, "prag:three") is None
     with pytest.raises(ValueError, match="expected KEY"):
         resolve(resolver, "prag:one+")
-    with pytest.raises(ValueError, match=r"of rank 10 .*expected at most 8: start vLLM with --max"):
+    remedy = "start vLLM with --max-lora-rank 16 and set PRAG_VLLM_MAX_RANK=16, or cut it with "
+    remedy += "PRAG_VLLM_CUT=1"
+    with pytest.raises(ValueError, match=rf"of rank 10 .*expected at most 8: {remedy}$"):
         resolve(resolver, "prag:one+two+one+two+one")
 
 
@@ -95,8 +97,14 @@ def test_a_store_that_is_not_there_is_refused(environment, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(("status", "heard"), [(200, True), (404, True), (401, False), (0, False)])
-def test_vllm_is_told_to_forget(environment, status, heard, monkeypatch):
+UNKNOWN = json.dumps({"error": {"message": "The lora adapter 'prag:one' cannot be found."}})
+
+
+@pytest.mark.parametrize(("status", "reply", "heard"), [
+    (200, "", True), (404, UNKNOWN, True), (401, "", False), (0, "", False),
+    (404, "", False), (404, '{"detail": "Not Found"}', False),  # of other servers
+])  # fmt: skip
+def test_vllm_is_told_to_forget(environment, status, reply, heard, monkeypatch):
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -105,6 +113,7 @@ def test_vllm_is_told_to_forget(environment, status, heard, monkeypatch):
             asked.append((self.path, json.loads(body), self.headers["authorization"]))
             self.send_response(status)
             self.end_headers()
+            self.wfile.write(reply.encode())
 
         def log_message(self, *arguments):
             pass
@@ -113,7 +122,7 @@ def test_vllm_is_told_to_forget(environment, status, heard, monkeypatch):
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         url = f"http://127.0.0.1:{server.server_port}"
         settings = VllmSettings.from_environment(
-            environment | {"PRAG_VLLM_URL": url, "VLLM_API_KEY": "secret"}
+            environment | {"PRAG_VLLM_URL": f"{url}/", "VLLM_API_KEY": "secret"}
         )
         if not status:  # nobody listens
             server.server_close()

@@ -134,6 +134,17 @@ def test_fit_validate_export_and_resume(common, tmp_path, capsys):
             cli.main(["validate", *common, place, "--data.seed=1", "--model.score_documents=0"])
 
 
+def test_the_record_of_a_run_is_that_of_its_training(common, tmp_path):
+    silent = "--trainer.logger=false"  # all of a run is in one folder
+    steps = ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    assert cli.main(["fit", *common, *steps, silent]) == 0
+    folder = tmp_path / "runs/hypernet_tiny"
+    record = (folder / "config.yaml").read_text()
+    scored = [f"--model.weights={folder / 'export'}", "--model.score_documents=0"]
+    assert cli.main(["validate", *common, silent, *scored]) == 0
+    assert (folder / "config.yaml").read_text() == record and "max_steps: 1\n" in record
+
+
 def test_predicted_adapters_answer_and_need_no_training_data(common, tiny_base, tmp_path, capsys):
     save_checkpoint("network", network(tiny_base, TINY), TINY, tiny_base)
     run = ["predict", *common, "--model.weights=network", "--model.store=store",

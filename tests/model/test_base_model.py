@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import PeftConfig
 from transformers import AutoConfig
 
 from prag_core.adapters.adapter import FFN_MODULES, AdapterSpec
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
+from prag_core.formats.peft_folder import to_peft
 from prag_core.model import gguf_weights
 from prag_core.model.base_model import (
     BaseModel,
@@ -20,6 +22,7 @@ from prag_core.model.base_model import (
     freeze,
     load_base_model,
     model_fingerprint,
+    transformers_name,
 )
 from prag_core.model.generate import generate
 from prag_core.model.hardware import computes_bfloat16
@@ -34,6 +37,14 @@ def save(base: BaseModel, folder: Path) -> str:
     base.model.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def test_a_pinned_model_is_named_as_peft_loads_it(tiny_base, adapter, tmp_path):
+    (path := tmp_path / "x@y").mkdir()
+    for name, *expected in (("org/tiny@v1", "org/tiny", "v1"), (str(path), str(path), None)):
+        folder = to_peft(adapter, tmp_path / f"{expected[1]}", transformers_name(name))
+        config = PeftConfig.from_pretrained(folder)
+        assert [config.base_model_name_or_path, config.revision] == expected
 
 
 def test_every_family_loads_trains_attaches_and_generates(family_base, tmp_path):

@@ -9,8 +9,13 @@ import torch
 
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.model.generate import generate, stream
+from prag_core.model.options import GenerationOptions
 from tests.fixtures.decoding import GREEDY, PROMPTS, logits
 from tests.fixtures.tiny import random_adapter, tiny_model
+
+
+def test_one_string_to_stop_at_is_one():
+    assert GenerationOptions(stop="END") == GenerationOptions(stop=("END",))
 
 
 def test_restored_when_generation_raises(tiny_base, adapters, monkeypatch):

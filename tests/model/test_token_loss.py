@@ -17,6 +17,7 @@ from prag_core.model.token_loss import (
     _LinearCrossEntropy,
     kl_divergence,
     kl_to_teacher,
+    mean_by_owner,
     next_token_loss,
     teach,
 )
@@ -30,6 +31,11 @@ def batch(rows: int = 4, length: int = 12, seed: int = 0) -> tuple[torch.Tensor,
     labels = ids.clone()
     labels[:, :3] = IGNORE
     return ids, labels
+
+
+def test_means_are_of_each_owner_alone():
+    losses, owners = torch.tensor([1.0, 3.0, 2.0, 2.0, 5.0]), torch.tensor([0, 0, 1, 1, 1])
+    assert mean_by_owner(losses, owners, 3).tolist() == [2, 3, 0]
 
 
 def test_equals_the_models_own_loss_in_every_family(family_base):

@@ -52,12 +52,20 @@ def test_braces_of_users_stay():
     assert wording.fill("{passages}?", "P") == "{json}\nP\nQ: {passages}?\nP"
 
 
+def test_a_question_may_stand_in_several_places():
+    wording = Wording("mine", "{question}\n{passages}\n{question}")
+    assert wording.fill("{question}{passages}", "P") == (
+        "{question}{passages}\nP\n{question}{passages}"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "name", "answer"),
     [
         ("He was born in Tarn. So the answer is Tarn.", "cot", "Tarn"),
         ("So the answer is A. No. So the answer is B. ", "cot", "B"),
         (" Tarn.", "cot", "Tarn."),
+        ("It was Bo. So the answer is .NET.", "cot", ".NET"),
         (" So the answer is Tarn.", "short", "So the answer is Tarn."),
     ],
 )
@@ -90,6 +98,15 @@ def test_choice_for_reading_is_kept_for_its_base_model(tmp_path, monkeypatch):
     monkeypatch.setattr(wordings, "CHOICES", shipped)
     keep_choice("a", {"prompt": "sentence"})
     assert [reading_wording(m).name for m in "abc"] == ["sentence", "turns", DEFAULT.name]
+
+
+def test_a_home_that_may_not_be_looked_into_holds_no_choice(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(path)
+
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path))
+    monkeypatch.setattr("pathlib.Path.is_file", refuse)
+    assert reading_wording("a") is DEFAULT
 
 
 def test_every_wording_for_reading_has_a_lead():

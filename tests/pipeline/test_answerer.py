@@ -16,7 +16,7 @@ from prag_core.model.wordings import DEFAULT, WORDINGS, Wording
 from prag_core.pipeline.answerer import Answerer
 from prag_core.pipeline.answers import AnswerOptions, Source
 from prag_core.pipeline.modes import MODES, find_mode
-from prag_core.pipeline.relevance import question_keys, relevance
+from prag_core.pipeline.relevance import question_keys, relevance, relevant_hits
 from prag_core.retrieval.retriever import Hit
 from tests.fixtures.parametrizers import CORPUS, OnePairAugmenter, make_parametrizer
 from tests.fixtures.pipelines import QUESTIONS, SHORT
@@ -238,6 +238,20 @@ def test_a_gate_shows_the_documents_that_adapters_respond_to(answerer, adapters,
     assert [row.prompt for row in usual] != [row.prompt for row in gated]
 
 
+def test_a_gate_reads_adapters_and_questions_once(answerer, adapters, monkeypatch):
+    read, asked = [], []
+
+    def counted(*given):
+        asked.append(given)
+        return relevant_hits(*given)
+
+    monkeypatch.setattr("prag_core.pipeline.answerer.relevant_hits", counted)
+    counting = replace(answerer, adapter=lambda i: read.append(i) or adapters[i])
+    options = AnswerOptions(least_relevance=1e-9, gated=True)
+    counting.prepare(QUESTIONS, HITS, "combine", options)
+    assert len(asked) == 1 and sorted(read) == sorted({*read})
+
+
 def test_a_gate_without_a_least_relevance_needs_no_adapters(answerer):
     bare, options = replace(answerer, adapter={}.__getitem__), AnswerOptions(gated=True)
     gated = bare.prepare(QUESTIONS, HITS, "in_context", options)
@@ -269,9 +283,12 @@ def test_a_question_without_documents_is_answered_by_saying_so(answerer, mode):
     assert answerer.answer(QUESTIONS[:1], [[]], mode)[0].text != unknown.text
 
 
-@pytest.mark.parametrize("mode", ["parametric", "combine"])
-def test_a_question_that_no_adapter_is_meant_for_is_answered_by_saying_so(answerer, mode):
-    options = AnswerOptions(abstain=True, least_relevance=1e9)
+@pytest.mark.parametrize(
+    ("mode", "gated"),
+    [("parametric", False), ("combine", False), ("combine", True), ("in_context", True)],
+)
+def test_a_question_that_no_adapter_is_meant_for_is_answered_by_saying_so(answerer, mode, gated):
+    options = AnswerOptions(abstain=True, least_relevance=1e9, gated=gated)
     (answer,) = answerer.answer(QUESTIONS[:1], HITS[:1], mode, options)
     assert (answer.text, answer.documents, answer.path) == ("I do not know.", (), "")
     assert "no adapter responds" in answer.notes[0] and "(least_relevance)" in answer.notes[0]
@@ -293,6 +310,9 @@ def test_one_question_that_is_too_long_does_not_stop_the_others(answerer):
     assert answers[1].text == "" and "expected at most" in answers[1].notes[-1]
     with pytest.raises(ValueError, match=r"got a prompt of \d+ tokens, .* ask a shorter question"):
         answerer.answer(questions[1:2], HITS[:1], "parametric")
+    many = 4 * SHORT.batch_size + 1  # more than are merged at one time
+    with pytest.raises(ValueError, match=r"got a prompt of \d+ tokens"):
+        answerer.answer(questions[1:2] * many, HITS[:1] * many, "closed_book")
     (alone,) = answerer.answer(questions[1:2], HITS[:1], "parametric", strict=False)
     assert alone.text == "" and "expected at most" in alone.notes[-1]
 

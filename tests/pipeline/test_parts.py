@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from hypernet.network.checkpoint import save_checkpoint
 from prag_core.adapters.adapter import AdapterSpec
+from prag_core.augmentation.augmented import QAPair
 from prag_core.augmentation.question_lists import ListAugmenter
 from prag_core.augmentation.span_augmenter import SpanAugmenter
 from prag_core.augmentation.writing_augmenter import WritingAugmenter
@@ -19,6 +21,7 @@ from prag_core.pipeline.parts import build_augmenter, build_parametrizer, build_
 from prag_core.pipeline.setup import AugmentationOptions, Setup
 from prag_core.training.options import LoraTrainingOptions
 from tests.fixtures.hypernetworks import CONFIG, network
+from tests.fixtures.invented_documents import LIGHT
 from tests.fixtures.tiny import family_model, random_adapter
 
 
@@ -113,8 +116,30 @@ def test_settings_reach_the_parts(tiny_base, tmp_path):
         build_retriever(Setup(retriever="bm25s", least_coverage=2))
 
 
-@pytest.mark.parametrize("strategy", ["file", "self"])
-def test_facts_are_refused_where_none_are_written(tiny_base, strategy):
-    options = AugmentationOptions(strategy, facts=True, file="pairs.jsonl")
-    with pytest.raises(ValueError, match="which writes none"):
-        build_augmenter(tiny_base, options, None)
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"strategy": "self", "facts": True}, "facts"),
+        ({"file": "pairs.jsonl", "facts": True}, "facts"),
+        ({"file": "pairs.jsonl", "rewrites": 1}, "rewrites"),
+        ({"file": "pairs.jsonl", "model": "other"}, "model"),
+        ({"strategy": "span", "file": "pairs.jsonl"}, "file"),
+        ({"strategy": "span", "model": "other"}, "model"),
+        ({"model": "other", "adapter": "folder"}, "adapter"),
+        ({"model": "other", "reader": "auto"}, "reader"),
+        ({"adapter": "", "reader": "auto"}, "reader"),
+    ],
+)
+def test_what_a_strategy_does_not_read_is_refused(tiny_base, options, name):
+    with pytest.raises(ValueError, match=rf"got augmentation\.{name} .*does not read it"):
+        build_augmenter(tiny_base, AugmentationOptions(**options), None)
+
+
+def test_a_named_file_is_read(tiny_base, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    named = AugmentationOptions(file=str(path))
+    with pytest.raises(FileNotFoundError, match="expected question-answer pairs"):
+        build_augmenter(tiny_base, named, None, [LIGHT])
+    path.write_text(json.dumps({"document": LIGHT.title, "question": "Who?", "answer": "Ida"}))
+    (augmented,) = build_augmenter(tiny_base, named, None, [LIGHT]).augment([LIGHT])
+    assert augmented.qa_pairs == (QAPair("Who?", "Ida"),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import asdict, replace
 
 import pytest
@@ -14,8 +15,8 @@ from prag_core.model.generate import generate
 from prag_core.model.wordings import Wording, keep_choice
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import MODES
-from prag_core.pipeline.rag import ParametricRAG, choose_path
-from prag_core.pipeline.setup import Setup
+from prag_core.pipeline.rag import ParametricRAG, assemble, choose_path
+from prag_core.pipeline.setup import AugmentationOptions, Setup
 from tests.fixtures.parametrizers import (
     CORPUS,
     OnePairAugmenter,
@@ -101,6 +102,30 @@ def test_a_document_of_the_same_source_id_replaces_the_old_one(fast):
     assert fast.store.get_record("document", CORPUS[0].id) is None
     fast.add_documents([new], replace=True)
     assert len(fast.documents) == len(fast.retriever) == 4
+
+
+def test_the_pieces_of_a_document_replace_it_and_it_them(fast, tiny_base):
+    whole = Document("One two three four. " * 30, "T", "source9")
+    pieces = chunk_documents([whole], tiny_base.tokenizer, 384)
+    for documents in ([whole], pieces, [whole]):
+        fast.add_documents(documents, replace=True)
+        assert set(fast.documents) == {document.id for document in documents}
+        assert {key.split("-")[0] for key in fast.store} == set(fast.documents)
+
+
+def test_changes_begin_with_what_another_process_did(fast, tiny_base):
+    fast.add_documents(CORPUS[:2])
+    with AdapterStore(fast.store.path) as opened:
+        other = ParametricRAG(tiny_base, parametrizer=RandomParametrizer(tiny_base), store=opened)
+        other.remove_documents([CORPUS[0].id])
+        fast.add_documents(CORPUS[:1])
+        assert opened.get_record("document", CORPUS[0].id) is not None
+        other.add_documents(CORPUS[2:3], parametrize=False)
+        fast.ensure_adapters([CORPUS[2].id])
+        other.add_documents(CORPUS[3:])
+        fast.remove_documents([CORPUS[3].id])
+        other.refresh()
+    assert set(fast.documents) == set(other.documents) == {d.id for d in CORPUS[:3]}
 
 
 def test_metadata_are_taken_over_without_an_id(fast):
@@ -483,6 +508,13 @@ def test_errors_name_the_remedy(tiny_base, fast):
             fast.answer(QUESTIONS, document_ids=ids)
     with pytest.raises(ValueError, match=r"got unknown document ids \['none'\]"):
         fast.answer(["Who?"], document_ids=[["none"]])
+    known = CORPUS[0].id
+    with pytest.raises(ValueError, match=f"got the id '{known}' by itself, expected a list"):
+        fast.answer(["Who?"], document_ids=[known])
+    with pytest.raises(ValueError, match=r"got \[2\] scores for \[1\] document ids of the quest"):
+        fast.answer(["Who?"], document_ids=[[known]], scores=[[2.0, 1.0]])
+    with pytest.raises(ValueError, match="got no documents to choose from, expected some"):
+        fast.retrieve(["Who?"], among=[])
     with pytest.raises(ValueError, match="got RandomParametrizer, expected LoraTrainer"):
         fast.answer(QUESTIONS, "sft")
     with pytest.raises(ValueError, match="got no augmenter, expected one for mode da_rag"):
@@ -530,6 +562,37 @@ def test_mode_reader_needs_its_adapter(fast):
     fast.add_documents(CORPUS)
     with pytest.raises(ValueError, match=r"got no adapter for mode reader, .* --reader"):
         fast.answer(QUESTIONS, "reader")
+
+
+@pytest.fixture
+def assembled(tiny_base, monkeypatch):
+    """Lets settings be assembled around the tiny model; the corpora that parametrizers got."""
+    corpora = []
+
+    def build(base, setup, store, corpus):
+        corpora.append(corpus)
+        return RandomParametrizer(base)
+
+    monkeypatch.setattr("prag_core.pipeline.rag.load_base_model", lambda *_: tiny_base)
+    monkeypatch.setattr("prag_core.pipeline.rag.build_parametrizer", build)
+    return corpora
+
+
+def test_only_a_file_of_pairs_is_given_the_stores_documents(fast, assembled):
+    fast.add_documents(CORPUS)
+    for file in ("", "pairs.jsonl"):
+        rag = assemble(Setup(augmentation=AugmentationOptions(file=file)), fast.store)
+        assert set(rag.documents) == set(fast.documents)
+    assert [len(corpus) for corpus in assembled] == [0, len(CORPUS)]
+
+
+def test_a_temporary_store_goes_with_its_pipeline(assembled):
+    rag = ParametricRAG.from_pretrained("tiny").add_documents(CORPUS)
+    folder = rag.store.path
+    assert (folder / "store.json").exists()
+    del rag
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_results_are_of_the_reader_and_the_dtype_that_gave_them(fast, tiny_base, tiny_spec):

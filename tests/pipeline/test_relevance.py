@@ -51,6 +51,13 @@ def test_keys_are_the_models_own_whatever_the_batch(tiny_base):
     assert not linear._forward_pre_hooks  # nothing stays attached
 
 
+def test_a_question_is_read_as_far_as_the_context_has_room(tiny_base):
+    long = "Why? " * tiny_base.context_length
+    whole, cut = question_keys(tiny_base, [long, long[: tiny_base.context_length - 1]], [0])
+    assert len(whole[0]) == tiny_base.context_length - 1
+    torch.testing.assert_close(whole[0], cut[0])
+
+
 def test_a_memory_responds_most_to_its_own_document(tiny_base, tmp_path):
     adapters = parametrizer(tiny_base, tmp_path).parametrize(DOCUMENTS)
     keys = question_keys(tiny_base, [about(d) for d in DOCUMENTS], [0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prag_core.pipeline.setup import AugmentationOptions, Setup
+from prag_core.pipeline.setup import AugmentationOptions, Setup, content_hash
 from prag_core.training.options import LoraTrainingOptions
 
 TRAINING = LoraTrainingOptions(init="generated", rank=32)
@@ -33,3 +33,10 @@ def test_files_are_kept_by_what_they_hold(tmp_path):
         config = Setup(path="trained", augmentation=augmentation).answer_config()
         hashes.append(config["contents"][str(writer)])
     assert len({*hashes}) == 2
+
+
+def test_of_a_folder_what_is_being_written_does_not_count(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    before = content_hash(str(tmp_path))
+    (tmp_path / ".model.safetensors.7").write_bytes(b"half")
+    assert content_hash(str(tmp_path)) == before != ""

@@ -16,6 +16,7 @@ def test_analyzer():
     words, weak = analyze("The DOGS' owner’s dog_houses; who's running?")
     assert words == ["dog", "owner", "dog", "hous", "run"] and weak == ["the", "who"]
     assert analyze("What is it?") == ([], ["what", "is", "it"])
+    assert analyze("do n't run") == (["run"], ["do"])
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_letters_that_differ_stay_apart():
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(st.text(st.characters(), max_size=30) | st.text("aB1.,-+#&' _東のé\u0301", max_size=15))
+@given(st.text(st.characters(), max_size=30) | st.text("aBnts1.,-+#&' _東のé\u0301", max_size=15))
 def test_any_text_has_its_terms(text):
     words, weak = analyze(text)
     assert all(term and not any(map(str.isspace, term)) for term in words + weak)

@@ -71,7 +71,8 @@ def test_corpora_of_one_and_two_documents(engine):
 def test_words_in_every_document_still_score_above_none(engine):
     documents = [Document("radium"), Document("radium mine"), Document("radium lamp")]
     [row] = make_retriever(engine, [ALAN, *documents]).retrieve(["radium"], 4)
-    assert [hit.document_id for hit in row] == [document.id for document in documents]
+    ties = sorted(document.id for document in documents[1:])
+    assert [hit.document_id for hit in row] == [documents[0].id, *ties]
     [row] = make_retriever(engine, documents).retrieve(["radium"], 4)
     assert len(row) == 3 and all(hit.score > 0 for hit in row)
 
@@ -133,10 +134,11 @@ def test_documents_of_stop_words_only(engine):
 
 
 @ENGINES
-def test_ties_go_to_the_document_added_first(engine):
+def test_ties_come_in_the_order_of_ids(engine):
     documents = [Document(f"same words {letter}{letter}q") for letter in "zyxwvut"]
-    [row] = ids(make_retriever(engine, documents).retrieve(["same words"], 3))
-    assert row == [document.id for document in documents[:3]]
+    for added in (documents, documents[::-1]):
+        [row] = ids(make_retriever(engine, added).retrieve(["same words"], 3))
+        assert row == sorted(document.id for document in documents)[:3]
 
 
 @ENGINES
@@ -209,8 +211,20 @@ def test_auto_takes_bm25s_for_large_corpora(monkeypatch):
 
 def test_missing_bm25s_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "bm25s", None)
-    with pytest.raises(ImportError, match=r"pip install 'prag\[bm25s\]'"):
-        make_retriever("bm25s", [MARIE]).retrieve(["radium"])
+    with pytest.raises(ValueError, match=r"expected it for .* pip install 'prag\[bm25s\]'"):
+        make_retriever("bm25s", [MARIE])
+
+
+def test_without_bm25s_auto_stays_with_rank_bm25(monkeypatch, caplog):
+    monkeypatch.setattr(retrieval, "BM25S_ABOVE", 2)
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    retriever = make_retriever("auto", [MARIE, ALAN])
+    expected = make_retriever("bm25", [MARIE, ALAN, ADA]).retrieve(["radium", "who"])
+    assert retriever.retrieve(["radium"]) and not caplog.messages
+    retriever.add([ADA])
+    assert retriever.engine == "bm25" and retriever.retrieve(["radium", "who"]) == expected
+    (said,) = caplog.messages
+    assert "got 3 documents without bm25s" in said and "pip install 'prag[bm25s]'" in said
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data sets in {DATA}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 
@@ -51,10 +52,11 @@ def test_scores_are_cosines_and_those_below_the_least_are_left_out():
     assert every.retrieve(["red"], 2, ()) == [[]]
 
 
-def test_ties_go_to_the_document_added_first():
+def test_ties_come_in_the_order_of_ids():
     documents = [Document(f"red {letter}") for letter in "zyxwv"]
-    [row] = ids(DenseRetriever(documents, Counts()).retrieve(["red"], 3))
-    assert row == [document.id for document in documents[:3]]
+    for added in (documents, documents[::-1]):
+        [row] = ids(DenseRetriever(added, Counts()).retrieve(["red"], 3))
+        assert row == sorted(document.id for document in documents)[:3]
 
 
 def test_only_new_documents_are_embedded():
@@ -87,8 +89,14 @@ def test_wrong_arguments(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     monkeypatch.setattr(dense, "find_spec", lambda name: None)
     for name in ("dense", "dense:some/model", "hybrid"):
-        with pytest.raises(ImportError, match=r"pip install 'prag\[dense\]'"):
+        with pytest.raises(ValueError, match=r"pip install 'prag\[dense\]'"):
             make_retriever(name)
+
+
+@pytest.mark.parametrize("least", [-1.1, 20, math.nan])
+def test_a_least_similarity_that_is_no_cosine_is_refused(least):
+    with pytest.raises(ValueError, match=r"got least_similarity .*, expected a cosine, -1 to 1"):
+        DenseRetriever((), Counts(), least)
 
 
 def test_static_vectors_find_a_document_that_shares_no_word():

@@ -45,6 +45,12 @@ def test_among_add_and_delete():
         retriever.retrieve(["red"], 0)
 
 
+def test_one_text_is_one_document():
+    retriever = hybrid(())
+    retriever.add("red blue")
+    assert len(retriever) == 1
+
+
 def test_the_factory_makes_one():
     [row] = make_retriever("hybrid", DOCUMENTS).retrieve(["blue"], 1)
     assert row[0].document_id == BLUE.id

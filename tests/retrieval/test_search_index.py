@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from errno import ETIMEDOUT
 
 import pytest
 
@@ -132,8 +133,36 @@ def test_errors_name_the_remedy(monkeypatch):
     for name in ("lancedb:", "elasticsearch", "elasticsearch:localhost", "lance"):
         with pytest.raises(ValueError, match="got retriever"):
             check_name(name)
-    with pytest.raises(OSError, match="expected an Elasticsearch server"):
+    with pytest.raises(OSError, match=r"got no answer from the Elasticsearch .*, expected"):
         make_retriever("elasticsearch:http://127.0.0.1:9/index")
-    monkeypatch.setitem(sys.modules, "lancedb", None)
-    with pytest.raises(ImportError, match="prag\\[lancedb\\]"):
-        make_retriever("lancedb")
+    for name in ("lancedb", "elasticsearch:http://127.0.0.1:9/index"):
+        package = name.partition(":")[0]
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ValueError, match=rf"prag\[{package}\]"):
+            make_retriever(name)
+
+
+class Failing:
+    """A client that fails in a way of its own, whatever it is asked."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("it broke")
+
+
+def test_an_index_that_fails_later_says_so():
+    retriever = make_retriever("lancedb", DOCUMENTS)
+    retriever._index._table = Failing()
+    server = object.__new__(search_index.ElasticIndex)
+    server._client = server._scan = Failing()
+    server._bulk, server._name = (lambda client, *_, **__: client.bulk), "index"
+    calls = (
+        lambda: retriever.retrieve(["Oss"]),
+        lambda: retriever.delete([DOCUMENTS[0].id]),
+        server.version,
+        lambda: server.add(DOCUMENTS),
+        lambda: server.search("Oss", 1, None),
+    )
+    for call in calls:
+        with pytest.raises(OSError, match=r"got no answer from .*: it broke\), expected") as raised:
+            call()
+        assert raised.value.errno == ETIMEDOUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from prag_core.adapters.adapter import AdapterSpec, adapter_key
 from prag_core.adapters.store import AdapterStore
 from prag_core.commands.speed import speed
 from prag_core.model.wordings import keep_choice
-from prag_core.speed import serving, vllm
+from prag_core.speed import scale, servers, serving, vllm
 from prag_core.speed.measurement import bounded, compared, peft_process
 from prag_core.speed.run import PARTS, speed_table
 from prag_core.speed.workload import workload_questions
@@ -104,6 +105,29 @@ def test_a_stream_is_followed_while_documents_are_added(tiny_base, tmp_path, mon
         (row,) = serving.measure_stalls(port)
         assert len(service.list(99)) == 4
     assert row.ours > 0 < row.baseline and row.note.startswith("4 documents in ")
+
+
+def test_a_server_that_is_measured_has_no_key_of_the_users_own(tmp_path, monkeypatch):
+    for name in ("PRAG_API_KEY", "VLLM_API_KEY", "KEPT"):
+        monkeypatch.setenv(name, "x")
+    code = "import os, time; print(sorted(os.environ), flush=True); time.sleep(60)"
+    log = tmp_path / "log"
+    with servers.running([sys.executable, "-c", code], log, log.read_text, 60, {"NEW": "x"}):
+        names = log.read_text()
+    assert "'PRAG_API_KEY'" not in names and "'VLLM_API_KEY'" not in names
+    assert "'KEPT'" in names and "'NEW'" in names
+    failing = [sys.executable, "-c", "raise SystemExit('no such model')"]
+    with (
+        pytest.raises(RuntimeError, match=r"got no server by .*no such model"),
+        servers.running(failing, log, lambda: False, 60),
+    ):
+        pass
+
+
+def test_an_opening_of_a_single_store_reads_its_index(store):
+    (store.path / "index.sqlite").write_bytes(b"no index" * 100)
+    with pytest.raises(ValueError, match="that SQLite cannot use"):
+        scale._open(str(store.path))
 
 
 def test_a_part_that_needs_an_option_names_it(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from prag_core.formats.peft_folder import to_peft
 from prag_core.model import checkpoints
-from prag_core.training.initial import load_initial, load_reader, load_writer
+from prag_core.training.initial import WARMUP, load_adapter, load_reader, load_writer
 from tests.fixtures.tiny import random_adapter
 
 
@@ -16,16 +16,17 @@ def test_the_shipped_warm_up_is_found_by_the_base_model(
     tiny_base, tiny_spec, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path)
-    assert load_initial("", tiny_base) is None
-    assert load_initial("auto", tiny_base) is None  # none is shipped
+    assert load_adapter("", tiny_base, WARMUP) is None
+    assert load_adapter("auto", tiny_base, WARMUP) is None  # none is shipped
     ours = random_adapter(tiny_spec, tiny_base)
     to_peft(replace(ours, spec=replace(tiny_spec, base_model="other")), tmp_path / "a-warmup", "a")
-    assert load_initial("auto", tiny_base) is None
+    assert load_adapter("auto", tiny_base, WARMUP) is None
     to_peft(ours, tmp_path / "tiny-warmup", "tiny")
     to_peft(random_adapter(tiny_spec, tiny_base, 2), tmp_path / "tiny-ridge", "tiny")
     path = tiny_spec.paths()[0]
     for name in ("auto", str(tmp_path / "tiny-warmup")):
-        assert load_initial(name, tiny_base).tensors[path][0].equal(ours.tensors[path][0])
+        loaded = load_adapter(name, tiny_base, WARMUP)
+        assert loaded.tensors[path][0].equal(ours.tensors[path][0])
 
 
 @pytest.mark.parametrize(

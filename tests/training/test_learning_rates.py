@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from prag_core.model.catalogue import CATALOGUE
 from prag_core.model.checkpoints import SHIPPED
 from prag_core.training.learning_rates import CHOSEN, learning_rate
 from prag_core.training.lora_trainer import PAPER, LoraTrainer
@@ -37,3 +38,4 @@ def test_rule(family, hidden, rate):
 def test_base_models_with_a_shipped_warm_up_have_one_that_was_chosen():
     notes = SHIPPED.glob("*-warmup/prag_adapter.json")
     assert {json.loads(note.read_text())["spec"]["base_model"] for note in notes} == {*CHOSEN}
+    assert {entry.fingerprint for entry in CATALOGUE.values()} == {*CHOSEN}

@@ -13,8 +13,8 @@ import torch
 from prag_core.augmentation.augmented import AugmentedDocument, QAPair
 from prag_core.corpus.documents import Document
 from prag_core.model.packing import pack
-from prag_core.training import loop
-from prag_core.training.loop import EarlyStop, drawn_steps, scheduled
+from prag_core.training import loop, lora_trainer
+from prag_core.training.loop import EarlyStop, drawn_steps, finish, scheduled, teach_steps
 from prag_core.training.lora_trainer import LoraTrainer, paper_options
 from prag_core.training.options import LoraTrainingOptions
 from prag_core.training.sequences import TrainingSequence, hold_out
@@ -136,3 +136,40 @@ def test_packed_sequences_train_as_padded_ones(family_base, monkeypatch):
     monkeypatch.setattr(base.model.config, "sliding_window", longest - 1, raising=False)
     LoraTrainer(base, AUGMENTER, options).train([DOCUMENT])
     assert len(packed) < steps + 3  # the longest are not
+
+
+def test_what_nobody_has_read_is_learned_from_its_tokens_alone(tiny_base):
+    options = replace(OPTIONS, distillation=0.7)
+    rows = [TrainingSequence((9, 8, 7, 6), 1, (3, 4, 5)), TrainingSequence((5, 6, 7), 2)]
+    ((read, alone),) = finish(teach_steps(tiny_base, [rows], options))
+    assert read.taught and alone == rows[1]
+    parts = [read, alone], [read], [alone]
+    both, taught, untaught = (loop._loss(tiny_base, [part], options).item() for part in parts)
+    assert both == pytest.approx((3 * taught + untaught) / 4)  # by tokens
+    assert untaught == pytest.approx(loop._loss(tiny_base, [[alone]]).item())
+
+
+@pytest.mark.parametrize("scheme", ["paper", "recall"])
+def test_held_out_pairs_end_as_the_trained_ones(tiny_base, monkeypatch, scheme):
+    seen = []
+
+    def fit(base, stack, rows, options, held_out):
+        seen.extend(held_out[0])
+        yield 1, 1
+        return [0.0]
+
+    monkeypatch.setattr(lora_trainer, "fit_steps", fit)
+    options = replace(OPTIONS, scheme=scheme, held_out=0.25)
+    LoraTrainer(tiny_base, AUGMENTER, options).train([DOCUMENT])
+    end = tiny_base.tokenizer.eos_token_id
+    assert [sequence.ids[-1] == end for sequence in seen] == [scheme == "recall"] * 2
+
+
+@pytest.mark.parametrize("change", [{}, {"held_out": 0.25, "epochs": 2}])
+def test_a_training_that_diverges_is_refused_by_the_documents_name(tiny_base, change):
+    options = replace(OPTIONS, learning_rate=1e30, **change)
+    trainer = LoraTrainer(tiny_base, AUGMENTER, options)
+    with pytest.raises(ValueError, match=r"got an adapter of Tarn .*lower training.learning_rate"):
+        trainer.train([DOCUMENT])
+    with pytest.raises(ValueError, match="got an adapter of warm-up whose training diverged"):
+        trainer.train_warmup(3 * PAIRS)  # three steps

@@ -20,6 +20,7 @@ from prag_core.formats.peft_folder import from_peft, to_peft
 from prag_core.model.attach import attached
 from prag_core.model.wordings import WORDINGS
 from prag_core.training.lora_trainer import PAPER, LoraTrainer, paper_options
+from prag_core.training.options import LoraTrainingOptions
 from prag_core.training.sequences import build_sequences
 from tests.fixtures.tiny import random_adapter
 
@@ -169,7 +170,7 @@ def test_distilled_loss_is_the_distance_to_the_model_that_reads(
     tokenizer, passage = tiny_base.tokenizer, f"Passage 1: P0: {document.document.text}"
     total, count = 0.0, 0
     how = ("recall", 3000, WORDINGS[options.prompt])
-    for sequence in build_sequences(tokenizer, document, *how, reading=True):
+    for sequence in build_sequences(tokenizer, document, *how, reading=512):
         assert passage in tokenizer.decode(sequence.reading)
         assert passage not in tokenizer.decode(sequence.ids[: sequence.answer_start])
         answer = sequence.ids[sequence.answer_start :]
@@ -313,9 +314,12 @@ def test_initial_adapter_of_another_spec_is_refused(tiny_base, change):
         LoraTrainer(tiny_base, AUGMENTER, FAST, random_adapter(spec, tiny_base))
 
 
-def test_option_init_without_its_adapter_is_refused(tiny_base):
-    with pytest.raises(ValueError, match=r"got the option init 'warm' alone.*load_initial"):
+def test_an_adapter_that_is_named_but_not_given_is_refused(tiny_base):
+    with pytest.raises(ValueError, match=r"got training.init 'warm'.*leave out training.init"):
         LoraTrainer(tiny_base, AUGMENTER, replace(FAST, init="warm"))
+    taught = LoraTrainingOptions(teacher="folder")
+    with pytest.raises(ValueError, match=r"got training.teacher 'folder'.*leave out"):
+        LoraTrainer(tiny_base, AUGMENTER, taught)
 
 
 def test_warm_up_is_trained_on_pairs_alone_and_starts_documents(tiny_base):

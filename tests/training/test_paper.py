@@ -198,6 +198,7 @@ def test_warm_up_ends_with_the_end_token_one_pair_a_step(name, tiny_base, monkey
     def record(base, stack, documents, options):
         steps.append((documents[0], options))
         yield 1, 1
+        return [0.0]
 
     monkeypatch.setattr("prag_core.training.lora_trainer.fit_steps", record)
     wording = given_wording(name, TEMPLATES[0])

@@ -177,3 +177,15 @@ def test_a_learning_rate_that_diverges_does_not_go_on(trainer, clock, monkeypatc
     points = train_reader(trainer, sequences, replace(OPTIONS, race=1e-3))
     rates = [point.learning_rate for point in points]
     assert rates[:2] == [*OPTIONS.learning_rates] and {*rates[2:]} == {OPTIONS.learning_rates[1]}
+
+
+def test_learning_rates_that_all_diverge_are_refused(trainer, clock, monkeypatch):
+    def measure(run, sequences) -> float:
+        run.losses.append(float("nan"))
+        return run.losses[-1]
+
+    monkeypatch.setattr(reader_module._Run, "measure", measure)
+    monkeypatch.setattr(reader_module._Run, "advance", lambda run: None)
+    sequences = reader_sequences(trainer, letters_set(), OPTIONS, LeaveOut())
+    with pytest.raises(ValueError, match=r"got no held-out loss .* --reading.learning_rates"):
+        list(train_reader(trainer, sequences, OPTIONS))

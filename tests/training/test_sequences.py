@@ -142,7 +142,7 @@ def test_continuations_go_on_from_the_sentence_before_and_facts_from_the_title()
 def test_what_a_reader_is_asked_has_the_text_before_it():
     augmented = AugmentedDocument(TARN, ("Rewrite.",), PAIRS[:1])
     usual = build_sequences(TOKENIZER, augmented, "recall", 3000, continuations=True)
-    read = build_sequences(TOKENIZER, augmented, "recall", 3000, continuations=True, reading=True)
+    read = build_sequences(TOKENIZER, augmented, "recall", 3000, continuations=True, reading=3000)
     assert [(s.ids, s.answer_start) for s in read] == [(s.ids, s.answer_start) for s in usual]
     assert not any(sequence.reading for sequence in usual)
     for sequence in read:
@@ -152,9 +152,13 @@ def test_what_a_reader_is_asked_has_the_text_before_it():
         assert shown.rpartition("Oss.\n")[2].splitlines()[-1] in prompt
 
 
-def test_a_reader_is_cut_to_the_same_length():
+def test_a_reader_sees_the_whole_document_or_teaches_nothing():
     sequence = TrainingSequence(tuple(range(10)), 4, tuple(range(20, 40)))
-    shorter = cut(sequence, 12)
-    assert shorter == TrainingSequence(tuple(range(10)), 4, tuple(range(34, 40)))
-    assert len(shorter.reading) + len(shorter.ids) - shorter.answer_start == 12
-    assert cut(sequence, 5) == TrainingSequence((5, 6, 7, 8, 9), 1, (39,))
+    assert cut(sequence, 12, 26) == sequence  # longer than what is trained on
+    assert cut(sequence, 12, 25) == TrainingSequence(sequence.ids, 4)
+    document = Document("Tarn lies north of Oss. " * 10, "Tarn")  # a token a byte
+    augmented = AugmentedDocument(document, (), PAIRS[:1])
+    asked, recited = build_sequences(TOKENIZER, augmented, "recall", 300, reading=500)
+    assert document.text.strip() in TOKENIZER.decode(asked.reading) and not recited.reading
+    _, recited = build_sequences(TOKENIZER, augmented, "recall", 300, reading=800)
+    assert document.text.strip() in TOKENIZER.decode(recited.reading)

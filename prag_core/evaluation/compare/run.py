@@ -59,7 +59,12 @@ Item = TypeVar("Item")
 
 
 def compare_paths(
-    question_set: QuestionSet, setup: Setup, options: CompareOptions, folder: Path, store: str = ""
+    question_set: QuestionSet,
+    setup: Setup,
+    options: CompareOptions,
+    folder: Path,
+    store: str = "",
+    source: Sequence[Document] = (),
 ) -> dict:
     """Make the adapters of every path and compute all parts.
 
@@ -69,6 +74,7 @@ def compare_paths(
         options: what is compared.
         folder: keeps finished parts and answers.
         store: folder of the adapter store; `<folder>/store` when empty.
+        source: the whole corpus, which an augmentation file names; the set's own when omitted.
 
     Returns:
         The report, as report.json has it.
@@ -90,11 +96,12 @@ def compare_paths(
         check_questions(question_set.questions)
         if options.retrieval == "gold":
             require_gold(question_set.questions, question_set.documents_by_id)
-    pipelines = _pipelines(setup, options, store or folder / "store", question_set)
-    with pipelines as rags:
+    source = source or question_set.documents
+    opened = store or folder / "store", question_set, source
+    with _pipelines(setup, options, *opened) as rags:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            comparison = _Comparison(rags, question_set, options, setup, folder)
+            comparison = _Comparison(rags, question_set, options, setup, folder, source)
             comparison.claim()
             comparison.make_adapters()
             return comparison.report()
@@ -102,7 +109,11 @@ def compare_paths(
 
 @contextmanager
 def _pipelines(
-    setup: Setup, options: CompareOptions, store: str | Path, question_set: QuestionSet
+    setup: Setup,
+    options: CompareOptions,
+    store: str | Path,
+    question_set: QuestionSet,
+    source: Sequence[Document],
 ) -> Iterator[Rags]:
     """Open the store and assemble one pipeline a path over one base model.
 
@@ -116,7 +127,7 @@ def _pipelines(
             path: ParametricRAG(
                 base,
                 build_retriever(setup),  # one each: adding documents changes it
-                build_parametrizer(base, replace(setup, path=path), adapters, documents),
+                build_parametrizer(base, replace(setup, path=path), adapters, source),
                 adapters,
                 generation=setup.generation,
                 options=setup.answering,
@@ -136,6 +147,7 @@ class _Comparison:
     options: CompareOptions
     setup: Setup
     folder: Path
+    source: Sequence[Document]
 
     def claim(self) -> None:
         """Refuse a folder of another config; parts, conditions and merges can be added to one."""
@@ -269,7 +281,7 @@ class _Comparison:
             # Without a store: kept question-answer pairs would be read, not written.
             parametrizers = {
                 path: build_parametrizer(
-                    self.base, replace(self.setup, path=path), None, self.question_set.documents
+                    self.base, replace(self.setup, path=path), None, self.source
                 )
                 for path in self.rags
             }

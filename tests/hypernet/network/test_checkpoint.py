@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from errno import ENOSPC
 
 import pytest
 import torch
@@ -36,6 +37,20 @@ def test_round_trip(tiny_base, tmp_path):
     for key, value in head.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[key], value)
     assert loaded.hash == load_checkpoint(folder, tiny_base).hash
+
+
+def test_a_full_disk_leaves_the_folder_as_it_was(folder, tiny_base, monkeypatch):
+    def full(path, content):
+        path.touch()
+        raise OSError(ENOSPC, "No space left on device")
+
+    names, before = sorted(folder.iterdir()), load_checkpoint(folder, tiny_base).hash
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_bytes", full)
+        with pytest.raises(OSError, match="No space"):
+            save_checkpoint(folder, network(tiny_base), CONFIG, tiny_base)
+    assert sorted(folder.iterdir()) == names
+    assert load_checkpoint(folder, tiny_base).hash == before
 
 
 def test_adapters_record_the_prompt_that_their_checkpoint_names(folder, tiny_base):

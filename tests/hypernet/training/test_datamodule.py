@@ -8,6 +8,9 @@ import pytest
 
 from hypernet.training.batches import BatchConfig
 from hypernet.training.datamodule import DocumentStream, HypernetDataModule
+from hypernet.training.sources import corpus_file
+from prag_core.corpus.documents import iter_documents
+from prag_core.files import write_lines
 from tests.fixtures.hypernetworks import DOCUMENTS, FACTS, write_question_set
 
 BATCH = BatchConfig(documents=4, groups=(1, 2), questions=1, completions=1, unrelated=1)
@@ -108,6 +111,13 @@ def test_a_set_without_questions_is_refused(tiny_base, tmp_path):
     (folder / "questions.jsonl").write_text("".join(lines))
     with pytest.raises(ValueError, match="got no questions about the documents of"):
         HypernetDataModule([str(folder)]).load(tiny_base)
+
+
+def test_of_two_corpora_in_a_folder_the_plain_one_is_read_by_all(tmp_path):
+    for name in ("corpus.jsonl.gz", "corpus.jsonl"):
+        write_lines(tmp_path / name, [{"text": f"Of {name}."}])
+    for place in (tmp_path, corpus_file(str(tmp_path))):
+        assert [d.text for d in iter_documents(place)] == ["Of corpus.jsonl."]
 
 
 def test_long_documents_are_drawn_too(tiny_base, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hypernet.network.rows import Rows
-from hypernet.training.losses import mean_by_kind, token_nll, weight_regression
+from hypernet.training.losses import token_nll, weight_regression
 
 
 def test_losses():
@@ -13,9 +13,7 @@ def test_losses():
     logits, targets = torch.randn(5, 7), torch.tensor([0, 3, 6, 1, 2])
     expected = -logits.log_softmax(-1)[torch.arange(5), targets]
     torch.testing.assert_close(token_nll(logits, targets), expected)
-    kinds = torch.tensor([0, 0, 1, 1, 1])
-    means = mean_by_kind(torch.tensor([1.0, 3.0, 2.0, 2.0, 5.0]), kinds, 3)
-    assert means.tolist() == [2, 3, 0]
+
     rows, others = (Rows(torch.randn(2, 3, 4, 6), torch.randn(2, 3, 4, 5)) for _ in range(2))
     by_hand = [
         sum(

@@ -468,7 +468,7 @@ def test_any_family_learns_adapters_that_carry_their_own_document(family_base, t
     batch = data._builder([data.validation], [1.0], BatchConfig(8, (1,), 1, 0, 0, 0)).build(0)
     with torch.no_grad():
         rows = module.generate_rows(batch)
-        other = Rows(rows.a.roll(1, 0), rows.b.roll(1, 0), rows.shared)
+        other = Rows(rows.a.roll(1, 0), rows.b.roll(1, 0))
         assert nll(module, batch, rows) < nll(module, batch, other) - 0.1
 
 
