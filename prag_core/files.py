@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOLCK, ENOSPC, ENOTSUP, ETIMEDOUT
@@ -36,6 +38,17 @@ def cache_folder() -> Path:
             "got no home folder (no HOME, and no such user), expected a folder for "
             "the cache: set PRAG_CACHE to one"
         ) from error
+
+
+def remove_with(owner: object, folder: str | Path) -> None:
+    """Remove a folder together with an object, at the latest with this process; no fork does."""
+    process = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    weakref.finalize(owner, remove)
 
 
 @contextmanager

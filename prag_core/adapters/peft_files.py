@@ -66,7 +66,8 @@ def peft_config(adapter: Adapter, base_model_name: str) -> dict[str, Any]:
 def split_revision(name: str) -> tuple[str, str]:
     """Split a hub name, `org/name@v1`, into name and revision; "" without one, and of a path."""
     source, _, revision = name.rpartition("@")
-    return (source, revision) if source and not Path(name).exists() else (name, "")
+    is_path = name.startswith((".", "~")) or Path(name).is_absolute() or Path(name).exists()
+    return (source, revision) if source and not is_path else (name, "")
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:

@@ -35,7 +35,7 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.names import GRACE, INT8
 from prag_core.adapters.peft_files import WEIGHTS
 from prag_core.adapters.store_index import INDEX, Row, StoreIndex, clear_errors, raise_failure
-from prag_core.files import is_url, write_json
+from prag_core.files import is_url, local_place, write_json
 
 FORMAT = {"format": "prag-adapters", "version": 3}
 OLDER = {**FORMAT, "version": 2}  # the same, but that packs have no shared rows apart
@@ -84,6 +84,8 @@ class AdapterStore:
         """
         if not str(path):  # Path("") is the current folder
             raise ValueError("got an empty path, expected the folder of a store: name one")
+        if is_url(path := local_place(path)):
+            raise ValueError(f"got {path}, expected a folder of this machine: name the store's")
         self.path = Path(path)
         # The header is written last: without it the store was never whole, and is made again.
         if not (self.path / HEADER).exists():

@@ -74,7 +74,7 @@ def damage(index: StoreIndex) -> Iterator[str]:
     """Read all adapters that the index names; yield a line for what is not as it was written.
 
     Raises:
-        OSError: as `raise_failure`.
+        OSError: the machine or a server fails.
     """
     for (line,) in index.rows("PRAGMA quick_check"):
         if line != "ok":
@@ -83,7 +83,11 @@ def damage(index: StoreIndex) -> Iterator[str]:
         try:
             store_places.check_files(index.folder, row)
         except (OSError, ValueError) as error:
-            raise_failure(error, index.folder / row.place)
+            try:
+                raise_failure(error, index.folder / row.place)
+            except PermissionError as denied:  # of one file, which may be sound: the others go on
+                yield f"{row.key}: {denied.strerror}"
+                continue
             if index.adapters("key = ? AND place = ?", row.key, row.place):  # not replaced since
                 yield f"{row.key}: {store_places.damage(index.folder, row, error)}"
 

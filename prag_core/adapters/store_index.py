@@ -48,6 +48,7 @@ DENIED = (
     "got {}, which cannot be opened or cannot be written, expected a folder that can: change its "
     "permissions, choose another path, or open the store with readonly=True"
 )
+UNREADABLE = "got no permission to read {}, expected it: change its owner or mode"
 BUSY = (
     f"got {{}} for {PATIENCE:g} seconds, expected its turn: another process changes it, let it end "
     "or end it, and try again"
@@ -314,7 +315,7 @@ def raise_failure(error: Exception, path: Path) -> None:
             error.filename = str(path)  # a read names none
         raise error
     if error.errno in (EACCES, EPERM):
-        raise _disk_error(error.errno, error.filename or path, error.strerror) from error
+        raise OSError(error.errno, UNREADABLE.format(error.filename or path)) from error
 
 
 def _disk_error(number: int, path: str | Path, cause: object) -> OSError:

@@ -24,7 +24,7 @@ from prag_core.augmentation.answer_spans import (
 from prag_core.augmentation.augmented import titled
 from prag_core.augmentation.facts import stands_alone
 from prag_core.augmentation.question_options import numbered
-from prag_core.augmentation.self_augmenter import generate_fitting
+from prag_core.augmentation.self_augmenter import ends_sentence, generate_fitting
 from prag_core.corpus.documents import Document
 from prag_core.corpus.text_tokens import text_ids
 from prag_core.model.base_model import BaseModel
@@ -122,16 +122,17 @@ def _prompt(base: BaseModel, title: str, sentence: str) -> str:
 def read_facts(text: str, sentence: str, document: Document) -> list[str]:
     """Read the numbered facts of a reply, behind the "1." that it begins with.
 
-    A last line without a full stop was cut off: half a fact is another one.
+    A last line that does not end as the others do was cut off: half a fact is another one.
 
     Args:
         text: the reply.
         sentence: that it is about.
         document: whose text the sentence is of.
     """
-    reply = "1. " + text.strip()
-    whole = reply if reply.endswith(".") else reply.rpartition("\n")[0]
-    facts = [line.rstrip(" .") for line in LINE.findall(whole)]
+    *lines, last = ("1. " + text.strip()).splitlines()
+    if ends_sentence(last) or (lines and not ends_sentence(lines[-1])):
+        lines.append(last)
+    facts = [line.rstrip(" .") for line in LINE.findall("\n".join(lines))]
     known = document.text.lower()
     return [
         f"{fact}."

@@ -51,7 +51,7 @@ LEAST_WORDS, MOST_WORDS = 4, 30
 def atomic_facts(document: Document) -> list[str]:
     """Return the document's facts that its text does not state in these words already."""
     facts = dict[str, str]()
-    for clause in name_subjects(list(_clauses(document.text)), document):
+    for clause, _ in name_subjects(list(_clauses(document.text)), document):
         for part in _parts(clause):
             if stands_alone(part):
                 facts.setdefault(part.lower(), f"{part[:1].upper()}{part[1:]}.")
@@ -64,20 +64,23 @@ def stands_alone(fact: str) -> bool:
     return whole and LEAST_WORDS <= len(fact.split()) <= MOST_WORDS and not DEPENDENT.match(fact)
 
 
-def name_subjects(clauses: Sequence[str], document: Document) -> list[str]:
+def name_subjects(clauses: Sequence[str], document: Document) -> list[tuple[str, bool]]:
     """Put the title in place of what opens a clause for it: a description, or a pronoun.
 
-    A pronoun only behind a clause that is about the title: else it may be what that one names.
+    A pronoun only behind a clause that is about the title: else it may be what that one names. Each
+    clause comes with whether what opens it is known, which is false of such a pronoun alone.
     """
-    kind, about, named = _kind(clauses[:1], document.title), False, list[str]()
+    title, named, about = relations.subject(document), list[tuple[str, bool]](), False
+    kind = _kind(clauses[:1], document.title)
     for clause in clauses:
-        unknown = PRONOUN.match(clause) and not about
-        named.append(clause if unknown else _name_subject(clause, document.title, kind))
-        about = _is_about(named[-1], document)
+        pronoun = PRONOUN.match(clause) is not None
+        known = about or not pronoun
+        named.append((_name_subject(clause, title, kind) if known else clause, known))
+        about = known and (pronoun or is_about(named[-1][0], document))
     return named
 
 
-def _is_about(clause: str, document: Document) -> bool:
+def is_about(clause: str, document: Document) -> bool:
     """Say whether a clause begins with the title, which is then its subject."""
     name = relations.subject(document)
     return bool(name) and clause.startswith((f"{name} ", f"{name},"))  # not "Mars's", "Marsden"

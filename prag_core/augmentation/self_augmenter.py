@@ -204,6 +204,11 @@ def _text(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
+def ends_sentence(text: str) -> bool:
+    """Say whether a text ends as a sentence does: what was cut off does not."""
+    return SENTENCE_END.search(text.strip()) is not None
+
+
 def keeps_details(text: str, rewrite: str) -> bool:
     """Say whether a rewrite is whole and long enough, keeps names and numbers, and invents none."""
     length = len(rewrite.split()) / max(1, len(text.split()))
@@ -216,7 +221,8 @@ def keeps_details(text: str, rewrite: str) -> bool:
         and repeated >= DETAIL_SHARE * len(details)
         and all(number in text.lower() for number in numbers)
         and rewrite.strip() != text.strip()
-        and SENTENCE_END.search(rewrite.strip()) is not None
+        # Not cut off; a text may be of a kind that ends in no such sign.
+        and (ends_sentence(rewrite) or not ends_sentence(text))
     )
 
 

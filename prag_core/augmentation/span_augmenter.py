@@ -19,9 +19,9 @@ from prag_core.augmentation.augmented import (
     check_counts,
     titled,
 )
-from prag_core.augmentation.facts import atomic_facts, name_subjects
-from prag_core.augmentation.relations import find_facts, subject
-from prag_core.augmentation.rule_questions import PRONOUN, rule_question
+from prag_core.augmentation.facts import atomic_facts, is_about, name_subjects
+from prag_core.augmentation.relations import find_facts
+from prag_core.augmentation.rule_questions import rule_question
 from prag_core.corpus.documents import Document
 
 BLANK = "____"
@@ -76,9 +76,8 @@ def choose_pairs(document: Document, count: int, facts: Sequence[str] = ()) -> l
     spans = choose_spans(document, 3 * count + 4)
     proper, gaps = _questions(spans, document)
     pairs = [*proper, *ask_about(" ".join(facts), document.title, 3 * count + 4)]
-    name = subject(document)
     for fact in facts:
-        if name and fact.startswith(f"{name} "):  # not "Ida Brandt's brother was"
+        if is_about(fact, document):
             asked = find_facts(document, fact)
             pairs += [QAPair(way, said) for ways, said in asked for way in ways]
     return list(add_pairs(pairs, gaps)[:count])
@@ -96,11 +95,12 @@ def _questions(
     """Return the proper questions for spans, and sentences with a gap for those without one."""
     proper, gaps, title = [], [], document.title
     sentences = split_sentences(document.text)
-    named = dict(zip(sentences, name_subjects(sentences, document), strict=True))
+    subjects = zip(sentences, name_subjects(sentences, document), strict=True)
+    known = {sentence: is_known for sentence, (_, is_known) in subjects}
     for span in spans:
         # Nobody is asked about an "It" that may be something else.
-        unknown = title and PRONOUN.match(named[span.sentence])
-        if not unknown and (question := rule_question(span, title)):
+        asked = known[span.sentence] or not title
+        if asked and (question := rule_question(span, title)):
             proper.append(QAPair(question, span.text))
             continue
         before = span.sentence[: span.start].split()[-GAP_WORDS:]
@@ -116,7 +116,7 @@ def rule_rewrite(document: Document, number: int = 0) -> str:
 
     Each sentence then stands alone, so that its facts are met in a new context.
     """
-    sentences = name_subjects(split_sentences(document.text), document)
+    sentences = [named for named, _ in name_subjects(split_sentences(document.text), document)]
     # Turned by half first, so that the first rewrite differs most from the text.
     turn = (number + (len(sentences) + 1) // 2) % max(1, len(sentences))
     return " ".join(sentences[turn:] + sentences[:turn])

@@ -64,10 +64,12 @@ def answer(
     with build_pipeline(setup, store, create=False, reads_only=reads_only) as rag:
         setup = rag.setup or setup  # with the path that the store has
         path = Path(output)
+        if output:  # what cannot be written is said before anything is answered
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()
         for start in range(0, len(questions), KEPT):
             answers = rag.answer(questions[start : start + KEPT], mode, k, where=where)
             if output and not start:  # what is there stays until something is answered
-                path.parent.mkdir(parents=True, exist_ok=True)
                 # The resolved settings, so that the answers can be made again.
                 write_json(path.with_suffix(".config.json"), asdict(setup))
                 path.write_bytes(b"")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from prag_core.files import is_url, local_place, locked, write_json
 from prag_core.pipeline.setup import RayOptions, Setup
 from prag_core.terminal import progress_bar
 
-CONFIG, OF_CORPUS = "config.json", ("corpus", "chunk_tokens", "chunk_overlap")
+CONFIG, CORPUS = "config.json", "corpus.json"
 
 
 def parametrize(
@@ -38,10 +37,10 @@ def parametrize(
 ) -> None:
     """Turn documents into adapters; what the store has already is skipped.
 
-    The resolved settings, with the corpus and how it was cut, are written to config.json beside the
-    store. With `num_shards`, as in an array of jobs, each job takes its part of the same corpus and
-    writes a store of its own, STORE/0-of-4 say; all commands read STORE as one. See
-    prag_core/adapters/README.md for this, for urls and for Ray.
+    The resolved settings are written to config.json beside the store, the corpus that came last and
+    how it was cut to corpus.json. With `num_shards`, as in an array of jobs, each job takes its
+    part of the same corpus and writes a store of its own, STORE/0-of-4 say; all commands read STORE
+    as one. See prag_core/adapters/README.md for this, for urls and for Ray.
 
     Args:
         setup: shared settings.
@@ -98,7 +97,8 @@ def parametrize(
     with open_store(store, create=False) as opened:
         stats = opened.stats()  # of the whole store, earlier documents included
     sizes = {"chunk_tokens": chunk_tokens, "chunk_overlap": chunk_overlap}
-    _keep_config(store, rag.setup or setup, {"corpus": corpus, **sizes})
+    _keep(store, CONFIG, asdict(rag.setup or setup))
+    _keep(store, CORPUS, {"corpus": corpus, **sizes})
     if cut:
         print(
             f"{cut} documents of more than {chunk_tokens} tokens were cut into chunks, an adapter "
@@ -112,10 +112,10 @@ def parametrize(
     require_all_read(corpus, skip_bad, counts)  # last: the others are there
 
 
-def _keep_config(store: str, setup: Setup, of_corpus: Mapping[str, object]) -> None:
-    """Write config.json beside the store: the settings, and which corpus came last, how cut."""
+def _keep(store: str, name: str, record: Mapping[str, object]) -> None:
+    """Write how a store was made beside it, unless it lies at a url."""
     if not is_url(store):
-        write_json(Path(store) / CONFIG, asdict(setup) | of_corpus)
+        write_json(Path(store) / name, record)
 
 
 def _place(store: str, shard: int, num_shards: int, runner: str) -> tuple[str, bool]:
@@ -180,7 +180,5 @@ def _complete(setup: Setup, store: str) -> None:
         missing = rag.without_adapter()
         with progress_bar("documents", len(missing)) as advance:
             rag.ensure_adapters(missing, advance)
-        path = Path(store) / CONFIG
-        kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        _keep_config(store, rag.setup or setup, {n: kept[n] for n in OF_CORPUS if n in kept})
+        _keep(store, CONFIG, asdict(rag.setup or setup))
         print(f"{len(missing)} of {len(rag.documents)} documents in {store} had no adapter")

@@ -38,8 +38,8 @@ def store(
         action: list, verify, sweep (remove what was deleted or replaced), reindex (rebuild the
             index from the folders), view (folders for a serving engine), delete (an adapter),
             forget (a document, whose id is the key, with all that was made from it; the id of one
-            that was cut, or of a chunk of it, stands for all its chunks), export (a key), import (a
-            source, as a key) or push (copy to a place, as shards, what it lacks).
+            that was cut stands for all its chunks), export (a key), import (a source, as a key) or
+            push (copy to a place, as shards, what it lacks).
         path: folder of the adapter store; list, verify, view, export and push also take a folder
             of shards or a url.
         key: the adapter; a beginning that only one key has is enough. view: all that begin so.
@@ -133,14 +133,13 @@ def _verify(opened: Any) -> None:
 
 
 def _forget(opened: Any, key: str) -> None:
-    """Forget a document, or all chunks of the one that was cut, and what was made from them."""
+    """Forget a document, all chunks of one that was cut, or one of them, with what was made."""
     from prag_core.formats.merge_name import whole_key
     from prag_core.pipeline.rag import forget_made, stored_documents
 
     wholes = {document.id: whole_id(document) for document in stored_documents(opened)}
     named = whole_key({*opened.record_keys("document"), *wholes.values()}, key)
-    whole = wholes.get(named, named)
-    ids = [i for i in opened.record_keys("document") if wholes.get(i, i) == whole]
+    ids = [i for i in opened.record_keys("document") if named in (i, wholes.get(i))]
     forget_made(opened, ids)
     for document_id in ids:  # last: what is cut short can be asked for again
         opened.delete_record("document", document_id)

@@ -25,6 +25,7 @@ from prag_core.formats.view import fit_rank, require_rank
 
 GRACE = 600.0  # seconds in which requests that were under way may still load a forgotten adapter
 PATIENCE = 10.0  # seconds in which an engine that answers slowly is asked to forget more
+REFUSALS = 3  # names that an engine may not forget before it is asked no more, until next time
 # How a merge of too high a rank is refused: by the settings of the plugin, who makes these folders.
 RANK, CUT = "PRAG_VLLM_MAX_RANK=", "cut it with PRAG_VLLM_CUT=1"
 log = logging.getLogger(__name__)
@@ -120,15 +121,20 @@ class MergedFolders:
             if entry.name in self._resolving and not entry.forgotten:
                 entry.forgotten = now
         known = sum(entry.bytes for entry in self._entries.values() if not entry.forgotten)
+        refused = 0
         for folder, entry in older.items():
             if entry.forgotten and now - entry.forgotten > GRACE:
                 del self._entries[folder]
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             too_much = known > self.most_bytes and not entry.forgotten
-            # An engine that does not answer is waited for once.
-            if too_much and time.monotonic() - now < PATIENCE and self.forget(entry.name):
-                known -= entry.bytes
-                entry.forgotten = now
+            # One name that is not forgotten keeps no other; an engine that forgets none, or does
+            # not answer, is not asked for long.
+            if too_much and refused < REFUSALS and time.monotonic() - now < PATIENCE:
+                if self.forget(entry.name):
+                    known -= entry.bytes
+                    entry.forgotten = now
+                else:
+                    refused += 1
         if known > self.most_bytes and not all(entry.forgotten for entry in older.values()):
             log.warning("%d bytes of merges, expected %d at most", known, self.most_bytes)

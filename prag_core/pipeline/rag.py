@@ -11,7 +11,6 @@ import errno
 import json
 import logging
 import tempfile
-import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,6 +31,7 @@ from prag_core.augmentation.augmented import AUGMENTATION, Augmenter
 from prag_core.corpus.characters import is_blank
 from prag_core.corpus.chunking import CHUNK_TOKENS, is_chunk, long_documents
 from prag_core.corpus.documents import Document, as_documents, stored_document
+from prag_core.files import remove_with
 from prag_core.model.base_model import BaseModel, load_base_model
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prefix import KV, forget_passages
@@ -110,9 +110,8 @@ class ParametricRAG:
         setup = Setup(base_model=base_model, **settings)
         if store is not None:
             return assemble(setup, open_store(store))
-        folder = tempfile.TemporaryDirectory(prefix="prag-", ignore_cleanup_errors=True)
-        opened = open_store(folder.name)
-        weakref.finalize(opened, folder.cleanup)
+        opened = open_store(tempfile.mkdtemp(prefix="prag-"))
+        remove_with(opened, opened.path)
         return assemble(setup, opened)
 
     def refresh(self) -> bool:
@@ -507,6 +506,8 @@ class ParametricRAG:
         store, _ = self._adapter_parts()
         paths = store.paths(self.base.fingerprint)
         others = f"; the store has adapters of --path {' and '.join(paths)}" if paths else ""
+        if self.setup and self.setup.path in paths:
+            others += ", of other settings or another version of this program"
         return (
             f"got no adapter for document {document_id}, expected one under "
             f"{self._key(document_id)}{others}: call add_documents (`prag parametrize`) with this "

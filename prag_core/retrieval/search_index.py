@@ -19,10 +19,11 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from errno import ETIMEDOUT
+from errno import ENOSPC, ETIMEDOUT
 from typing import Any, Protocol
 
 from prag_core.corpus.documents import Document, as_documents
+from prag_core.files import FULL, is_full, remove_with
 from prag_core.retrieval.analyzer import analyze
 from prag_core.retrieval.retriever import DocumentsById, Hit, check_questions
 
@@ -37,17 +38,21 @@ def clear_index_errors(program: str) -> Iterator[None]:
     """Let errors of another program say got, expected and remedy.
 
     Raises:
-        OSError: of number ETIMEDOUT, where it fails or does not answer.
+        OSError: of number ETIMEDOUT, where it fails or does not answer; ENOSPC, where a disk is
+            full.
     """
     try:
         yield
-    except (OSError, ValueError):  # they have a message of their own
+    # They have a message of their own, or are defects of this package.
+    except (OSError, ValueError, TypeError, AttributeError, LookupError):
         raise
     except Exception as error:  # its own kinds: connection, rights, version
+        if is_full(error):
+            raise OSError(ENOSPC, FULL.format(f"the index of {program}")) from error
         raise OSError(
             ETIMEDOUT,
-            f"got no answer from {program} ({type(error).__name__}: {error}), expected one that "
-            "answers and lets you in: check address, name and password, and try again",
+            f"got a failure of {program} ({type(error).__name__}: {error}), expected one that "
+            "answers and lets you in: see its reason, check address, name and password",
         ) from error
 
 
@@ -176,8 +181,9 @@ class LanceIndex:
                 f"got no {error.name}, expected LanceDB: pip install 'prag[lancedb]', or choose "
                 "the retriever `bm25s`"
             ) from error
-        self._folder = None if uri else tempfile.TemporaryDirectory(prefix="prag-index-")
-        place = uri or self._folder.name  # type: ignore[union-attr]
+        place = uri or tempfile.mkdtemp(prefix="prag-index-")
+        if not uri:
+            remove_with(self, place)
         # A handle stays at the version it was opened at unless it looks for others' rows at every
         # use; `merge_insert` and `delete` then miss those rows, too.
         database = lancedb.connect(place, read_consistency_interval=timedelta(0))

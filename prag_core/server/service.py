@@ -390,7 +390,7 @@ class Service:
         if name not in self.cache:
             try:
                 adapter = self.rag.store.get(key)
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, PermissionError) as error:
                 self._unreadable[key] = f"the adapter {key} cannot be read: add the document again"
                 log.error("adapter %s of document %s cannot be read: %s", key, key[:64], error)
                 raise RuntimeError(f"got no adapter {key}, expected it in the store") from error

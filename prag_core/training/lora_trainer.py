@@ -130,8 +130,9 @@ class LoraTrainer:
         for name, given in (("init", init), ("teacher", teacher)):
             if (named := getattr(self.options, name)) not in ("", AUTO_INIT) and given is None:
                 raise ValueError(
-                    f"got training.{name} {named!r} without its adapter, expected none: leave out "
-                    f"training.{name}: this training starts at random and learns from no teacher"
+                    f"got training.{name} {named!r} without its adapter, expected both: pass "
+                    f"{name}=load_adapter(...), or leave training.{name} out (prag warmup, writer "
+                    "and reader take none)"
                 )
         # Only what changes the adapters (the dtype stands in the spec): a store that was filled in
         # batches of another size stays valid.

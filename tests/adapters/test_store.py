@@ -24,6 +24,13 @@ def folder(tmp_path):
     return tmp_path / "store"
 
 
+def test_a_url_is_no_folder_of_a_store(tmp_path):
+    with pytest.raises(ValueError, match=r"got s3://bucket/x, expected a folder of this machine"):
+        AdapterStore("s3://bucket/x")
+    with AdapterStore(f"file://{tmp_path}/s") as store:
+        assert store.path == tmp_path / "s"
+
+
 @pytest.mark.parametrize("pack", [True, False])
 def test_round_trip_after_reopening(folder, tiny_base, tiny_spec, pack):
     adapters = {f"key{i}": random_adapter(tiny_spec, tiny_base, seed=i) for i in range(5)}

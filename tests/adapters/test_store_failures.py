@@ -400,7 +400,6 @@ def test_a_damaged_row_names_the_remedy_that_keeps_all(folder, adapter):
 @pytest.mark.parametrize("read", [lambda store: store.get("a"), lambda store: store.verify()])
 @pytest.mark.parametrize(("number", "message"), [
     (errno.EMFILE, "Too many open files"), (errno.ETIMEDOUT, "timed out"),
-    (errno.EACCES, "change its permissions"), (errno.EPERM, "change its permissions"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_read_is_no_damage(
     folder, adapter, monkeypatch, number, message, read
@@ -416,6 +415,27 @@ def test_a_file_that_cannot_be_read_is_no_damage(
         with pytest.raises(OSError, match=message) as error:
             read(store)
         assert str(place) in str(error.value)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_file_that_may_not_be_read_is_named_and_keeps_no_other(
+    folder, adapter, monkeypatch, number
+):
+    with AdapterStore(folder) as store:
+        store.put("a", adapter)
+        store.put("b", adapter)
+        read, (row,) = store_places._read, [row for row in store.rows("a") if row.key == "a"]
+
+        def fail(root, path, *where):
+            if str(path).startswith(row.place):
+                raise OSError(number, os.strerror(number))
+            return read(root, path, *where)
+
+        monkeypatch.setattr(store_places, "_read", fail)
+        with pytest.raises(PermissionError, match="change its owner or mode"):
+            store.get("a")
+        (line,) = store.verify()
+        assert line.startswith("a: got no permission to read")
 
 
 def test_a_put_without_syncfs_is_the_same(folder, adapter, monkeypatch):

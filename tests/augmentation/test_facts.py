@@ -70,8 +70,22 @@ def test_what_a_fact_says_of_the_title_is_asked_in_other_words():
 )
 def test_a_pronoun_is_the_title_behind_a_sentence_about_it_alone(title, text, named):
     sentences = split_sentences(text)
-    told = zip(sentences, name_subjects(sentences, Document(text, title)), strict=True)
-    assert sum(new != old for old, new in told) == named
+    told = name_subjects(sentences, Document(text, title))
+    assert sum(new != old for old, (new, _) in zip(sentences, told, strict=True)) == named
+    assert [known for _, known in told] == [True, bool(named)]
+
+
+def test_a_pronoun_of_a_title_of_one_word_is_asked_about():
+    text = "Aristotle was a Greek philosopher. He was born in Stagira in 384 BC."
+    augmented = SpanAugmenter(0, 20).augment([Document(text, "Aristotle")])[0]
+    assert any(pair.question.startswith("About Aristotle: ") for pair in augmented.qa_pairs)
+
+
+def test_an_apposition_keeps_no_fact_from_being_asked_about():
+    text = "Ida Brandt (1900–1980), a Danish painter, was born in Ribe."
+    augmented = SpanAugmenter(0, 50, True).augment([Document(text, "Ida Brandt")])[0]
+    asked = {pair.question: pair.answer for pair in augmented.qa_pairs}
+    assert asked["What is Ida Brandt's place of birth?"] == "Ribe"
 
 
 def test_what_a_fact_says_of_somebody_else_is_not_asked_of_the_title():

@@ -14,7 +14,7 @@ from prag_core.pipeline.rag import ParametricRAG
 from tests.fixtures.command_line import run
 
 
-def test_an_answer_comes_with_its_documents(corpus, options, tmp_path, capsys):
+def test_an_answer_comes_with_its_documents(corpus, options, tmp_path, capsys, monkeypatch):
     store, answers = tmp_path / "store", tmp_path / "answers.jsonl"
     assert run("parametrize", corpus, "--store", store, *options) == 0
     capsys.readouterr()
@@ -28,6 +28,9 @@ def test_an_answer_comes_with_its_documents(corpus, options, tmp_path, capsys):
     assert run(*refused, "--where", '{"year": 1901}') == 2
     assert answers.read_bytes() == before != b""
     assert json.loads(answers.with_suffix(".config.json").read_text()) == config
+    monkeypatch.setattr(ParametricRAG, "answer", None)  # it is not come to
+    assert run(*refused[: -len(options)], "--output", tmp_path, *options) == 2
+    assert "directory" in capsys.readouterr().err
 
 
 def test_answers_are_kept_before_the_last_question(corpus, options, tmp_path, monkeypatch):

@@ -26,11 +26,11 @@ def test_what_the_store_has_is_not_made_again(corpus, options, tmp_path, capsys)
     assert "6 documents" in capsys.readouterr().out
     assert run("parametrize", corpus, "--store", store, *options) == 0
     assert "holds 6 adapters" in capsys.readouterr().out
-    config = json.loads((store / "config.json").read_text())
-    assert config["dtype"] == "float32" and config["corpus"] == str(corpus)
-    assert (config["chunk_tokens"], config["chunk_overlap"]) == (384, 0)
+    assert json.loads((store / "config.json").read_text())["dtype"] == "float32"
+    kept = {"corpus": str(corpus), "chunk_tokens": 384, "chunk_overlap": 0}
+    assert json.loads((store / "corpus.json").read_text()) == kept
     assert run("parametrize", "--store", store, *options) == 0  # no corpus is added
-    assert json.loads((store / "config.json").read_text()) == config
+    assert json.loads((store / "corpus.json").read_text()) == kept
 
 
 def test_long_documents_are_cut_into_chunks(options, tmp_path, capsys, caplog):

@@ -150,4 +150,4 @@ def test_an_adapter_to_start_from_is_refused_by_its_option(
 ):
     shared = [*read_by_warmup(options), "--dtype=float32", f"--training.init={tmp_path}"]
     assert run(command, corpus, tmp_path / "a", *shared) == 2
-    assert "leave out training.init" in capsys.readouterr().err
+    assert "leave training.init out" in capsys.readouterr().err

@@ -161,6 +161,16 @@ def test_one_that_the_engine_does_not_forget_keeps_no_other(filled, monkeypatch,
     assert (first.exists(), second.exists(), third.exists()) == (True, False, True)
 
 
+def test_an_engine_that_forgets_nothing_is_not_asked_about_all(filled, monkeypatch):
+    asked = []
+    made = MergedFolders(filled, MANY, 8, False, lambda name: bool(asked.append(name)))
+    for weight in (0.25, 0.5, 0.75, 1.25, 1.5):
+        made.path(f"prag:a@{weight}", "tiny")
+    made.most_bytes = 1
+    made.path("prag:b", "tiny")
+    assert len(asked) == merged_folders.REFUSALS
+
+
 def test_an_engine_that_does_not_answer_is_waited_for_once(filled, monkeypatch):
     asked = []
 

@@ -78,5 +78,5 @@ def test_fingerprint_covers_the_network_and_its_rank(tiny_base, generator, tmp_p
 
 
 def test_the_option_alone_is_refused(tiny_base):
-    with pytest.raises(ValueError, match=r"got training.init 'generated' without its adapter"):
+    with pytest.raises(ValueError, match=r"got training\.init 'generated' without its adapter"):
         LoraTrainer(tiny_base, SpanAugmenter(0, 2), OPTIONS)
