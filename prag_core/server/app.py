@@ -35,7 +35,7 @@ from prag_core.server.vllm_engine import BackendError
 
 log = logging.getLogger(__name__)
 READONLY = (errno.EROFS, errno.EACCES, errno.EPERM)  # of the store: the server may be meant so
-REFUSED = "got no permission, expected it: this server may not change, or not read, its store"
+REFUSED = "got a change, expected reads: this server may not write to its store"
 RETRY_AFTER = "1"  # seconds: about what a waiting answer takes to make room
 PAGE_TYPES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
 # What `Service` and `Engine` raise while a request runs; what is wrong with the request itself is
@@ -152,7 +152,7 @@ async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
     cause = next(cause for cause in FAILURES if isinstance(error, cause))  # TimeoutError first
     status, kind, message = FAILURES[cause]
     if cause is OSError and error.errno in READONLY:
-        log.warning("the store refused a request: %s", error)
+        log.warning("a change was refused: %s", error)
         status, kind, message = 403, "permission_error", REFUSED
     elif cause is OSError:
         log.error("a request failed", exc_info=error)
