@@ -20,6 +20,7 @@ from prag_core.augmentation.rule_questions import (
     PREPOSITIONS,
     PRONOUN,
     SUBORDINATE,
+    is_person,
     replace_pronoun,
 )
 from prag_core.corpus.documents import Document
@@ -45,6 +46,7 @@ KIND = re.compile(
 )
 # What cannot be read alone: it speaks of something else, or goes on from another sentence.
 DEPENDENT = re.compile(r"(?:It|He|She|They|This|These|Those|That|Its|His|Her|Their|There|Due|To)\b")
+OWNED = re.compile(r"(?:His|Her)\b")
 LEAST_WORDS, MOST_WORDS = 4, 30
 
 
@@ -67,23 +69,28 @@ def stands_alone(fact: str) -> bool:
 def name_subjects(clauses: Sequence[str], document: Document) -> list[tuple[str, bool]]:
     """Put the title in place of what opens a clause for it: a description, or a pronoun.
 
-    A pronoun only behind a clause that is about the title: else it may be what that one names. Each
-    clause comes with whether what opens it is known, which is false of such a pronoun alone.
+    A pronoun only behind a clause that is about the title, "He" and "She" also behind one on what
+    is theirs ("Her balloon was"): else it may be what that one names. Each clause comes with
+    whether what opens it is known, which is false of such a pronoun alone.
     """
-    title, named, about = relations.subject(document), list[tuple[str, bool]](), False
-    kind = _kind(clauses[:1], document.title)
+    title, named = relations.subject(document), list[tuple[str, bool]]()
+    kind, about, theirs = _kind(clauses[:1], document.title), False, False
     for clause in clauses:
-        pronoun = PRONOUN.match(clause) is not None
-        known = about or not pronoun
+        pronoun = PRONOUN.match(clause)
+        known = not pronoun or about or (theirs and pronoun[1] != "It")
         named.append((_name_subject(clause, title, kind) if known else clause, known))
-        about = known and (pronoun or is_about(named[-1][0], document))
+        about = known and (pronoun is not None or is_about(named[-1][0], document))
+        theirs = about or (theirs and OWNED.match(clause) is not None)
     return named
 
 
 def is_about(clause: str, document: Document) -> bool:
-    """Say whether a clause begins with the title, which is then its subject."""
-    name = relations.subject(document)
-    return bool(name) and clause.startswith((f"{name} ", f"{name},"))  # not "Mars's", "Marsden"
+    """Say whether a clause begins with the title, or a person's surname, which is its subject."""
+    title = relations.subject(document)
+    names = [title, title.split()[-1]] if is_person(title) else [title]
+    known = "|".join(map(re.escape, names))
+    # Not "Mars's", "Marsden"; in any case, as in "The quillfoot is".
+    return bool(title) and re.match(rf"(?:(?:the|an?) )?(?:{known})[ ,]", clause, re.I) is not None
 
 
 def _clauses(text: str) -> Iterator[str]:

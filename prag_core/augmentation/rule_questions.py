@@ -78,10 +78,14 @@ def replace_pronoun(sentence: str, title: str) -> str:
     Whether the pronoun is the title at all, the sentence before says (`facts.name_subjects`).
     """
     match = PRONOUN.match(sentence)
-    person = PERSON.fullmatch(title) and not re.search(rf"\b(?:{THINGS})\b", title)
-    if not match or not title or (match[1] != "It" and not person):
+    if not match or not title or (match[1] != "It" and not is_person(title)):
         return sentence
     return title + sentence[match.end() :]
+
+
+def is_person(title: str) -> bool:
+    """Say whether a title looks like a person's name."""
+    return bool(PERSON.fullmatch(title)) and not re.search(rf"\b(?:{THINGS})\b", title)
 
 
 def _finish(question: str, title: str) -> str:

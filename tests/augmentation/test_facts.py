@@ -66,13 +66,18 @@ def test_what_a_fact_says_of_the_title_is_asked_in_other_words():
         ("Ida Brandt", "The shop of Ida Brandt stood in Ulm. It was closed.", 0),
         ("Ida Brandt", "Ida Brandt's sister ran a shop. She was a poet.", 0),
         ("Mars", "Marsden is near Leeds. It is old.", 0),
+        ("Korsund Tunnel", "The Korsund Tunnel has one track. It is long.", 1),
+        ("Quillfoot", "The quillfoot is a mammal. It was described in 1923.", 1),
+        ("Ida Brandt", "Ida Brandt flew. Her balloon was sewn of silk. She drank tea.", 1),
+        ("Ida Brandt", "Ida Brandt flew. Her balloon was sewn of silk. It was red.", 0),
+        ("Ida Brandt", "Brandt refused carpets. She lost two fingers.", 1),
     ],
 )
 def test_a_pronoun_is_the_title_behind_a_sentence_about_it_alone(title, text, named):
     sentences = split_sentences(text)
     told = name_subjects(sentences, Document(text, title))
     assert sum(new != old for old, (new, _) in zip(sentences, told, strict=True)) == named
-    assert [known for _, known in told] == [True, bool(named)]
+    assert told[-1][1] == bool(named)
 
 
 def test_a_pronoun_of_a_title_of_one_word_is_asked_about():
