@@ -135,9 +135,9 @@ def test_a_local_copy_that_was_cut_is_read_past(bucket, local, tmp_path, monkeyp
 
 
 def test_a_full_disk_of_this_machine_is_named():
-    full = OSError(ENOSPC, os.strerror(ENOSPC), "/tmp/index.sqlite")
+    full = OSError(ENOSPC, os.strerror(ENOSPC), "wiki/index.sqlite")
     with (
-        pytest.raises(OSError, match=r"no room to write /tmp/index\.sqlite.*free some") as error,
+        pytest.raises(OSError, match=r"no room to write wiki/index\.sqlite.*free some") as error,
         clear_remote_errors("s3://bucket"),
     ):
         raise full
