@@ -24,6 +24,7 @@ from hypernet.training.schedule import Clock, adamw, require_finite_gradients, w
 from hypernet.training.scores import score_network
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
+from prag_core.model.attach import attached
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.model.hardware import release_freed_memory
 from prag_core.model.packing import Packed, packed_states
@@ -32,6 +33,7 @@ from prag_core.model.prompts import prompt_id
 from prag_core.model.token_loss import final_cap, kl_to_teacher, mean_by_owner, soft_capped
 from prag_core.model.wordings import find_wording
 from prag_core.pipeline.rag import ParametricRAG
+from prag_core.training.initial import load_reader
 from prag_core.training.stacked_lora import short_attention
 
 CALIBRATION_DOCUMENTS, BACKGROUND_DOCUMENTS = 64, 512
@@ -54,6 +56,7 @@ class HypernetModule(lightning.LightningModule):
         completion_weight: float = 0.3,
         unrelated_weight: float = 0.3,
         teacher_weight: float = 0.0,
+        teacher: str = "",
         regression_weight: float = 0.0,
         imitation_weight: float = 0.0,
         trained_store: str = "",
@@ -77,6 +80,8 @@ class HypernetModule(lightning.LightningModule):
             unrelated_weight: weight of the KL to the base model on what documents do not answer.
             teacher_weight: weight of the KL to the model that reads the passage (needs
                 `batch.passages`).
+            teacher: PEFT folder of the LoRA that this model has (see `prag reader`); `auto`: the
+                one that is shipped for the base model; empty: none.
             regression_weight: weight of the distance to adapters trained for the same documents
                 (DyPRAG: 100; steps of single documents only); needs trained_store.
             imitation_weight: weight of the KL to the model with these adapters, summed over a
@@ -95,7 +100,7 @@ class HypernetModule(lightning.LightningModule):
         self.answer_weight, self.completion_weight = answer_weight, completion_weight
         self.unrelated_weight, self.imitation_weight = unrelated_weight, imitation_weight
         self.clock, self.used = Clock(3600 * max_hours), 0.0  # share of its time
-        self.teacher_weight, self.weights = teacher_weight, weights
+        self.teacher_weight, self.teacher, self.weights = teacher_weight, teacher, weights
         self.store, self.score_documents = store, score_documents
         self.regression_weight, self.trained_store = regression_weight, trained_store
         self.base: BaseModel | None = None  # no nn.Module: neither trained nor saved
@@ -123,6 +128,7 @@ class HypernetModule(lightning.LightningModule):
             self.network, self.source = start.network, start.hash
             self.network_config, self.made_for = start.config, start.prompt
             self.held_out_before = {*start.training.get("held_out", ())}
+        self.reader = load_reader(self.teacher, self.base)
         config = self.network_config
         self.encoder = Encoder(self.base, config.layers, config.reads_to_the_end)
         if self.regression_weight or self.imitation_weight:
@@ -132,6 +138,11 @@ class HypernetModule(lightning.LightningModule):
         """Refuse ranks that the head cannot have, and losses that no row would have."""
         batch = self.trainer.datamodule.batch
         self.network_config.check_ranks(batch.ranks)
+        if self.teacher and not batch.passages:
+            raise ValueError(
+                f"got teacher {self.teacher!r}, which reads nothing, expected prompts with the "
+                "passage: set data.batch.passages"
+            )
         like_trained = self.regression_weight or self.imitation_weight
         if self.network_config.head == "ridge" and like_trained:
             raise ValueError(
@@ -240,8 +251,13 @@ class HypernetModule(lightning.LightningModule):
 
     @torch.no_grad()
     def base_logits(self, packed: Packed, positions: Tensor) -> Tensor:
-        """Return logits (P, V) of the base model without any adapter: a teacher's."""
+        """Return logits (P, V) of the base model without any adapter."""
         return self.logits(self.hidden_states(packed, None), positions)
+
+    def teacher_logits(self, batch: Batch) -> Tensor:
+        """Return logits (P, V) of the model that reads the passages."""
+        with attached(self.base, self.reader):
+            return self.base_logits(batch["teacher"], batch["teacher_positions"])
 
     def ask(self, batch: Batch, rows: Rows | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hidden states, the targets' logits (P, V), and their mean NLL by kind (2,)."""
@@ -262,8 +278,7 @@ class HypernetModule(lightning.LightningModule):
         if self.unrelated_weight and "plain" in batch:
             losses["unrelated_kl"] = self.unrelated_weight, self._unrelated_kl(batch, states)
         if self.teacher_weight and "teacher" in batch:
-            teacher = self.base_logits(batch["teacher"], batch["teacher_positions"])
-            kl = kl_to_teacher(logits[batch["taught"]], teacher).mean()
+            kl = kl_to_teacher(logits[batch["taught"]], self.teacher_logits(batch)).mean()
             losses["teacher_kl"] = self.teacher_weight, kl
         if (self.regression_weight or self.imitation_weight) and batch["group"] == 1:
             losses |= self._imitation(batch, rows, logits)
@@ -320,8 +335,7 @@ class HypernetModule(lightning.LightningModule):
         self._log_nll("shuffled", batch, Rows(rows.a.roll(1, 0), rows.b.roll(1, 0)))
         self._log_nll("closed_book", batch, None)
         if "teacher" in batch:
-            teacher = self.base_logits(batch["teacher"], batch["teacher_positions"])
-            nll = token_nll(teacher, batch["targets"][batch["taught"]])
+            nll = token_nll(self.teacher_logits(batch), batch["targets"][batch["taught"]])
             self._log({"in_context_nll": nll.mean()})
 
     test_step = validation_step

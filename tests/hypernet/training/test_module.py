@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from copy import deepcopy
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from hypernet.training.sources import Item, held_out_articles
 from prag_core.adapters.adapter import AdapterSpec
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
+from prag_core.formats.peft_folder import to_peft
 from prag_core.model.packing import Packed
 from tests.fixtures.hypernetworks import CONFIG, DOCUMENTS, network, write_question_set
 from tests.fixtures.tiny import random_adapter
@@ -261,6 +263,30 @@ def test_processes_draw_different_batches_of_a_step(tiny_base, tmp_path):
     builder = data._builder(data.training, [1.0], BATCH)
     first, second = (builder.build(0, rank)["rows"].ids for rank in (0, 1))
     assert first.shape != second.shape or not torch.equal(first, second)
+
+
+def test_the_teacher_reads_with_its_adapter(tiny_base, tiny_spec, tmp_path):
+    reader = random_adapter(tiny_spec, tiny_base)
+    to_peft(reader, tmp_path / "reader", "tiny")
+    taught, data = parts(tiny_base, tmp_path, teacher=str(tmp_path / "reader"), teacher_weight=1.0)
+    batch = data._builder(data.training, [1.0], replace(BATCH, passages=True)).build(0)
+    bare, _ = parts(tiny_base, tmp_path)
+    before = bare.teacher_logits(batch)
+    logits = taught.teacher_logits(batch)
+    bare.base = replace(tiny_base, model=deepcopy(tiny_base.model))
+    for path, (a, b) in reader.tensors.items():
+        weight = bare.base.model.get_submodule(path).weight
+        weight.data += reader.spec.alpha / reader.spec.rank * (b @ a).to(weight)
+    torch.testing.assert_close(logits, bare.teacher_logits(batch), atol=1e-4, rtol=1e-4)
+    assert (logits - before).abs().max() > 1e-2
+    assert torch.equal(before, taught.base_logits(batch["teacher"], batch["teacher_positions"]))
+
+
+def test_a_teacher_that_reads_nothing_is_refused(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path)
+    module.teacher = "reader"
+    with pytest.raises(ValueError, match="got teacher 'reader', which reads nothing, expected"):
+        fit(module, data, tmp_path, 1)
 
 
 def test_articles_are_split(tiny_base, tmp_path):
