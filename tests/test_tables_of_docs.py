@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prag_core.evaluation.estimates import holm
 from prag_core.evaluation.rendering import render_documents, signature
 from tests.fixtures.paths import CONFIGS, ROOT
 
@@ -32,6 +33,14 @@ def test_results_are_those_of_the_weights_beside_them(folder: Path):
         f"{path.relative_to(ROOT)} is of other weights: run its command again: {results['command']}"
     )
     assert results["cells"] and not results["failed"]
+
+
+def test_p_values_of_a_file_are_corrected_for_all_of_it():
+    for path in ROOT.glob("checkpoints/*/results.json"):
+        rows = json.loads(path.read_text("utf-8"))["differences"]
+        tested = [row["f1"] for row in rows if row["f1"]["p"] is not None]
+        expected = pytest.approx(holm([row["p"] for row in tested]), abs=1e-5)
+        assert [row["adjusted_p"] for row in tested] == expected, path
 
 
 def test_the_figure_of_the_heads_is_that_of_their_results():

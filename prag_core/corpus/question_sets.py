@@ -185,6 +185,8 @@ def load_question_set(
             f"got no questions in {source}, expected at least one: check the path; "
             "documents without questions are read with read_documents"
         )
+    if counts["unanswerable"]:
+        logger.warning("%s: left out %d unanswerable questions", name, counts["unanswerable"])
     unlinked = QuestionSet(name, tuple(documents), tuple(questions[:limit]))
     return _linked(unlinked, skip_bad, counts)
 

@@ -134,6 +134,8 @@ def _context(record: object) -> tuple[list[Document], list[str]]:
             raise ValueError(f"got gold_ids {gold!r:.80}, expected a list of ids")
         return [], [str(gold_id) for gold_id in ([gold] if isinstance(gold, str) else gold)]
     if isinstance(context, str):
+        if not context.strip():
+            raise ValueError("got an empty context, expected a text: add it, or leave context out")
         title = record.get("title") or ""
         if not isinstance(title, str):
             raise ValueError(f"got the title {title!r:.80}, expected a string")
@@ -143,16 +145,27 @@ def _context(record: object) -> tuple[list[Document], list[str]]:
     if isinstance(context, Mapping):
         sentences = context["sentences"] if "sentences" in context else context["content"]
         context = zip(context["title"], sentences, strict=True)
-    documents = {
-        title: Document(" ".join(sentence.strip() for sentence in sentences).strip(), title)
-        for title, sentences in context
-    }
+    documents = {title: Document(_joined(part), title) for title, part in context}
     # HotpotQA has paragraphs without a sentence.
     documents = {title: document for title, document in documents.items() if document.text}
-    titles = facts["title"] if isinstance(facts, Mapping) else [fact[0] for fact in facts or ()]
+    titles = facts["title"] if isinstance(facts, Mapping) else map(_title, facts or ())
     # A title that is not in the context stays, and is reported as a gold id without document.
     gold_ids = [documents[t].id if t in documents else t for t in dict.fromkeys(titles)]
     return list(documents.values()), gold_ids
+
+
+def _title(fact: object) -> str:
+    """Return whose fact it is: [title, place of the sentence], or the title alone."""
+    return fact if isinstance(fact, str) else fact[0]  # type: ignore[index]
+
+
+def _joined(sentences: object) -> str:
+    """Return a paragraph that is a list of sentences, or a text as it is."""
+    if isinstance(sentences, str):
+        return sentences.strip()
+    if not isinstance(sentences, (list, tuple)) or not all(isinstance(s, str) for s in sentences):
+        raise ValueError(f"got a context of {sentences!r:.80}, expected sentences")
+    return " ".join(sentence.strip() for sentence in sentences).strip()
 
 
 def _parsed(record: Mapping, name: str) -> object:

@@ -231,12 +231,13 @@ def _csv_rows(
     delimiter = max(",;\t|", key=header[1].count)
     if hint := re.fullmatch(r"sep=(.)\s*", header[1]):  # a line that Excel writes and reads
         delimiter, header = hint[1], next(lines, (1, ""))
-    number = header[0]
+    number, ended = header[0], False
 
     def texts() -> Iterator[str]:
-        nonlocal number
+        nonlocal number, ended
         for number, line in itertools.chain([header], lines):  # noqa: B007 (nonlocal)
             yield line
+        ended = True
 
     # strict: a quote mark that is never closed is an error at the end, and no long field.
     reader = csv.reader(texts(), delimiter=delimiter, strict=True)
@@ -245,6 +246,12 @@ def _csv_rows(
         try:
             yield start, next(reader)
         except csv.Error as error:
+            if ended and number > start:  # all of them would be one bad record
+                refuse(
+                    f"{path}, lines {start} to {number}",
+                    "got a quote mark that is never closed, expected its end: close it, or write "
+                    'it twice ("")',
+                )
             reject(f"{path}, line {start}", f"malformed CSV ({error})")
         except StopIteration:
             return

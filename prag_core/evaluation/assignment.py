@@ -120,16 +120,17 @@ class Assignment:
         return rows
 
     def _among_neighbours(self, condition: Condition) -> Rows:
-        """Return every question's first gold document and others, with their retrieval scores."""
+        """Return every question's gold documents and others, with their retrieval scores."""
         documents = self.question_set.documents
         place = {document.id: index for index, document in enumerate(documents)}
-        golden = [row[0].document_id for row in self.gold_rows]
+        golden = [[hit.document_id for hit in row] for row in self.gold_rows]
         # Documents beside the gold one, by place in the set.
         beside = neighbours(documents, condition.neighbours, self.seed)
         scores = self._all_scores if condition.overrides["merge_weights"] != "ones" else None
         draw, rows = random.Random(self.seed), []
-        for number, first in enumerate(golden):
-            ids = [first, *(documents[other].id for other in beside[place[first]])]
+        for number, own in enumerate(golden):
+            others = (documents[other].id for other in beside[place[own[0]]])
+            ids = [*own, *(other for other in others if other not in own)]
             if condition.how.passages:  # where a passage stands shall not tell that it is the one
                 ids = draw.sample(ids, len(ids))
             rows.append([Hit(i, scores[number].get(i, 0.0) if scores else 1.0) for i in ids])

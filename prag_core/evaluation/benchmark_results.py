@@ -33,7 +33,7 @@ from prag_core.evaluation.results import (
     summarise,
 )
 from prag_core.evaluation.tables import BELIEF, RECITED, Table, format_p, of_kind, result_table
-from prag_core.files import write_json
+from prag_core.files import whole_lines, write_json
 from prag_core.model.checkpoints import local_place
 
 VERSION = 1  # of the file
@@ -202,7 +202,7 @@ def _documents_each(name: str, k: int) -> int:
     condition = parse_condition(name)
     if condition.documents == "all" or not condition.how.needs_documents:
         return 0
-    return condition.neighbours + 1 if condition.neighbours else condition.k or k
+    return condition.neighbours + (condition.k or k)
 
 
 def _kept_bytes(records: Sequence[Mapping]) -> int | None:
@@ -215,7 +215,7 @@ def _kept_bytes(records: Sequence[Mapping]) -> int | None:
 def _making_seconds(groups: Sequence[Group]) -> float | None:
     """Return the seconds in which an adapter was made, on average; None where none was."""
     files = [path for group in groups if (path := group.folder / MAKING).exists()]
-    rows = [json.loads(line) for path in files for line in path.read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for path in files for line in whole_lines(path)]
     made = sum(row["documents"] for row in rows)
     return round(sum(row["seconds"] for row in rows) / made, DIGITS) if made else None
 
@@ -296,7 +296,7 @@ def _set_table(results: Mapping, name: str, narrow: bool) -> Table:
     most = max(given, default=first["k"])
     further = {
         "questions": [f"{cell['questions']:,}" for cell in cells.values()],
-        "documents": [f"{cell['documents']:,}" for cell in cells.values()],
+        "groups": [f"{cell['documents']:,}" for cell in cells.values()],
         "a document": [
             "" if (size := cell["bytes"]) is None else in_unit(size, BYTES)
             for cell in cells.values()
@@ -311,6 +311,7 @@ def _set_table(results: Mapping, name: str, narrow: bool) -> Table:
     published = {PAPER: ["" if v is None else f"published {100 * v:.1f}" for v in values]}
     further = published if narrow else further | published
     shown = of_kind(first)
+    tested = sum(next(iter(shown)) in row for row in results["differences"])
     return result_table(
         f"{name}, {results['base_model']} ({source}, k = {most})",
         {row: _estimates(cell) for row, cell in cells.items()},
@@ -319,6 +320,7 @@ def _set_table(results: Mapping, name: str, narrow: bool) -> Table:
         shown,
         further={heading: texts for heading, texts in further.items() if any(texts)},
         note=results["notes"].get(name, ""),
+        tested=f"{tested} of the file",
     )
 
 
@@ -373,7 +375,8 @@ def grid_table(results: Mapping, conditions: Sequence[str] = ()) -> Table:
     signs = {name: "*" * number for number, name in enumerate(notes, 1)}
     note = (
         "F1 with its 95 % interval (bootstrap over documents), then containment, in %. The "
-        "smallest difference in F1 that a pair of conditions could show (80 % power, 5 % level): "
+        "smallest difference in F1 that a pair of conditions could show (80 % power, 5 % level, "
+        "before correction): "
         + ", ".join(
             f"{name} {' to '.join(dict.fromkeys(f'{100 * end:.1f}' for end in size['f1']))}"
             for name, size in results["detectable"].items() if "f1" in size
@@ -405,7 +408,7 @@ def difference_table(results: Mapping) -> Table:
     rows = tuple((name, *(row.get(each, "") for each in sets)) for name, row in texts.items())
     note = (
         "F1 in points with its 95 % interval (bootstrap over documents), paired by question, then "
-        "p: that there is none, from random signs of documents, corrected for all "
+        "p: that there is none, from 10,000 random signs of documents, corrected for all "
         f"{len(results['differences'])} of the file (Holm)."
     )
     return Table(f"Differences, {results['base_model']}", ("difference", *sets), (rows,), note)

@@ -8,7 +8,7 @@ shuffled    parametric, from other documents in their place: what it scores is t
             format and general tuning, no knowledge of the document
 mean        the mean of all adapters in use, whatever the question: what they have in common
 rank:R      gold, adapters cut to R rows a module
-gold+K      the gold document's adapter merged with those of K others, half of them its BM25
+gold+K      the gold documents' adapters merged with those of K others, half of them BM25
             neighbours; gold+K:WEIGHTING for another than `ones` (see `merge_weights`),
             gold+K:concatenate for their plain sum
 in_context+K, combine+K    the same documents in the prompt, and both; in random order
@@ -69,7 +69,7 @@ class Condition:
         documents: which documents a question is answered from: its `own` (by the evaluation's
             retrieval), its `gold` ones, `other` ones in place of its own, the `nearest` ones that
             do not answer it, or none at all but the mean over `all`.
-        neighbours: other documents beside the first gold one.
+        neighbours: other documents beside the gold ones.
         overrides: fields of `AnswerOptions` that it sets.
         k: how many of its documents, at most; 0: as many as the evaluation gives.
     """

@@ -35,7 +35,7 @@ from prag_core.evaluation.results import (
     summarise,
 )
 from prag_core.evaluation.unrelated import Choices, UnrelatedTexts
-from prag_core.files import locked, write_json
+from prag_core.files import locked, whole_lines, write_json
 from prag_core.model import prompts
 from prag_core.pipeline.answers import Answer
 from prag_core.pipeline.modes import require_one_passage
@@ -100,7 +100,7 @@ def evaluate(
     resolved = {"evaluation": settings, "question_set": set_identity(question_set)}
     with locked(folder):
         claim_folder(folder, resolved | {"run": dict(config or {})})
-        cells.make_adapters(conditions, owners, folder / MAKING)
+        cells.make_adapters(conditions, owners, folder)
         for condition in conditions:
             cells.answer(condition, folder, options.chunk)
         answers = {name: read_answers(answers_path(folder, name)) for name in conditions_in(folder)}
@@ -192,18 +192,20 @@ class _Cells:
     ask: Ask = attrgetter("question")
 
     def make_adapters(
-        self, conditions: Iterable[Condition], others: Iterable[str], making: Path
+        self, conditions: Iterable[Condition], others: Iterable[str], folder: Path
     ) -> None:
-        """Make the adapters that the conditions need, and those of other documents, by id.
+        """Make the adapters that the conditions' answers to come need, and others, by document.
 
-        How many and how long it took is added to the file `making`.
+        How many and how long it took is added to the folder's file of that.
         """
         needed: dict[str, None] = {}  # in order, each once
         for condition in conditions:
-            if condition.reads_adapters(self.rag.answerer.options):
+            missing = self._missing(condition, folder)
+            if missing and condition.reads_adapters(self.rag.answerer.options):
+                rows = self.rows[condition.name]
                 of_all = condition.documents == "all"
-                rows = self.assignment.usual_rows if of_all else self.rows[condition.name]
-                needed |= dict.fromkeys(hit.document_id for row in rows for hit in row)
+                asked = self.assignment.usual_rows if of_all else [rows[n] for n in missing]
+                needed |= dict.fromkeys(hit.document_id for row in asked for hit in row)
         needed |= dict.fromkeys(others)
         if needed:
             marks: list[tuple[int, float]] = []  # adapters that are there, and when
@@ -219,7 +221,13 @@ class _Cells:
                     if marks and marks[-1][0] > marks[0][0]:
                         (first, began), (last, ended) = marks[0], marks[-1]
                         row = {"documents": last - first, "seconds": round(ended - began, 3)}
-                        append_answers(making, [row])
+                        whole_lines(folder / MAKING)  # one that was cut off goes
+                        append_answers(folder / MAKING, [row])
+
+    def _missing(self, condition: Condition, folder: Path) -> list[int]:
+        """Return the places of the questions that the condition's file has no answer to."""
+        finished = read_answers(answers_path(folder, condition.name))
+        return [n for n, q in enumerate(self.assignment.questions) if q.id not in finished]
 
     def answer(self, condition: Condition, folder: Path, chunk: int) -> None:
         """Answer what the condition's file does not have yet; every chunk is written at once."""
@@ -229,10 +237,15 @@ class _Cells:
             answerer = replace(answerer, corpus_adapter=lambda: self._mean)
         # A condition may set what the user did not: rank, weights of a merge.
         options = condition.options(answerer.options)
-        finished, rows = read_answers(path), self.rows[condition.name]
-        missing = [n for n, question in enumerate(questions) if question.id not in finished]
-        if condition.how.kept:  # before any question is timed, as adapters are
-            answerer.keep_passages((hit.document_id for n in missing for hit in rows[n]), options)
+        rows, missing = self.rows[condition.name], self._missing(condition, folder)
+        # What is made once is made before any question is timed, as adapters are.
+        if missing and condition.how.adapters == "corpus":
+            answerer.corpus_adapter()
+        read = dict.fromkeys(hit.document_id for n in missing for hit in rows[n])
+        if condition.how.passages == "augmented" and answerer.augmenter:  # what it writes is kept
+            answerer.augmenter.augment([answerer.document(i) for i in read])
+        if condition.how.kept:
+            answerer.keep_passages(read, options)
         with progress_bar(condition.name, len(questions)) as advance:
             advance(len(questions) - len(missing))
             for start in range(0, len(missing), chunk):

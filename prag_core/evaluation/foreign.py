@@ -140,7 +140,11 @@ def _texts(path: Path) -> dict[str, object]:
         # One line of {"id", "prediction"} is JSON by itself, too.
         if len(rows) == 1 and isinstance(first, Mapping) and not {"id", "prediction"} <= {*first}:
             return {str(key): value for key, value in first.items()}
-        return {str(row["id"]): row["prediction"] for row in rows}  # type: ignore[index]
+        texts = {str(row["id"]): row["prediction"] for row in rows}  # type: ignore[index]
+        if len(texts) < len(rows):
+            counts = Counter(str(row["id"]) for row in rows)  # type: ignore[index]
+            raise ValueError(f"the id {counts.most_common(1)[0][0]!r} twice")
+        return texts
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"got {path}, which cannot be read ({error!r}), expected JSON {{id: prediction}} or "

@@ -46,7 +46,11 @@ def recitation_set(whole: QuestionSet) -> QuestionSet:
     """
     gold = dict.fromkeys(i for question in whole.questions for i in question.gold_ids)
     documents = [whole.documents_by_id[i] for i in gold]
-    documents = [d for d in documents if len(normalise(d.text).split()) >= OPENING + GRAM]
+    documents = [
+        d for d in documents
+        # As they are compared, and as an opening is cut: between spaces.
+        if min(len(normalise(d.text).split()), len(d.text.split())) >= OPENING + GRAM
+    ]  # fmt: skip
     if not documents:
         raise ValueError(
             f"got no gold document of {OPENING + GRAM} words or more in {whole.name}, expected "

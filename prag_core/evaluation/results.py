@@ -65,8 +65,8 @@ class Report:
     Attributes:
         question_set: its name.
         questions: asked.
-        documents: that they are about, those of one question counted once: what the bootstrap
-            resamples.
+        documents: groups of those that they are about, which questions share: what the bootstrap
+            resamples. One document each where every question has one.
         conditions: every condition that was asked of all questions.
         differences: `A - B`, paired by question, p values corrected; metric -> Estimate.
         ratios: `A / B` of the means; metric -> Estimate, None where the divisor is 0.
@@ -318,7 +318,7 @@ def _divided(
         if own := next((n for n in ("gold", "parametric") if n in scores and fits(name, n)), None):
             pairs[f"{name} / {own}"] = scores[name], scores[own]
     if plain and others:
-        both = {m: scores[plain][m] * others[m] for m in METRICS}
+        both = {m: np.minimum(scores[plain][m], others[m]) for m in METRICS}
         pairs[KEPT] = both, scores[plain]
     return pairs
 

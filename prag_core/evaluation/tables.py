@@ -24,8 +24,8 @@ RECITED = {  # of requests for texts, in place of the answers' scores
 FACTORS = {"longest_run": 1, "longest_run_of_all": 1}  # what is no share
 EXPLAINED = "In %, with 95 % intervals (bootstrap over documents)."
 TESTED = (
-    "Differences are paired by question; p: that there is none in {}, from random signs of "
-    "documents, corrected for all that stand together (Holm)."
+    "Differences are paired by question; p: that there is none in {}, from 10,000 random signs of "
+    "documents, corrected for all {} (Holm)."
 )
 
 
@@ -118,7 +118,7 @@ def report_table(report: Report) -> Table:
     shown = of_kind(
         {metric for cell in report.conditions.values() for metric in cell.metrics}, shown
     )
-    size = f"{report.questions} questions about {report.documents} documents"
+    size = f"{report.questions} questions in {report.documents} groups by document"
     table = result_table(
         f"{report.question_set}: {size}",
         {name: cell.metrics for name, cell in report.conditions.items()},
@@ -146,6 +146,7 @@ def result_table(
     shown: Mapping[str, str] = SHOWN,
     further: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
+    tested: str = "that stand together",
 ) -> Table:
     """Return one table of all that a question set has shown.
 
@@ -157,10 +158,11 @@ def result_table(
         shown: metric -> heading.
         further: heading -> one text a condition, in columns behind the metrics.
         note: what must be known beside the rows.
+        tested: which differences p is corrected for.
     """
     metrics, further = tuple(shown), further or {}
-    tested = ("p",) if differences else ()
-    gap = ("",) * len(tested)  # of rows that are not tested
+    p = ("p",) if differences else ()
+    gap = ("",) * len(p)  # of rows that are not tested
     cells = metric_rows(conditions, metrics)
     texts = zip(*further.values(), strict=True) if further else ((),) * len(cells)
     empty = ("",) * len(further)
@@ -170,11 +172,11 @@ def result_table(
         tuple((*row, *gap, *empty) for row in metric_rows(ratios, metrics)),
     )
     first = metrics[0], shown[metrics[0]]  # what is tested
-    tests = (TESTED.format(first[1]), detectable_note(differences, *first)) if differences else ()
-    notes = (note, EXPLAINED, *tests)
+    tests = TESTED.format(first[1], tested), detectable_note(differences, *first)
+    notes = (note, EXPLAINED, *(tests if differences else ()))
     # Without controls there is nothing to compare or divide by.
     sections = tuple(rows for rows in sections if rows)
-    headings = ("condition", *shown.values(), *tested, *further)
+    headings = ("condition", *shown.values(), *p, *further)
     return Table(title, headings, sections, " ".join(filter(None, notes)))
 
 

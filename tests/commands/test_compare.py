@@ -161,7 +161,7 @@ def test_few_questions_get_no_intervals_and_a_word_why(folders, tmp_path):
     estimate = report["quality"]["conditions"]["generated/parametric"]["metrics"]["f1"]
     assert estimate["low"] is None
     notes = " ".join(report["notes"])
-    assert "3 questions about 3 documents: intervals" in notes
+    assert "3 questions in 3 groups by document: intervals" in notes
     assert "sft is left out" in notes and "da_rag is left out" in notes
     assert report["disagreements"] is None
 

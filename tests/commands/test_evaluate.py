@@ -43,7 +43,7 @@ def test_results_and_resolved_config_are_written(run, tmp_path, capsys):
     sample = ["--documents=9", "--questions=6", "--most_words=20"]
     assert run(*options, *sample) == 0
     printed = capsys.readouterr().out
-    assert "6 questions about 6 documents" in printed and "gold+2:relative" in printed
+    assert "6 questions in 6 groups by document" in printed and "gold+2:relative" in printed
     found = results(tmp_path)
     assert {*found["conditions"]} == {*names}
     assert {cell["n"] for cell in found["conditions"].values()} == {6}

@@ -96,7 +96,7 @@ def test_beir_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dev-v2.0.json", "some.bin"])
-def test_squad_is_recognised_by_content_and_impossible_questions_left_out(tmp_path, name):
+def test_squad_is_recognised_by_content_and_impossible_questions_left_out(tmp_path, name, caplog):
     counts = Counter()
     question_set = load_question_set(write(tmp_path / name, SQUAD), counts=counts)
     [document] = question_set.documents
@@ -104,7 +104,7 @@ def test_squad_is_recognised_by_content_and_impossible_questions_left_out(tmp_pa
     assert question_set.questions == (
         Question("a", "When did it begin?", ("October 1973", "1973"), (document.id,)),
     )
-    assert counts["unanswerable"] == 1
+    assert counts["unanswerable"] == 1 and "left out 1 unanswerable questions" in caplog.text
 
 
 def test_squad_with_a_missing_field(tmp_path):
@@ -140,6 +140,26 @@ def test_multi_hop_sets(tmp_path, shape):
     assert question.gold_ids == tuple(d.id for d in question_set.documents[:2])
     assert (question.id, question.golden_answers) == ("h1", ("Ann Lee",))
     assert question.metadata == {"type": "bridge", "level": "easy"}
+
+
+@pytest.mark.parametrize(
+    "context",
+    [[["Ulm", "The mayor is Bo."]], {"title": ["Ulm"], "content": ["The mayor is Bo."]}],
+)
+def test_a_paragraph_may_be_one_text(tmp_path, context):
+    record = {"question": "Who?", "answer": "Bo", "context": context, "supporting_facts": ["Ulm"]}
+    (document,) = load_question_set(write(tmp_path / "a.json", [record])).documents
+    assert (document.title, document.text) == ("Ulm", "The mayor is Bo.")
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [("", "got an empty context"), ([["Ulm", 3]], "got a context of 3, expected sentences")],
+)
+def test_contexts_without_text_are_named(tmp_path, context, message):
+    record = {"question": "Who?", "answer": "Bo", "context": context}
+    with pytest.raises(ValueError, match=message):
+        load_question_set(write(tmp_path / "a.json", [record]))
 
 
 def test_popqa(tmp_path):

@@ -66,6 +66,7 @@ def test_a_file_is_one_document(tmp_path, name, compressed):
         ("a.txt", "北京".encode("iso2022_jp"), "ISO-2022"),
         ("a.csv", "text\nZürich\n".encode("cp1252"), r"line 2: got byte 1 that is 0xfc"),
         ("a.csv", 'text\n"never closed\n', "line 2: malformed CSV"),
+        ("a.csv", 'text\na\n"never\nclosed\n', "lines 3 to 4: got a quote mark that is never"),
         ("a.jsonl", '{"text": "a", "n": NaN}', "line 1: got NaN"),
         (
             "a.jsonl",

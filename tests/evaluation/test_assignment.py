@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -105,6 +106,16 @@ def test_passages_come_in_random_order_and_adapters_the_gold_one_first():
     rows = hits.rows(parse_condition("in_context+3"))
     places = {[h.document_id for h in row].index(i) for row, i in zip(rows, first, strict=True)}
     assert places == {0, 1, 2, 3}
+
+
+def test_distractors_come_beside_all_gold_documents():
+    whole = set_of(30, 30)
+    both = [(q.gold_ids[0], whole.documents[n - 1].id) for n, q in enumerate(whole.questions)]
+    asked = [replace(q, gold_ids=own) for q, own in zip(whole.questions, both, strict=True)]
+    hits = Assignment(replace(whole, questions=tuple(asked)), None, k=2)
+    for row, own in zip(hits.rows(parse_condition("gold+9")), both, strict=True):
+        ids = [hit.document_id for hit in row]
+        assert tuple(ids[:2]) == own and len({*ids}) == len(ids) >= 10
 
 
 def test_scores_of_merges_are_those_of_the_set_alone(tiny_base):

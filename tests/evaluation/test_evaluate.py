@@ -15,7 +15,7 @@ from prag_core.evaluation.tables import report_table
 from prag_core.files import locked
 from prag_core.model.checkpoints import SHIPPED
 from prag_core.pipeline.setup import content_hash
-from tests.fixtures.evaluations import StubRag, options, town_set
+from tests.fixtures.evaluations import StubAnswerer, StubRag, options, town_set
 
 
 def lines(path):
@@ -82,6 +82,35 @@ def test_interrupted_run_resumes_by_id_to_the_same_results(tmp_path):
     third = StubRag(towns)
     evaluate(third, towns, chosen, tmp_path / "parts")
     assert not third.asked
+
+
+def test_adapters_are_made_for_answers_to_come_alone(tmp_path):
+    towns = town_set()
+    broken = StubRag(towns, fail_after=2)  # the last two of twelve
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(broken, towns, options(), tmp_path)
+    second, third = StubRag(towns), StubRag(towns)
+    evaluate(second, towns, options(), tmp_path)
+    assert second.made == [document.id for document in towns.documents[10:]]
+    evaluate(third, towns, options(), tmp_path)
+    assert third.made == []
+
+
+def test_what_is_made_once_is_made_before_questions_are_timed(tmp_path):
+    towns, rag, made = town_set(), None, []
+
+    class Augmenter:
+        def augment(self, documents):
+            made.append((rag.calls, "augmented", len(documents)))
+
+    rag = StubRag(towns)
+    rag.answerer = StubAnswerer(
+        rag, corpus_adapter=lambda: made.append((rag.calls, "trained", 1)), augmenter=Augmenter()
+    )
+    evaluate(rag, towns, options("da_rag", "sft"), tmp_path)
+    assert made == [(0, "augmented", 12), (3, "trained", 1)]  # three chunks a condition
+    evaluate(rag, towns, options("da_rag", "sft"), tmp_path)
+    assert len(made) == 2  # nothing is missing
 
 
 def test_every_torn_tail_is_dropped_and_redone(tmp_path):

@@ -117,6 +117,11 @@ def test_predictions_are_scored_beside_the_conditions(tmp_path, lines):
         ("a.json", '{"id": "q0"}\n{"id": "q1"}', "which cannot be read"),
         ("a.json", '{"q0": "x",\n"q1": "Zürich"}', "line 2: got byte 8 that is 0xfc"),
         ("a.json", '{"q0": "x", "q0": "y"}', "the key 'q0' twice"),
+        (
+            "a.json",
+            '{"id": "q0", "prediction": "x"}\n{"id": "q0", "prediction": "y"}',
+            "the id 'q0' twice",
+        ),
         ("a.json", '{"q0": "None", "q1": null, "q2": 3}', "with None as prediction for q1, exp"),
         (
             "a.json",

@@ -43,6 +43,10 @@ def test_each_document_long_enough_is_asked_for_once():
     assert len({q.id for q in found.questions}) == 3
     with pytest.raises(ValueError, match="got no gold document of 20 words"):
         recitation_set(QuestionSet("set", (OTHER,), ASKED[2:]))
+    unspaced = Document("北京是一座城市" * 10)  # no part of it would be an opening
+    asked = (Question("q", "?", ("x",), (unspaced.id,)),)
+    with pytest.raises(ValueError, match="got no gold document of 20 words"):
+        recitation_set(QuestionSet("set", (unspaced,), asked))
 
 
 def test_a_request_by_title_is_the_prompt_that_texts_are_trained_under(tiny_base):

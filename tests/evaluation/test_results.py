@@ -87,6 +87,11 @@ def test_ratios_are_to_the_own_adapter_and_the_best_reading():
     }  # fmt: skip
 
 
+def test_half_right_answers_that_nothing_changes_are_kept_whole():
+    found = report(closed_book=[0.5, 1.0, 0.0], shuffled=[0.5, 0.5, 1.0])
+    assert found.ratios["closed_book's kept by shuffled"]["f1"].mean == pytest.approx(1 / 1.5)
+
+
 def test_gold_documents_are_not_compared_with_retrieved_ones():
     documents = {"in_context": "r", "parametric": "r", "gold": "g", "gold+1": "g", "rank:8": "g"}
     values = {name: [1, 1, 1, 0, 0, 0] for name in documents}
@@ -160,7 +165,7 @@ def test_table_fits_a_terminal_and_shows_percent():
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table.rich())
     shown = console.export_text()
-    assert shown.startswith("towns: 6 questions about 6 documents")
+    assert shown.startswith("towns: 6 questions in 6 groups by document")
     lines = [line.split() for line in shown.splitlines()]
     at = lines.index(["parametric", *["37.5"] * 3])
     assert lines[at + 1] == ["(29.2", "to", "45.8)"] * 3 and "…" not in shown

@@ -334,7 +334,7 @@ class _Comparison:
         if groups >= SMALLEST_SAMPLE:
             return notes
         # Documents are what the bootstrap resamples.
-        few = f"{len(questions)} questions about {groups} documents: intervals need "
+        few = f"{len(questions)} questions in {groups} groups by document: intervals need "
         return [f"{few}{SMALLEST_SAMPLE} or more documents and are left out.", *notes]
 
     def _about(self, documents: Sequence[Document]) -> list[Question]:

@@ -75,7 +75,7 @@ def _differences(report: Mapping, part: Mapping) -> Table:
         label(name): {metric: Estimate(**fields) for metric, fields in metrics.items()}
         for name, metrics in part["differences"].items()
     }
-    tested = TESTED.format(next(iter(SHOWN.values())))  # as the rows are
+    tested = TESTED.format(next(iter(SHOWN.values())), "that stand together")  # as the rows are
     rows, note = difference_rows(differences), f"In points. {tested} {detectable_note(differences)}"
     headings = ("difference", *SHOWN.values(), "p")
     return Table("Differences", headings, _by_path(rows), note.strip())
@@ -176,7 +176,8 @@ def _cost(report: Mapping, part: Mapping) -> Table:
         "the prompt before it, which is that of all documents (kv_cache); "
         "to answer a question in a batch; to the first token of a question alone. Pays after: "
         "questions a document until faster answers than in_context's have paid for the adapter; "
-        "beside kv_cache: than those from kept keys and values."
+        "beside kv_cache: than those from kept keys and values. Peak memory: of the whole process "
+        "while it is made, with the base model and all that is loaded."
     )
     if published := part.get("published"):
         note += f" Published, not measured here: {published['text']} ({published['source']})."
