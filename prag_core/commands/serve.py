@@ -9,11 +9,14 @@ import socket
 import sys
 import time
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.setup import Setup
 from prag_core.server.limits import Limits
+
+if TYPE_CHECKING:
+    from prag_core.pipeline.rag import ParametricRAG
 
 KEY_VARIABLE = "PRAG_API_KEY"
 
@@ -114,7 +117,8 @@ def serve(
     write_json_logs()  # before anything is loaded, which logs too
     metrics = Metrics()
     with open_store(store) as opened:
-        rag = assemble(setup, opened)
+        rag = assemble(setup, opened, reads_only=True)  # what lacks is said below
+        _require_parametrizer(rag, setup)
         engine = remote or Engine(rag.base, max_rows, max_queue, max_wait, metrics.observe_step)
         # It trains while adapters are generated; taken before any is, whose hooks would come along.
         apart = share_weights(rag.base)
@@ -133,6 +137,26 @@ def serve(
             uvicorn.Server(config).run()
         finally:  # also where the service could not start: the thread would go on
             engine.close(grace)
+
+
+def _require_parametrizer(rag: ParametricRAG, setup: Setup) -> None:
+    """Raise what keeps a pipeline from making adapters; FileNotFoundError: no hypernetwork."""
+    if rag.parametrizer is not None:
+        return
+    from prag_core.pipeline.parts import build_parametrizer  # as in `serve`
+
+    try:
+        build_parametrizer(rag.base, setup, rag.store)
+    except FileNotFoundError as error:
+        if setup.hypernet != "auto":  # it was named
+            raise
+        problem = str(error).partition(", expected")[0]  # without its remedies
+        raise FileNotFoundError(
+            f"{problem}, expected one, which makes the adapters of what is added: name it with "
+            "--hypernet, or train one (`hypernet fit --config configs/hypernet.yaml "
+            "--model.base_model ...`); from adapters that were trained answers `prag answer --path "
+            "trained`, and a vLLM by `prag store view`"
+        ) from error
 
 
 def _require_merge_by_name(options: AnswerOptions) -> None:

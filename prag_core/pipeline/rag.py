@@ -286,6 +286,20 @@ class ParametricRAG:
             del self.documents[document_id]
             self.retriever.delete([document_id])
 
+    def take_back(self, document_ids: Iterable[str]) -> None:
+        """Undo an addition that failed: these documents are neither recorded nor indexed.
+
+        An id stands for itself alone. What the store has of their adapters is kept.
+        """
+        document_ids = list(document_ids)
+        if self.store is not None and self._version is not None:  # the documents are the store's
+            for document_id in document_ids:
+                self.store.delete_record("document", document_id)
+        indexed = [i for i in document_ids if i in self.documents]
+        for document_id in indexed:
+            del self.documents[document_id]
+        self.retriever.delete(indexed)
+
     def forget(self, document_ids: Iterable[str]) -> None:
         """Delete what the store holds that was made from these documents."""
         if self.store is not None:

@@ -36,6 +36,7 @@ from prag_core.server.vllm_engine import BackendError
 log = logging.getLogger(__name__)
 READONLY = (errno.EROFS, errno.EACCES, errno.EPERM)  # of the store: the server may be meant so
 REFUSED = "got a change, expected reads: this server may not write to its store"
+SILENT = "got no answer from the server's store or search index; its log says why"
 RETRY_AFTER = "1"  # seconds: about what a waiting answer takes to make room
 PAGE_TYPES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
 # What `Service` and `Engine` raise while a request runs; what is wrong with the request itself is
@@ -151,7 +152,10 @@ async def _failure(http: HttpRequest, error: Exception) -> JSONResponse:
         return JSONResponse(error_object(str(error), kind or "server_error"), error.status)
     cause = next(cause for cause in FAILURES if isinstance(error, cause))  # TimeoutError first
     status, kind, message = FAILURES[cause]
-    if cause is OSError and error.errno in READONLY:
+    if cause is TimeoutError and error.errno:  # ETIMEDOUT, in words that name its places
+        log.error("a request failed", exc_info=error)
+        status, kind, message = 503, "server_error", SILENT
+    elif cause is OSError and error.errno in READONLY:
         log.warning("a change was refused: %s", error)
         status, kind, message = 403, "permission_error", REFUSED
     elif cause is OSError:

@@ -113,9 +113,10 @@ class CompletionEndpoints:
         self, prompts: Sequence[Prompt], body: schemas.Request, http: HttpRequest, chat: bool
     ) -> Reply:
         self._check_model(body.model or self.model)
-        if (count := len(prompts) * body.n) > schemas.MOST_PROMPTS:
-            most = f"at most {schemas.MOST_PROMPTS} for all prompts together"
-            raise FieldError("n", f"got {count} answers, expected {most}")
+        most = min(schemas.MOST_PROMPTS, self.service.engine.max_queue)  # of one request, at once
+        if (count := len(prompts) * body.n) > most:
+            expected = f"at most {most} for all prompts together: send several requests"
+            raise FieldError("n", f"got {count} answers, expected {expected}")
         rows: list[Pending] = []
         try:
             for prompt in prompts:
@@ -242,7 +243,7 @@ class CompletionEndpoints:
                 yield event([], usage=_usage(rows, body.n))
             yield b"data: [DONE]\n\n"
         except Exception as error:  # the status was sent: only an event can say so
-            late = isinstance(error, TimeoutError)
+            late = isinstance(error, TimeoutError) and not error.errno  # else the store's
             told = late or isinstance(error, BackendError)
             if not told:
                 log.exception("a stream failed")

@@ -21,6 +21,7 @@ from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.similarity import update_norms
 from prag_core.corpus.documents import Document, read_documents
 from prag_core.corpus.records import GZIP
+from prag_core.files import FAILURES
 from prag_core.formats.peft_folder import to_peft
 from prag_core.pipeline.setup import AdapterPath
 from prag_core.server.engine import QueueFullError, yield_to_decoding
@@ -223,7 +224,10 @@ def _read(name: str, content: bytes) -> list[Document]:
             return [replace(d, source_id=name) if d.source_id == own else d for d in documents]
         except RecursionError as error:
             raise HTTPException(400, f"got {name}, which is nested too deeply") from error
-        except (ValueError, OSError) as error:  # without the server's own folder in the message
+        except (ValueError, OSError) as error:
+            if getattr(error, "errno", None) in FAILURES:  # a full disk, say
+                raise
+            # Without the server's own folder in the message.
             raise HTTPException(400, str(error).replace(f"{folder}/", "")) from error
 
 

@@ -79,6 +79,8 @@ class Ticket:
 class AnsweringEngine(Protocol):
     """What a service needs of whoever decodes its rows; `Engine` says what each member does."""
 
+    max_queue: int
+
     @property
     def alive(self) -> bool:
         """Whether it takes requests."""

@@ -199,6 +199,9 @@ def request_error(errors: Sequence[Mapping[str, Any]], body: object) -> FieldErr
     if isinstance(cause, FieldError) and cause.param:
         return cause
     name = _place(first, body)
+    if name is None and isinstance(body, Mapping) and not isinstance(body, dict):  # of a form
+        expected = "expected one or more in this field of a form (multipart/form-data)"
+        return FieldError(str(first["loc"][1]), f"got no file, {expected}")
     if name is None:
         position = f" (at character {first['loc'][-1]})" if first["type"] == "json_invalid" else ""
         expected = "expected one, sent as content-type application/json"

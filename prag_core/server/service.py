@@ -12,8 +12,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from cachetools import LRUCache
@@ -26,6 +28,7 @@ from prag_core.model.base_model import share_weights
 from prag_core.model.options import GenerationOptions
 from prag_core.model.prompts import Question
 from prag_core.pipeline.answerer import Answerer, Prepared
+from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.modes import find_mode, gates_passages
 from prag_core.pipeline.rag import ParametricRAG, parametrized, require_made
 from prag_core.retrieval.retriever import Hit
@@ -70,6 +73,21 @@ class Served:
 
 log = logging.getLogger(__name__)
 AUGMENTED = 4  # documents that a model writes about before a job looks whether to stop
+TELL_EVERY = 60.0  # seconds between two log lines of a start that makes many adapters
+
+
+class StoreError(Exception):
+    """The store cannot be used as it is, which is no fault of a request."""
+
+
+@contextmanager
+def _usable_store() -> Iterator[None]:
+    """Let the store's ValueErrors be told from those that a client reads, who gets no paths."""
+    try:
+        yield
+    except ValueError as error:
+        problem = f"got a store that cannot be used ({error}), expected a sound one"
+        raise StoreError(f"{problem}: see `prag store verify`") from error
 
 
 class Service:
@@ -138,7 +156,8 @@ class Service:
             # Not those that somebody removed meanwhile; only now, as documents of one request may
             # share a source id (chunks) and must not replace each other.
             if replace and (present := [d for d in documents if d.id in self.rag.documents]):
-                self.rag.add_documents(present, parametrize=False, replace=True)
+                with _usable_store():
+                    self.rag.add_documents(present, parametrize=False, replace=True)
                 self._evict()
         require_made(failures, len(documents))
         return [document.id for document in documents]
@@ -179,6 +198,17 @@ class Service:
             served = Served(problem=problem or "no adapter was made: add the document again")
         return self.rag.documents[document_id], served
 
+    def _lacking(self, document_id: str, path: str | None) -> str:
+        """Say that a document has no adapter, of this path where one is asked for, and why."""
+        _, served = self._entry(document_id)
+        unreadable = self._unreadable.get(self._key(document_id))
+        reason = served.problem or unreadable or "a trained one alone: add the document again"
+        kind = f"{path} adapter" if path else "adapter"
+        return (
+            f"got document {document_id}, which has no {kind} ({reason}), expected one: leave it "
+            "out, or ask without it"
+        )
+
     def notes(self, document: Document) -> list[str]:
         """Say what a client should know of a document that it adds."""
         most = getattr(self.rag.parametrizer, "max_tokens", 0)
@@ -216,7 +246,8 @@ class Service:
         """
         if document_id not in self.rag.documents:
             return None
-        stored = self.rag.store.rows(document_id)
+        with _usable_store():
+            stored = list(self.rag.store.rows(document_id))
         rows = [Served.from_row(row) for row in stored if row.key not in self._unreadable]
         base, own = self.rag.base.fingerprint, self._key(document_id)
         trained = [row for row in rows if (row.path, row.base_model) == ("trained", base)]
@@ -249,7 +280,8 @@ class Service:
             weighting: see `merge.merge_weights`; None: as the pipeline was set up.
             among: the only documents that the retriever may find.
             path: `trained` or `generated`: which of the documents' adapters; None: trained ones
-                where all are trained, and by one training, else generated ones.
+                where all are trained, and by one training, else generated ones: a document that
+                has none takes no place.
             where: metadata that documents need for the retriever to find them.
             least_relevance: see `AnswerOptions`; None: as the pipeline was set up.
             generation: decoding options, for whose answer the prompt leaves room.
@@ -270,12 +302,15 @@ class Service:
             searched = "closed_book" if empty else mode
             how = find_mode(searched)
             gated = gates_passages(how, options)
+            needed = how.needs_adapters or gated
+            take = partial(self._hits, question, searched, k, named, where, among, options, needed)
             adapters: dict[str, Adapter] | None = None
             while adapters is None:  # again where one cannot be read: it is left out then
-                needed = how.needs_adapters or gated
-                hits = self._hits(question, searched, k, named, where, among, path, needed)
+                hits, chosen = take(path), path
+                if needed and path is None and self._are_mixed(hits):
+                    hits, chosen = take("generated"), "generated"
                 ids = [hit.document_id for hit in hits]
-                adapters = self._adapters(ids, path) if how.adapters or gated else {}
+                adapters = self._adapters(ids, chosen) if how.adapters or gated else {}
             documents = {i: self.rag.document(i) for i in ids}
         # Outside the lock: a merge must not hold up those who add and remove documents.
         answerer = Answerer(
@@ -297,8 +332,9 @@ class Service:
         named: list[list[str]] | None,
         where: Mapping[str, object] | None,
         among: Sequence[str] | None,
-        path: str | None,
+        options: AnswerOptions,
         needed: bool,
+        path: str | None,
     ) -> list[Hit]:
         """Return a request's documents; where adapters are needed, those that have one.
 
@@ -306,12 +342,10 @@ class Service:
             ValueError: a document that was named has none.
         """
         if named is not None or not needed:
-            (hits,) = self.rag.hits([question], mode, k, named, where=where, among=among)
+            (hits,) = self.rag.hits([question], mode, k, named, None, where, among, options)
             for hit in hits if needed else ():
-                document, served = self._entry(hit.document_id)
-                if served.problem:
-                    problem = f"got document {document.id}, which has no adapter ({served.problem})"
-                    raise ValueError(f"{problem}, expected one: leave it out, or ask without it")
+                if self.adapter_of(hit.document_id, path) is None:
+                    raise ValueError(self._lacking(hit.document_id, path))
             return hits
         wide = k
         while True:
@@ -321,12 +355,28 @@ class Service:
                 return served[:k]
             wide *= 2  # those without adapter take no place
 
+    def _are_mixed(self, hits: Sequence[Hit]) -> bool:
+        """Say whether documents' adapters are not to be merged: several trainings, or paths.
+
+        Trained and generated adapters have different modules; those of several trainings may differ
+        as much, and are merged where `path` asks for them.
+        """
+        served = [self.adapter_of(hit.document_id) for hit in hits]
+        return len({one.key.partition("-")[2] for one in served if one}) > 1
+
     def _adapters(self, document_ids: Sequence[str], path: str | None) -> dict[str, Adapter] | None:
-        """Return documents' adapters, which know their keys; None where one cannot be read."""
-        served = {i: self.adapter_of(i) for i in document_ids}
-        keys = self._mergeable({i: one for i, one in served.items() if one}, path)
+        """Return documents' adapters, which know their keys; None where one cannot be read.
+
+        Raises:
+            ValueError: path `trained` for documents that have no trained adapter.
+        """
+        served = {i: one for i in document_ids if (one := self.adapter_of(i, path))}
+        untrained = [i for i, one in served.items() if one.path != "trained"]
+        if path == "trained" and untrained:
+            problem = f"got documents without trained adapters, {untrained[:3]}"
+            raise ValueError(f"{problem}, expected trained ones: train them with POST /v1/jobs")
         try:
-            loaded = {i: (key, self._load(key)) for i, key in keys.items()}
+            loaded = {i: (one.key, self._load(one.key)) for i, one in served.items()}
         except RuntimeError:
             self.refresh()  # another process may just have removed it
             return None
@@ -343,8 +393,13 @@ class Service:
         """Take notice of what other processes did to the store; call it with the lock.
 
         A document that one of them added is served from when it has an adapter.
+
+        Raises:
+            StoreError: the store cannot be used.
         """
-        if self.rag.refresh():
+        with _usable_store():
+            changed = self.rag.refresh()
+        if changed:
             self._unreadable.clear()  # they may have been made again
             self._evict()
 
@@ -358,25 +413,6 @@ class Service:
         parametrizer = parametrizer or self.rag.parametrizer
         return adapter_key(document_id, parametrizer.spec, parametrizer.fingerprint)
 
-    def _mergeable(self, served: Mapping[str, Served], path: str | None) -> dict[str, str]:
-        """Return the keys of documents' adapters: trained ones where one training made all of them.
-
-        Trained and generated adapters have different modules and are not merged with each other;
-        nor are those of several trainings, which may differ as much, unless `path` asks for them.
-        """
-        untrained = [i for i, adapter in served.items() if adapter.path != "trained"]
-        if path == "trained" and untrained:
-            problem = f"got documents without trained adapters, {untrained[:3]}"
-            raise ValueError(f"{problem}, expected trained ones: train them with POST /v1/jobs")
-        makers = {adapter.key.partition("-")[2] for adapter in served.values()}
-        if path == "generated" or (path is None and len(makers) > 1):
-            for document_id in served:
-                if self._key(document_id) in self._unreadable:
-                    problem = f"got document {document_id}, whose generated adapter cannot be read"
-                    raise ValueError(f"{problem}, expected one: add the document again")
-            return {i: self._key(i) for i in served}
-        return {i: adapter.key for i, adapter in served.items()}
-
     def _load(self, key: str) -> Adapter:
         """Return an adapter from the cache or from the store.
 
@@ -385,7 +421,8 @@ class Service:
             OSError: what says nothing of the adapter, as a place that does not answer now.
         """
         # Another process may have made it again under its key: then it lies elsewhere.
-        rows = [row for row in self.rag.store.rows(key) if row.key == key]
+        with _usable_store():
+            rows = [row for row in self.rag.store.rows(key) if row.key == key]
         name = f"{key} {rows[0].place} {rows[0].start}" if rows else ""
         if name not in self.cache:
             try:
@@ -401,19 +438,59 @@ class Service:
 
     def _make_missing(self) -> None:
         """Make what calls that were cut short or another checkpoint's server left out."""
-        store = self.rag.store
+        store, told = self.rag.store, time.monotonic()
         missing = [d for d in self.rag.documents.values() if not store.has(self._key(d.id))]
+        if not missing:
+            return
+        count, others = len(self.rag.documents), self._others(missing)
+        text = f"{len(missing)} of {count} documents have no generated adapter of these settings"
+        text += f" (the store has others: {others})" if others else ""
+        remedy = "--hypernet, --hypernet_rank and --hypernet_dtype that made them"
+        again = f"; to use the others, end it, and start it with the {remedy}" if others else ""
+        if store.readonly:
+            log.warning(
+                "%s, and the store is read only: they take no part where one is needed%s",
+                text,
+                again,
+            )
+            reason = "no adapter was made with these settings, and the store is read only"
+            self._problems |= dict.fromkeys((document.id for document in missing), reason)
+            return
+        log.warning("%s: they are made before the server answers%s", text, again)
+
+        def tell(done: int) -> None:
+            nonlocal told
+            if time.monotonic() >= told + TELL_EVERY:
+                told = time.monotonic()
+                log.info("%d of %d documents done", done, len(missing))
+
         try:
-            self._make(missing, new=False)
-        except (OSError, RuntimeError) as error:  # a store that cannot be written, say
+            self._make(missing, new=False, progress=tell)
+        except (OSError, RuntimeError, StoreError) as error:  # one that cannot be written, say
             log.error("%d documents may have no adapter: %s", len(missing), error)
 
-    def _make(self, documents: Sequence[Document], new: bool = True) -> list[str]:
-        """Make adapters batch by batch; a batch is kept before the next.
+    def _others(self, documents: Sequence[Document]) -> str:
+        """Say of what settings the generated adapters are that the store has of documents."""
+        base = self.rag.base.fingerprint
+        rows = (row for document in documents for row in self.rag.store.rows(document.id))
+        kinds = {
+            f"rank {row.spec['rank']} in {row.spec['dtype']}"
+            for row in rows
+            if row.spec["base_model"] == base and row.metadata.get("path") != "trained"
+        }
+        return ", ".join(sorted(kinds))
+
+    def _make(
+        self,
+        documents: Sequence[Document],
+        new: bool = True,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[str]:
+        """Make adapters batch by batch; a batch is kept, and counted, before the next.
 
         Returns what is wrong with those that none can be made of.
         """
-        parametrizer, failures = self.rag.parametrizer, []
+        parametrizer, failures, done = self.rag.parametrizer, [], 0
         # By characters too, because a batch is lost when the server ends before it is kept.
         most = parametrizer.batch_size, BATCH_CHARACTERS
         for batch in runs(documents, lambda document: len(document.text), *most):
@@ -432,10 +509,12 @@ class Service:
                 self._problems |= zip(lacking, failures[before:], strict=True)
             if pairs:
                 self._keep(*zip(*pairs, strict=True), parametrizer, seconds, new)
+            done += len(batch)
+            progress(done)
         return failures
 
     def _keep(self, documents, adapters, parametrizer, seconds: float, new: bool = True) -> None:
-        """Store documents and adapters, which took so long; a failing store keeps neither.
+        """Store documents and adapters, which took so long; neither where a store or index fails.
 
         Without `new` those that somebody removed meanwhile stay removed.
         """
@@ -461,7 +540,7 @@ class Service:
                 self.rag.add_documents(documents, parametrize=False)
                 self.rag.store.put_many(items)
             except Exception as error:
-                self.rag.remove_documents(i for i in absent if i in self.rag.documents)
+                self.rag.take_back(absent)
                 if isinstance(error, ValueError):  # not what the client sent
                     raise RuntimeError("got a store that takes no adapters") from error
                 raise
@@ -512,17 +591,19 @@ class Service:
         with self.lock:
             self.refresh()
             batch = [self.rag.documents[i] for i in ids if i in self.rag.documents]
-        if not batch:
-            return
         began = time.perf_counter()
         augmented = []
-        for first in range(0, len(batch), AUGMENTED):
-            augmented += trainer.augmenter.augment(batch[first : first + AUGMENTED])
-            yield before
-        with self.lock:  # of a document removed meanwhile nothing may stay
-            self.refresh()
-            if gone := [i for i in ids if i not in self.rag.documents]:
-                self.rag.forget(gone)
+        try:
+            for first in range(0, len(batch), AUGMENTED):
+                augmented += trainer.augmenter.augment(batch[first : first + AUGMENTED])
+                yield before
+        finally:  # also where the job is stopped: of a document removed meanwhile nothing may stay
+            with self.lock:
+                self.refresh()
+                if gone := [i for i in ids if i not in self.rag.documents]:
+                    self.rag.forget(gone)
+        if not batch:
+            return
         steps = trainer.train_steps(augmented)  # each (done, all) becomes a share of the whole job
         results = yield from relayed(steps, lambda step: before + share * step[0] / step[1])
         adapters = [adapter for adapter, _ in results]

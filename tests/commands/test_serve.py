@@ -172,6 +172,17 @@ def test_a_server_that_could_answer_nothing_is_refused(option, capsys):
     assert "expected 1 or more" in capsys.readouterr().err
 
 
+def test_a_base_model_without_hypernetwork_is_refused_in_words(
+    options, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("prag_core.commands.serve.write_json_logs", lambda: None)
+    base, _, dtype = options
+    assert cli.main(["serve", base, dtype, "--port=0", f"--store={tmp_path / 's'}"]) == 2
+    text = capsys.readouterr().err
+    assert "no hypernetwork is shipped, expected one, which makes" in text
+    assert "`prag answer --path trained`" in text and "train adapters" not in text
+
+
 def test_no_key_no_strangers(options, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     arguments = ["serve", "--host=0.0.0.0", f"--store={tmp_path / 's'}", *options]

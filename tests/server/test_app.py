@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -72,6 +73,27 @@ def test_a_full_disk_and_a_file_that_is_too_large_are_no_room(http, server, monk
     for number, status in ((errno.ENOSPC, 507), (errno.EFBIG, 507), (errno.EMFILE, 500)):
         monkeypatch.setattr(server[1], "add", Mock(side_effect=OSError(number, "no")))
         assert message(http.post("/v1/documents", json={"text": "a"}), status)
+    monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=OSError(errno.ENOSPC, "no")))
+    assert message(http.post("/v1/documents/upload", files=[("files", ("a.txt", b"a"))]), 507)
+
+
+def test_what_is_wrong_with_the_store_is_said_in_the_log_alone(http, server, monkeypatch, caplog):
+    add(http, 1)
+    silent = OSError(errno.ETIMEDOUT, "got s3://secret, which cannot be read")
+    unsound = ValueError("got /secret/index.sqlite that SQLite cannot use")
+    for error, status in ((silent, 503), (unsound, 500)):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(server[1].rag, "refresh", Mock(side_effect=error))
+            for reply in (
+                http.post("/v1/completions", json={"prompt": "P0 is"}),
+                http.post("/v1/documents", json={"text": "a"}),
+                http.get("/v1/documents"),
+            ):
+                assert "its log says why" in message(reply, status)
+                assert "secret" not in reply.text
+                assert ("retry-after" in reply.headers) == (status == 503)
+        assert caplog.text.count(str(error)) >= 3
 
 
 def test_documents_of_the_users_own_id_and_metadata(http, client):
@@ -134,6 +156,15 @@ def test_files_are_taken(http):
         text = message(reply, 400)
         assert name.split("/")[-1].strip(".") in text and "/tmp" not in text
     assert len(http.get("/v1/documents").json()["data"]) == 3
+
+
+def test_a_form_without_files_is_told_their_field(http):
+    for sent in (
+        {"files": [("file", ("a.txt", b"a"))]}, {"data": {"files": "a"}}, {"json": {"text": "a"}},
+    ):  # fmt: skip
+        reply = http.post("/v1/documents/upload", **sent)
+        assert message(reply, 400).startswith("files: got no file, expected one or more")
+        assert reply.json()["error"]["param"] == "files"
 
 
 def test_pages_pdf_and_word_files_are_taken(http, monkeypatch):

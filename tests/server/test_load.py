@@ -23,6 +23,8 @@ def test_full_queue_timeout_and_shutdown(tiny_base, tmp_path):
     ):
         gate = hold(service.engine, service.rag.base)
         body = {"prompt": "P", "max_tokens": 1}
+        several = http.post("/v1/completions", json=body | {"n": 2})
+        assert "got 2 answers, expected at most 1 for all prompts" in message(several, 400)
         with ThreadPoolExecutor(4) as pool:
             replies = [pool.submit(http.post, "/v1/completions", json=body) for _ in range(4)]
             while sum(reply.done() for reply in replies) < 3:

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from prag_core.pipeline.answers import AnswerOptions
 from tests.fixtures.services import documents, running_server
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install it")
@@ -180,3 +181,27 @@ def test_a_key_is_asked_for(browser, tiny_base, tmp_path):
         page.click("text=Use key")
         page.wait_for_selector(".document")
         page.close()
+
+
+def test_notes_of_documents_and_answers_are_shown(page, server):
+    page.fill("#title", "Long")
+    page.fill("#text", "word " * (2 * server[1].rag.parametrizer.max_tokens))
+    page.click("#add")
+    page.wait_for_selector(".document svg rect")
+    assert "Long: got a text of" in page.inner_text("#status")
+    server[1].rag.options = AnswerOptions(abstain=True)
+    page.fill("#question", "Zebra?")
+    answers(page)
+    notes = [note.inner_text() for note in page.query_selector_all("#answers .notes")]
+    assert notes[0] == "" and notes[2].startswith("abstained: ")
+
+
+def test_a_failed_upload_shows_what_it_left(page, server):
+    def fail(route) -> None:
+        server[1].add(documents(1))
+        route.fulfill(status=507, json={"error": {"message": "got no room"}})
+
+    page.route("**/v1/documents/upload", fail)
+    page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"a"})
+    page.wait_for_selector(".document:has-text('P0')")
+    page.wait_for_selector("#error:has-text('got no room')")

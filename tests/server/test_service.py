@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from dataclasses import replace
+from functools import partial
+from unittest.mock import Mock
 
 import pytest
 
 from prag_core.adapters.merge import merge
+from prag_core.adapters.names import INT8
 from prag_core.adapters.store import AdapterStore
+from prag_core.augmentation.augmented import AUGMENTATION, CachedAugmenter
 from prag_core.corpus.documents import Document
 from prag_core.model.decoding_rows import Row
 from prag_core.model.generate import generate
@@ -17,7 +23,7 @@ from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.training.options import LoraTrainingOptions
 from tests.fixtures.decoding import GREEDY
-from tests.fixtures.parametrizers import make_parametrizer
+from tests.fixtures.parametrizers import OnePairAugmenter, make_parametrizer
 from tests.fixtures.services import documents, running_service
 
 
@@ -315,3 +321,104 @@ def test_what_cannot_be_added_changes_nothing(service, monkeypatch):
     assert service.add(documents(1, start=7))
     assert service.remove(documents(1, start=7)[0].id)
     assert answer(service, "What is P1?")
+
+
+@pytest.mark.parametrize("failing", ["store", "index"])
+def test_an_addition_that_fails_leaves_nothing_but_the_chunks_that_were_there(
+    service, monkeypatch, failing
+):
+    whole = documents(1)[0]
+    chunks = [Document(f"Part {i}.", metadata={"parent": whole.id}) for i in range(2)]
+    ids, store = sorted(service.add(chunks)), service.rag.store
+    place = (AdapterStore, "put_many") if failing == "store" else (service.rag.retriever, "add")
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, Mock(side_effect=OSError(28, "no room")))
+        with pytest.raises(OSError, match="no room"):
+            service.add([whole])
+    assert [document.id for document, _ in service.list(9)] == ids
+    assert sorted(store.record_keys("document")) == ids
+    assert {key.partition("-")[0] for key in store} == set(ids)
+    assert service.add([whole]) == [whole.id]
+
+
+def test_a_trained_adapter_alone_takes_no_place_beside_generated_ones(service):
+    ids = service.add(documents(2))
+    wait_for(service, service.train(ids[:1]))
+    service.rag.store.delete(service._key(ids[0]))
+    assert service.prepare(asked("What is P0?"), "parametric", 1).path == "trained"
+    both = asked("What are P0 and P1?")
+    ready = service.prepare(both, "parametric", 2)
+    assert [source.document_id for source in ready.documents] == ids[1:]
+    assert ready.path == "generated"
+    for path in (None, "generated"):
+        with pytest.raises(ValueError, match=r"no generated adapter \(a trained one alone"):
+            service.prepare(both, "parametric", 2, ids, path=path)
+
+
+def other_settings(base):
+    made = make_parametrizer("generated", base)
+    made.spec = replace(made.spec, dtype=INT8)
+    return made
+
+
+def test_a_start_says_that_it_makes_adapters_of_other_settings(
+    tiny_base, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("prag_core.server.service.TELL_EVERY", 0)
+    caplog.set_level("INFO")
+    for _ in range(2):  # nothing is said of a store that has all
+        with running_service(tiny_base, tmp_path / "s") as service:
+            service.add(documents(3))
+        assert "adapter of these settings" not in caplog.text
+    with running_service(tiny_base, tmp_path / "s", parametrizer=other_settings(tiny_base)):
+        pass
+    text = r"3 of 3 documents .* these settings \(the store has others: rank \d+ in float32\): "
+    assert re.search(text + ".*--hypernet_dtype that made them", caplog.text)
+    assert "2 of 3 documents done" in caplog.text
+
+
+def test_a_start_on_a_store_that_is_read_only_makes_nothing(
+    tiny_base, tmp_path, monkeypatch, caplog
+):
+    with running_service(tiny_base, tmp_path / "s") as service:
+        ids = service.add(documents(2))
+    opened, made = partial(AdapterStore, readonly=True), other_settings(tiny_base)
+    monkeypatch.setattr("tests.fixtures.services.AdapterStore", opened)
+    made.parametrize = Mock()
+    with running_service(tiny_base, tmp_path / "s", parametrizer=made) as service:
+        assert "the store is read only" in service.get(ids[0])[1].problem
+        assert not service.prepare(asked("What is P0?"), "parametric", 1).documents
+    assert not made.parametrize.called
+    assert caplog.text.count("the store is read only") == 1
+
+
+def test_of_a_document_removed_while_a_stopped_job_writes_about_it_nothing_stays(
+    service, monkeypatch
+):
+    begun, gate, augment = threading.Event(), threading.Event(), OnePairAugmenter.augment
+
+    def slow(self, batch):
+        begun.set()
+        assert gate.wait(30)
+        return augment(self, batch)
+
+    monkeypatch.setattr(OnePairAugmenter, "augment", slow)
+    store, service._trainer = service.rag.store, service._make_trainer()
+    service._trainer.augmenter = CachedAugmenter(OnePairAugmenter(), store)
+    first, second = service.add(documents(2))
+    job = service.train([first, second])
+    assert begun.wait(30)
+    assert service.remove(first)
+    service.jobs.cancel(job.id)
+    gate.set()
+    service.jobs.close(30)
+    kept = list(store.record_keys(AUGMENTATION))
+    assert kept and all(key.startswith(second) for key in kept)
+
+
+def test_a_job_of_documents_that_are_gone_forgets_what_was_written_about_them(service):
+    (first,) = service.add(documents(1))
+    service.remove(first)
+    service.rag.store.put_record(AUGMENTATION, f"{first}-x", {})  # of a process that was killed
+    wait_for(service, service.train([first]))
+    assert not list(service.rag.store.record_keys(AUGMENTATION))

@@ -19,6 +19,7 @@ from hypernet.generation.parametrizer import HypernetParametrizer
 from prag_core.adapters.names import INT8
 from prag_core.adapters.store import AdapterStore
 from prag_core.corpus.documents import Document
+from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.rag import ParametricRAG
 from prag_core.server.jobs import Jobs
 from prag_core.training.options import LoraTrainingOptions
@@ -89,6 +90,15 @@ def test_a_document_without_adapter_blocks_neither_start_nor_others(
             service.add([BAD, new := documents(1, 7)[0]])
         assert service.get(new.id) and ids_of(service, "What is P7?") == [new.id]
         assert service.remove(BAD.id) and service.get(BAD.id) is None
+
+
+def test_a_request_that_takes_the_gate_off_reads_documents_without_adapter(
+    tiny_base, tmp_path, picky
+):
+    record(tiny_base, tmp_path / "s", BAD, *documents(1))
+    options, text = AnswerOptions(gated=True, least_relevance=1e9), "P0 bad is unspeakable"
+    with running_service(tiny_base, tmp_path / "s", options=options) as service:
+        assert ids_of(service, text, 1, "in_context", least_relevance=0.0) == [BAD.id]
 
 
 def test_a_store_of_bad_documents_alone_answers_without(tiny_base, tmp_path, picky):

@@ -16,6 +16,7 @@ const MODES = [
   ["Trained adapter", "no text in the prompt", { mode: "parametric", path: "trained" }],
   ["Combine", "generated adapter and text", { mode: "combine", path: "generated" }],
 ];
+const NOTES = 3; // that are shown of one addition
 let after = "";
 
 class RequestError extends Error {}
@@ -123,7 +124,11 @@ function added(reply) {
     $("documents").prepend(known.get(item.id));
   });
   const count = reply.data.length;
-  $("status").textContent = count === 1 ? "The document became an adapter." : `${count} documents became adapters.`;
+  const name = (id) => known.get(id)?.querySelector("strong").textContent ?? id.slice(0, 8);
+  const notes = (reply.notes ?? []).map(({ id, note }) => `${name(id)}: ${note}.`);
+  const more = notes.length > NOTES ? [`And ${notes.length - NOTES} more notes.`] : [];
+  const said = count === 1 ? "The document became an adapter." : `${count} documents became adapters.`;
+  $("status").textContent = [said, ...notes.slice(0, NOTES), ...more].join(" ");
 }
 
 async function add() {
@@ -150,6 +155,8 @@ async function upload(files) {
     added(await json("/v1/documents/upload", { method: "POST", body }));
   } catch (error) {
     $("status").textContent = "";
+    after = "";
+    await list().catch(() => {}); // what came before the document that failed is there
     throw error;
   } finally {
     $("file").value = "";
@@ -221,7 +228,7 @@ async function* events(reply) {
 async function answer(body, node) {
   const began = performance.now();
   const text = node.querySelector(".text");
-  let first, last, documents = [];
+  let first, last, documents = [], notes = [];
   try {
     const reply = await request("/v1/chat/completions", {
       method: "POST",
@@ -234,6 +241,7 @@ async function answer(body, node) {
       if (piece) first ??= performance.now();
       text.textContent += piece;
       documents = event.documents ?? documents;
+      notes = event.notes ?? notes;
       last = event.usage ?? last;
     }
     const shown = documents.map((row) => row.title || row.id.slice(0, 8)).join(", ");
@@ -242,6 +250,7 @@ async function answer(body, node) {
     node.querySelector(".facts").textContent =
       `${start}${seconds} s in all, ${last?.prompt_tokens ?? "?"} + ${last?.completion_tokens ?? "?"} tokens` +
       (shown ? `, from ${shown}` : "");
+    node.querySelector(".notes").textContent = notes.join(" ");
   } catch (error) {
     node.classList.add("failed");
     text.textContent = error.message;
