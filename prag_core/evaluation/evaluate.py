@@ -242,7 +242,7 @@ class _Cells:
         if missing and condition.how.adapters == "corpus":
             answerer.corpus_adapter()
         read = dict.fromkeys(hit.document_id for n in missing for hit in rows[n])
-        if condition.how.passages == "augmented" and answerer.augmenter:  # what it writes is kept
+        if read and condition.how.passages == "augmented" and answerer.augmenter:
             answerer.augmenter.augment([answerer.document(i) for i in read])
         if condition.how.kept:
             answerer.keep_passages(read, options)
