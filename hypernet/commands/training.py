@@ -15,6 +15,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from hypernet.training.callbacks import Curve, ExportNetwork, LastCheckpoint
 from hypernet.training.datamodule import HypernetDataModule
@@ -23,7 +24,8 @@ from hypernet.training.module import HypernetModule
 OUTPUT = "runs/hypernet"
 # Of the trainer: a step's batch knows its process, so that no sampler has to share it out.
 TRAINER = {"use_distributed_sampler": False}
-# ModelCheckpoint of the least held-out loss; a run that goes on replaces its file.
+# ModelCheckpoint of the least held-out loss; a run that goes on replaces its file. It is to export:
+# where gradients are accumulated, a validation may stand within a step.
 BEST = {"filename": "best", "monitor": "val/gold_nll", "enable_version_counter": False}
 
 
@@ -110,14 +112,26 @@ class HypernetCLI(LightningCLI):
     def _require_no_other_run(self) -> None:
         """Raise ValueError where the output has a run that this one would replace."""
         config = self.config[self.name]
-        if any(Path(config.output).glob("hpc_ckpt_*")):  # Slurm queued it again: it goes on there
-            return
         last = Path(_checkpoint_folder(config.output)) / "last.ckpt"
-        if self.name == "fit" and not config.ckpt_path and last.exists():
+        if self.name != "fit" or not last.exists():
+            return
+        if not _goes_on(last, Path(config.output), config.ckpt_path):
+            foreign = f", and checkpoint {config.ckpt_path} of another" if config.ckpt_path else ""
             raise ValueError(
-                f"got output {config.output}, which holds a run, expected another folder, or to "
-                f"go on with it: --ckpt_path {last}"
+                f"got output {config.output}, which holds a run{foreign}, expected another folder "
+                f"(--output), or to go on with it: --ckpt_path {last}"
             )
+
+
+def _goes_on(last: Path, output: Path, checkpoint: str | None) -> bool:
+    """Say whether `fit` goes on with the run of `last` and not with another one's checkpoint."""
+    if checkpoint:
+        path, folders = Path(checkpoint), (output.resolve(), last.resolve().parent)
+        # No file: a word of Lightning's for one of this run, or refused by it.
+        return not path.exists() or path.resolve().parent in folders
+    # Slurm queued it again: Lightning goes on from what it saved then, unless `last` is newer.
+    saved = [file.stat().st_mtime for file in output.glob("hpc_ckpt_*")]
+    return max(saved, default=0.0) > last.stat().st_mtime and SLURMEnvironment.detect()
 
 
 def _export_folder(output: str) -> str:

@@ -25,6 +25,8 @@ from prag_core.model.base_model import BaseModel
 from prag_core.model.padding import pad
 from prag_core.pipeline.setup import Setup
 
+OVERLAP = 32  # tokens
+
 
 class HypernetParametrizer:
     """Generates one adapter a document with a trained network (`Parametrizer` protocol)."""
@@ -35,7 +37,7 @@ class HypernetParametrizer:
         checkpoint: Checkpoint,
         rank: int | None = None,
         max_tokens: int | None = None,
-        overlap: int = 32,
+        overlap: int = OVERLAP,
         batch_size: int = 8,
         dtype: str = "bfloat16",
     ) -> None:

@@ -36,7 +36,7 @@ from prag_core.evaluation.rendering import marked
 from prag_core.evaluation.report.figures import MARKERS, TOPIC_COLOURS, styled
 from prag_core.evaluation.tables import Table
 from prag_core.files import write_json
-from prag_core.model.base_model import BaseModel, load_base_model
+from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
 from prag_core.model.hardware import machine, release_freed_memory
 from prag_core.terminal import stopped_by_sigterm
 
@@ -48,6 +48,9 @@ OF_ALL = (
 # So do these where there is no question set.
 CORPORA = ("data.corpora", "data.corpus_limit", "data.max_document_tokens")
 REFUSED = 2  # exit status of a `fit` with bad settings, or whose gradients are no numbers
+# Of ablation.json and of each of its rows: what table and figure are made of.
+KEYS = {"minutes", "rate_minutes", "questions"}
+ROW_KEYS = {"name", "settings", "rates", "parameters", "curve", "scores"}
 LINES = {"own": "-", "another's": "--", "none": ":"}  # of the figure
 
 
@@ -99,7 +102,7 @@ def ablate(
             + (f"correct {unknown}" if names else "add one")
         )
     record = yaml.safe_load(Path(fit_config).read_text(encoding="utf-8"))
-    measured_with = overlaid(record, common or {})
+    measured_with = {"data": {}, "model": {}} | overlaid(record, common or {})
     of_all = OF_ALL if measured_with["data"].get("question_sets") else (*OF_ALL, *CORPORA)
     for name, settings in variants.items():
         if apart := [key for key in settings if key.startswith(of_all)]:
@@ -133,7 +136,8 @@ def ablate(
                 settings["model.learning_rate"] = min(losses, key=losses.get)
             train(fit_config, settings, folder)
             model = measured_with["model"]
-            base = load_base_model(model["base_model"], model.get("dtype", "auto"))
+            named = model.get("base_model", EMBEDDED_NAME)
+            base = load_base_model(named, model.get("dtype", "auto"))
             sample = held_out(measured_with["data"], base, documents)
             result |= {"questions": len(sample.questions), "base_model": base.name}
             tried = {f"{r:g}": None if math.isinf(x) else x for r, x in losses.items()}
@@ -151,14 +155,35 @@ def ablate(
 
 def read_result(file: Path, shared: Mapping[str, Any]) -> dict[str, Any]:
     """Return an ablation.json that was measured alike; without one, its beginning."""
-    result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    result = load_result(file) if file.is_file() else {}
     same = all(result.get(key) == value for key, value in shared.items())
     return result if result and same else {**shared, "rows": []}
 
 
+def load_result(file: Path) -> dict[str, Any]:
+    """Read an ablation.json.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another file, or a part of one.
+    """
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        rows = result["rows"]
+        lacking = (KEYS - result.keys()).union(*(ROW_KEYS - row.keys() for row in rows))
+        if lacking or not rows:
+            raise KeyError(*sorted(lacking or {"rows"}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"got {file}, which holds no ablation ({type(error).__name__}: {error}), expected an "
+            "ablation.json as `hypernet ablate` writes it: name another one, or another output"
+        ) from error
+    return result
+
+
 def _require_none_lost(file: Path, kept: Mapping[str, Any], output: Path) -> None:
     """Raise ValueError where a row would be replaced whose training is not here."""
-    written = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+    written = load_result(file)["rows"] if file.is_file() else []
     lost = [row["name"] for row in written if row["name"] not in kept]
     if lost := [name for name in lost if not (output / "variants" / name / "done").is_file()]:
         raise ValueError(
@@ -296,8 +321,15 @@ def compare(folder: Path, base: BaseModel, sample: QuestionSet, conditions: Sequ
 
 
 def write_report(file: Path, drawn: Sequence[str] = ()) -> None:
-    """Write table.md and figure.svg beside an ablation.json."""
-    result = json.loads(file.read_text(encoding="utf-8"))
+    """Write table.md and figure.svg beside an ablation.json.
+
+    Raises:
+        ValueError: no ablation.json, or no variants of it to draw.
+    """
+    result = load_result(file)
+    names = [row["name"] for row in result["rows"]]
+    if unknown := sorted({*drawn} - {*names}):
+        raise ValueError(f"got drawn {unknown}, expected variants of {file}, {names}: correct them")
     text = "\n\n".join(table.markdown() for table in format_tables(result)) + "\n"
     (file.parent / "table.md").write_text(text, encoding="utf-8")
     # Ten variants are a table; as curves they would hide each other.
@@ -345,7 +377,10 @@ def write_curves(rows: Sequence[Mapping], path: Path) -> None:
     with styled():
         figure = Figure(figsize=(8.4, 3.4))
         left, right = figure.subplots(1, 2, sharey=True)
-        for row, colour, marker in zip(rows, TOPIC_COLOURS, MARKERS, strict=False):
+        for number, row in enumerate(rows):
+            turn, place = divmod(number, len(TOPIC_COLOURS))
+            colour = TOPIC_COLOURS[place]
+            marker = MARKERS[(place + turn) % len(MARKERS)]  # another where a colour comes again
             for axes, field, unit in ((left, "documents", 1), (right, "seconds", 60)):
                 places = [point[field] / unit for point in row["curve"]]
                 for name, line in LINES.items():

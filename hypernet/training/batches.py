@@ -187,6 +187,18 @@ def inner_pieces(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return inner
 
 
+def beside_others(batch: Batch) -> Batch:
+    """Return a batch of single documents with the targets of those behind another document alone.
+
+    Documents of a length that few have may stand behind themselves.
+    """
+    ids = batch["document_ids"]
+    apart = torch.tensor([own != ids[number - 1] for number, own in enumerate(ids)])  # (N,)
+    owner = batch["positions"] // batch["rows"].ids.shape[1]  # (P,), a sequence each
+    kept = apart.to(owner.device)[owner]
+    return batch | {k: batch[k][kept] for k in ("positions", "targets", "kinds", "inner")}
+
+
 class Sequences:
     """Rows packed so many in a sequence, with what is needed to find their tokens again."""
 
@@ -358,8 +370,8 @@ class BatchBuilder:
         title = item.title_ids if draw.random() >= self.config.no_title_share else ()
         return [self.start, *title, *item.text_ids, self.end]
 
-    def _pair(self, item: Item, draw: random.Random) -> tuple[str, str] | None:
-        if item.pairs:
+    def _pair(self, item: Item, draw: random.Random) -> tuple[str, ...] | None:
+        if item.pairs:  # what is trained on is the first of a question's answers
             return draw.choice(item.pairs)
         return ask(item.facts, draw) if item.facts else None
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from hypernet.network.checkpoint import WEIGHTS, save_checkpoint
 from hypernet.training.module import HypernetModule
@@ -92,7 +93,11 @@ class Curve(lightning.Callback):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keep last.ckpt, the newest state, to go on from; ModelCheckpoint keeps the best."""
+    """Keep last.ckpt, the newest state, to go on from; ModelCheckpoint keeps the best.
+
+    Where gradients are accumulated it is written between two steps alone: what goes on from within
+    one, as from a best.ckpt of such a validation, lacks the gradients of the step's first batches.
+    """
 
     def __init__(self, dirpath: str, every_n_steps: int = 50) -> None:
         """Name the folder and the rhythm.
@@ -106,18 +111,32 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: lightning.Trainer, *_) -> None:
         """Write it with the validation's point (see `Curve`)."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if training and _between_steps(trainer):
             self._write(trainer)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_) -> None:
         """Write it every few steps."""
-        if trainer.global_step and trainer.global_step % self.every_n_steps == 0:
+        due = trainer.global_step and trainer.global_step % self.every_n_steps == 0
+        if due and _between_steps(trainer):
             self.on_train_end(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, *_) -> None:
         """Write it, once a step."""
         if self.written != trainer.global_step:
             self._write(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, module: HypernetModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Tell ModelCheckpoint, which forgets a best file elsewhere, that its folder was moved."""
+        folder = Path(trainer.ckpt_path).resolve().parent
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, ModelCheckpoint) and folder == Path(callback.dirpath):
+                here = _in_folder(state, folder)
+                if Path(here["best_model_path"]).is_file():
+                    state |= here
 
     def _write(self, trainer: lightning.Trainer) -> None:
         # In its folder, then renamed: Lightning would copy it over the old one, across file systems
@@ -126,3 +145,17 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(fresh)  # by all processes
         if trainer.is_global_zero:
             fresh.replace(self.path)
+
+
+def _between_steps(trainer: lightning.Trainer) -> bool:
+    """Say whether steps were made of all batches so far."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return batches % trainer.accumulate_grad_batches == 0
+
+
+def _in_folder(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what names files in ModelCheckpoint's state, with files of the same names here."""
+    names = ("best_model_path", "kth_best_model_path", "last_model_path")
+    moved = {name: str(folder / Path(state[name]).name) if state[name] else "" for name in names}
+    scores = {str(folder / Path(path).name): x for path, x in state["best_k_models"].items()}
+    return {**moved, "best_k_models": scores, "dirpath": str(folder)}

@@ -87,7 +87,8 @@ class HypernetDataModule(lightning.LightningDataModule):
         validation_articles: articles (titles) held out of each question set (no other set or
             corpus trains on them either), or of the corpora where there is no question set.
         validation_steps: batches a validation.
-        max_document_tokens: longer documents are left out of training.
+        max_document_tokens: longer documents are left out of training; no more than the network
+            encodes at once.
         workers: processes that build batches; each keeps a copy of the memory that this one
             had when it began, so on a CPU rather 0.
         predict_corpus: folder or file of documents that `predict` parametrizes.
@@ -264,9 +265,9 @@ class HypernetDataModule(lightning.LightningDataModule):
             self.validation, min(documents, len(self.validation))
         )
         rows = [
-            (question, answer, item.document.id)
+            (question, answers, item.document.id)
             for item in items
-            for question, answer in (*item.pairs, *((ways[0], said) for ways, said in item.facts))
+            for question, *answers in (*item.pairs, *((ways[0], said) for ways, said in item.facts))
         ]
         if len(items) < 2 or not rows:
             raise ValueError(
@@ -274,7 +275,7 @@ class HypernetDataModule(lightning.LightningDataModule):
                 "expected 2 or more with some: raise model.score_documents and "
                 "data.validation_articles, set data.corpus_pairs, or set model.score_documents to 0"
             )
-        questions = [Question(str(n), q, (a,), (i,)) for n, (q, a, i) in enumerate(rows)]
+        questions = [Question(str(n), q, tuple(a), (i,)) for n, (q, a, i) in enumerate(rows)]
         return QuestionSet("held-out", tuple(item.document for item in items), tuple(questions))
 
     def _builder(self, pools, weights, config: BatchConfig, least: int = 1) -> BatchBuilder:

@@ -60,6 +60,7 @@ BRIDGES = {
 # Asked through another document, what something is has many answers.
 VAGUE = ("What is {}?", "What is {}'s occupation?")
 DATES = {"%Y": 1, "%B %Y": 2, "%d %B %Y": 3, "%B %d, %Y": 3}  # form -> parts of a date
+REPEATS = 1000  # comparisons drawn in a row that are there already: there are no more
 Date = tuple[int, ...]
 Joint = tuple[str, str, str, Document, Document]  # kind, question, answer, and what it takes
 
@@ -96,10 +97,12 @@ def joint_set(
     }
     joint = list(bridges(documents, relations, draw))
     joint = draw.sample(joint, min(len(joint), questions // 2))
+    chosen, repeats = {_key(row): row for row in joint}, 0
     for row in comparisons(documents, relations, draw):
-        if len(joint) == questions:
+        if len(chosen) >= questions or repeats == REPEATS:
             break
-        joint.append(row)
+        repeats = 0 if chosen.setdefault(_key(row), row) is row else repeats + 1
+    joint = [*chosen.values()]
     if not joint:
         raise ValueError(
             f"got {len(documents)} documents of {corpus} in which no relation was found, expected "
@@ -122,11 +125,17 @@ def joint_set(
     print(f"wrote {len(rows)} questions over {len(needed)} documents to {folder}")
 
 
+def _key(row: Joint) -> tuple[str, ...]:
+    """Return what makes a question another one: its words, and what it is about."""
+    return row[1], row[3].id, row[4].id
+
+
 def bridges(
     documents: list[Document], relations: dict[str, list], draw: random.Random
 ) -> Iterator[Joint]:
     """Yield a question about B, named by its relation to A, for every B that A names."""
-    named = {subject(document): document for document in documents}
+    # By the whole title: "Tom Holland (actor)" is not who directed a film of 1988.
+    named = {document.title: document for document in documents}
     for first in documents:
         for ways, answer in relations[first.id]:
             second = named.get(answer)

@@ -11,18 +11,20 @@ import lightning
 import torch
 from torch import Tensor
 
-from hypernet.generation.parametrizer import HypernetParametrizer
+from hypernet.generation.parametrizer import OVERLAP, HypernetParametrizer
 from hypernet.network.checkpoint import Checkpoint, check_tensors, continued
 from hypernet.network.config import NetworkConfig
 from hypernet.network.encoder import Encoder
 from hypernet.network.heads import build_head, needs_background
 from hypernet.network.rows import Rows, attached_rows
-from hypernet.training.batches import ANSWER, COMPLETION, Batch
+from hypernet.training.batches import ANSWER, COMPLETION, Batch, beside_others
 from hypernet.training.datamodule import ENDLESS
 from hypernet.training.losses import TrainedAdapters, token_nll, weight_regression
 from hypernet.training.schedule import Clock, adamw, require_finite_gradients, warmup_cosine
 from hypernet.training.scores import score_network
+from prag_core.adapters.adapter import Adapter
 from prag_core.adapters.store import AdapterStore
+from prag_core.corpus.chunking import CHUNK_TOKENS, chunk_document
 from prag_core.corpus.documents import Document
 from prag_core.model.attach import attached
 from prag_core.model.base_model import EMBEDDED_NAME, BaseModel, load_base_model
@@ -103,6 +105,7 @@ class HypernetModule(lightning.LightningModule):
         self.teacher_weight, self.teacher, self.weights = teacher_weight, teacher, weights
         self.store, self.score_documents = store, score_documents
         self.regression_weight, self.trained_store = regression_weight, trained_store
+        self.reader: Adapter | None = None
         self.base: BaseModel | None = None  # no nn.Module: neither trained nor saved
         self.network: torch.nn.Module | None = None
         self.untrained, self.source = False, "training"
@@ -128,33 +131,54 @@ class HypernetModule(lightning.LightningModule):
             self.network, self.source = start.network, start.hash
             self.network_config, self.made_for = start.config, start.prompt
             self.held_out_before = {*start.training.get("held_out", ())}
-        self.reader = load_reader(self.teacher, self.base)
         config = self.network_config
         self.encoder = Encoder(self.base, config.layers, config.reads_to_the_end)
-        if self.regression_weight or self.imitation_weight:
-            self.trained = TrainedAdapters(self.trained_store, self.base, config.layers)
 
     def setup(self, stage: str) -> None:
-        """Refuse ranks that the head cannot have, and losses that no row would have."""
+        """Refuse ranks that the head cannot have, and what cannot be trained."""
         batch = self.trainer.datamodule.batch
         self.network_config.check_ranks(batch.ranks)
-        if self.teacher and not batch.passages:
-            raise ValueError(
-                f"got teacher {self.teacher!r}, which reads nothing, expected prompts with the "
-                "passage: set data.batch.passages"
-            )
-        like_trained = self.regression_weight or self.imitation_weight
-        if self.network_config.head == "ridge" and like_trained:
-            raise ValueError(
-                "got regression_weight or imitation_weight for the head ridge, whose rows are a "
-                "document's tokens, expected 0: trained adapters have another rank"
-            )
         if stage == "fit":
+            self._require_trainable()
+            if self.teacher and not self.teacher_weight:
+                raise ValueError(
+                    f"got teacher {self.teacher!r} with teacher_weight 0, with which nothing is "
+                    "learned from it, expected more: set model.teacher_weight"
+                )
             batch.require_rows(
                 unrelated=self.unrelated_weight,
                 teacher=self.teacher_weight,
                 regression=self.regression_weight,
                 imitation=self.imitation_weight,
+            )
+
+    def _require_trainable(self) -> None:
+        """Raise ValueError for losses or documents that the head cannot be trained with."""
+        if self.network_config.head == "ridge" and self._imitates:
+            raise ValueError(
+                "got regression_weight or imitation_weight for the head ridge, whose rows are a "
+                "document's tokens, expected 0: trained adapters have another rank"
+            )
+        longest, most = self.trainer.datamodule.max_document_tokens, self.network_config.max_tokens
+        if longest > most or most <= OVERLAP:
+            raise ValueError(
+                f"got data.max_document_tokens {longest} and model.network.max_tokens {most}, "
+                "expected the first at most the second, at which adapters' documents are cut, and "
+                f"the second above {OVERLAP}, which their parts have in common: correct them"
+            )
+
+    def on_fit_start(self) -> None:
+        """Load the adapters that are learned from: the teacher's, and trained ones."""
+        if self._imitates:
+            layers = self.network_config.layers
+            self.trained = TrainedAdapters(self.trained_store, self.base, layers)
+        self.reader = load_reader(self.teacher, self.base)
+        made_for = self.reader.metadata.get("prompt", "") if self.reader else ""
+        if made_for not in ("", self.prompt):
+            warnings.warn(
+                f"got a teacher that was trained in the prompt {made_for}, which is asked in "
+                f"{self.prompt}: set data.batch.prompt",
+                stacklevel=2,
             )
 
     def on_validation_start(self) -> None:
@@ -202,7 +226,8 @@ class HypernetModule(lightning.LightningModule):
         if index % STEPS_A_RELEASE == 0:
             release_freed_memory()
         self._look_at_clock()
-        if self.used >= 1:
+        # Between two steps: a run can go on from there.
+        if self.used >= 1 and (index + 1) % self.trainer.accumulate_grad_batches == 0:
             self.trainer.should_stop = True
 
     def _look_at_clock(self) -> None:
@@ -232,6 +257,10 @@ class HypernetModule(lightning.LightningModule):
         before = self.held_out_before
         return names if before is None else [name for name in names if name in before]
 
+    @property
+    def _imitates(self) -> bool:
+        return bool(self.regression_weight or self.imitation_weight)
+
     def generate_rows(self, batch: Batch) -> Rows:
         """Encode the batch's documents and return the rows of its groups."""
         encoding = self.encoder(batch["documents"], batch["lengths"])
@@ -254,9 +283,9 @@ class HypernetModule(lightning.LightningModule):
         """Return logits (P, V) of the base model without any adapter."""
         return self.logits(self.hidden_states(packed, None), positions)
 
-    def teacher_logits(self, batch: Batch) -> Tensor:
-        """Return logits (P, V) of the model that reads the passages."""
-        with attached(self.base, self.reader):
+    def teacher_logits(self, batch: Batch, adapter: Adapter | None = None) -> Tensor:
+        """Return logits (P, V) of the model that reads the passages, with or without adapter."""
+        with attached(self.base, adapter):
             return self.base_logits(batch["teacher"], batch["teacher_positions"])
 
     def ask(self, batch: Batch, rows: Rows | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -278,9 +307,10 @@ class HypernetModule(lightning.LightningModule):
         if self.unrelated_weight and "plain" in batch:
             losses["unrelated_kl"] = self.unrelated_weight, self._unrelated_kl(batch, states)
         if self.teacher_weight and "teacher" in batch:
-            kl = kl_to_teacher(logits[batch["taught"]], self.teacher_logits(batch)).mean()
+            teacher = self.teacher_logits(batch, self.reader)
+            kl = kl_to_teacher(logits[batch["taught"]], teacher).mean()
             losses["teacher_kl"] = self.teacher_weight, kl
-        if (self.regression_weight or self.imitation_weight) and batch["group"] == 1:
+        if self._imitates and batch["group"] == 1:
             losses |= self._imitation(batch, rows, logits)
         # From 0: a step may have nothing that any loss of a weight is about.
         loss = sum((w * value for w, value in losses.values() if w), 0.0 * nll.sum())
@@ -332,7 +362,8 @@ class HypernetModule(lightning.LightningModule):
             self._log_nll(f"rank{rank}", batch, self.network(encoding, batch["group"], rank))
         self._log_nll("gold", batch, rows)
         # Rolled by one: each document is asked with its neighbour's adapter.
-        self._log_nll("shuffled", batch, Rows(rows.a.roll(1, 0), rows.b.roll(1, 0)))
+        others = Rows(rows.a.roll(1, 0), rows.b.roll(1, 0))
+        self._log_nll("shuffled", beside_others(batch), others)
         self._log_nll("closed_book", batch, None)
         if "teacher" in batch:
             nll = token_nll(self.teacher_logits(batch), batch["targets"][batch["taught"]])
@@ -365,26 +396,47 @@ class HypernetModule(lightning.LightningModule):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
-    def predict_step(self, batch: list[Document], index: int) -> int:
-        """Put documents and adapters into the store; return how many there are in it.
-
-        Raises:
-            ValueError: no exported weights (a store is keyed by them).
-        """
+    def on_predict_start(self) -> None:
+        """Refuse weights that are not exported (a store is keyed by them), or lack a background."""
         if self.source == "training":
             raise ValueError(
                 "got no exported weights to predict with, expected them: set --model.weights, e.g. "
                 "smollm2-135m-ridge, without --ckpt_path (`hypernet export` makes them of it)"
             )
+        if needs_background(self.network):
+            raise ValueError(
+                f"got weights {self.weights} without a background, expected one, as "
+                "model.network.background asks for it: set it to 0, or train weights that have it"
+            )
+
+    def predict_step(self, batch: list[Document], index: int) -> int:
+        """Put documents and adapters into the store; return how many adapters there are in it.
+
+        A long document becomes chunks, as `prag parametrize` makes them. A record of a document
+        that the store has stays as it is.
+
+        Raises:
+            ValueError: documents that no adapter can be made of; those of the others are put.
+        """
         made = self.parametrizer()
         # Without Lightning's autocast, as `prag parametrize` makes them: the closed form is exact.
         exact = torch.autocast(self.base.device.type, enabled=False)
         with AdapterStore(self.store) as store, exact:
             # Without the documents of earlier batches, which need no index here.
             rag = ParametricRAG(self.base, parametrizer=made, store=store, documents=())
-            rag.add_documents(batch)
-            store.put_records("document", {document.id: asdict(document) for document in batch})
+            documents = self._cut(batch, store)
+            try:
+                rag.add_documents(documents)
+            finally:  # where no adapter can be made of some, the others have theirs
+                added = [d for d in documents if d.id in rag.documents and not _is_kept(d, store)]
+                store.put_records("document", {d.id: asdict(d) for d in added})
             return len(store)
+
+    def _cut(self, documents: list[Document], store: AdapterStore) -> list[Document]:
+        """Cut long documents into chunks; what the store holds whole stays whole."""
+        sizes = self.base.tokenizer, CHUNK_TOKENS
+        parts = ([d] if _is_kept(d, store) else chunk_document(d, *sizes) for d in documents)
+        return [document for part in parts for document in part]
 
     def _log_nll(self, name: str, batch: Batch, rows: Rows | None) -> None:
         states, logits, nll = self.ask(batch, rows)
@@ -464,3 +516,7 @@ class HypernetModule(lightning.LightningModule):
                 f"got data with another {other} than the checkpoint was trained with, expected "
                 "the same: use its YAML, or export it and set model.weights"
             )
+
+
+def _is_kept(document: Document, store: AdapterStore) -> bool:
+    return store.get_record("document", document.id) is not None

@@ -35,14 +35,15 @@ NOTHING = LeaveOut()
 class Item:
     """One tokenised document with what can be asked about it.
 
-    `pairs` are (question, answer); `facts` are patterns' (ways to ask, answer); `joint` are
-    (question, answer, ids of the other documents that it takes to answer).
+    `pairs` are (question, golden answers ...), the first of which is trained on; `facts` are
+    patterns' (ways to ask, answer); `joint` are (question, answer, ids of the other documents that
+    it takes to answer).
     """
 
     document: Document
     title_ids: tuple[int, ...]
     text_ids: tuple[int, ...]
-    pairs: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[tuple[str, ...], ...] = ()
     facts: tuple[tuple[tuple[str, ...], str], ...] = ()
     joint: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
 
@@ -188,23 +189,24 @@ def read_question_set(
         ValueError: no question refers to a document.
     """
     counts: Counter[str] = Counter()
-    questions = load_question_set(source, skip_bad=True, counts=counts)
+    # A hub's validation split is what benchmarks measure.
+    split = "" if Path(source).exists() else "train"
+    questions = load_question_set(source, split, skip_bad=True, counts=counts)
     if counts["bad"]:
         logger.warning("%s: left out %d bad records", source, counts["bad"])
-    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    pairs: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     joint: dict[str, list[tuple[str, str, tuple[str, ...]]]] = defaultdict(list)
     for question in questions.questions:
         answers = question.golden_answers
         if not answers or leave_out.asks(question.question, answers):
             continue
-        pair = question.question, answers[0]  # a target is one text
         gold = tuple(dict.fromkeys(question.gold_ids))
         for identifier in gold:
             others = tuple(other for other in gold if other != identifier)
             if others:
-                joint[identifier].append((*pair, others))
+                joint[identifier].append((question.question, answers[0], others))
             else:
-                pairs[identifier].append(pair)
+                pairs[identifier].append((question.question, *answers))
     # Distractors of the corpus, which no question asks about, are left out.
     documents = [d for d in questions.documents if d.id in pairs or d.id in joint]
     if not documents:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ import yaml
 from safetensors.torch import load_file
 
 from hypernet import cli
+from hypernet.commands import training
+from hypernet.generation.parametrizer import HypernetParametrizer
 from hypernet.network.checkpoint import save_checkpoint
 from hypernet.network.config import NetworkConfig
 from hypernet.training.batches import BatchBuilder
@@ -24,6 +27,7 @@ from hypernet.training.module import HypernetModule
 from prag_core.adapters.store import AdapterStore
 from prag_core.cli import load_function, summary
 from prag_core.cli import main as prag
+from prag_core.corpus.documents import Document
 from prag_core.model.prompts import prompt_id
 from prag_core.model.wordings import DEFAULT, find_wording
 from tests.fixtures.hypernetworks import network, write_question_set
@@ -145,6 +149,52 @@ def test_the_record_of_a_run_is_that_of_its_training(common, tmp_path):
     assert (folder / "config.yaml").read_text() == record and "max_steps: 1\n" in record
 
 
+def test_a_run_is_replaced_by_no_other(common, tmp_path, capsys):
+    output, other = tmp_path / "runs/hypernet_tiny", tmp_path / "other.ckpt"
+    last = output / "checkpoints/last.ckpt"
+    last.parent.mkdir(parents=True)
+    for file in (last, other):
+        torch.save({}, file)
+    assert cli.main(["fit", *common, f"--ckpt_path={other}"]) == 2
+    error = capsys.readouterr().err
+    assert f"which holds a run, and checkpoint {other} of another, expected" in error
+    assert "(--output)" in error and f"--ckpt_path {last.relative_to(tmp_path)}" in error
+    for own in (last, last.with_name("best.ckpt"), output / "hpc_ckpt_1.ckpt"):
+        torch.save({}, own)
+        assert training._goes_on(last, output, str(own))
+
+
+@pytest.mark.parametrize(
+    ("slurm", "age", "goes_on"), [(1, -9, True), (1, 9, False), (0, -9, False)]
+)
+def test_a_run_goes_on_where_slurm_stopped_it(tmp_path, monkeypatch, slurm, age, goes_on):
+    """Without a word, where Lightning goes on from the newest state; what is left over is none."""
+    monkeypatch.setattr(training.SLURMEnvironment, "detect", lambda: bool(slurm))
+    last, saved = tmp_path / "checkpoints/last.ckpt", tmp_path / "hpc_ckpt_1.ckpt"
+    last.parent.mkdir()
+    for file in (last, saved):
+        file.touch()
+    now = last.stat().st_mtime
+    os.utime(saved, (now, now - age))
+    assert training._goes_on(last, tmp_path, None) is goes_on
+    saved.unlink()
+    assert not training._goes_on(last, tmp_path, None)
+
+
+def test_a_run_that_was_moved_keeps_its_best_checkpoint(common, tmp_path):
+    run = ["fit", *common, "--model.learning_rate=0", "--trainer.val_check_interval=3"]
+    run.append("--trainer.logger=false")
+    assert cli.main([*run, "--trainer.max_steps=3"]) == 0
+    (tmp_path / "runs/hypernet_tiny").rename("moved")
+    last = Path("moved/checkpoints/last.ckpt")
+    more = [*run, f"--ckpt_path={last}", "--trainer.max_steps=6"]
+    assert cli.main([*more, "--output=branch"]) == 0
+    assert step_of(Path("branch/checkpoints/best.ckpt")) == 6  # the best of its own folder
+    assert cli.main([*more, "--output=moved"]) == 0
+    assert step_of(last) == 6
+    assert step_of(last.with_name("best.ckpt")) == 3  # no validation beats the first
+
+
 def test_predicted_adapters_answer_and_need_no_training_data(common, tiny_base, tmp_path, capsys):
     save_checkpoint("network", network(tiny_base, TINY), TINY, tiny_base)
     run = ["predict", *common, "--model.weights=network", "--model.store=store",
@@ -166,6 +216,9 @@ def test_predicted_adapters_are_those_of_parametrize(common, tiny_base, tmp_path
     notes = {"prompt": prompt_id(find_wording("direct"), tokenizer=tiny_base.tokenizer)}
     save_checkpoint("network", network(tiny_base, TINY), TINY, tiny_base, notes)
     corpus = tmp_path / "set"
+    text = " ".join(f"Gus likes number {number}." for number in range(60))
+    with (corpus / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "long", "title": "Gus", "text": text}) + "\n")
     run = ["predict", *common, "--model.weights=network", "--model.store=predicted",
            "--trainer.precision=bf16-mixed", f"--data.predict_corpus={corpus}"]  # fmt: skip
     assert cli.main(run) == 0
@@ -173,13 +226,52 @@ def test_predicted_adapters_are_those_of_parametrize(common, tiny_base, tmp_path
             "--path=generated", "--hypernet=network"]  # fmt: skip
     assert prag(made) == 0
     with AdapterStore("predicted") as predicted, AdapterStore("made") as store:
-        assert sorted(predicted) == sorted(store)
+        assert sorted(predicted) == sorted(store) and len(store) > 8  # with chunks of a long one
+        assert dict(predicted.records("document")) == dict(store.records("document"))
         for key, adapter in store.items():
             same = predicted.get(key)
             assert same.metadata["prompt"] == adapter.metadata["prompt"] == notes["prompt"]
             for path, (a, b) in adapter.tensors.items():
                 torch.testing.assert_close(same.tensors[path][0], a, rtol=1e-5, atol=1e-6)
                 torch.testing.assert_close(same.tensors[path][1], b, rtol=1e-5, atol=1e-6)
+
+
+def test_predict_keeps_what_is_there_and_what_could_be_made(
+    common, tiny_base, tmp_path, monkeypatch, capsys
+):
+    save_checkpoint("network", network(tiny_base, TINY), TINY, tiny_base)
+    ana = Document("Ana likes red.", "Ana", "a1", {"year": 1931})
+    with AdapterStore("store") as store:
+        store.put_record("document", ana.id, asdict(ana))
+    parametrize = HypernetParametrizer.parametrize
+
+    def refused(self, documents):
+        if "Bob" in [document.title for document in documents]:
+            raise ValueError("got activations that are no numbers")
+        return parametrize(self, documents)
+
+    monkeypatch.setattr(HypernetParametrizer, "parametrize", refused)
+    run = ["predict", *common, "--model.weights=network", "--model.store=store"]
+    assert cli.main([*run, "--data.predict_corpus=set"]) == 2
+    assert "got 1 of 6 documents that no adapter can be made of" in capsys.readouterr().err
+    with AdapterStore("store") as store:
+        records = dict(store.records("document"))
+        assert len(store) == 5 and records[ana.id] == asdict(ana)
+        assert {record["title"] for record in records.values()} == {
+            "Ana",
+            "Cy",
+            "Dee",
+            "Eli",
+            "Fay",
+        }
+
+
+def test_weights_without_the_background_of_the_network_do_not_predict(common, tiny_base, capsys):
+    save_checkpoint("network", network(tiny_base, TINY), TINY, tiny_base)
+    run = ["predict", *common, "--model.weights=network", "--model.network.background=4"]
+    assert cli.main([*run, "--data.predict_corpus=set", "--model.store=store"]) == 2
+    assert "got weights network without a background, expected one" in capsys.readouterr().err
+    assert not Path("store").exists()
 
 
 def test_ctrl_c_in_a_training_says_how_to_go_on(monkeypatch, capsys):
@@ -208,15 +300,20 @@ def test_a_network_without_weights_is_not_scored(common, capsys):
     assert "got no exported weights to predict with" in capsys.readouterr().err
 
 
-def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path, monkeypatch):
-    save = lightning.Trainer.save_checkpoint
-    saved = []
+@pytest.fixture
+def saved(monkeypatch) -> list[tuple[str, int]]:
+    """Checkpoints as they are written: (name, step)."""
+    save, files = lightning.Trainer.save_checkpoint, []
 
     def noted(trainer, path, *_):
-        saved.append((Path(path).name, trainer.global_step))
+        files.append((Path(path).name, trainer.global_step))
         save(trainer, path)
 
     monkeypatch.setattr(lightning.Trainer, "save_checkpoint", noted)
+    return files
+
+
+def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path, saved):
     run = ["fit", *common, "--model.learning_rate=0", "--trainer.val_check_interval=3"]
     assert cli.main([*run, "--trainer.max_steps=12"]) == 0  # no validation beats the first
     assert saved == [("best.ckpt", 3), *(("last.new", step) for step in (3, 6, 9, 10, 12))]
@@ -225,6 +322,17 @@ def test_the_last_checkpoint_is_the_newest_not_the_best(common, tmp_path, monkey
     assert cli.main([*run, "--trainer.max_steps=4"]) == 0  # a new run
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
     assert step_of(folder / "last.ckpt") == 4
+
+
+def test_the_last_checkpoint_stands_between_two_steps(common, tmp_path, saved):
+    run = ["fit", *common, "--trainer.accumulate_grad_batches=2", "--trainer.logger=false",
+           "--trainer.val_check_interval=3"]  # fmt: skip
+    assert cli.main([*run, "--trainer.max_steps=6"]) == 0
+    last = tmp_path / "runs/hypernet_tiny/checkpoints/last.ckpt"
+    more = [f"--ckpt_path={last}", "--last_checkpoint.every_n_steps=6", "--trainer.max_steps=9"]
+    assert cli.main([*run, *more]) == 0
+    # Neither after batches 3, 9 and 15, nor after the first one of the run that goes on.
+    assert [step for name, step in saved if name == "last.new"] == [3, 6, 9]
 
 
 def test_a_killed_run_goes_on(common, tmp_path, monkeypatch):

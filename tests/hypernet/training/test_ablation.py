@@ -88,6 +88,8 @@ def test_variants_are_trained_and_compared(config, capsys, monkeypatch):
     assert cli.main(["ablate", "--render", "out/ablation.json"]) == 0
     assert Path("out/table.md").read_text() == text
     assert Path("out/figure.svg").read_bytes() == figure
+    assert cli.main(["ablate", "--render", "out/ablation.json", "--drawn", "[nobody]"]) == 2
+    assert "got drawn ['nobody'], expected variants of out/ablation.json" in capsys.readouterr().err
 
     # A second run trains and asks nothing.
     monkeypatch.setattr(ablation.subprocess, "run", None)
@@ -196,6 +198,35 @@ def test_held_out_documents_are_those_of_the_common_settings(config, monkeypatch
     data = yaml.safe_load(Path("tiny.yaml").read_text())["data"] | {"seed": 1}
     base = ablation.load_base_model("base", "float32")
     assert {d.title for d in real(data, base, 9).documents} == {*notes["held_out"]}
+
+
+def test_the_base_model_may_be_left_to_its_default(config, monkeypatch):
+    record = yaml.safe_load(Path("tiny.yaml").read_text())
+    del record["model"]["base_model"]
+    Path("tiny.yaml").write_text(yaml.safe_dump(record))
+    here(monkeypatch, "--model.base_model=base")
+    monkeypatch.setattr(ablation, "EMBEDDED_NAME", "base")
+    change = ["--rates", "{}", "--measured", "[]", "--variants", "{ridge: {}}"]
+    assert cli.main(["ablate", "--config", config, *change]) == 0
+    assert len(json.loads(Path("out/ablation.json").read_text())["rows"]) == 1
+
+
+@pytest.mark.parametrize("text", ['{"rows": []}', '{"rows": [{}]}', "[1]", '{"minutes": 4, "ro'])
+def test_what_is_no_ablation_is_not_rendered(tmp_path, capsys, text):
+    file = tmp_path / "results.json"
+    file.write_text(text)
+    assert cli.main(["ablate", "--render", str(file)]) == 2
+    assert f"got {file}, which holds no ablation" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [file]
+
+
+def test_more_variants_than_colours_are_all_drawn(tmp_path):
+    losses = {"own": 1.0, "another's": 2.0, "none": 3.0}
+    curve = [{"documents": n, "seconds": 60 * n, **losses} for n in (1, 2)]
+    names = [f"variant {number}" for number in range(9)]
+    file = tmp_path / "figure.svg"
+    ablation.write_curves([{"name": name, "curve": curve} for name in names], file)
+    assert [name for name in names if f"{name}, own" not in file.read_text("utf-8")] == []
 
 
 def test_a_try_that_was_killed_is_no_rate_that_diverged(config, monkeypatch):

@@ -21,6 +21,7 @@ CORPUS = [
     Document("Ada Quill (born 3 March 1901) was a Norwegian painter and film maker.", "Ada Quill"),
     Document("Bo Reed (born May 5, 1912) was a Swedish singer, born in Ystad.", "Bo Reed"),
     Document("Cy Moss (born 7 May 1930) was a Swedish cyclist.", "Cy Moss"),
+    Document("Bo Reed is a company that was founded in 1990.", "Bo Reed (company)"),  # a namesake
 ]
 BORN = {"Ada Quill": 1901, "Bo Reed": 1912, "Cy Moss": 1930}
 KINDS = {"Ada Quill": "Norwegian", "Bo Reed": "Swedish", "Cy Moss": "Swedish"}
@@ -61,13 +62,20 @@ def test_answers_follow_from_both_documents(corpus):
             assert second not in text and first.removesuffix(" (film)") in text
             assert answer in next(d.text for d in CORPUS if d.title == second)
     assert kinds == {"yes", "no", "comparison", "bridge"}
+    asked = {(question.question, question.gold_ids) for question in questions.questions}
+    assert len(asked) == len(questions.questions)
+
+
+def test_a_small_corpus_has_as_many_questions_as_there_are(corpus):
+    questions = write(corpus, "--questions", "5000").questions
+    assert len({(q.question, q.gold_ids) for q in questions}) == len(questions) < 500
 
 
 def test_what_is_left_out_is_never_asked(corpus):
     (corpus / "titles.txt").write_text("Ada Quill\n")
     questions = write(
         corpus, "--questions", "40", "--leave_out.titles", str(corpus / "titles.txt"),
-        "--leave_out.relations", "[place of birth, occupation]", "--leave_out.last_documents", "1",
+        "--leave_out.relations", "[place of birth, occupation]", "--leave_out.last_documents", "2",
     )  # fmt: skip
     titles = {document.title for document in questions.documents}
     assert titles == {"Red Dust (film)", "Blue Sand", "Bo Reed"}

@@ -103,7 +103,7 @@ def test_the_shipped_configuration_keeps_the_benchmarks_out(tiny_base, tmp_path)
     assert len(items) > 80_000
     named = set(titles.read_text(encoding="utf-8").splitlines())
     assert len(named) == 36 and not named & {item.article for item in items}
-    questions = [q for item in items for q, _ in item.pairs]
+    questions = [q for item in items for q, *_ in item.pairs]
     questions += [way for item in items for asked, _ in item.facts for way in asked]
     assert len(questions) > 200_000 and not any(map(leave_out.asks, questions))
     # Whatever the words: what popqa_250 has for occupations answers no pattern's question for what

@@ -18,6 +18,7 @@ from hypernet.network.rows import Rows
 from hypernet.training.batches import ANSWER, COMPLETION, BatchBuilder, BatchConfig
 from hypernet.training.callbacks import Curve, LastCheckpoint
 from hypernet.training.datamodule import HypernetDataModule
+from hypernet.training.losses import token_nll
 from hypernet.training.module import HypernetModule
 from hypernet.training.schedule import adamw
 from hypernet.training.sources import Item, held_out_articles
@@ -117,6 +118,55 @@ def test_time_ends_a_run_that_goes_on_with_what_it_used(tiny_base, tmp_path, mon
     again, data = parts(tiny_base, tmp_path / "data", max_hours=100 / 3600)
     first, second = run(again, str(tmp_path / "last.ckpt"))
     assert first == point and second["step"] == point["step"] + 1  # its time was used
+
+
+def test_time_ends_a_run_between_two_steps(tiny_base, tmp_path):
+    module, _ = parts(tiny_base, tmp_path)
+    module.trainer, module.used = SimpleNamespace(accumulate_grad_batches=3, should_stop=False), 1.0
+    stops = []
+    for index in range(3):
+        module.on_train_batch_end(None, {}, index)
+        stops.append(module.trainer.should_stop)
+    assert stops == [False, False, True]
+
+
+def test_documents_longer_than_what_is_encoded_at_once_are_refused(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path)
+    module.trainer, data.max_document_tokens = SimpleNamespace(datamodule=data), 385
+    with pytest.raises(ValueError, match=r"got data.max_document_tokens 385"):
+        module.setup("fit")
+    module.setup("validate")
+    data.max_document_tokens, module.network_config = 32, replace(CONFIG, max_tokens=32)
+    with pytest.raises(ValueError, match="and the second above 32, which their parts have in"):
+        module.setup("fit")
+
+
+def test_a_document_is_never_another_one(tiny_base, tmp_path):
+    """Where few are of a length, and one stands twice in a batch."""
+    module, data = parts(tiny_base, tmp_path)
+    module.trainer, logged = SimpleNamespace(datamodule=data), {}
+    module.log_dict = lambda values, batch_size, **_: logged.update(
+        {name: (float(value), batch_size) for name, value in values.items()}
+    )
+    config = BatchConfig(documents=3, groups=(1,), questions=1, completions=0, unrelated=0)
+
+    def validated(items):
+        batch = BatchBuilder(tiny_base.tokenizer, [items], [1.0], config).build(0)
+        module.validation_step(batch, 0)
+        return batch
+
+    with torch.no_grad():
+        validated(data.training[0][:1])
+        assert logged["val/gold_nll"][1] == 1 and logged["val/shuffled_nll"][1] == 0
+        batch = validated(data.training[0][:2])
+        rows, ids = module.generate_rows(batch), batch["document_ids"]
+        states = module.hidden_states(batch["rows"], Rows(rows.a.roll(1, 0), rows.b.roll(1, 0)))
+    losses = token_nll(module.logits(states, batch["positions"]), batch["targets"])
+    owner = batch["positions"] // batch["rows"].ids.shape[1]
+    apart = torch.tensor([number for number in range(3) if ids[number] != ids[number - 1]])
+    assert len(apart) == 2
+    expected = losses[torch.isin(owner, apart)].mean()
+    assert logged["val/shuffled_nll"] == (pytest.approx(float(expected)), 1)
 
 
 def test_what_is_held_out_is_what_no_training_of_the_weights_drew(tiny_base, tmp_path):
@@ -267,25 +317,35 @@ def test_processes_draw_different_batches_of_a_step(tiny_base, tmp_path):
 
 def test_the_teacher_reads_with_its_adapter(tiny_base, tiny_spec, tmp_path):
     reader = random_adapter(tiny_spec, tiny_base)
-    to_peft(reader, tmp_path / "reader", "tiny")
-    taught, data = parts(tiny_base, tmp_path, teacher=str(tmp_path / "reader"), teacher_weight=1.0)
+    bare, data = parts(tiny_base, tmp_path)
     batch = data._builder(data.training, [1.0], replace(BATCH, passages=True)).build(0)
-    bare, _ = parts(tiny_base, tmp_path)
-    before = bare.teacher_logits(batch)
-    logits = taught.teacher_logits(batch)
+    before, logits = bare.teacher_logits(batch), bare.teacher_logits(batch, reader)
+    assert (logits - before).abs().max() > 1e-2
+    torch.testing.assert_close(before, bare.teacher_logits(batch))
     bare.base = replace(tiny_base, model=deepcopy(tiny_base.model))
     for path, (a, b) in reader.tensors.items():
         weight = bare.base.model.get_submodule(path).weight
         weight.data += reader.spec.alpha / reader.spec.rank * (b @ a).to(weight)
     torch.testing.assert_close(logits, bare.teacher_logits(batch), atol=1e-4, rtol=1e-4)
-    assert (logits - before).abs().max() > 1e-2
-    assert torch.equal(before, taught.base_logits(batch["teacher"], batch["teacher_positions"]))
 
 
-def test_a_teacher_that_reads_nothing_is_refused(tiny_base, tmp_path):
-    module, data = parts(tiny_base, tmp_path)
-    module.teacher = "reader"
-    with pytest.raises(ValueError, match="got teacher 'reader', which reads nothing, expected"):
+def test_a_fit_learns_from_its_teacher(tiny_base, tiny_spec, tmp_path, recwarn):
+    reader = random_adapter(tiny_spec, tiny_base)
+    reader.metadata["prompt"] = "another"
+    to_peft(reader, tmp_path / "reader", "tiny")
+    losses = []
+    for teacher in ("", str(tmp_path / "reader")):
+        module, data = parts(tiny_base, tmp_path, teacher=teacher, teacher_weight=1.0)
+        data.batch = replace(BATCH, passages=True)
+        fit(module, data, tmp_path / f"fit{len(losses)}", 1)
+        losses.append(float(module.trainer.callback_metrics["train/teacher_kl"]))
+    assert losses[0] != losses[1]
+    assert any("trained in the prompt another" in str(warning.message) for warning in recwarn)
+
+
+def test_a_teacher_without_weight_is_refused(tiny_base, tmp_path):
+    module, data = parts(tiny_base, tmp_path, teacher="reader")
+    with pytest.raises(ValueError, match="got teacher 'reader' with teacher_weight 0"):
         fit(module, data, tmp_path, 1)
 
 
@@ -377,8 +437,9 @@ def test_group_sizes_must_divide():
 
 def test_trained_adapters_are_imitated(tiny_base, tmp_path):
     settings = {"regression_weight": 100.0, "imitation_weight": 0.01}
+    module, _ = parts(tiny_base, tmp_path, **settings)  # without a store: to validate or predict
     with pytest.raises(FileNotFoundError, match="got no adapter store at ''"):
-        parts(tiny_base, tmp_path, **settings)
+        module.on_fit_start()
     documents = DOCUMENTS[:4]
     spec = AdapterSpec(tiny_base.fingerprint, 4, 8, ("down_proj",), (0, 1))
     with AdapterStore(tmp_path / "trained") as store:
@@ -387,6 +448,8 @@ def test_trained_adapters_are_imitated(tiny_base, tmp_path):
     config = replace(CONFIG, head="last_token_mlp")
     settings |= {"trained_store": str(tmp_path / "trained"), "network": config}
     module, data = parts(tiny_base, tmp_path, **settings)
+    module.trainer = SimpleNamespace(datamodule=data)
+    module.on_fit_start()
     items = [item for pool in (*data.training, data.validation) for item in pool]
     data.training, known = [items], {document.id for document in documents}
     builder = data._builder([items], [1.0], BatchConfig(len(items), (1,), 1, 0, 0))
@@ -424,6 +487,8 @@ def test_trained_adapters_of_another_rank_are_refused(tiny_base, tmp_path):
     module.trainer = SimpleNamespace(datamodule=data)
     with pytest.raises(ValueError, match="for the head ridge, whose rows are a document's tokens"):
         module.setup("fit")
+    module.setup("validate")  # what is measured is the network alone
+    module.on_fit_start()
     batch = data._builder(data.training, [1.0], BATCH).build(0)
     with pytest.raises(ValueError, match=r"rank 2 .* expected rank 4 .*of this rank"):
         module.trained.rows(
