@@ -39,7 +39,7 @@ def test_p_values_of_a_file_are_corrected_for_all_of_it():
     for path in ROOT.glob("checkpoints/*/results.json"):
         rows = json.loads(path.read_text("utf-8"))["differences"]
         tested = [row["f1"] for row in rows if row["f1"]["p"] is not None]
-        expected = pytest.approx(holm([row["p"] for row in tested]), abs=1e-5)
+        expected = pytest.approx(holm([row["p"] for row in tested]), abs=1e-4)  # of rounded ones
         assert [row["adjusted_p"] for row in tested] == expected, path
 
 

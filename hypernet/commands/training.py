@@ -6,6 +6,7 @@ in YAML files: `--config` may be given several times, the later file wins.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,8 +25,7 @@ from hypernet.training.module import HypernetModule
 OUTPUT = "runs/hypernet"
 # Of the trainer: a step's batch knows its process, so that no sampler has to share it out.
 TRAINER = {"use_distributed_sampler": False}
-# ModelCheckpoint of the least held-out loss; a run that goes on replaces its file. It is to export:
-# where gradients are accumulated, a validation may stand within a step.
+# ModelCheckpoint of the least held-out loss; a run that goes on replaces its file.
 BEST = {"filename": "best", "monitor": "val/gold_nll", "enable_version_counter": False}
 
 
@@ -115,7 +115,7 @@ class HypernetCLI(LightningCLI):
         last = Path(_checkpoint_folder(config.output)) / "last.ckpt"
         if self.name != "fit" or not last.exists():
             return
-        if not _goes_on(last, Path(config.output), config.ckpt_path):
+        if not _goes_on(Path(config.output), config.ckpt_path):
             foreign = f", and checkpoint {config.ckpt_path} of another" if config.ckpt_path else ""
             raise ValueError(
                 f"got output {config.output}, which holds a run{foreign}, expected another folder "
@@ -123,15 +123,16 @@ class HypernetCLI(LightningCLI):
             )
 
 
-def _goes_on(last: Path, output: Path, checkpoint: str | None) -> bool:
-    """Say whether `fit` goes on with the run of `last` and not with another one's checkpoint."""
+def _goes_on(output: Path, checkpoint: str | None) -> bool:
+    """Say whether `fit` goes on with the run in `output`, not with another one's checkpoint."""
     if checkpoint:
-        path, folders = Path(checkpoint), (output.resolve(), last.resolve().parent)
-        # No file: a word of Lightning's for one of this run, or refused by it.
-        return not path.exists() or path.resolve().parent in folders
-    # Slurm queued it again: Lightning goes on from what it saved then, unless `last` is newer.
-    saved = [file.stat().st_mtime for file in output.glob("hpc_ckpt_*")]
-    return max(saved, default=0.0) > last.stat().st_mtime and SLURMEnvironment.detect()
+        path = Path(checkpoint)
+        # No file: a word of Lightning's for one of this run ("last"), or refused by it.
+        word = not path.exists() and "://" not in checkpoint
+        return word or output.resolve() in path.resolve().parents
+    # Slurm queued it again: Lightning goes on from what it saved then.
+    again = SLURMEnvironment.detect() and int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+    return again and any(output.glob("hpc_ckpt_*"))
 
 
 def _export_folder(output: str) -> str:

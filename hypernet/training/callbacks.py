@@ -93,11 +93,7 @@ class Curve(lightning.Callback):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keep last.ckpt, the newest state, to go on from; ModelCheckpoint keeps the best.
-
-    Where gradients are accumulated it is written between two steps alone: what goes on from within
-    one, as from a best.ckpt of such a validation, lacks the gradients of the step's first batches.
-    """
+    """Keep last.ckpt, the newest state, to go on from; ModelCheckpoint keeps the best."""
 
     def __init__(self, dirpath: str, every_n_steps: int = 50) -> None:
         """Name the folder and the rhythm.
@@ -111,14 +107,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: lightning.Trainer, *_) -> None:
         """Write it with the validation's point (see `Curve`)."""
-        training = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if training and _between_steps(trainer):
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._write(trainer)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_) -> None:
         """Write it every few steps."""
-        due = trainer.global_step and trainer.global_step % self.every_n_steps == 0
-        if due and _between_steps(trainer):
+        if trainer.global_step and trainer.global_step % self.every_n_steps == 0:
             self.on_train_end(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, *_) -> None:
@@ -145,12 +139,6 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(fresh)  # by all processes
         if trainer.is_global_zero:
             fresh.replace(self.path)
-
-
-def _between_steps(trainer: lightning.Trainer) -> bool:
-    """Say whether steps were made of all batches so far."""
-    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    return batches % trainer.accumulate_grad_batches == 0
 
 
 def _in_folder(state: dict[str, Any], folder: Path) -> dict[str, Any]:

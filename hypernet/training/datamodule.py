@@ -34,6 +34,7 @@ from prag_core.model.base_model import BaseModel
 DEFAULT_BATCH = BatchConfig()
 LEAST_TOKENS = 4  # of a document, start and end included, that is trained on
 ENDLESS = 10_000_000  # steps; `trainer.max_steps` ends a run
+PREDICTED = 32  # documents whose adapters are made together
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class HypernetDataModule(lightning.LightningDataModule):
     """Question sets and corpora, split by article.
 
     Attributes:
-        question_sets: folders with corpus.jsonl(.gz) and questions.jsonl(.gz).
+        question_sets: folders with corpus.jsonl(.gz) and questions.jsonl(.gz), or names of a hub,
+            whose split `train` is taken.
         corpora: folders with corpus.jsonl(.gz): completions, and questions from patterns.
         corpus_share: share of the groups that come from the corpora; sets of one kind share
             by size.
@@ -241,7 +243,7 @@ class HypernetDataModule(lightning.LightningDataModule):
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader:
-        """Stream this process's documents of `predict_corpus` in lists of 32.
+        """Stream this process's documents of `predict_corpus` in lists of PREDICTED.
 
         Raises:
             ValueError: no `predict_corpus`.
@@ -253,7 +255,7 @@ class HypernetDataModule(lightning.LightningDataModule):
         part = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         # Each process reads the whole file and keeps every n-th document.
         documents = DocumentStream(corpus_file(self.predict_corpus), *part)
-        return DataLoader(documents, batch_size=32, collate_fn=list)
+        return DataLoader(documents, batch_size=PREDICTED, collate_fn=list)
 
     def sample(self, documents: int) -> QuestionSet:
         """Return held-out documents and all their questions.

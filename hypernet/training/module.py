@@ -106,6 +106,7 @@ class HypernetModule(lightning.LightningModule):
         self.store, self.score_documents = store, score_documents
         self.regression_weight, self.trained_store = regression_weight, trained_store
         self.reader: Adapter | None = None
+        self.problems: list[str] = []  # of documents that were to be predicted
         self.base: BaseModel | None = None  # no nn.Module: neither trained nor saved
         self.network: torch.nn.Module | None = None
         self.untrained, self.source = False, "training"
@@ -226,8 +227,7 @@ class HypernetModule(lightning.LightningModule):
         if index % STEPS_A_RELEASE == 0:
             release_freed_memory()
         self._look_at_clock()
-        # Between two steps: a run can go on from there.
-        if self.used >= 1 and (index + 1) % self.trainer.accumulate_grad_batches == 0:
+        if self.used >= 1:
             self.trainer.should_stop = True
 
     def _look_at_clock(self) -> None:
@@ -415,8 +415,7 @@ class HypernetModule(lightning.LightningModule):
         A long document becomes chunks, as `prag parametrize` makes them. A record of a document
         that the store has stays as it is.
 
-        Raises:
-            ValueError: documents that no adapter can be made of; those of the others are put.
+        What no adapter can be made of is said at the end.
         """
         made = self.parametrizer()
         # Without Lightning's autocast, as `prag parametrize` makes them: the closed form is exact.
@@ -427,10 +426,16 @@ class HypernetModule(lightning.LightningModule):
             documents = self._cut(batch, store)
             try:
                 rag.add_documents(documents)
-            finally:  # where no adapter can be made of some, the others have theirs
-                added = [d for d in documents if d.id in rag.documents and not _is_kept(d, store)]
-                store.put_records("document", {d.id: asdict(d) for d in added})
+            except ValueError as error:  # the others of the batch have theirs
+                self.problems.append(str(error))
+            added = [d for d in documents if d.id in rag.documents and not _is_kept(d, store)]
+            store.put_records("document", {d.id: asdict(d) for d in added})
             return len(store)
+
+    def on_predict_end(self) -> None:
+        """Raise ValueError for documents that no adapter could be made of, batch by batch."""
+        if self.problems:
+            raise ValueError("\n".join(self.problems))
 
     def _cut(self, documents: list[Document], store: AdapterStore) -> list[Document]:
         """Cut long documents into chunks; what the store holds whole stays whole."""
@@ -502,6 +507,7 @@ class HypernetModule(lightning.LightningModule):
         if "held_out" in checkpoint and self.trainer.state.fn == "fit":
             self._require_same_data(checkpoint)
         check_tensors("the checkpoint", checkpoint["state_dict"], self.state_dict())
+        _begin_step_again(checkpoint, self.trainer.accumulate_grad_batches)
         self.clock.before = checkpoint.get("seconds", 0.0)
         self.untrained = False
 
@@ -516,6 +522,20 @@ class HypernetModule(lightning.LightningModule):
                 f"got data with another {other} than the checkpoint was trained with, expected "
                 "the same: use its YAML, or export it and set model.weights"
             )
+
+
+def _begin_step_again(checkpoint: dict[str, Any], accumulated: int) -> None:
+    """Count a checkpoint's batches to its last step, behind which the data go on.
+
+    Within a step it lacks the gradients of that step's first batches.
+    """
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
+    if not progress:
+        return
+    begun = progress["total"]["ready"] - checkpoint["global_step"] * accumulated
+    if begun > 0:
+        for counts in (progress["total"], progress["current"]):
+            counts |= dict.fromkeys(counts, counts["ready"] - begun)
 
 
 def _is_kept(document: Document, store: AdapterStore) -> bool:

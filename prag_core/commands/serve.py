@@ -148,7 +148,7 @@ def _require_parametrizer(rag: ParametricRAG, setup: Setup) -> None:
     try:
         build_parametrizer(rag.base, setup, rag.store)
     except FileNotFoundError as error:
-        if setup.hypernet != "auto":  # it was named
+        if setup.path != "generated" or setup.hypernet != "auto":  # it was named
             raise
         problem = str(error).partition(", expected")[0]  # without its remedies
         raise FileNotFoundError(

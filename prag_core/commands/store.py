@@ -193,7 +193,12 @@ def _export(
     adapter = cut_rank(adapter if part == "whole" else adapter.part(part), rank)
     base_model = _base_name(base_model, adapter.spec.base_model)
     if format == "peft":
-        require_rank(key, adapter, max_rank or VLLM_RANKS[-1])
+        limit = max_rank or VLLM_RANKS[-1]
+        remedy = (
+            f"set --max_rank {adapter.rank} where the program takes it (PEFT does), or cut it with "
+            f"--rank {max(1, limit // 2)} or less"
+        )
+        require_rank(key, adapter, limit, remedy=remedy)
         # A name of the catalogue is known here alone: other programs get the folder that it means.
         print(to_peft(adapter, to, transformers_name(base_model)))
         return

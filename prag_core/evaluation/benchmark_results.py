@@ -311,7 +311,7 @@ def _set_table(results: Mapping, name: str, narrow: bool) -> Table:
     published = {PAPER: ["" if v is None else f"published {100 * v:.1f}" for v in values]}
     further = published if narrow else further | published
     shown = of_kind(first)
-    tested = sum(next(iter(shown)) in row for row in results["differences"])
+    tested = _tested(results, next(iter(shown)))
     return result_table(
         f"{name}, {results['base_model']} ({source}, k = {most})",
         {row: _estimates(cell) for row, cell in cells.items()},
@@ -409,9 +409,15 @@ def difference_table(results: Mapping) -> Table:
     note = (
         "F1 in points with its 95 % interval (bootstrap over documents), paired by question, then "
         "p: that there is none, from 10,000 random signs of documents, corrected for all "
-        f"{len(results['differences'])} of the file (Holm)."
+        f"{_tested(results, 'f1')} of the file (Holm)."
     )
     return Table(f"Differences, {results['base_model']}", ("difference", *sets), (rows,), note)
+
+
+def _tested(results: Mapping, metric: str) -> int:
+    """Return how many differences of a file were tested in a metric."""
+    rows = [row[metric] for row in results["differences"] if metric in row]
+    return sum(row["p"] is not None for row in rows)
 
 
 def variant_table(results: Mapping, conditions: Sequence[str] = ()) -> Table:

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from prag_core.adapters.adapter import Adapter, fingerprint
 from prag_core.adapters.merge import mean_adapter
+from prag_core.augmentation.augmented import AugmentedDocument
 from prag_core.corpus.answer_scores import score_answer
+from prag_core.corpus.documents import Document
 from prag_core.corpus.question_sets import Question, QuestionSet
 from prag_core.evaluation.assignment import Assignment, Rows, name_some
 from prag_core.evaluation.conditions import Condition, EvaluationOptions, parse_condition
@@ -243,7 +245,10 @@ class _Cells:
             answerer.corpus_adapter()
         read = dict.fromkeys(hit.document_id for n in missing for hit in rows[n])
         if read and condition.how.passages == "augmented" and answerer.augmenter:
-            answerer.augmenter.augment([answerer.document(i) for i in read])
+            augmented = answerer.augmenter.augment([answerer.document(i) for i in read])
+            by_id = {a.document.id: a for a in augmented}
+            written = _Written(by_id, answerer.augmenter.fingerprint)
+            answerer = replace(answerer, augmenter=written)
         if condition.how.kept:
             answerer.keep_passages(read, options)
         with progress_bar(condition.name, len(questions)) as advance:
@@ -265,6 +270,18 @@ class _Cells:
         rows = self.assignment.usual_rows
         ids = dict.fromkeys(hit.document_id for row in rows for hit in row)
         return mean_adapter(self.rag.adapter(i) for i in ids)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Augmenter that has written already."""
+
+    by_id: Mapping[str, AugmentedDocument]
+    fingerprint: str
+
+    def augment(self, documents: Sequence[Document]) -> list[AugmentedDocument]:
+        """Return what was written about each document."""
+        return [self.by_id[document.id] for document in documents]
 
 
 def _record(question: Question, answer: Answer, seconds: float) -> dict[str, object]:

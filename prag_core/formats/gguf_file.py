@@ -70,11 +70,12 @@ def to_gguf(adapter: Adapter, path: str | Path, model_type: str) -> Path:
 
 
 def from_gguf(path: str | Path, base: BaseModel) -> Adapter:
-    """Read a GGUF LoRA file on FFN modules, of any tensor type (quantised ones as float32).
+    """Read a GGUF LoRA file on FFN modules; tensors of all types but float16 become float32.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a GGUF LoRA file, not on FFN modules only, or of another base model.
+        ValueError: not a GGUF LoRA file, not on FFN modules only, of a tensor type that the package
+            gguf does not read (float64, say), or of another base model.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,7 +87,7 @@ def from_gguf(path: str | Path, base: BaseModel) -> Adapter:
             f"got {path} that is damaged or no GGUF file ({error}): export it again"
         ) from error
     _require_lora(reader, path, base)
-    pairs = read_pairs({t.name: _tensor(t) for t in reader.tensors}, TENSOR_NAME, path)
+    pairs = read_pairs({t.name: _tensor(t, path) for t in reader.tensors}, TENSOR_NAME, path)
     # Files without alpha are of scale 1, as llama.cpp reads them.
     alpha = float(_value(reader, "adapter.lora.alpha") or 0.0)
     scales = {p: alpha / a.shape[0] if alpha else 1.0 for p, (a, _) in pairs.items()}
@@ -129,7 +130,13 @@ def _require_lora(reader: gguf.GGUFReader, path: Path, base: BaseModel) -> None:
         )
 
 
-def _tensor(tensor: gguf.ReaderTensor) -> Tensor:
+def _tensor(tensor: gguf.ReaderTensor, path: Path) -> Tensor:
     is_half = tensor.tensor_type == gguf.GGMLQuantizationType.F16
-    data = tensor.data if is_half else gguf.dequantize(tensor.data, tensor.tensor_type)
+    try:
+        data = tensor.data if is_half else gguf.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"got tensor {tensor.name} of type {tensor.tensor_type.name} in {path}, expected one "
+            "of F32, F16, BF16 or a common quantisation: export it again in one of those"
+        ) from error
     return torch.tensor(data)  # a copy: the reader maps the file

@@ -40,7 +40,8 @@ def view_store(
         the number of folders, and what was left out as damaged, a line each.
 
     Raises:
-        ValueError: `to` has content, or a rank above the limit.
+        ValueError: `to` has content, a key that is no name of a folder, a rank above the limit, or
+            no key that begins so.
     """
     to = Path(to)
     require_empty(to)
@@ -49,6 +50,7 @@ def view_store(
     try:
         # Read one by one: a view of a large store never holds more than one adapter in memory.
         for key in store.keys(prefix):
+            _require_folder_name(key)
             try:
                 adapter = cut_rank(store.get(key), rank)
             except DamagedError as error:
@@ -56,13 +58,26 @@ def view_store(
                 continue
             # An engine would refuse it later, in the middle of serving.
             require_rank(key, adapter, max_rank)
-            written.append(to / key)
-            to_peft(adapter, written[-1], engine_model, store.weights_path(key))
+            written.append(to_peft(adapter, to / key, engine_model, store.weights_path(key)))
     except BaseException:  # half a view would be in the way of the next try
         for folder in written:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    if not written and not damaged:
+        raise ValueError(
+            f"got no key that begins with {prefix!r} in {store.path}, expected one or more: see "
+            "`prag store list`"
+        )
     return len(written), damaged
+
+
+def _require_folder_name(key: str) -> None:
+    """Raise ValueError for a key that would be a folder elsewhere than in the view."""
+    if key != Path(key).name or key == "..":
+        raise ValueError(
+            f"got key {key!r}, expected one that is the name of a folder: put its adapter under "
+            "another key (`prag store export`, `import`, `delete`), or name others by --key"
+        )
 
 
 def cut_rank(adapter: Adapter, rank: int) -> Adapter:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from functools import cached_property
+from pathlib import Path
 
 from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
@@ -28,7 +30,7 @@ class PragResolver(LoRAResolver):
 
     def __init__(self, settings: VllmSettings) -> None:
         """Keep the settings; the store is opened when it is first asked."""
-        self.settings = settings
+        self.settings, self._opening = settings, threading.Lock()
 
     @cached_property
     def folders(self) -> MergedFolders:
@@ -46,12 +48,17 @@ class PragResolver(LoRAResolver):
         """
         if not lora_name.startswith(PREFIX):
             return None
-        try:  # in a thread: tokens of other requests must not wait for a merge
-            path = await asyncio.to_thread(self.folders.path, lora_name, base_model_name)
+        try:  # in a thread: tokens of other requests must not wait for the store, or a merge
+            path = await asyncio.to_thread(self._path, lora_name, base_model_name)
         except UnknownKeyError as error:
             log.warning("%s: %s", lora_name, error)
             return None
         return LoRARequest(lora_name, 1, str(path))  # vLLM puts its own number in place of 1
+
+    def _path(self, lora_name: str, base_model_name: str) -> Path:
+        with self._opening:  # once, whoever asks first
+            folders = self.folders
+        return folders.path(lora_name, base_model_name)
 
 
 def register() -> None:

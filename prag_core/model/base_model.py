@@ -22,6 +22,7 @@ from prag_core.adapters.peft_files import split_revision
 from prag_core.model.catalogue import CATALOGUE, EMBEDDED_NAME, cache_folder
 from prag_core.model.checkpoints import (
     named_errors,
+    named_tokenizer_errors,
     require_supported,
     require_weights,
 )
@@ -101,7 +102,7 @@ def load_base_model(
     Raises:
         ValueError: an architecture or quantisation that is not supported (see README.md in this
             folder), a weight that is missing or damaged, an unknown dtype or device, or a folder
-            without tokenizer.
+            whose tokenizer is missing or damaged.
         FileNotFoundError: no such model, folder or file, or a folder without weights.
     """
     if device == "auto":
@@ -156,7 +157,8 @@ def _read(
             **placed,
         )
         require_weights(name, info)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **revision)
+        with named_tokenizer_errors(name):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **revision)
     return model if placed else model.to(device), tokenizer
 
 
@@ -181,8 +183,15 @@ def freeze(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """Wrap a loaded model: evaluation mode, no gradients, left padding, fingerprint.
 
     Raises:
-        ValueError: a tokenizer without end-of-sequence token.
+        ValueError: a tokenizer without vocabulary, or without end-of-sequence token.
     """
+    # What transformers makes of a folder without tokenizer files has special tokens alone.
+    ids = tokenizer("a", add_special_tokens=False).input_ids
+    if not set(ids) - {tokenizer.unk_token_id}:
+        raise ValueError(
+            f"got no tokenizer in {name}, expected tokenizer.json beside the weights: save it "
+            "there too (tokenizer.save_pretrained)"
+        )
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"got a tokenizer without end-of-sequence token ({name}), expected one, as answers "

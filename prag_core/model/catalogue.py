@@ -219,7 +219,7 @@ def _index_download(requirement: str, folder: Path) -> None:
     with listing as reply:
         try:
             files = json.load(reply)["files"]
-        except ValueError as error:  # an index that only speaks HTML
+        except (ValueError, LookupError, TypeError) as error:  # an index that only speaks HTML, say
             raise OSError(f"{page} has no list of files as JSON: install pip") from error
     pattern = f"{name.replace('-', '_')}-{version}-*.whl"
     entry = next((file for file in files if fnmatch(file["filename"], pattern)), None)
@@ -228,8 +228,9 @@ def _index_download(requirement: str, folder: Path) -> None:
     wheel = folder / entry["filename"]
     with urlopen(urljoin(page, entry["url"]), timeout=60) as reply, wheel.open("wb") as file:
         shutil.copyfileobj(reply, file, BLOCK)
-    # a connection that breaks looks like the end of the file
-    if file_sha256(wheel) != entry["hashes"]["sha256"]:
+    # A connection that breaks looks like the end of the file. An index may give no hash.
+    digest = entry.get("hashes", {}).get("sha256")
+    if digest and file_sha256(wheel) != digest:
         raise OSError(f"the download of {wheel.name} broke off or was altered")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -128,6 +129,27 @@ def named_errors(name: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def named_tokenizer_errors(name: str) -> Iterator[None]:
+    """Turn what transformers raises for missing and damaged tokenizer files into ours.
+
+    Raises:
+        ValueError: no tokenizer file, or a damaged one.
+    """
+    try:
+        yield
+    except (OSError, ImportError, MemoryError):  # see `named_errors`
+        raise
+    except Exception as error:  # json's, tokenizers' (which has none of its own), or any other kind
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:120]
+        file = _damaged_json(Path(name)) or "its tokenizer files"
+        raise ValueError(
+            f"got no tokenizer in {name} that can be read: {file} ({reason}), expected a whole "
+            "tokenizer.json beside the weights: save it there (tokenizer.save_pretrained), or "
+            "download it again (with git-lfs, `git lfs pull`)"
+        ) from error
+
+
 def _is_damage(error: Exception) -> bool:
     """Tell whether an error is how safetensors or torch say that a file of weights is not whole."""
     if isinstance(error, OSError):
@@ -153,13 +175,30 @@ def _bitsandbytes(settings: Mapping[str, Any]) -> str:
 
 
 def _damaged(folder: Path) -> str:
-    """Name the first safetensors file of a local folder that does not open, with its size."""
+    """Name the file of weights of a local folder that is damaged, with its size; "" if unsure."""
     for path in sorted(folder.glob("*.safetensors")):
         try:
             safe_open(path, "pt").__enter__()
         except SafetensorError:
-            return f"{path.name} of {path.stat().st_size} bytes"
+            return _sized(path)
+    # torch writes zip archives. Files of its older format are none, though they are whole.
+    pickles = folder.glob("pytorch_model*.bin")
+    suspects = [path for path in pickles if not zipfile.is_zipfile(path)]
+    return _sized(suspects[0]) if len(suspects) == 1 else ""
+
+
+def _damaged_json(folder: Path) -> str:
+    """Name the first tokenizer file of a local folder that is not JSON, with its size."""
+    for path in sorted(folder.glob("*token*.json")):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            return _sized(path)
     return ""
+
+
+def _sized(path: Path) -> str:
+    return f"{path.name} of {path.stat().st_size} bytes"
 
 
 def _missing_parts(folder: Path) -> list[str]:

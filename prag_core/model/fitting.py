@@ -23,6 +23,7 @@ from prag_core.model.prompts import (
 from prag_core.model.wordings import DEFAULT, Wording
 
 LEAST_TOKENS = 8  # of a passage: less says nothing
+LONGEST_WORD = 80  # characters; the last space of a script without spaces may lie far before
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,16 @@ def without_oldest(turns: Conversation) -> Conversation:
 
 
 def _shortened(base: BaseModel, passage: Document, excess: int) -> list[Document]:
-    """Cut a passage by so many tokens, roughly, between words; none where little would be left."""
+    """Cut a passage by so many tokens, roughly; none where little would be left.
+
+    It is cut between words where there is a space, else between characters.
+    """
     (ids,) = text_ids(base.tokenizer, [passage.text])
     kept = len(ids) - excess
     if kept < LEAST_TOKENS:
         return []
     text = passage.text[: len(passage.text) * kept // len(ids)]
-    words = text[: max(text.rfind(" "), text.rfind("\n"))] if len(text.split()) > 1 else text
-    return [replace(passage, text=words)]
+    end = max(map(text.rfind, " \n\t"))
+    if end > max(len(text) - LONGEST_WORD, len(text) // 2):
+        text = text[:end]
+    return [replace(passage, text=text)]

@@ -10,6 +10,8 @@ may bring such a folder.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Collection, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +27,7 @@ BATCH = 1024  # texts tokenized together
 QUESTIONS = 256  # compared with all documents together
 DECIMALS = 5  # cosines are rounded, so that ties do not depend on the order of a sum
 EXTRA = "install the extra: pip install 'prag[dense]', or choose the retriever `bm25`"
+log = logging.getLogger(__name__)
 
 
 class Embedder(Protocol):
@@ -78,7 +81,11 @@ class StaticEmbedder:
 
 
 class SentenceEmbedder:
-    """A model of sentence-transformers, with its own prompts for questions and documents."""
+    """A model of sentence-transformers, with its own prompts for questions and documents.
+
+    Of a document it reads as many tokens as it was made for (256, 512); a warning tells of longer
+    ones.
+    """
 
     def __init__(self, name: str) -> None:
         """Load the model, from a local folder or the hub.
@@ -93,6 +100,7 @@ class SentenceEmbedder:
             raise ValueError(
                 f"got no package sentence-transformers, expected it for the model {name}: {EXTRA}"
             ) from error
+        self._name, self._warned = name, False
         try:
             self._model: Any = SentenceTransformer(name)
         except (OSError, ValueError) as error:
@@ -108,7 +116,30 @@ class SentenceEmbedder:
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:
         """Return a vector for each document, (N, H)."""
+        if not self._warned:
+            self._warn_of_long(texts)
         return np.asarray(self._model.encode_document(list(texts), show_progress_bar=False))
+
+    def _warn_of_long(self, texts: Sequence[str]) -> None:
+        """Say how many documents are longer than what the model reads of them."""
+        most = self._model.max_seq_length or math.inf
+        # A character is four tokens at most.
+        candidates = [text for text in texts if len(text) > most / 4]
+        tokenizer = getattr(self._model, "tokenizer", None)
+        if not candidates or not callable(tokenizer):  # static vectors: they read all
+            return
+        longer = 0
+        for start in range(0, len(candidates), BATCH):
+            batch = candidates[start : start + BATCH]
+            ids = tokenizer(batch, truncation=False, verbose=False)["input_ids"]
+            longer += sum(len(row) > most for row in ids)
+        if longer:
+            self._warned = True
+            log.warning(
+                "got %d of %d documents longer than the %d tokens that %s reads, expected shorter "
+                "ones, as the rest of them is not searched: cut them (--chunk_tokens)",
+                longer, len(texts), most, self._name,
+            )  # fmt: skip
 
 
 class DenseRetriever:

@@ -3,7 +3,8 @@
 auto, bm25, bm25s    by words: rank_bm25, bm25s, or `auto`, bm25s above 20,000 documents where it is
                      installed
 dense                by meaning: static word vectors of the package wordllama
-dense:MODEL          by meaning: a model of sentence-transformers, hub name or local folder
+dense:MODEL          by meaning: a model of sentence-transformers, hub name or local folder, which
+                     reads the beginning of a document alone (many models 256 or 512 tokens)
 hybrid, hybrid:MODEL `auto` and `dense` (or `dense:MODEL`), fused by rank
 lancedb, lancedb:URI, elasticsearch:URL/INDEX  by words, in other programs (see `search_index`)
 """

@@ -67,14 +67,19 @@ class DocumentsById:
         Raises:
             ValueError: an id that is not there; then nothing is removed.
         """
+        removed = self.require(document_ids)
+        for document_id in removed:
+            del self.all[document_id]
+        return removed
+
+    def require(self, document_ids: Iterable[str]) -> set[str]:
+        """Return ids, each once; ValueError for one that is not there."""
         removed = set(document_ids)
         if unknown := removed - self.all.keys():
             raise ValueError(
                 f"got document id {min(unknown)!r}, expected one of the {len(self)} documents of "
                 "the retriever: add the document first"
             )
-        for document_id in removed:
-            del self.all[document_id]
         return removed
 
 

@@ -107,8 +107,10 @@ class IndexRetriever:
         Raises:
             ValueError: an id that is not there; then nothing is removed.
         """
-        if removed := self._documents.delete(document_ids):
-            self._index.delete(removed)
+        removed = self._documents.require(document_ids)
+        if removed:
+            self._index.delete(removed)  # first: where it fails, they stay here, too
+            self._documents.delete(removed)
             self._held -= removed
 
     def retrieve(
@@ -216,7 +218,7 @@ class LanceIndex:
         else:  # the terms are taken as they are
             self._table.create_fts_index(
                 "terms", base_tokenizer="whitespace", lower_case=False, stem=False,
-                remove_stop_words=False, ascii_folding=False,
+                remove_stop_words=False, ascii_folding=False, max_token_length=None,
             )  # fmt: skip
 
     @clear_index_errors("LanceDB")

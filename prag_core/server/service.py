@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from cachetools import LRUCache
 from prag_core.adapters.adapter import Adapter, Parametrizer, adapter_key
 from prag_core.adapters.store_places import Row, runs
 from prag_core.corpus.characters import is_blank
+from prag_core.corpus.chunking import whole_id
 from prag_core.corpus.documents import Document
 from prag_core.model.base_model import share_weights
 from prag_core.model.options import GenerationOptions
@@ -169,10 +170,10 @@ class Service:
         """
         with self.lock:
             self.refresh()
-            try:
-                self.rag.remove_documents([document_id])
-            except ValueError:  # nothing of this id
+            if not any(document_id in (i, whole_id(d)) for i, d in self.rag.documents.items()):
                 return False
+            with _usable_store():
+                self.rag.remove_documents([document_id])
             self._evict()  # memory forgets it too
             return True
 
@@ -202,11 +203,11 @@ class Service:
         """Say that a document has no adapter, of this path where one is asked for, and why."""
         _, served = self._entry(document_id)
         unreadable = self._unreadable.get(self._key(document_id))
-        reason = served.problem or unreadable or "a trained one alone: add the document again"
+        reason = served.problem or unreadable or self._problems.get(document_id)
         kind = f"{path} adapter" if path else "adapter"
         return (
-            f"got document {document_id}, which has no {kind} ({reason}), expected one: leave it "
-            "out, or ask without it"
+            f"got document {document_id}, which has no {kind} ({reason or 'a trained one alone'}), "
+            "expected one: leave it out, add it again, or ask with another path or mode"
         )
 
     def notes(self, document: Document) -> list[str]:
@@ -307,8 +308,11 @@ class Service:
             adapters: dict[str, Adapter] | None = None
             while adapters is None:  # again where one cannot be read: it is left out then
                 hits, chosen = take(path), path
-                if needed and path is None and self._are_mixed(hits):
+                if how.needs_adapters and path is None and self._are_mixed(hits):
+                    first = self._made_together(hits)
                     hits, chosen = take("generated"), "generated"
+                    if not hits:  # they are of several trainings, and no other is there
+                        hits, chosen = first, None
                 ids = [hit.document_id for hit in hits]
                 adapters = self._adapters(ids, chosen) if how.adapters or gated else {}
             documents = {i: self.rag.document(i) for i in ids}
@@ -361,8 +365,17 @@ class Service:
         Trained and generated adapters have different modules; those of several trainings may differ
         as much, and are merged where `path` asks for them.
         """
-        served = [self.adapter_of(hit.document_id) for hit in hits]
-        return len({one.key.partition("-")[2] for one in served if one}) > 1
+        return len({self._maker(hit.document_id) for hit in hits} - {""}) > 1
+
+    def _made_together(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Return the hits whose adapters are of the same making as the best one's."""
+        makers = [self._maker(hit.document_id) for hit in hits]
+        return [hit for hit, maker in zip(hits, makers, strict=True) if maker == makers[0]]
+
+    def _maker(self, document_id: str) -> str:
+        """Return what tells who made a document's adapter; empty where it has none."""
+        served = self.adapter_of(document_id)
+        return served.key.partition("-")[2] if served else ""
 
     def _adapters(self, document_ids: Sequence[str], path: str | None) -> dict[str, Adapter] | None:
         """Return documents' adapters, which know their keys; None where one cannot be read.
@@ -472,12 +485,14 @@ class Service:
     def _others(self, documents: Sequence[Document]) -> str:
         """Say of what settings the generated adapters are that the store has of documents."""
         base = self.rag.base.fingerprint
-        rows = (row for document in documents for row in self.rag.store.rows(document.id))
-        kinds = {
-            f"rank {row.spec['rank']} in {row.spec['dtype']}"
-            for row in rows
-            if row.spec["base_model"] == base and row.metadata.get("path") != "trained"
-        }
+        kinds = set()
+        for document in documents:
+            with suppress(ValueError):  # a damaged row
+                kinds |= {
+                    f"rank {row.spec['rank']} in {row.spec['dtype']}"
+                    for row in self.rag.store.rows(document.id)
+                    if row.spec["base_model"] == base and row.metadata.get("path") != "trained"
+                }
         return ", ".join(sorted(kinds))
 
     def _make(

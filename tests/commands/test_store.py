@@ -192,6 +192,7 @@ def test_peft_export_of_a_rank_above_vllms(tmp_path, tiny_base, tiny_spec, capsy
               "--base_model", "org/m")  # fmt: skip
     assert run(*export, "--to", tmp_path / "a") == 2
     assert "rank 584" in (printed := capsys.readouterr().err) and "--rank 256" in printed
+    assert "set --max_rank 584 where the program takes it (PEFT does)" in printed
     assert run(*export, "--to", tmp_path / "a", "--rank", 256) == 0
     assert run(*export, "--to", tmp_path / "b", "--max_rank", 1024) == 0
 
@@ -209,6 +210,12 @@ def test_export_of_parts(tmp_path, tiny_base, tiny_spec, capsys):
         assert read.spec.scale == whole.spec.scale
     assert run(*export, "--key", "plain", "--part", "own", "--to", tmp_path / "none") == 2
     assert "without shared rows" in capsys.readouterr().err
+
+
+def test_store_view_of_a_prefix_that_no_key_has(adapters, tmp_path, capsys):
+    options = ("--path", adapters, "--to", tmp_path / "view", "--engine_model", "org/tiny")
+    assert run("store", "view", *options, "--key", "four") == 2
+    assert "got no key that begins with 'four'" in capsys.readouterr().err
 
 
 def test_store_view_leaves_out_what_is_damaged_and_says_so(adapters, tmp_path, capsys):

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from prag_core.augmentation.augmented import AugmentedDocument
 from prag_core.corpus.answer_scores import Scores, score_answer
 from prag_core.evaluation.conditions import EvaluationOptions
 from prag_core.evaluation.estimates import Bootstrap
@@ -100,8 +101,11 @@ def test_what_is_made_once_is_made_before_questions_are_timed(tmp_path):
     towns, rag, made = town_set(), None, []
 
     class Augmenter:
+        fingerprint = "stub"
+
         def augment(self, documents):
             made.append((rag.calls, "augmented", len(documents)))
+            return [AugmentedDocument(document, (), ()) for document in documents]
 
     rag = StubRag(towns)
     rag.answerer = StubAnswerer(

@@ -280,6 +280,20 @@ def test_foreign_and_damaged_gguf_files(tmp_path, tiny_base, adapter):
         to_gguf(adapter, tmp_path / "x.gguf", model_type="mamba")
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [("F64", np.float64), ("I8", np.int8)])
+def test_a_tensor_type_that_gguf_does_not_read_is_named(tmp_path, tiny_base, kind, dtype):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_tensor("blk.1.ffn_up.weight.lora_a", np.ones((2, 32), dtype))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=rf"lora_a of type {kind} in .*, expected one of F32"):
+        from_gguf(tmp_path / "x.gguf", tiny_base)
+
+
 def test_gguf_names_the_architecture_of_every_family(tmp_path, family_base):
     adapter = random_adapter(AdapterSpec(family_base.fingerprint, 2, 4, layers=(0, 1)), family_base)
     model_type = family_base.model.config.model_type

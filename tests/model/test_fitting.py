@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prag_core.corpus.documents import Document
-from prag_core.model.fitting import fit_prompt
+from prag_core.model.fitting import _shortened, fit_prompt
 from prag_core.model.prompts import prompt_ids, write_prompt
 
 QUESTION = "Where is the mill of Tarn?"
@@ -32,6 +34,21 @@ def test_the_last_passages_are_cut_first(tiny_base):
     assert "Passage 3" not in prompt.text and QUESTION in prompt.text
     (note,) = prompt.notes
     assert note.startswith("1 of 3 passages are whole in the prompt, 1 in part")
+
+
+@pytest.mark.parametrize(
+    ("text", "excess", "part"),
+    [
+        ("Oss has a quarry.", 3, "Oss has a"),
+        ("Oss\thas\ta\tquarry.", 3, "Oss\thas\ta"),
+        ("東京塔（Tokyo Tower）位于日本的首都。", 10, "東京塔（Tokyo Tower）位于日"),
+        ("Oss " + "塔" * 400, 602, "Oss " + "塔" * 198),
+    ],
+)
+def test_a_passage_is_cut_at_a_space_near_its_end_or_between_characters(
+    tiny_base, text, excess, part
+):
+    assert [passage.text for passage in _shortened(tiny_base, Document(text), excess)] == [part]
 
 
 def test_the_oldest_turns_go_first_and_the_systems_stays(tiny_base):

@@ -109,3 +109,5 @@ def test_end_token_ends_a_row_but_not_the_others():
     cut = generate(base, PROMPTS, None, GREEDY)
     assert len(cut[0]) < len(whole[0])
     assert all(text.startswith(short) for text, short in zip(whole, cut, strict=True))
+    others = [i for i, text in enumerate(whole) if token not in base.tokenizer(text).input_ids]
+    assert others and all(cut[i] == whole[i] for i in others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from prag_core.retrieval import dense
 from prag_core.retrieval.dense import DenseRetriever
 from prag_core.retrieval.factory import make_retriever
 from prag_core.retrieval.retriever import Hit
+from tests.fixtures.tiny import tiny_model
 
 RED, BLUE, GREEN = Document("red red"), Document("blue"), Document("green red")
 DOCUMENTS = [RED, BLUE, GREEN]
@@ -129,3 +131,28 @@ def test_sentence_transformers_from_a_folder(tmp_path):
     assert ids(retriever.retrieve(["red"], 1)) == [[BLUE.id]]
     with pytest.raises(FileNotFoundError, match=r"got the embedding model .*expected a model of"):
         make_retriever(f"dense:{tmp_path / 'missing'}")
+
+
+def test_documents_longer_than_a_model_reads_are_told_of_once(tmp_path, caplog):
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    base, folder = tiny_model(), str(tmp_path / "tiny")
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    modules = [Transformer(folder, max_seq_length=40), Pooling(32)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "model"))
+    documents = [Document("a" * 40), Document("b" * 41), Document("c" * 900)]
+    retriever = make_retriever(f"dense:{tmp_path / 'model'}", documents[:1], least_similarity=-1)
+    counts = []
+    with caplog.at_level(logging.WARNING, "prag_core.retrieval.dense"):
+        for document in documents:
+            retriever.add([document])
+            retriever.retrieve(["a"])
+            messages = [r.getMessage() for r in caplog.records if r.name == dense.__name__]
+            counts.append(len(messages))
+    (message,) = messages
+    assert counts == [0, 1, 1]
+    assert message.startswith("got 1 of 1 documents longer than the 40 tokens that ")
+    assert message.endswith("cut them (--chunk_tokens)")

@@ -62,6 +62,13 @@ def test_lancedb_finds_what_bm25_finds():
     assert rows[-1] == rows[-2] == []
 
 
+def test_lancedb_finds_terms_of_any_length():
+    words = ["9f" * 32, "பல்கலைக்கழகத்திலிருந்து", "e" * 39, "f" * 40, "g" * 400]
+    documents = [Document(f"Here stands {word} alone.") for word in words]
+    rows = make_retriever("lancedb", documents).retrieve(words, 1)
+    assert ids(rows) == [[document.id] for document in documents]
+
+
 def test_add_delete_among_and_an_index_that_stays(name, monkeypatch):
     first = make_retriever(name, DOCUMENTS[:3])
     first.add(DOCUMENTS[2:4])
@@ -166,3 +173,4 @@ def test_an_index_that_fails_later_says_so():
         with pytest.raises(OSError, match=r"got a failure of .*: it broke\), expected") as raised:
             call()
         assert raised.value.errno == ETIMEDOUT
+    assert len(retriever) == len(DOCUMENTS)  # to be deleted again

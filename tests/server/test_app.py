@@ -94,6 +94,10 @@ def test_what_is_wrong_with_the_store_is_said_in_the_log_alone(http, server, mon
                 assert "secret" not in reply.text
                 assert ("retry-after" in reply.headers) == (status == 503)
         assert caplog.text.count(str(error)) >= 3
+    with monkeypatch.context() as patch:
+        patch.setattr(server[1].rag, "forget", Mock(side_effect=unsound))
+        (entry,) = http.get("/v1/documents").json()["data"]
+        assert "secret" not in message(http.delete(f"/v1/documents/{entry['id']}"), 500)
 
 
 def test_documents_of_the_users_own_id_and_metadata(http, client):

@@ -355,6 +355,22 @@ def test_a_trained_adapter_alone_takes_no_place_beside_generated_ones(service):
             service.prepare(both, "parametric", 2, ids, path=path)
 
 
+def test_of_several_trainings_alone_the_best_hits_is_answered_from(tiny_base, tmp_path):
+    with running_service(tiny_base, tmp_path / "s") as service:
+        ids = service.add(documents(2))
+        wait_for(service, service.train(ids[:1]))
+    other = LoraTrainingOptions(modules=("up_proj",), max_steps=2)
+    with running_service(tiny_base, tmp_path / "s", other) as service:
+        wait_for(service, service.train(ids[1:]))
+        for document_id in ids:
+            service.rag.store.delete(service._key(document_id))
+        for first in (0, 1):
+            question = asked(f"What is P{first}, P{first} beside P{1 - first}?")
+            ready = service.prepare(question, "parametric", 2)
+            assert [source.document_id for source in ready.documents] == [ids[first]]
+            assert ready.path == "trained"
+
+
 def other_settings(base):
     made = make_parametrizer("generated", base)
     made.spec = replace(made.spec, dtype=INT8)
