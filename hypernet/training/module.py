@@ -507,7 +507,8 @@ class HypernetModule(lightning.LightningModule):
         if "held_out" in checkpoint and self.trainer.state.fn == "fit":
             self._require_same_data(checkpoint)
         check_tensors("the checkpoint", checkpoint["state_dict"], self.state_dict())
-        _begin_step_again(checkpoint, self.trainer.accumulate_grad_batches)
+        if "loops" in checkpoint:
+            _begin_step_again(checkpoint, self.trainer.accumulate_grad_batches)
         self.clock.before = checkpoint.get("seconds", 0.0)
         self.untrained = False
 
@@ -529,9 +530,7 @@ def _begin_step_again(checkpoint: dict[str, Any], accumulated: int) -> None:
 
     Within a step it lacks the gradients of that step's first batches.
     """
-    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
-    if not progress:
-        return
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     begun = progress["total"]["ready"] - checkpoint["global_step"] * accumulated
     if begun > 0:
         for counts in (progress["total"], progress["current"]):

@@ -9,14 +9,11 @@ import socket
 import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from prag_core.pipeline.answers import AnswerOptions
 from prag_core.pipeline.setup import Setup
 from prag_core.server.limits import Limits
-
-if TYPE_CHECKING:
-    from prag_core.pipeline.rag import ParametricRAG
 
 KEY_VARIABLE = "PRAG_API_KEY"
 
@@ -139,8 +136,9 @@ def serve(
             engine.close(grace)
 
 
-def _require_parametrizer(rag: ParametricRAG, setup: Setup) -> None:
+def _require_parametrizer(rag: Any, setup: Setup) -> None:
     """Raise what keeps a pipeline from making adapters; FileNotFoundError: no hypernetwork."""
+    # Not typed as the ParametricRAG that it is: the parser of the options would import it.
     if rag.parametrizer is not None:
         return
     from prag_core.pipeline.parts import build_parametrizer  # as in `serve`
