@@ -194,17 +194,24 @@ def test_training_swaps_the_adapter_when_it_is_done(service):
     assert not list(service.rag.store.keys(ids[0]))
 
 
-def test_documents_of_several_trainings_are_answered_from_generated_adapters(tiny_base, tmp_path):
+@pytest.fixture
+def two_trainings(tiny_base, tmp_path):
+    """A service and its two documents, trained in two ways."""
     with running_service(tiny_base, tmp_path / "s") as service:
         ids = service.add(documents(2))
         wait_for(service, service.train(ids[:1]))
     other = LoraTrainingOptions(modules=("up_proj",), max_steps=2)
     with running_service(tiny_base, tmp_path / "s", other) as service:
         wait_for(service, service.train(ids[1:]))
-        for named, path in ((ids[:1], "trained"), (ids[1:], "trained"), (ids, "generated")):
-            assert service.prepare(asked("Who?"), "parametric", 1, named).path == path
-        with pytest.raises(ValueError, match="merge adapters of one parametrizer"):
-            service.prepare(asked("Who?"), "parametric", 1, ids, path="trained")
+        yield service, ids
+
+
+def test_documents_of_several_trainings_are_answered_from_generated_adapters(two_trainings):
+    service, ids = two_trainings
+    for named, path in ((ids[:1], "trained"), (ids[1:], "trained"), (ids, "generated")):
+        assert service.prepare(asked("Who?"), "parametric", 1, named).path == path
+    with pytest.raises(ValueError, match="merge adapters of one parametrizer"):
+        service.prepare(asked("Who?"), "parametric", 1, ids, path="trained")
 
 
 def test_jobs_are_cancelled_fail_and_go_on_after_a_restart(tiny_base, tmp_path):
@@ -355,20 +362,15 @@ def test_a_trained_adapter_alone_takes_no_place_beside_generated_ones(service):
             service.prepare(both, "parametric", 2, ids, path=path)
 
 
-def test_of_several_trainings_alone_the_best_hits_is_answered_from(tiny_base, tmp_path):
-    with running_service(tiny_base, tmp_path / "s") as service:
-        ids = service.add(documents(2))
-        wait_for(service, service.train(ids[:1]))
-    other = LoraTrainingOptions(modules=("up_proj",), max_steps=2)
-    with running_service(tiny_base, tmp_path / "s", other) as service:
-        wait_for(service, service.train(ids[1:]))
-        for document_id in ids:
-            service.rag.store.delete(service._key(document_id))
-        for first in (0, 1):
-            question = asked(f"What is P{first}, P{first} beside P{1 - first}?")
-            ready = service.prepare(question, "parametric", 2)
-            assert [source.document_id for source in ready.documents] == [ids[first]]
-            assert ready.path == "trained"
+def test_of_several_trainings_alone_the_best_hits_is_answered_from(two_trainings):
+    service, ids = two_trainings
+    for document_id in ids:
+        service.rag.store.delete(service._key(document_id))
+    for first in (0, 1):
+        question = asked(f"What is P{first}, P{first} beside P{1 - first}?")
+        ready = service.prepare(question, "parametric", 2)
+        assert [source.document_id for source in ready.documents] == [ids[first]]
+        assert ready.path == "trained"
 
 
 def other_settings(base):
