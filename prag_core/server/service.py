@@ -282,7 +282,7 @@ class Service:
             among: the only documents that the retriever may find.
             path: `trained` or `generated`: which of the documents' adapters; None: trained ones
                 where all are trained, and by one training, else generated ones: a document that
-                has none takes no place.
+                has none takes no place. Where none has one, those of the best hit's training.
             where: metadata that documents need for the retriever to find them.
             least_relevance: see `AnswerOptions`; None: as the pipeline was set up.
             generation: decoding options, for whose answer the prompt leaves room.
