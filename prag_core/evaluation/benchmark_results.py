@@ -21,7 +21,13 @@ from prag_core.corpus.questions import Question
 from prag_core.evaluation.benchmark import kept_questions, read_run
 from prag_core.evaluation.benchmark_options import UNADAPTED, BenchmarkModel, Group, last_part
 from prag_core.evaluation.conditions import in_order, parse_condition
-from prag_core.evaluation.estimates import Estimate, correct, format_estimate
+from prag_core.evaluation.estimates import (
+    RESAMPLES,
+    SIGNS,
+    Estimate,
+    correct,
+    format_estimate,
+)
 from prag_core.evaluation.evaluate import MAKING
 from prag_core.evaluation.report.tables import BYTES, SECONDS, in_unit
 from prag_core.evaluation.results import (
@@ -408,8 +414,8 @@ def difference_table(results: Mapping) -> Table:
     rows = tuple((name, *(row.get(each, "") for each in sets)) for name, row in texts.items())
     note = (
         "F1 in points with its 95 % interval (bootstrap over documents), paired by question, then "
-        "p: that there is none, from 10,000 random signs of documents, corrected for all "
-        f"{_tested(results, 'f1')} of the file (Holm)."
+        f"p: that there is none, from {SIGNS * RESAMPLES:,} random signs of documents, corrected "
+        f"for all {_tested(results, 'f1')} of the file (Holm)."
     )
     return Table(f"Differences, {results['base_model']}", ("difference", *sets), (rows,), note)
 

@@ -18,6 +18,7 @@ from prag_core.corpus.questions import Question
 
 SMALLEST_SAMPLE = 5  # documents; below it a percentile interval says nothing
 RESAMPLES, LEVEL = 2000, 0.95
+SIGNS = 5  # draws of random signs for every resample: p values need more than ends
 POWER = 0.8  # chance to see a difference of the size that is called detectable
 BLOCK = 4_000_000  # weights in memory at a time, 32 MB in float64
 KEPT = 64_000_000  # weights kept between estimates, a byte each
@@ -181,12 +182,12 @@ class Bootstrap:
     def _sign_test(self, sums: np.ndarray) -> float:
         """Return how often random signs make the sum (G,) as large as it is."""
         # A sum that a rounding error makes smaller is still as extreme.
-        least, extreme, count = abs(sums.sum()) - 1e-9, 0, 5 * self.resamples
+        least, extreme, count = abs(sums.sum()) - 1e-9, 0, SIGNS * self.resamples
         generator = np.random.default_rng(self.seed)  # the same signs for every pair compared
         for size in self._blocks(count):
             signs = generator.integers(0, 2, size=(size, self.size), dtype=np.int8) * 2.0 - 1
             extreme += int((abs(signs @ sums) >= least).sum())
-        return (extreme + 1) / (count + 1)  # 10,000: p values need more than ends
+        return (extreme + 1) / (count + 1)
 
     def _deviation(self, sums: np.ndarray) -> float:
         """Return the standard error of the mean whose groups have these sums (G,).

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from prag_core.evaluation.conditions import is_doubtful
-from prag_core.evaluation.estimates import Estimate, format_estimate
+from prag_core.evaluation.estimates import RESAMPLES, SIGNS, Estimate, format_estimate
 from prag_core.evaluation.results import Report
 
 SHOWN = {"f1": "F1", "containment": "containment", "exact_match": "exact match"}
@@ -24,7 +24,8 @@ RECITED = {  # of requests for texts, in place of the answers' scores
 FACTORS = {"longest_run": 1, "longest_run_of_all": 1}  # what is no share
 EXPLAINED = "In %, with 95 % intervals (bootstrap over documents)."
 TESTED = (
-    "Differences are paired by question; p: that there is none in {}, from 10,000 random signs of "
+    "Differences are paired by question; p: that there is none in {}, from "
+    f"{SIGNS * RESAMPLES:,} random signs of "
     "documents, corrected for all {} (Holm)."
 )
 
